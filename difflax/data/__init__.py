@@ -1,0 +1,1 @@
+"""Captioned image data: sources, transforms, the Grain loader, caches."""

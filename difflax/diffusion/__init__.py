@@ -1,0 +1,1 @@
+"""The mathematics of Gaussian diffusion: frozen dataclasses and pure functions, no networks, no I/O."""

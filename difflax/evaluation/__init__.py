@@ -1,0 +1,1 @@
+"""Metrics, judges, the guidance ablation, statistics, plots and the report."""

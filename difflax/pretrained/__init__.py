@@ -1,0 +1,1 @@
+"""Weights of the Hub in and out, one file a family."""

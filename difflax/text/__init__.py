@@ -1,0 +1,1 @@
+"""Text encoders in Flax NNX, and their tokenizers."""

@@ -1,0 +1,1 @@
+"""State, train step, optimizers, sharding, checkpoints and the loop."""

@@ -1,0 +1,52 @@
+"""The types that every room of the house shares.
+
+Images are NHWC, float in [-1, 1] inside and uint8 or [0, 1] at the door; time runs from ``t = 0`` (data)
+to ``t = 1`` (noise).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+Params = PyTree
+"""A network's parameters, a nested mapping of arrays whose paths mirror the weights of the Hub."""
+
+
+@flax.struct.dataclass
+class Conditioning:
+    """What a network is told beside the noisy image; a field that a network does not use stays ``None``.
+
+    Attributes:
+        context: token embeddings for cross- or joint attention.
+        context_mask: which tokens may be attended to (True: attend); ``None`` attends to all, as Stable
+            Diffusion does.
+        pooled: one text vector an example (SDXL, SD3).
+        time_ids: micro-conditioning numbers (SDXL: original size, crop, target size), in pixels.
+        class_labels: class indices for class-conditional networks.
+        image: channels concatenated to the noisy image (inpainting, editing).
+    """
+
+    context: Float[Array, "b n d"] | None = None
+    context_mask: Bool[Array, "b n"] | None = None
+    pooled: Float[Array, "b p"] | None = None
+    time_ids: Float[Array, "b k"] | None = None
+    class_labels: Int[Array, " b"] | None = None
+    image: Float[Array, "b h w ci"] | None = None
+
+
+Network = Callable[
+    [Params, Float[Array, "b h w c"], Float[Array, " b"], Conditioning], Float[Array, "b h w co"]
+]
+"""``network(params, x, time, conditioning) -> out``: the pure function of a merged NNX module."""
+
+Batch = dict[str, Any]
+"""One batch of the loader: ``image`` uint8 or float ``[b, h, w, c]``, ``caption`` strings or their embeddings."""
+
+
+class UserError(Exception):
+    """Bad input from the user: one line that says what is wrong, where, and what to do.
+
+    The command line prints the line and exits with status 2; nothing has been written when it is raised.
+    """
