@@ -42,7 +42,7 @@ Network = Callable[
 """``network(params, x, time, conditioning) -> out``: the pure function of a merged NNX module."""
 
 Batch = dict[str, Any]
-"""One batch of the loader: ``image`` uint8 or float ``[b, h, w, c]``, ``caption`` strings or their embeddings."""
+"""One batch of the loader, by field name: ``image`` ``[b, h, w, c]``, ``caption`` strings or token ids, …"""
 
 
 class UserError(Exception):
