@@ -30,7 +30,7 @@ class InMemory:
     """
 
     def __init__(self, records: Records, transform: Transform):
-        rows = [records[row] for row in range(len(records))]
+        rows = records.__getitems__(range(len(records)))
         images = [transform.fit(row.image) for row in rows]
         if len(shapes := {image.shape for image in images}) > 1:
             raise _differing(shapes)
@@ -42,6 +42,9 @@ class InMemory:
 
     def __getitem__(self, row: int) -> Record:
         return Record(self.images[row], self.captions[row])
+
+    def __getitems__(self, rows: Sequence[int]) -> list[Record]:
+        return [self[row] for row in rows]
 
 
 class Loader:

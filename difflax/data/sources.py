@@ -7,7 +7,7 @@ rows in the same order every time. Nothing here imports TensorFlow.
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -34,6 +34,10 @@ class Records(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, row: int) -> Record: ...
+
+    def __getitems__(self, rows: Sequence[int]) -> list[Record]:
+        """Many rows at once, which some files read faster than one by one."""
+        ...
 
 
 class Source(Protocol):
@@ -181,7 +185,12 @@ class TfdsRecords:
         return len(self._rows)
 
     def __getitem__(self, row: int) -> Record:
-        fields = self._rows[row]
+        return self._record(row, self._rows[row])
+
+    def __getitems__(self, rows: Sequence[int]) -> list[Record]:
+        return [self._record(*item) for item in zip(rows, self._rows.__getitems__(rows), strict=True)]
+
+    def _record(self, row: int, fields: Mapping) -> Record:
         image = transforms.decode(fields[self._image_key], f"{self._where} row {row}")
         return Record(image, self._template.format(self._read_caption(fields[self._caption_key])))
 
@@ -266,6 +275,9 @@ class FolderRecords:
     def __getitem__(self, row: int) -> Record:
         path, caption = self._rows[row]
         return Record(transforms.decode(path.read_bytes(), str(path)), caption)
+
+    def __getitems__(self, rows: Sequence[int]) -> list[Record]:
+        return [self[row] for row in rows]
 
 
 SOURCES: dict[str, type[Source]] = {"shapes": Shapes, "digits": Digits, "tfds": Tfds, "folder": Folder}
