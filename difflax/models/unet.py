@@ -85,7 +85,7 @@ class UNet2DConditionModel(nnx.Module):
         out_channels: int = 4,
         center_input_sample: bool = False,
         flip_sin_to_cos: bool = True,
-        freq_shift: float = 0,
+        freq_shift: float | int = 0,
         down_block_types: Sequence[str] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
         mid_block_type: str | None = "UNetMidBlock2DCrossAttn",
         up_block_types: Sequence[str] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
@@ -93,11 +93,11 @@ class UNet2DConditionModel(nnx.Module):
         block_out_channels: Sequence[int] = (320, 640, 1280, 1280),
         layers_per_block: int | Sequence[int] = 2,
         downsample_padding: int = 1,
-        mid_block_scale_factor: float = 1,
-        dropout: float = 0.0,
+        mid_block_scale_factor: float | int = 1,
+        dropout: float | int = 0.0,
         act_fn: str = "silu",
         norm_num_groups: int = 32,
-        norm_eps: float = 1e-5,
+        norm_eps: float | int = 1e-5,
         cross_attention_dim: int | Sequence[int] = 1280,
         transformer_layers_per_block: int | Sequence[int | Sequence[int]] = 1,
         reverse_transformer_layers_per_block: Sequence[int | Sequence[int]] | None = None,
@@ -143,10 +143,10 @@ class UNet2DConditionModel(nnx.Module):
         def options(level: int) -> BlockOptions:
             return BlockOptions(
                 temb_channels=time_dim,
-                dropout=dropout,
+                dropout=float(dropout),
                 act_fn=act_fn,
                 norm_num_groups=norm_num_groups,
-                norm_eps=norm_eps,
+                norm_eps=float(norm_eps),
                 resnet_time_scale_shift=resnet_time_scale_shift,
                 heads=heads[level],
                 cross_attention_dim=context_dims[level],
@@ -163,7 +163,7 @@ class UNet2DConditionModel(nnx.Module):
             sample_size if sample_size is None or isinstance(sample_size, int) else tuple(sample_size)
         )
         self.center_input_sample = center_input_sample
-        self.sinusoids = {"flip_sin_to_cos": flip_sin_to_cos, "freq_shift": freq_shift}
+        self.sinusoids = {"flip_sin_to_cos": flip_sin_to_cos, "freq_shift": float(freq_shift)}
         self.dtype = dtype
 
         self.conv_in = Conv2d(in_channels, widths[0], conv_in_kernel, dtype=dtype, rngs=rngs)
@@ -208,7 +208,7 @@ class UNet2DConditionModel(nnx.Module):
             else choose(MID_BLOCKS, mid_block_type, "mid_block_type")(
                 width,
                 transformer_layers=_per_layer(depths[-1], 1)[0],
-                output_scale_factor=mid_block_scale_factor,
+                output_scale_factor=float(mid_block_scale_factor),
                 options=dataclasses.replace(options(levels - 1), only_cross_attention=False),
                 rngs=rngs,
             )
@@ -231,7 +231,7 @@ class UNet2DConditionModel(nnx.Module):
             width = widths[level]
         self.up_blocks = nnx.List(up)
 
-        self.conv_norm_out = GroupNorm(norm_num_groups, width, epsilon=norm_eps, dtype=dtype)
+        self.conv_norm_out = GroupNorm(norm_num_groups, width, epsilon=float(norm_eps), dtype=dtype)
         self.conv_act = choose(ACTIVATIONS, act_fn, "act_fn")
         self.conv_out = Conv2d(width, out_channels, conv_out_kernel, zero=True, dtype=dtype, rngs=rngs)
 
