@@ -4,9 +4,9 @@ Both towers are pre-LN transformers: ``x + attention(norm1(x))``, then ``x + mlp
 attends causally and reads a caption at its end-of-text token; the image tower is a ViT read at its class
 token. Two bias-free projections bring them into one space, where images and captions are compared by cosine.
 
-Names follow the Hub's weights (``text_model/encoder/layers/0/self_attn/q_proj/kernel``) and its ``config.json``,
-so that OpenAI's, OpenCLIP's and a small model trained here differ in size and weights only. ``pre_layrnorm`` is
-the Hub's own spelling.
+Names follow the Hub's weights (``text_model/encoder/layers/0/self_attn/q_proj/kernel``) and its
+``config.json``, so that OpenAI's, OpenCLIP's and a small model trained here differ in size and weights only.
+``pre_layrnorm`` is the Hub's own spelling.
 """
 
 import math
@@ -129,7 +129,9 @@ class CLIPEncoder(nnx.Module):
 class CLIPTextEmbeddings(nnx.Module):
     def __init__(self, config: CLIPTextConfig, *, dtype, rngs: nnx.Rngs):
         self.token_embedding = _embed(config.vocab_size, config.hidden_size, 0.02, dtype, rngs)
-        self.position_embedding = _embed(config.max_position_embeddings, config.hidden_size, 0.01, dtype, rngs)
+        self.position_embedding = _embed(
+            config.max_position_embeddings, config.hidden_size, 0.01, dtype, rngs
+        )
 
     def __call__(self, input_ids: Int[Array, "b n"]) -> Float[Array, "b n d"]:
         length, limit = input_ids.shape[-1], self.position_embedding.num_embeddings
@@ -216,7 +218,9 @@ class CLIPVisionEmbeddings(nnx.Module):
 
     def __call__(self, pixel_values: Float[Array, "b h w c"]) -> Float[Array, "b n d"]:
         if pixel_values.shape[1:] != self.image_shape:
-            raise ValueError(f"images of {pixel_values.shape[1:]}, but the image tower reads {self.image_shape}")
+            raise ValueError(
+                f"images of {pixel_values.shape[1:]}, but the image tower reads {self.image_shape}"
+            )
         patches = self.patch_embedding(pixel_values)
         batch, *_, width = patches.shape
         first = jnp.broadcast_to(self.class_embedding[...].astype(self.dtype), (batch, 1, width))

@@ -134,7 +134,11 @@ class CLIPConfig:
         size = config.get("projection_dim", cls.projection_dim)
 
         def tower(kind, name):
-            fields = {**(config.get(name) or {}), **(config.get(f"{name}_dict") or {}), "projection_dim": size}
+            fields = {
+                **(config.get(name) or {}),
+                **(config.get(f"{name}_dict") or {}),
+                "projection_dim": size,
+            }
             return kind.from_config(fields)
 
         return cls(

@@ -1,5 +1,9 @@
 """Images as CLIP's image tower wants them: its size, its mean, its standard deviation."""
 
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Self
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -32,3 +36,38 @@ def preprocess_images(
     top, left = (height - size) // 2, (width - size) // 2
     images = images[:, top : top + size, left : left + size]
     return (images - jnp.asarray(mean, images.dtype)) / jnp.asarray(std, images.dtype)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PixelConfig:
+    """What an image tower was trained to see: the edge in pixels, and each channel's mean and deviation."""
+
+    size: int
+    mean: tuple[float, ...] = CLIP_MEAN
+    std: tuple[float, ...] = CLIP_STD
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Reads the mapping of a CLIP checkpoint's ``preprocessor_config.json``, of any age."""
+        crop = config["crop_size"]
+        return cls(
+            size=crop if isinstance(crop, int) else crop["height"],
+            mean=tuple(config.get("image_mean", CLIP_MEAN)),
+            std=tuple(config.get("image_std", CLIP_STD)),
+        )
+
+    def to_config(self) -> dict[str, Any]:
+        """The mapping to write as ``preprocessor_config.json``."""
+        return {
+            "image_processor_type": "CLIPImageProcessor",
+            "do_resize": True,
+            "size": {"shortest_edge": self.size},
+            "resample": 3,  # PIL's number of bicubic
+            "do_center_crop": True,
+            "crop_size": {"height": self.size, "width": self.size},
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": True,
+            "image_mean": list(self.mean),
+            "image_std": list(self.std),
+        }
