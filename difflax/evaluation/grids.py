@@ -85,11 +85,15 @@ def _line_height(size: int) -> int:
     return round(size * 1.35)
 
 
-def _write(draw: ImageDraw.ImageDraw, rows: Sequence[str], x: float, y: float, size: int, **look: str | bool) -> None:
+def _write(
+    draw: ImageDraw.ImageDraw, rows: Sequence[str], x: float, y: float, size: int, **look: str | bool
+) -> None:
     font = _font(size, bool(look.get("bold", False)))
     for number, row in enumerate(rows):
         position = (x, y + number * _line_height(size))
-        draw.text(position, row, fill=str(look.get("fill", INK)), font=font, anchor=str(look.get("anchor", "la")))
+        draw.text(
+            position, row, fill=str(look.get("fill", INK)), font=font, anchor=str(look.get("anchor", "la"))
+        )
 
 
 def captioned_grid(
@@ -147,7 +151,9 @@ def labelled_grid(
         corner: what the columns are, written above the row labels ("guidance scale →").
     """
     if len(images) != len(row_labels) or any(len(row) != len(column_labels) for row in images):
-        raise ValueError(f"{len(row_labels)} row labels and {len(column_labels)} column labels do not fit the images")
+        raise ValueError(
+            f"{len(row_labels)} row labels and {len(column_labels)} column labels do not fit the images"
+        )
     if not row_labels or not column_labels:
         raise ValueError("an image table needs a row and a column")
     tiles = [[enlarge(image, style.tile) for image in row] for row in images]
@@ -157,7 +163,9 @@ def labelled_grid(
     if any(row_labels) or corner:
         longest = max(_font(size).getlength(label) for label in [*row_labels, corner])
         label_width = math.ceil(min(longest, 13.5 * size)) + 2 * style.gap
-    rows_of_text = [wrap(label, _font(size), label_width - 2 * style.gap, height // line) for label in row_labels]
+    rows_of_text = [
+        wrap(label, _font(size), label_width - 2 * style.gap, height // line) for label in row_labels
+    ]
     head = max(label.count("\n") + 1 for label in column_labels) * line + style.gap
     left, top = style.margin + label_width, style.margin + head
     sheet = Image.new(

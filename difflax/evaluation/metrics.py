@@ -185,7 +185,9 @@ def frechet_distance(first: Gaussian, second: Gaussian) -> float:
     return float(max(shift + traces - 2.0 * overlap, 0.0))
 
 
-def feature_diversity(features: Float[np.ndarray, "n d"], prompts: Int[np.ndarray, " n"]) -> Float[np.ndarray, " p"]:
+def feature_diversity(
+    features: Float[np.ndarray, "n d"], prompts: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, " p"]:
     """Mean ``1 - cosine`` over the pairs of seeds of each prompt, by ascending prompt index; in [0, 2].
 
     Raises ValueError for a prompt with a single image.

@@ -102,7 +102,12 @@ def proportion(
     share = float(values.mean())
     low, high = wilson_interval(share, effective, confidence)
     return Estimate(
-        value=share, low=low, high=high, count=len(values), clusters=number, method="Wilson, clustered by prompt"
+        value=share,
+        low=low,
+        high=high,
+        count=len(values),
+        clusters=number,
+        method="Wilson, clustered by prompt",
     )
 
 
@@ -151,7 +156,12 @@ def paired_difference(
 
 
 def jackknife(
-    value: float, left_out: Float[np.ndarray, " g"], *, count: int, clusters: int, confidence: float = CONFIDENCE
+    value: float,
+    left_out: Float[np.ndarray, " g"],
+    *,
+    count: int,
+    clusters: int,
+    confidence: float = CONFIDENCE,
 ) -> Estimate:
     """The band of a statistic from its values with each of ``g`` ≥ 2 equal groups of clusters left out.
 
