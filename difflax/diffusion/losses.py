@@ -56,3 +56,6 @@ def weighted_penalty(
         error = error * expand(factor, error)
     per_example = penalty(error).reshape(error.shape[0], -1).mean(axis=1)
     return (weighting(level) * per_example).astype(error.dtype)
+
+
+PENALTIES = {"mean_squared": MeanSquared}

@@ -28,18 +28,30 @@ class Checkpoints:
         """The newest complete step."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: TrainState, data: Any, config: dict[str, Any]) -> None:
-        """Starts writing; returns when the arrays are copied, so that the state may be donated."""
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        data: Any,
+        config: dict[str, Any],
+        constants: dict[str, Any],
+    ) -> None:
+        """Starts writing; returns when the arrays are copied, so that the state may be donated.
+
+        Args:
+            data: the position in the data, JSON values.
+            constants: arrays that sampling needs beside the parameters, such as the null condition.
+        """
         if step == self.latest:
             return
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(state),
-                data=ocp.args.JsonSave(data),
-                config=ocp.args.JsonSave(config),
-            ),
-        )
+        items = {
+            "state": ocp.args.StandardSave(state),
+            "data": ocp.args.JsonSave(data),
+            "config": ocp.args.JsonSave(config),
+        }
+        if constants:
+            items["constants"] = ocp.args.StandardSave(constants)
+        self._manager.save(step, args=ocp.args.Composite(**items))
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, Any]:
         """The newest state, each array placed where ``abstract`` says, and the position in the data."""
@@ -62,6 +74,11 @@ class Checkpoints:
             ),
         )
         return restored.state["ema_params"]
+
+    def restore_constants(self) -> dict[str, Any]:
+        """The constants that were saved with the newest state."""
+        args = ocp.args.Composite(constants=ocp.args.StandardRestore())
+        return self._manager.restore(self._require_latest(), args=args).constants
 
     def close(self) -> None:
         """Waits for what is being written."""

@@ -73,6 +73,7 @@ def fit(
     options: TrainingOptions,
     loader: Loader,
     prepare: Callable[[dict[str, Any]], PyTree],
+    constants: dict[str, Any],
     periodic: Sequence[Periodic] = (),
     label: str = "train",
     stop_at: int | None = None,
@@ -82,6 +83,7 @@ def fit(
     Args:
         config: the resolved config, stored with every checkpoint.
         prepare: a batch of the loader, on the host, to the arrays of the objective's batch.
+        constants: stored with every checkpoint, see `Checkpoints.save`.
         stop_at: end early, with a checkpoint, as if the job's time were over; the next call goes on.
 
     Returns:
@@ -109,7 +111,7 @@ def fit(
                 logger.scalars(step, mean_metrics(history), examples_per_step=options.batch_size)
                 history.clear()
             if step % options.checkpoint_every == 0 or step == last:
-                checkpoints.save(step, state, loader.get_state(), config)
+                checkpoints.save(step, state, loader.get_state(), config, constants)
             for task in periodic:
                 if task.every and (step % task.every == 0 or step == options.steps):
                     task.action(step, state, logger)
