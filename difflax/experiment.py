@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from difflax.config import build, claim_workdir, construct, nearest, read_workdir_config, to_json
 from difflax.data.caches import EmbeddingCache
-from difflax.data.loader import make_loader
+from difflax.data.loader import Loader
 from difflax.data.sources import SOURCES
 from difflax.diffusion.denoisers import NetworkInput
 from difflax.diffusion.guidance import GUIDANCES
@@ -44,10 +44,12 @@ from difflax.training.state import TrainState
 from difflax.types import Conditioning, UserError
 
 MODELS = ("unet2d_condition", "clip")
+COMMON_SECTIONS = ("data", "ema", "loss", "mesh", "model", "optimizer", "seed", "training")
+CLIP_SECTIONS = (*COMMON_SECTIONS, "tokenizer")
 DIFFUSION_SECTIONS = (
-    "autoencoder data ema guidance loss mesh model optimizer prediction sampler schedule seed text_encoder training"
-).split()
-CLIP_SECTIONS = "data ema loss mesh model optimizer seed tokenizer training".split()
+    *COMMON_SECTIONS,
+    *("autoencoder", "guidance", "prediction", "sampler", "schedule", "text_encoder"),
+)
 OPTIONAL_SECTIONS = ("evaluation", "network_input")
 
 
@@ -266,8 +268,9 @@ class Prepared:
     finish: Callable[[TrainState], None] | None = None
 
 
-def _loader(settings: Settings):
-    return make_loader(settings.source, batch_size=settings.options.batch_size, seed=settings.seed)
+def _loader(settings: Settings) -> Loader:
+    split = settings.source.split("train")
+    return Loader(split, batch_size=settings.options.batch_size, seed=settings.seed)
 
 
 def _diffusion_run(config: ConfigDict, settings: Settings, workdir: epath.Path) -> Prepared:
@@ -279,9 +282,7 @@ def _diffusion_run(config: ConfigDict, settings: Settings, workdir: epath.Path) 
     if not stored:
         _store_text_encoder(encoder, folder, workdir)
     loader = _loader(settings)
-    cache = EmbeddingCache(
-        loader.captions, lambda captions: _condition(encoder, captions), fingerprint=encoder.fingerprint()
-    )
+    cache = EmbeddingCache(loader.captions, lambda captions: _condition(encoder, captions))
     null = _condition(encoder, [""])
     objective = Denoising(
         model=unet(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1]),
