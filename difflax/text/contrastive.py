@@ -77,9 +77,9 @@ class Retrieval:
         chance: what both are, in expectation, for features that know nothing.
     """
 
-    text_to_image: Float[Array, ""]
-    image_to_text: Float[Array, ""]
-    chance: Float[Array, ""]
+    text_to_image: Float[Array, "*batch"]
+    image_to_text: Float[Array, "*batch"]
+    chance: Float[Array, "*batch"]
 
 
 def retrieval(logits_per_text: Float[Array, "n n"], matches: Bool[Array, "n n"] | None = None) -> Retrieval:
