@@ -84,3 +84,6 @@ class Patchify:
         if height % p or width % p:
             raise UserError(f"patch_size={p} does not divide an image of {height} × {width} pixels")
         return height // p, width // p, p * p * self.channels
+
+
+CODECS = {"identity": Identity, "patchify": Patchify}

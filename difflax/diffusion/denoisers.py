@@ -1,0 +1,131 @@
+"""From a network to a denoiser: ``(x, level, conditioning) -> (x0, eps)``.
+
+A denoiser is all that guidance and samplers ever see. It knows the schedule that its network was trained
+under, so it may be asked at any noise level: a level's time is taken from the level, or found from its
+log-SNR where the level has none, and an image on another path (another schedule, variance-exploding
+coordinates) is rescaled onto the network's own. The answer ``(x0, eps)`` is the same on every path.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from difflax.diffusion.checks import require
+from difflax.diffusion.predictions import Prediction, PredictionType, to_prediction
+from difflax.diffusion.schedules import NoiseLevel, NoiseSchedule, expand, noise_level
+from difflax.types import Conditioning, Network, Params
+
+Denoiser = Callable[[Array, NoiseLevel, Any], Prediction]
+"""``denoise(x, level, conditioning) -> Prediction``; ``level`` is one level for the whole batch or one an
+example.
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NetworkInput:
+    """How a noisy image and its level are shown to the network; the same in training and in sampling.
+
+    Attributes:
+        time: what the network's time is made of: ``"t"``, ``"sigma"`` (flow networks: ``t'`` after the
+            shift), or ``"log_sigma"``, which is ``log(sigma / alpha)`` (EDM: with ``time_scale`` 0.25).
+        time_scale: factor on it. With ``time_offset``: 1000 and 0 for networks of this project and for flow
+            checkpoints; T and -1 for checkpoints trained on the discrete timesteps 0 … T - 1.
+        time_offset: added to it.
+        sigma_data: if set, the network sees ``x_t / sqrt(alpha^2 sigma_data^2 + sigma^2)`` (EDM's c_in).
+    """
+
+    time: Literal["t", "sigma", "log_sigma"] = "t"
+    time_scale: float = 1000.0
+    time_offset: float = 0.0
+    sigma_data: float | None = None
+
+    def __post_init__(self):
+        known = ("t", "sigma", "log_sigma")
+        require(
+            self.time in known, f"network_input.time must be one of {', '.join(known)}, got {self.time!r}"
+        )
+        require(self.sigma_data is None or self.sigma_data > 0, "network_input.sigma_data must be positive")
+
+
+def network_output(
+    network: Network,
+    params: Params,
+    x_t: Float[Array, "b ..."],
+    level: NoiseLevel,
+    conditioning: Conditioning,
+    network_input: NetworkInput = NetworkInput(),
+) -> Float[Array, "b ..."]:
+    """The network's raw output at ``level`` of its own schedule, in the precision of ``x_t``."""
+    if network_input.time == "t":
+        time = level.t
+    elif network_input.time == "sigma":
+        time = level.sigma
+    else:
+        time = jnp.log(level.sigma) - jnp.log(level.alpha)
+    time = time * network_input.time_scale + network_input.time_offset
+    x_in = x_t
+    if network_input.sigma_data is not None:
+        x_in = x_t / expand(jnp.hypot(level.alpha * network_input.sigma_data, level.sigma), x_t)
+    time = jnp.broadcast_to(time, x_t.shape[:1])
+    return network(params, x_in.astype(x_t.dtype), time, conditioning).astype(x_t.dtype)
+
+
+def make_denoiser(
+    network: Network,
+    params: Params,
+    schedule: NoiseSchedule,
+    prediction_type: PredictionType,
+    *,
+    network_input: NetworkInput = NetworkInput(),
+) -> Denoiser:
+    """The denoiser of a network trained under ``schedule`` to predict ``prediction_type``.
+
+    ``network`` is ``(params, x, time [b], conditioning) -> out``. A perturbed network (perturbed attention,
+    skipped layers) is another network, for instance ``functools.partial(network, perturbation=…)``, and makes
+    another denoiser; see ``difflax.diffusion.guidance``.
+    """
+
+    def denoise(x: Array, level: NoiseLevel, conditioning) -> Prediction:
+        own = noise_level(schedule, time_of(schedule, level))
+        # The ratio of the two paths' lengths is finite at both ends, where alpha or sigma is zero.
+        scale = jnp.hypot(own.alpha, own.sigma) / jnp.hypot(level.alpha, level.sigma)
+        x_own = (x * expand(scale, x)).astype(x.dtype)
+        out = network_output(network, params, x_own, own, conditioning, network_input)
+        return to_prediction(prediction_type, out, x_own, own)
+
+    return denoise
+
+
+def time_of(schedule: NoiseSchedule, level: NoiseLevel) -> Float[Array, "*n"]:
+    """The level's time, found from its log-SNR where it has none."""
+    return jnp.where(jnp.isnan(level.t), schedule.t_from_log_snr(level.log_snr), level.t)
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryDenoiser:
+    """A denoiser that remembers something from step to step (the momentum of a guidance).
+
+    Attributes:
+        begin: ``x -> memory``, at the start of a run.
+        advance: ``(x, level, conditioning, memory) -> (prediction, memory)``.
+    """
+
+    begin: Callable[[Array], Any]
+    advance: Callable[[Array, NoiseLevel, Any, Any], tuple[Prediction, Any]]
+
+    def __call__(self, x: Array, level: NoiseLevel, conditioning) -> Prediction:
+        """One evaluation without a past."""
+        return self.advance(x, level, conditioning, self.begin(x))[0]
+
+
+def with_memory(denoise: Denoiser) -> MemoryDenoiser:
+    """``denoise`` itself if it has a memory, else the same with an empty one."""
+    if isinstance(denoise, MemoryDenoiser):
+        return denoise
+    return MemoryDenoiser(
+        begin=lambda x: (),
+        advance=lambda x, level, conditioning, memory: (denoise(x, level, conditioning), memory),
+    )

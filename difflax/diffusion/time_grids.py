@@ -1,0 +1,223 @@
+"""Which times to sample at.
+
+A grid gives the n times at which a sampler's steps start; ``sampling_levels`` appends where the last step
+lands and turns them into noise levels, once, outside compiled code and in float64.
+"""
+
+import dataclasses
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from difflax.diffusion.checks import require
+from difflax.diffusion.predictions import PredictionType, determinant
+from difflax.diffusion.schedules import NoiseLevel, NoiseSchedule, as_time, log_snr, noise_level
+
+
+@runtime_checkable
+class TimeGrid(Protocol):
+    """``n -> t [n]``, strictly decreasing; runs eagerly under float64."""
+
+    def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray | Array:
+        """The times at which the steps start."""
+        ...
+
+
+def sampling_levels(
+    schedule: NoiseSchedule,
+    grid: TimeGrid,
+    num_steps: int,
+    *,
+    prediction_type: PredictionType | None = None,
+    final_t: float = 0.0,
+) -> NoiseLevel:
+    """The ``num_steps + 1`` levels of a sampling run, from noise to data.
+
+    Args:
+        schedule: the schedule that the network was trained under. grid: where the steps start. num_steps: at
+            least 1. prediction_type: if given, the grid is refused where the network's output cannot tell x0
+            from the noise (noise prediction at zero SNR).
+        final_t: where the last step lands: 0, the data (alpha 1, sigma 0), or a time before it (Stable
+            Diffusion's ``set_alpha_to_one = false``: 1 / 1000).
+
+    Raises:
+        ValueError: in one line, for fewer than one step, a grid that does not decrease, or a singular
+            prediction.
+    """
+    require(num_steps >= 1, f"num_steps must be at least 1, got {num_steps}")
+    require(0 <= final_t < 1, f"final_t must lie in [0, 1), got {final_t}")
+    dtype = as_time(0.0).dtype
+    with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+        times = np.asarray(grid.times(schedule, num_steps), np.float64)
+        levels = noise_level(schedule, times)
+        last = (
+            noise_level(schedule, final_t)
+            if final_t
+            else NoiseLevel(*map(as_time, (0.0, 1.0, 0.0, 0.0, 0.0)))
+        )
+        levels = jax.tree.map(lambda a, b: jnp.append(a, b), levels, last)
+        check_levels(levels, prediction_type)
+    return jax.tree.map(lambda a: jnp.asarray(a, dtype), levels)
+
+
+def check_levels(levels: NoiseLevel, prediction_type: PredictionType | None = None) -> None:
+    """Refuses levels that do not go from noise to data, and predictions that are singular on them."""
+    with np.errstate(divide="ignore"):
+        snr = 2 * (np.log(np.asarray(levels.alpha)) - np.log(np.asarray(levels.sigma)))
+    require(not np.isnan(snr).any(), "the time grid leaves the schedule: a noise level is not a number")
+    # The last level may repeat its predecessor: "leading" grids without an offset end on the first timestep.
+    falls = np.all(snr[1:-1] > snr[:-2]) and snr[-1] >= snr[-2]
+    require(bool(falls), "the time grid must go from noise to data: its times are not strictly decreasing")
+    if prediction_type is None:
+        return
+    starts = jax.tree.map(lambda a: jnp.asarray(a)[:-1], levels)
+    det = np.asarray(determinant(prediction_type, starts))
+    singular = ~np.isfinite(det) | (det == 0)
+    if singular.any():
+        t = float(np.asarray(levels.t)[:-1][singular][0])
+        raise ValueError(
+            f"{type(prediction_type).__name__} prediction is singular at t = {t:g} of the time grid "
+            "(no signal or no noise is left there): predict v or x0, or start the grid later"
+        )
+
+
+def pad_levels(levels: NoiseLevel, length: int) -> NoiseLevel:
+    """The levels of a run with its last one repeated up to ``length`` entries.
+
+    ``sample`` skips the added steps at no cost, so runs of different step counts share one compilation.
+    """
+    missing = length - levels.t.shape[0]
+    require(missing >= 0, f"cannot pad {levels.t.shape[0]} levels to {length}")
+    return jax.tree.map(lambda a: jnp.concatenate([a, jnp.repeat(a[-1:], missing)]), levels)
+
+
+# The spacings of the discrete processes (Lin et al., arXiv:2305.08891, table 2), as diffusers rounds them.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trailing:
+    """Every (T/n)-th timestep counted from the end: the first step starts at pure noise."""
+
+    num_timesteps: int = 1000
+
+    def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
+        _check_steps(self, num_steps)
+        return np.round(np.arange(num_steps, 0, -1) * self.num_timesteps / num_steps) / self.num_timesteps
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Leading:
+    """Every (T/n)-th timestep counted from the start, moved up by ``steps_offset`` (Stable Diffusion: 1)."""
+
+    num_timesteps: int = 1000
+    steps_offset: int = 0
+
+    def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
+        _check_steps(self, num_steps)
+        index = np.arange(num_steps)[::-1] * (self.num_timesteps // num_steps) + self.steps_offset
+        return (index + 1) / self.num_timesteps
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Linspace:
+    """n timesteps evenly from T - 1 to 0; ``rounded`` to whole timesteps as DDIM and DPM-Solver have them."""
+
+    num_timesteps: int = 1000
+    rounded: bool = True
+
+    def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
+        _check_steps(self, num_steps)
+        index = np.linspace(0, self.num_timesteps - 1, num_steps)[::-1]
+        return ((np.round(index) if self.rounded else index) + 1) / self.num_timesteps
+
+
+def _check_steps(grid, num_steps: int) -> None:
+    require(
+        num_steps <= grid.num_timesteps,
+        f"num_steps is {num_steps}, but the grid has only {grid.num_timesteps} timesteps",
+    )
+
+
+# Continuous grids.
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Even:
+    """Equal steps of t from ``t_max`` to 0: the natural grid of flows."""
+
+    t_max: float = 1.0
+
+    def __post_init__(self):
+        require(0 < self.t_max <= 1, f"time_grid.t_max must lie in (0, 1], got {self.t_max}")
+
+    def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
+        return self.t_max * np.arange(num_steps, 0, -1) / num_steps
+
+
+class _SigmaGrid:
+    """Shared by the grids over ``sigma / alpha``: their ends, and the way back to t.
+
+    ``sigma_max`` defaults to the schedule's at t = 1 and ``sigma_min`` to the schedule's at t = 1 / 1000.
+    """
+
+    sigma_min: float | None
+    sigma_max: float | None
+
+    def __post_init__(self):
+        low, high = self.sigma_min, self.sigma_max
+        require(low is None or low > 0, f"time_grid.sigma_min must be positive, got {low}")
+        require(high is None or high > (low or 0), f"time_grid.sigma_max must exceed sigma_min, got {high}")
+
+    def ends(self, schedule: NoiseSchedule) -> tuple[float, float]:
+        low = float(np.exp(-log_snr(schedule, 1e-3) / 2)) if self.sigma_min is None else self.sigma_min
+        high = float(np.exp(-log_snr(schedule, 1.0) / 2)) if self.sigma_max is None else self.sigma_max
+        require(np.isfinite(high), "this schedule ends without signal: set time_grid.sigma_max")
+        require(low < high, f"time_grid.sigma_min {low:g} must be below sigma_max {high:g}")
+        return low, high
+
+    def sigmas(self, low: float, high: float, num_steps: int) -> np.ndarray:
+        raise NotImplementedError
+
+    def times(self, schedule: NoiseSchedule, num_steps: int) -> Array:
+        sigmas = self.sigmas(*self.ends(schedule), num_steps)
+        return schedule.t_from_log_snr(-2 * jnp.log(jnp.asarray(sigmas)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UniformLogSNR(_SigmaGrid):
+    """Equal steps of log-SNR (DPM-Solver, arXiv:2206.00927, section 3.4); k-diffusion's "exponential"."""
+
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+
+    def sigmas(self, low: float, high: float, num_steps: int) -> np.ndarray:
+        return np.exp(np.linspace(np.log(high), np.log(low), num_steps))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Karras(_SigmaGrid):
+    """``sigma^(1/rho)`` linear (Karras et al., EDM, arXiv:2206.00364, eq. 5)."""
+
+    rho: float = 7.0
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.rho > 0, f"time_grid.rho must be positive, got {self.rho}")
+
+    def sigmas(self, low: float, high: float, num_steps: int) -> np.ndarray:
+        return np.linspace(high ** (1 / self.rho), low ** (1 / self.rho), num_steps) ** self.rho
+
+
+TIME_GRIDS = {
+    "trailing": Trailing,
+    "leading": Leading,
+    "linspace": Linspace,
+    "even": Even,
+    "uniform_log_snr": UniformLogSNR,
+    "karras": Karras,
+}
