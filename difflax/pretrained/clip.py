@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors
@@ -42,7 +43,9 @@ def load_clip(directory: str | os.PathLike, *, batch_size: int = 64, dtype: Any 
     config = CLIPConfig.from_config(fields)
     length = config.text_config.max_position_embeddings
     return CLIP(
-        params=from_torch(_read_weights(path), clip_network(config).abstract(), f"the CLIP in {path}"),
+        params=jax.device_put(
+            from_torch(_read_weights(path), clip_network(config).abstract(), f"the CLIP in {path}")
+        ),
         config=config,
         tokenizer=load_tokenizer(path, max_length=length),
         pixels=PixelConfig.from_config(_read_json(path / PREPROCESSOR)),
@@ -87,7 +90,7 @@ def load_text_encoder(
             raise UserError(f"{model_path / CONFIG} is of a {other!r} model: a CLIP text encoder is needed")
     abstract = text_network(config, "text_projection.weight" in tensors).abstract()
     return TextEncoder(
-        params=from_torch(tensors, abstract, f"the text encoder in {model_path}"),
+        params=jax.device_put(from_torch(tensors, abstract, f"the text encoder in {model_path}")),
         config=config,
         tokenizer=load_tokenizer(
             path / "tokenizer" if in_pipeline else path, max_length=config.max_position_embeddings

@@ -8,11 +8,13 @@ that these networks cannot honour is an error.
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 from difflax.types import UserError
 
 HIDDEN_ACTIVATIONS = ("quick_gelu", "gelu")
+
+Tower = TypeVar("Tower", bound="_TowerConfig")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,7 @@ class _TowerConfig:
             )
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
+    def from_config(cls: type[Tower], config: Mapping[str, Any]) -> Tower:
         """Reads the mapping of a ``config.json``; a missing field takes the default below.
 
         Raises:
@@ -124,7 +126,7 @@ class CLIPConfig:
     logit_scale_init_value: float = math.log(1 / 0.07)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
+    def from_config(cls, config: Mapping[str, Any]) -> "CLIPConfig":
         """Reads the mapping of a whole CLIP's ``config.json``, of which ``text_config_dict`` and
         ``vision_config_dict``, where an old file has them, override ``text_config`` and ``vision_config``.
 

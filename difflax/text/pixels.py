@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +47,7 @@ class PixelConfig:
     std: tuple[float, ...] = CLIP_STD
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
+    def from_config(cls, config: Mapping[str, Any]) -> "PixelConfig":
         """Reads the mapping of a CLIP checkpoint's ``preprocessor_config.json``, of any age."""
         crop = config["crop_size"]
         return cls(

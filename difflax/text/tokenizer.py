@@ -2,8 +2,8 @@
 
 Text is normalised (NFC, white space, lower case), split into words, digits and punctuation, and every piece
 is encoded by byte-pair merges over its UTF-8 bytes, the last symbol of a piece carrying ``</w>``. Any text
-can be encoded, since all 256 bytes are symbols. A caption is ``<|startoftext|>``, its tokens, ``<|endoftext|>``,
-and as many more ``<|endoftext|>`` as fill the length.
+can be encoded, since all 256 bytes are symbols. A caption is ``<|startoftext|>``, its tokens,
+``<|endoftext|>``, and as many more ``<|endoftext|>`` as fill the length.
 """
 
 import dataclasses
