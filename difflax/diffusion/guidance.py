@@ -14,8 +14,8 @@ from jaxtyping import Array, Float
 
 from difflax.diffusion.checks import require
 from difflax.diffusion.denoisers import Denoiser
+from difflax.diffusion.levels import NoiseLevel
 from difflax.diffusion.predictions import Prediction
-from difflax.diffusion.schedules import NoiseLevel
 from difflax.types import Conditioning
 
 
@@ -58,8 +58,8 @@ def evaluate_together(
     if level.t.ndim:
         level = jax.tree.map(lambda a: jnp.concatenate([a] * count), level)
     together = denoise(jnp.concatenate([x] * count), level, joined)
-    split = jax.tree.map(lambda a: jnp.split(a, count), together)
-    return [Prediction(split.x0[i], split.eps[i]) for i in range(count)]
+    rows = x.shape[0]
+    return [jax.tree.map(lambda a, i=i: a[i * rows : (i + 1) * rows], together) for i in range(count)]
 
 
 @flax.struct.dataclass

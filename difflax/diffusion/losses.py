@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from difflax.diffusion.denoisers import NetworkInput, network_output
+from difflax.diffusion.levels import NoiseLevel, add_noise, expand
 from difflax.diffusion.predictions import PredictionType, loss_space_factor, target
-from difflax.diffusion.schedules import NoiseLevel, add_noise, expand
 from difflax.diffusion.weightings import Constant, Weighting
 from difflax.types import Conditioning, Network, Params
 

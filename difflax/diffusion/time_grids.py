@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Array
 
 from difflax.diffusion.checks import require
+from difflax.diffusion.levels import NoiseLevel, NoiseSchedule, as_time, log_snr, noise_level
 from difflax.diffusion.predictions import PredictionType, determinant
-from difflax.diffusion.schedules import NoiseLevel, NoiseSchedule, as_time, log_snr, noise_level
 
 
 @runtime_checkable

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from difflax.diffusion.checks import require
-from difflax.diffusion.schedules import NoiseSchedule, as_time
+from difflax.diffusion.levels import NoiseSchedule, as_time
 
 
 @runtime_checkable

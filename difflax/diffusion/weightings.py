@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from difflax.diffusion.checks import require
+from difflax.diffusion.levels import NoiseLevel
 from difflax.diffusion.predictions import PREDICTIONS, Epsilon, PredictionType
-from difflax.diffusion.schedules import NoiseLevel
 
 
 @runtime_checkable
