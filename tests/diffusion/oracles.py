@@ -45,11 +45,10 @@ class Mixture:
         offset = x[..., None, :] - level.alpha * means
         log_weights = jnp.log(jnp.asarray(self.weights, x.dtype)) - ((offset**2) / (2 * variance)).sum(-1)
         responsibility = jax.nn.softmax(log_weights, axis=-1)[..., None]
-        offset = (responsibility * offset).sum(-2)
+        scaled = (responsibility * offset / variance).sum(-2)
         mean = (responsibility * means).sum(-2)
-        return Prediction(
-            mean + level.alpha * self.std**2 * offset / variance, level.sigma * offset / variance
-        )
+        alpha, sigma = (a[..., 0] if a.ndim else a for a in (level.alpha, level.sigma))
+        return Prediction(mean + alpha * self.std**2 * scaled, sigma * scaled)
 
 
 def as_network(oracle, schedule, prediction_type, time_scale=1000.0):
