@@ -5,16 +5,18 @@ lands and turns them into noise levels, once, outside compiled code and in float
 """
 
 import dataclasses
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.stats
 from jaxtyping import Array
 
 from difflax.diffusion.checks import require
 from difflax.diffusion.levels import NoiseLevel, NoiseSchedule, as_time, log_snr, noise_level
 from difflax.diffusion.predictions import PredictionType, determinant
+from difflax.diffusion.schedules import ResolutionFlow
 
 
 @runtime_checkable
@@ -92,6 +94,69 @@ def pad_levels(levels: NoiseLevel, length: int) -> NoiseLevel:
     missing = length - levels.t.shape[0]
     require(missing >= 0, f"cannot pad {levels.t.shape[0]} levels to {length}")
     return jax.tree.map(lambda a: jnp.concatenate([a, jnp.repeat(a[-1:], missing)]), levels)
+
+
+def variance_exploding(levels: NoiseLevel) -> NoiseLevel:
+    """The same noise-to-signal ratios and times with ``alpha = 1``: the coordinates of EDM and k-diffusion.
+
+    The denoiser answers on either path; solvers that step along straight segments (Heun, DPM-2, RK4) differ.
+    An image enters and leaves a run divided by its alpha.
+    """
+    require(bool(np.all(np.asarray(levels.alpha) > 0)), "a level without signal has no finite sigma / alpha")
+    one, nothing = jnp.ones_like(levels.alpha), jnp.full_like(levels.alpha, jnp.nan)
+    return NoiseLevel(levels.t, one, levels.sigma / levels.alpha, nothing, nothing)
+
+
+def without_times(levels: NoiseLevel) -> NoiseLevel:
+    """The same levels for a network trained under another schedule: it finds its own times from the
+    log-SNR.
+    """
+    nothing = jnp.full_like(levels.t, jnp.nan)
+    return NoiseLevel(nothing, levels.alpha, levels.sigma, nothing, nothing)
+
+
+def restart_levels(levels: NoiseLevel, low: int, high: int, repeats: int) -> NoiseLevel:
+    """Restart sampling (Xu et al., arXiv:2306.14878, algorithm 1): ``repeats`` times back up from step
+    ``high`` to ``low``.
+
+    ``levels[low]`` is the noisier end of the restart interval and ``levels[high]`` the cleaner one, ``low <
+    high``; the steps between are the run's own. ``sample`` makes the jump by the exact forward process.
+    """
+    count = levels.t.shape[0]
+    require(0 <= low < high < count, f"restart needs 0 <= low < high < {count}, got {low} and {high}")
+    require(repeats >= 0, f"restart repeats must not be negative, got {repeats}")
+    loop = list(range(low, high + 1))
+    order = [*range(high + 1), *(loop * repeats), *range(high + 1, count)]
+    return levels[np.array(order)]
+
+
+def repaint_levels(levels: NoiseLevel, jump: int = 10, repeats: int = 10) -> NoiseLevel:
+    """RePaint's order of levels (Lugmayr et al., arXiv:2201.09865, algorithm 1 and appendix B).
+
+    After every ``jump`` steps the run goes ``jump`` levels back up and down again, ``repeats - 1`` times, so
+    that the inpainted part comes to fit the known one. Not from the data itself.
+    """
+    require(
+        jump >= 1 and repeats >= 1, f"repaint needs jump and repeats of at least 1, got {jump}, {repeats}"
+    )
+    count = levels.t.shape[0]
+    order = [0]
+    for end in range(jump, count - 1, jump):
+        order += range(end - jump + 1, end + 1)
+        order += list(range(end - jump, end + 1)) * (repeats - 1)
+    order += range(order[-1] + 1, count)
+    return levels[np.array(order)]
+
+
+def levels_from(levels: NoiseLevel, strength: float) -> NoiseLevel:
+    """The last part of a run, for image-to-image (SDEdit, Meng et al., arXiv:2108.01073).
+
+    ``strength`` in (0, 1] is the share of the steps that is taken, rounded to a step, at least one. Start
+    with ``add_noise(image, noise, levels[0])``.
+    """
+    require(0 < strength <= 1, f"strength must lie in (0, 1], got {strength}")
+    steps = levels.t.shape[0] - 1
+    return levels[steps - max(1, round(steps * strength)) :]
 
 
 # The spacings of the discrete processes (Lin et al., arXiv:2305.08891, table 2), as diffusers rounds them.
@@ -213,11 +278,154 @@ class Karras(_SigmaGrid):
         return np.linspace(high ** (1 / self.rho), low ** (1 / self.rho), num_steps) ** self.rho
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Beta(_SigmaGrid):
+    """Quantiles of a Beta distribution, dense at both ends (Lee et al., "Beta sampling", arXiv:2407.12173).
+
+    Over t as the paper has it, or over ``sigma / alpha`` as diffusers has it.
+    """
+
+    a: float = 0.6
+    b: float = 0.6
+    over: Literal["t", "sigma"] = "t"
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.a > 0 and self.b > 0, f"time_grid.a and b must be positive, got {self.a} and {self.b}")
+        require(self.over in ("t", "sigma"), f"time_grid.over must be t or sigma, got {self.over!r}")
+
+    def shares(self, num_steps: int) -> np.ndarray:
+        return scipy.stats.beta.ppf(1 - np.linspace(0, 1, num_steps), self.a, self.b)
+
+    def sigmas(self, low: float, high: float, num_steps: int) -> np.ndarray:
+        return low + self.shares(num_steps) * (high - low)
+
+    def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray | Array:
+        if self.over == "sigma":
+            return super().times(schedule, num_steps)
+        low, high = (schedule.t_from_log_snr(-2 * np.log(jnp.asarray(s))) for s in self.ends(schedule))
+        return low + self.shares(num_steps) * (high - low)
+
+
+_ALIGN_YOUR_STEPS = {
+    "sd15": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),
+    "sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),
+    "svd": (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AlignYourSteps:
+    """The optimised ``sigma / alpha`` of Sabour et al., arXiv:2404.14507, for ten steps of a named model.
+
+    Other step counts interpolate in the logarithm, as the authors do.
+    """
+
+    model: Literal["sd15", "sdxl", "svd"] = "sd15"
+
+    def __post_init__(self):
+        known = tuple(_ALIGN_YOUR_STEPS)
+        require(self.model in known, f"time_grid.model must be one of {', '.join(known)}, got {self.model!r}")
+
+    def times(self, schedule: NoiseSchedule, num_steps: int) -> Array:
+        table = np.log(_ALIGN_YOUR_STEPS[self.model])
+        position = np.linspace(0, 1, num_steps + 1)[:-1]
+        log_sigmas = np.interp(position, np.linspace(0, 1, len(table)), table)
+        return schedule.t_from_log_snr(-2 * jnp.asarray(log_sigmas))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quadratic:
+    """``sqrt(t)`` in equal steps (DDIM's "quadratic" sub-sequence, Song et al., arXiv:2010.02502, appendix
+    D.2).
+    """
+
+    t_max: float = 1.0
+
+    def __post_init__(self):
+        require(0 < self.t_max <= 1, f"time_grid.t_max must lie in (0, 1], got {self.t_max}")
+
+    def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
+        return self.t_max * (np.arange(num_steps, 0, -1) / num_steps) ** 2
+
+
+def shifted(t: np.ndarray, shift: float) -> np.ndarray:
+    """``shift t / (1 + (shift - 1) t)`` (SD3, arXiv:2403.03206, eq. 23)."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlowShift:
+    """Equal steps of t, moved towards the noise by ``shift``; for a flow whose schedule has no shift of
+    its own.
+    """
+
+    shift: float = 3.0
+
+    def __post_init__(self):
+        require(0 < self.shift < np.inf, f"time_grid.shift must be positive, got {self.shift}")
+
+    def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
+        return shifted(np.arange(num_steps, 0, -1) / num_steps, self.shift)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DynamicFlowShift:
+    """``FlowShift`` by the size of the image: ``exp(mu)``, mu linear in the number of tokens.
+
+    The defaults are FLUX's (see ``ResolutionFlow``).
+    """
+
+    tokens: int = 1024
+    base_tokens: int = 256
+    max_tokens: int = 4096
+    base_mu: float = 0.5
+    max_mu: float = 1.15
+
+    def __post_init__(self):
+        require(self.tokens > 0, f"time_grid.tokens must be positive, got {self.tokens}")
+        require(self.base_tokens < self.max_tokens, "time_grid.base_tokens must be below max_tokens")
+
+    def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
+        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return FlowShift(shift=ResolutionFlow(**settings).shift).times(schedule, num_steps)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointFlow:
+    """The grid of diffusers' FlowMatchEuler, with which SD3 checkpoints are sampled.
+
+    Equal steps from the shifted first timestep to the shifted last, shifted once more: at the low end the
+    shift counts twice.
+    """
+
+    shift: float = 3.0
+    num_timesteps: int = 1000
+
+    def __post_init__(self):
+        require(0 < self.shift < np.inf, f"time_grid.shift must be positive, got {self.shift}")
+        require(
+            self.num_timesteps >= 1, f"time_grid.num_timesteps must be positive, got {self.num_timesteps}"
+        )
+
+    def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
+        return shifted(np.linspace(1, shifted(1 / self.num_timesteps, self.shift), num_steps), self.shift)
+
+
 TIME_GRIDS = {
     "trailing": Trailing,
     "leading": Leading,
     "linspace": Linspace,
     "even": Even,
+    "quadratic": Quadratic,
     "uniform_log_snr": UniformLogSNR,
+    "exponential": UniformLogSNR,
     "karras": Karras,
+    "beta": Beta,
+    "align_your_steps": AlignYourSteps,
+    "flow_shift": FlowShift,
+    "dynamic_flow_shift": DynamicFlowShift,
+    "checkpoint_flow": CheckpointFlow,
 }

@@ -42,7 +42,28 @@ SAMPLERS = {
 }
 
 __all__ = [
-    "DDIM", "DDPM", "DEIS", "DPM2", "LCM", "LMS", "PLMS", "PNDM", "RK4", "SAMPLERS", "Adaptive", "DPM2Ancestral",
-    "DPMSolver2M", "DPMSolver2MSDE", "DPMSolver2S", "DPMSolver3M", "DPMSolver3MSDE", "DPMSolverSDE", "Euler",
-    "EulerAncestral", "Heun", "UniPC", "initial_noise", "sample",
-]  # fmt: skip
+    "DDIM",
+    "DDPM",
+    "DEIS",
+    "DPM2",
+    "LCM",
+    "LMS",
+    "PLMS",
+    "PNDM",
+    "RK4",
+    "SAMPLERS",
+    "Adaptive",
+    "DPM2Ancestral",
+    "DPMSolver2M",
+    "DPMSolver2MSDE",
+    "DPMSolver2S",
+    "DPMSolver3M",
+    "DPMSolver3MSDE",
+    "DPMSolverSDE",
+    "Euler",
+    "EulerAncestral",
+    "Heun",
+    "UniPC",
+    "initial_noise",
+    "sample",
+]

@@ -28,7 +28,7 @@ class DPM2(Stateless):
     def step(self, denoise, x, now, next, keys, state):
         down, std = ancestral(now, next, self.eta)
         first = denoise(x, now)
-        # The share of the segment at which sigma / alpha is the geometric mean of its ends; half from pure noise.
+        # The share of the segment at which sigma / alpha is its ends' geometric mean; half from pure noise.
         rise = now.sigma * jnp.sqrt(now.alpha * down.alpha) - now.alpha * jnp.sqrt(now.sigma * down.sigma)
         fall = down.alpha * jnp.sqrt(now.sigma * down.sigma) - down.sigma * jnp.sqrt(now.alpha * down.alpha)
         inside = (now.alpha > 0) & (down.sigma > 0)
@@ -66,9 +66,10 @@ class RK4(Stateless):
         return straight(first, next) + (2 * (k2 - k1) + 2 * (k3 - k1) + (k4 - k1)) / 6, state
 
 
-# Bogacki & Shampine, "A 3(2) pair of Runge-Kutta formulas", 1989: nodes, stages, and third minus second order.
+# Bogacki & Shampine, "A 3(2) pair of Runge-Kutta formulas", 1989.
 _NODES = (0.5, 0.75)
 _THIRD = (2 / 9, 1 / 3, 4 / 9)
+# Third minus second order.
 _ERROR = (2 / 9 - 7 / 24, 1 / 3 - 1 / 4, 4 / 9 - 1 / 3, -1 / 8)
 
 
