@@ -1,7 +1,7 @@
 """The training loss of one example: a weighted distance between a network's output and its target."""
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -14,6 +14,7 @@ from difflax.diffusion.weightings import Constant, Weighting
 from difflax.types import Conditioning, Network, Params
 
 
+@runtime_checkable
 class Penalty(Protocol):
     """What an error costs, element by element; 0 at 0."""
 

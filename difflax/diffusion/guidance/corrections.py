@@ -1,6 +1,6 @@
 """What is done to a guided prediction after its combination: rescaling and thresholding of x0."""
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import flax.struct
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from difflax.diffusion.levels import NoiseLevel
 from difflax.diffusion.predictions import PREDICTIONS, Prediction, target, to_prediction
 
 
+@runtime_checkable
 class Correction(Protocol):
     """A change of the guided prediction; implementations are pytrees."""
 

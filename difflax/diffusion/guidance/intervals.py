@@ -123,7 +123,7 @@ SHAPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "cosine": lambda p: (1 - np.cos(np.pi * p)) / 2,
     "triangle": lambda p: 1 - np.abs(2 * p - 1),
 }
-"""Shapes over a run's progress, 0 at the first step, 1 at the last (Wang et al., arXiv:2404.13040, section 3)."""
+"""Shapes over a run's progress from 0 to 1 (Wang et al., arXiv:2404.13040, section 3)."""
 
 
 def scale_schedule(shape: str, levels: NoiseLevel, start: float, end: float) -> ScaleSchedule:
