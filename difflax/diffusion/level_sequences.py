@@ -1,4 +1,4 @@
-"""What can be done with the levels of a run: padding, other coordinates, jumps back, a late start."""
+"""What can be done with the levels of a run: other coordinates, jumps back, a late start."""
 
 import jax
 import jax.numpy as jnp
@@ -6,16 +6,6 @@ import numpy as np
 
 from difflax.diffusion.checks import require
 from difflax.diffusion.levels import NoiseLevel
-
-
-def pad_levels(levels: NoiseLevel, length: int) -> NoiseLevel:
-    """The levels of a run with its last one repeated up to ``length`` entries.
-
-    ``sample`` skips the added steps at no cost, so runs of different step counts share one compilation.
-    """
-    missing = length - levels.t.shape[0]
-    require(missing >= 0, f"cannot pad {levels.t.shape[0]} levels to {length}")
-    return jax.tree.map(lambda a: jnp.concatenate([a, jnp.repeat(a[-1:], missing)]), levels)
 
 
 def variance_exploding(levels: NoiseLevel) -> NoiseLevel:

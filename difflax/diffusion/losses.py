@@ -61,7 +61,7 @@ class PseudoHuber:
         return 2 * self.delta * error**2 / (jnp.sqrt(error**2 + self.delta**2) + self.delta)
 
 
-PENALTIES = {"mse": MeanSquared, "huber": Huber, "pseudo_huber": PseudoHuber}
+PENALTIES = {"mean_squared": MeanSquared, "huber": Huber, "pseudo_huber": PseudoHuber}
 
 
 def diffusion_loss(

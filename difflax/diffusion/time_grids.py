@@ -88,6 +88,16 @@ def check_levels(levels: NoiseLevel, prediction_type: PredictionType | None = No
         )
 
 
+def pad_levels(levels: NoiseLevel, length: int) -> NoiseLevel:
+    """The levels of a run with its last one repeated up to ``length`` entries.
+
+    ``sample`` skips the added steps at no cost, so runs of different step counts share one compilation.
+    """
+    missing = length - levels.t.shape[0]
+    require(missing >= 0, f"cannot pad {levels.t.shape[0]} levels to {length}")
+    return jax.tree.map(lambda a: jnp.concatenate([a, jnp.repeat(a[-1:], missing)]), levels)
+
+
 # The spacings of the discrete processes (Lin et al., arXiv:2305.08891, table 2), as diffusers rounds them.
 
 
@@ -234,7 +244,7 @@ class Beta(_SigmaGrid):
     def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray | Array:
         if self.over == "sigma":
             return super().times(schedule, num_steps)
-        low, high = (schedule.t_from_log_snr(-2 * np.log(jnp.asarray(s))) for s in self.ends(schedule))
+        low, high = (schedule.t_from_log_snr(-2 * jnp.log(jnp.asarray(s))) for s in self.ends(schedule))
         return low + self.shares(num_steps) * (high - low)
 
 
@@ -280,7 +290,7 @@ class Quadratic:
         return self.t_max * (np.arange(num_steps, 0, -1) / num_steps) ** 2
 
 
-def shifted(t: np.ndarray, shift: float) -> np.ndarray:
+def shifted(t: float | np.ndarray, shift: float) -> float | np.ndarray:
     """``shift t / (1 + (shift - 1) t)`` (SD3, arXiv:2403.03206, eq. 23)."""
     return shift * t / (1 + (shift - 1) * t)
 

@@ -4,11 +4,10 @@ import jax
 import numpy as np
 import pytest
 from difflax.diffusion.denoisers import make_denoiser
-from difflax.diffusion.level_sequences import pad_levels
 from difflax.diffusion.predictions import PREDICTIONS
 from difflax.diffusion.samplers import DDIM, DDPM, DPMSolver2M, Euler, Heun, initial_noise, sample
 from difflax.diffusion.schedules import SCHEDULES
-from difflax.diffusion.time_grids import Even, UniformLogSNR, sampling_levels
+from difflax.diffusion.time_grids import Even, UniformLogSNR, pad_levels, sampling_levels
 from difflax.types import Conditioning
 from tests.diffusion.oracles import Gaussian, as_network
 
