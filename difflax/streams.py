@@ -13,7 +13,13 @@ from jaxtyping import Array, Float, Int, Key
 
 def stream(seed: int | Int[Array, ""], name: str) -> Key[Array, ""]:
     """The key of the stream ``name`` under ``seed`` (any non-negative 32-bit integer, may be traced)."""
-    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+    return substream(jax.random.key(seed), name)
+
+
+def substream(key: Key[Array, "*b"], name: str) -> Key[Array, "*b"]:
+    """The stream ``name`` inside another, for one key or for one key a sample."""
+    fold = jax.random.fold_in if key.ndim == 0 else jax.vmap(jax.random.fold_in, (0, None))
+    return fold(key, zlib.crc32(name.encode()))
 
 
 def sample_keys(key: Key[Array, ""], indices: Int[Array, " b"]) -> Key[Array, " b"]:

@@ -1,0 +1,107 @@
+"""``difflax COMMAND --flags``: one file a command; bad input is one line and exit status 2."""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from difflax.types import UserError
+
+COMMANDS = {
+    "train": "train what a config names, or go on with it",
+    "sample": "prompts to PNG files",
+    "ablate": "sweep the guidance scale: table, plots, image grid and report",
+    "evaluate": "measure a trained model at its own guidance scale",
+    "benchmark": "time the UNet, beside PyTorch diffusers where that is installed",
+}
+
+
+def usage() -> str:
+    """The list of commands."""
+    rows = [f"  {name:<10} {text}" for name, text in COMMANDS.items()]
+    return "\n".join(["usage: difflax COMMAND [--flags]", "", *rows, "", "difflax COMMAND --help: its flags"])
+
+
+def run(argv: Sequence[str]) -> int:
+    """Runs a command line without the program's name; returns the exit status."""
+    if not argv or argv[0] in ("--help", "-h", "help"):
+        print(usage())
+        return 0 if argv else 2
+    try:
+        name = argv[0]
+        if name not in COMMANDS:
+            from difflax.config import nearest
+
+            raise UserError(f"no command {name!r}{nearest(name, COMMANDS)}")
+        command = importlib.import_module(f"difflax.cli.{name}")
+        values = parse(command, name, argv[1:])
+        if values is None:
+            return 0
+        set_up()
+        command.run(values)
+    except UserError as error:
+        print(f"difflax: error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parse(command, name: str, argv: Sequence[str]) -> flags.FlagValues | None:
+    """The command's flags; ``None`` after printing its help."""
+    values = flags.FlagValues()
+    arguments = [f"difflax {name}", *argv]
+    command.define_flags(values, arguments)
+    if any(argument in ("--help", "-h") for argument in argv):
+        print(command.__doc__.strip())
+        print(values.main_module_help() or values.get_help())
+        return None
+    try:
+        rest = values(arguments)
+    except flags.Error as error:
+        raise UserError(f"{str(error).strip()} (difflax {name} --help lists the flags)") from error
+    except AttributeError as error:
+        raise UserError(unknown_key(values, arguments, error)) from error
+    except (OSError, SyntaxError) as error:
+        reason = str(error).strip().splitlines()
+        raise UserError(f"--config cannot be loaded: {reason[0]} {reason[-1].strip()}") from error
+    if rest[1:]:
+        raise UserError(f"what is {rest[1]!r}? Flags are --name=value (difflax {name} --help lists them)")
+    return values
+
+
+def unknown_key(values: flags.FlagValues, arguments: Sequence[str], error: AttributeError) -> str:
+    """One line for an override of a key that the config does not have."""
+    from difflax.config import nearest
+
+    config = values["config"].value if "config" in values else None
+    for argument in arguments:
+        if not argument.startswith("--config.") or config is None:
+            continue
+        key = argument[2:].split("=")[0]
+        node, path = config, "config"
+        for part in key.split(".")[1:]:
+            if not hasattr(node, "keys") or part not in node:
+                known = list(node.keys()) if hasattr(node, "keys") else []
+                return f"--{key}: {path} has no key {part!r}{nearest(part, known)}"
+            node, path = node[part], f"{path}.{part}"
+    return f"--config: {error}"
+
+
+def set_up() -> None:
+    """Quiet logs, and compiled programs kept between commands."""
+    import logging
+    import os
+
+    import jax
+    from absl import logging as absl_logging
+
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    logging.getLogger("jax").setLevel(logging.ERROR)
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or os.path.expanduser("~/.cache/difflax/jax")
+    jax.config.update("jax_compilation_cache_dir", cache)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,164 @@
+"""Config files: found, overridden, turned into objects, compared; errors are one line.
+
+A config file is Python: ``get_config(arg: str = "") -> ml_collections.ConfigDict``; ``--config=file.py:arg``
+passes an argument. A section that picks an implementation has its ``name`` and the fields of that dataclass.
+"""
+
+import dataclasses
+import difflib
+import inspect
+import json
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from difflax.types import UserError
+
+OPERATIONAL = (
+    "mesh",
+    "training.log_every",
+    "training.checkpoint_every",
+    "training.keep_checkpoints",
+    "training.sample_every",
+    "training.sample_prompts",
+    "evaluation",
+    "sampler",
+    "guidance",
+    "data.data_dir",
+)
+"""What may differ when a run is taken up again: it changes nothing that is trained."""
+
+
+def build(
+    registry: Mapping[str, Callable[..., Any]], section: Mapping[str, Any], where: str, **given: Any
+) -> Any:
+    """The object that a section names: ``registry[section["name"]]`` with the section's other fields.
+
+    Args:
+        where: the section's path, for errors.
+        given: fields that come from elsewhere; the section may not set them.
+
+    Raises:
+        UserError: for an unknown name or field (with the nearest valid one), or a value out of range.
+    """
+    fields = dict(section)
+    name = fields.pop("name", None)
+    if name not in registry:
+        raise UserError(f"{where}.name = {name!r} is unknown{nearest(name, registry)}")
+    return construct(registry[name], fields, f"{where} ({name})", **given)
+
+
+def construct(cls: Callable[..., Any], fields: Mapping[str, Any], where: str, **given: Any) -> Any:
+    """``cls(**fields, **given)`` with errors as in `build`."""
+    known = [
+        p.name
+        for p in inspect.signature(cls).parameters.values()
+        if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in given
+    ]
+    for key in fields:
+        if key not in known:
+            raise UserError(f"{where} has no field {key!r}{nearest(key, known)}")
+    hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
+    for key, value in fields.items():
+        if key in hints:
+            _check_type(value, hints[key], f"{where}.{key}")
+    try:
+        return cls(**{key: _plain(value) for key, value in fields.items()}, **given)
+    except (ValueError, TypeError, UserError) as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _check_type(value: Any, hint: Any, where: str) -> None:
+    """Refuses a number, string or truth value in each other's place; other types are the class's business."""
+    choices = typing.get_args(hint) if typing.get_origin(hint) is not None else (hint,)
+    simple = {int, float, str, bool, type(None)}
+    if typing.get_origin(hint) in (typing.Literal, tuple) or not set(choices) <= simple:
+        return
+    allowed = tuple(choices) + ((int,) if float in choices else ())
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in choices):
+        names = " or ".join("None" if c is type(None) else c.__name__ for c in choices)
+        raise UserError(f"{where} = {value!r} must be {names}")
+
+
+def nearest(name: Any, known: Iterable[Any]) -> str:
+    """The end of an error about an unknown name: the nearest valid one, and all of them."""
+    known = sorted(map(str, known))
+    near = difflib.get_close_matches(str(name), known, n=1)
+    meant = f", did you mean {near[0]!r}?" if near else ";"
+    return f"{meant} valid: {', '.join(known) or 'none'}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, ConfigDict):
+        return {key: _plain(item) for key, item in value.items()}
+    return tuple(_plain(item) for item in value) if isinstance(value, list) else value
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """The resolved config as JSON values."""
+    return json.loads(json.dumps(config.to_dict(), default=list))
+
+
+def from_json(values: Mapping[str, Any]) -> ConfigDict:
+    """The inverse of `to_json`, locked; lists become tuples."""
+    return ConfigDict(_tuples(values)).lock()
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def differences(stored: Mapping[str, Any], given: Mapping[str, Any], path: str = "") -> list[str]:
+    """Where two resolved configs differ in what matters to training: ``path: stored there, given here``."""
+    found = []
+    for key in sorted(set(stored) | set(given)):
+        where = f"{path}{key}"
+        if where in OPERATIONAL:
+            continue
+        old, new = stored.get(key), given.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differences(old, new, f"{where}.")
+        elif old != new:
+            found.append(f"{where}: {old!r} there, {new!r} here")
+    return found
+
+
+def read_workdir_config(workdir: epath.PathLike) -> ConfigDict:
+    """The resolved config of a run.
+
+    Raises:
+        UserError: if ``workdir`` is not a workdir.
+    """
+    path = epath.Path(workdir) / "config.json"
+    if not path.exists():
+        raise UserError(f"{workdir}: no config.json there, so it is no workdir; train one with difflax train")
+    try:
+        return from_json(json.loads(path.read_text()))
+    except ValueError as error:
+        raise UserError(
+            f"{path}: not readable as JSON ({error}); restore it from a checkpoint's config"
+        ) from error
+
+
+def claim_workdir(workdir: epath.PathLike, config: ConfigDict) -> None:
+    """Stores the config in a new workdir, or refuses a workdir that holds a run with another one."""
+    workdir = epath.Path(workdir)
+    path = workdir / "config.json"
+    given = to_json(config)
+    if path.exists():
+        other = differences(to_json(read_workdir_config(workdir)), given)
+        if other:
+            more = f" and {len(other) - 3} more" if len(other) > 3 else ""
+            raise UserError(
+                f"{workdir} holds a run with another config ({'; '.join(other[:3])}{more}):"
+                " choose another --workdir, or the config it was started with"
+            )
+    elif workdir.exists() and any(workdir.iterdir()):
+        raise UserError(f"{workdir} is not empty and no workdir of difflax: choose another --workdir")
+    workdir.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(given, indent=2) + "\n")

@@ -1,0 +1,462 @@
+"""From a config to objects: the only file that knows every concrete class by name."""
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
+
+from difflax.config import build, claim_workdir, construct, nearest, read_workdir_config, to_json
+from difflax.data.caches import EmbeddingCache
+from difflax.data.loader import make_loader
+from difflax.data.sources import SOURCES
+from difflax.diffusion.denoisers import NetworkInput
+from difflax.diffusion.guidance import GUIDANCES
+from difflax.diffusion.losses import PENALTIES
+from difflax.diffusion.predictions import PREDICTIONS
+from difflax.diffusion.samplers import SAMPLERS
+from difflax.diffusion.schedules import SCHEDULES
+from difflax.diffusion.time_grids import TIME_GRIDS, sampling_levels
+from difflax.diffusion.time_samplers import TIME_SAMPLERS
+from difflax.diffusion.weightings import WEIGHTINGS
+from difflax.generation import Pipeline
+from difflax.models.autoencoder import CODECS
+from difflax.models.functional import Functional, functional
+from difflax.models.unet import UNet2DConditionModel
+from difflax.pretrained.clip import load_clip, load_text_encoder, save_clip, save_text_encoder
+from difflax.text.clip_config import CLIPConfig
+from difflax.text.encoders import TextEncoder
+from difflax.text.joint import CLIP, clip_network
+from difflax.text.pixels import PixelConfig
+from difflax.text.tokenizer import Tokenizer, load_tokenizer, train_bpe
+from difflax.training.checkpoints import Checkpoints
+from difflax.training.ema import EMA
+from difflax.training.loop import Periodic, TrainingOptions, fit
+from difflax.training.objectives import Contrastive, Denoising, Objective
+from difflax.training.optimizers import OPTIMIZERS
+from difflax.training.sharding import MeshShape
+from difflax.training.state import TrainState
+from difflax.types import Conditioning, UserError
+
+MODELS = ("unet2d_condition", "clip")
+DIFFUSION_SECTIONS = (
+    "autoencoder data ema guidance loss mesh model optimizer prediction sampler schedule seed text_encoder training"
+).split()
+CLIP_SECTIONS = "data ema loss mesh model optimizer seed tokenizer training".split()
+OPTIONAL_SECTIONS = ("evaluation", "network_input")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DenoisingLoss:
+    """The fields of ``config.loss`` of a diffusion model, beside its sections.
+
+    Attributes:
+        caption_dropout: see `Denoising`.
+    """
+
+    caption_dropout: float = 0.1
+
+    def __post_init__(self):
+        if not 0 <= self.caption_dropout <= 1:
+            raise ValueError(f"caption_dropout must lie in [0, 1], got {self.caption_dropout}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextEncoderOptions:
+    """``config.text_encoder``: a CLIP folder, or the workdir of a run that trained one, and which state of it
+    conditions (see `TextEncoder`).
+    """
+
+    path: str
+    layer: int = -1
+    final_norm: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TokenizerOptions:
+    """``config.tokenizer``: see `train_bpe`."""
+
+    vocab_size: int = 1024
+    max_length: int = 24
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """The parts of a config that are the same for every model, built and checked."""
+
+    source: Any
+    optimizer: Any
+    ema: EMA
+    mesh: MeshShape
+    options: TrainingOptions
+    seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Diffusion:
+    """The parts of a diffusion model's config, built and checked; nothing is computed yet."""
+
+    codec: Any
+    schedule: Any
+    prediction_type: Any
+    network_input: NetworkInput
+    weighting: Any
+    penalty: Any
+    time_sampler: Any
+    loss: DenoisingLoss
+    text_encoder: TextEncoderOptions
+    sampler: Any
+    time_grid: Any
+    num_steps: int
+    guidance: Any
+
+
+def check(config: ConfigDict) -> None:
+    """Everything about a config that can be wrong without data or devices.
+
+    Raises:
+        UserError: naming the key, its value and what is valid.
+    """
+    name = _model_name(config)
+    wanted = CLIP_SECTIONS if name == "clip" else DIFFUSION_SECTIONS
+    for section in config:
+        if section not in (*wanted, *OPTIONAL_SECTIONS):
+            raise UserError(
+                f"config has no section {section!r}{nearest(section, [*wanted, *OPTIONAL_SECTIONS])}"
+            )
+    missing = [section for section in wanted if section not in config]
+    if missing:
+        raise UserError(f"config has no section {', '.join(missing)}: a {name} run needs {', '.join(wanted)}")
+    settings = make_settings(config)
+    if name == "clip":
+        _clip_config(config, vocab_size=config.tokenizer.get("vocab_size", 1024))
+        construct(TokenizerOptions, config.tokenizer, "config.tokenizer")
+        return
+    parts = make_diffusion(config)
+    height, width, channels = settings.source.image_shape
+    if parts.codec.channels != channels:
+        raise UserError(
+            f"config.autoencoder.channels = {parts.codec.channels}, but the images of config.data have {channels}"
+        )
+    shape = parts.codec.latent_shape(height, width)
+    unet(config, shape[-1]).abstract()
+    levels = len(config.model.block_out_channels)
+    if any(edge % 2 ** (levels - 1) for edge in shape[:2]):
+        raise UserError(
+            f"config.model.block_out_channels has {levels} levels, which halve {levels - 1} times, but the"
+            f" latent is {shape[0]} × {shape[1]}: use fewer levels or a smaller config.autoencoder.patch_size"
+        )
+    if settings.options.steps <= settings.optimizer.warmup_steps:
+        raise UserError(
+            f"config.optimizer.warmup_steps = {settings.optimizer.warmup_steps} must be less than"
+            f" config.training.steps = {settings.options.steps}"
+        )
+    try:
+        sampling_levels(
+            parts.schedule, parts.time_grid, parts.num_steps, prediction_type=parts.prediction_type
+        )
+    except ValueError as error:
+        raise UserError(f"config.sampler: {error}") from error
+
+
+def make_settings(config: ConfigDict) -> Settings:
+    """Data, optimizer, average, mesh and options."""
+    if isinstance(config.seed, bool) or not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
+        raise UserError(f"config.seed = {config.seed!r} must be a whole number from 0 to 2^32 - 1")
+    return Settings(
+        source=build(SOURCES, config.data, "config.data"),
+        optimizer=build(OPTIMIZERS, config.optimizer, "config.optimizer"),
+        ema=construct(EMA, config.ema, "config.ema"),
+        mesh=construct(MeshShape, config.mesh, "config.mesh"),
+        options=construct(TrainingOptions, config.training, "config.training"),
+        seed=config.seed,
+    )
+
+
+def make_diffusion(config: ConfigDict) -> Diffusion:
+    """The parts of a diffusion model's config."""
+    loss, sampler = dict(config.loss), dict(config.sampler)
+    num_steps, grid = sampler.pop("num_steps", 50), sampler.pop("time_grid", {"name": "trailing"})
+    if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
+        raise UserError(f"config.sampler.num_steps = {num_steps!r} must be a whole number, at least 1")
+    parts = {
+        "weighting": build(WEIGHTINGS, loss.pop("weighting", {"name": "constant"}), "config.loss.weighting"),
+        "penalty": build(PENALTIES, loss.pop("penalty", {"name": "mean_squared"}), "config.loss.penalty"),
+        "time_sampler": build(
+            TIME_SAMPLERS, loss.pop("time_sampler", {"name": "uniform"}), "config.loss.time_sampler"
+        ),
+    }
+    return Diffusion(
+        codec=build(CODECS, config.autoencoder, "config.autoencoder"),
+        schedule=build(SCHEDULES, config.schedule, "config.schedule"),
+        prediction_type=build(PREDICTIONS, config.prediction, "config.prediction"),
+        network_input=construct(NetworkInput, config.get("network_input", {}), "config.network_input"),
+        loss=build({"denoising": DenoisingLoss}, loss, "config.loss"),
+        text_encoder=build({"clip": TextEncoderOptions}, config.text_encoder, "config.text_encoder"),
+        sampler=build(SAMPLERS, sampler, "config.sampler"),
+        time_grid=build(TIME_GRIDS, grid, "config.sampler.time_grid"),
+        num_steps=num_steps,
+        guidance=build(GUIDANCES, config.guidance, "config.guidance"),
+        **parts,
+    )
+
+
+def unet(config: ConfigDict, channels: int) -> Functional:
+    """The UNet of ``config.model`` for latents of ``channels``."""
+    fields = {key: value for key, value in config.model.items() if key != "name"}
+    return functional(
+        lambda rngs: construct(
+            UNet2DConditionModel,
+            fields,
+            "config.model",
+            in_channels=channels,
+            out_channels=channels,
+            rngs=rngs,
+        )
+    )
+
+
+def train(config: ConfigDict, workdir: epath.PathLike, *, stop_at: int | None = None) -> None:
+    """Trains what the config names, or goes on with it; see `fit`."""
+    check(config)
+    workdir = epath.Path(workdir)
+    settings = make_settings(config)
+    mesh = settings.mesh.make()
+    if settings.options.batch_size % (mesh.shape["data"] * mesh.shape["fsdp"]):
+        raise UserError(
+            f"config.training.batch_size = {settings.options.batch_size} must be a multiple of the"
+            f" {mesh.shape['data'] * mesh.shape['fsdp']} devices of the mesh's data and fsdp axes"
+        )
+    run = _clip_run if _model_name(config) == "clip" else _diffusion_run
+    prepared = run(config, settings, workdir)
+    state = fit(
+        workdir,
+        to_json(config),
+        objective=prepared.objective,
+        optimizer=settings.optimizer.build(settings.options.steps),
+        ema=settings.ema,
+        mesh=mesh,
+        seed=settings.seed,
+        options=settings.options,
+        loader=prepared.loader,
+        prepare=prepared.prepare,
+        constants=prepared.constants,
+        periodic=prepared.periodic,
+        label=_model_name(config),
+        stop_at=stop_at,
+    )
+    if int(state.step) == settings.options.steps and prepared.finish is not None:
+        prepared.finish(state)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What a kind of model adds to the common loop."""
+
+    objective: Objective
+    loader: Any
+    prepare: Callable[[dict[str, Any]], PyTree]
+    constants: dict[str, Any]
+    periodic: tuple[Periodic, ...] = ()
+    finish: Callable[[TrainState], None] | None = None
+
+
+def _loader(settings: Settings):
+    return make_loader(settings.source, batch_size=settings.options.batch_size, seed=settings.seed)
+
+
+def _diffusion_run(config: ConfigDict, settings: Settings, workdir: epath.Path) -> Prepared:
+    parts = make_diffusion(config)
+    stored = (workdir / "text_encoder").exists()
+    folder = workdir if stored else _clip_folder(parts.text_encoder.path, "config.text_encoder.path")
+    encoder = _text_encoder(folder, parts)
+    claim_workdir(workdir, config)
+    if not stored:
+        _store_text_encoder(encoder, folder, workdir)
+    loader = _loader(settings)
+    cache = EmbeddingCache(
+        loader.captions, lambda captions: _condition(encoder, captions), fingerprint=encoder.fingerprint()
+    )
+    null = _condition(encoder, [""])
+    objective = Denoising(
+        model=unet(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1]),
+        codec=parts.codec,
+        schedule=parts.schedule,
+        prediction_type=parts.prediction_type,
+        time_sampler=parts.time_sampler,
+        weighting=parts.weighting,
+        penalty=parts.penalty,
+        network_input=parts.network_input,
+        caption_dropout=parts.loss.caption_dropout,
+        null=null,
+    )
+    prompts = settings.options.sample_prompts or tuple(dict.fromkeys(loader.captions))[:8]
+
+    def prepare(batch: dict[str, Any]) -> PyTree:
+        return {"image": batch["image"], "conditioning": cache.lookup(batch["caption"])}
+
+    def draw(step: int, state: TrainState, logger: Any) -> None:
+        from difflax.evaluation.grids import captioned_grid
+        from difflax.evaluation.png import save_png
+
+        params = jax.tree.map(lambda a: np.asarray(a), state.ema_params)
+        images = _pipeline(config, params, encoder, null)(list(prompts), seed=list(range(len(prompts))))
+        grid = captioned_grid(images, prompts)
+        (workdir / "samples").mkdir(exist_ok=True)
+        save_png(workdir / "samples" / f"step_{step:07d}.png", grid, {"step": step, "prompts": list(prompts)})
+        logger.picture(step, "samples", np.asarray(grid.convert("RGB")))
+
+    return Prepared(
+        objective,
+        loader,
+        prepare,
+        constants={"context": null.context},
+        periodic=(Periodic(settings.options.sample_every, draw),),
+    )
+
+
+def _clip_run(config: ConfigDict, settings: Settings, workdir: epath.Path) -> Prepared:
+    claim_workdir(workdir, config)
+    loader = _loader(settings)
+    options = construct(TokenizerOptions, config.tokenizer, "config.tokenizer")
+    folder = workdir / "tokenizer"
+    if folder.exists():
+        tokenizer = load_tokenizer(folder, max_length=options.max_length)
+    else:
+        tokenizer = train_bpe(
+            loader.captions, folder, vocab_size=options.vocab_size, max_length=options.max_length
+        )
+    clip_config = _clip_config(config, tokenizer=tokenizer)
+    pixels = PixelConfig(size=clip_config.vision_config.image_size)
+    objective = Contrastive(model=clip_network(clip_config), pixels=pixels)
+    unique = {caption: i for i, caption in enumerate(dict.fromkeys(loader.captions))}
+    ids = tokenizer(list(unique))
+
+    def prepare(batch: dict[str, Any]) -> PyTree:
+        rows = np.asarray([unique[caption] for caption in batch["caption"]], np.int32)
+        return {"image": batch["image"], "input_ids": ids[rows], "caption_id": rows}
+
+    def finish(state: TrainState) -> None:
+        params = jax.tree.map(np.asarray, state.ema_params)
+        save_clip(CLIP(params, clip_config, tokenizer, pixels), workdir / "clip")
+
+    return Prepared(objective, loader, prepare, constants={}, finish=finish)
+
+
+def load(workdir: epath.PathLike) -> Pipeline:
+    """The pipeline of a workdir, from its newest checkpoint's averaged parameters.
+
+    Raises:
+        UserError: no workdir, no checkpoint, or not of a diffusion model.
+    """
+    workdir = epath.Path(workdir)
+    config = read_workdir_config(workdir)
+    if _model_name(config) == "clip":
+        raise UserError(
+            f"{workdir} holds a CLIP, which makes no images: give the workdir of a diffusion model"
+        )
+    if not (workdir / "checkpoints").exists():
+        raise UserError(f"{workdir} has no checkpoint yet: train it first (difflax train)")
+    parts, settings = make_diffusion(config), make_settings(config)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    model = unet(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1])
+    params = checkpoints.restore_params(model.abstract())
+    null = checkpoints.restore_constants()
+    checkpoints.close()
+    return _pipeline(config, params, _text_encoder(workdir, parts), Conditioning(**null))
+
+
+def load_workdir_clip(workdir: epath.PathLike) -> CLIP | None:
+    """The whole CLIP that a workdir's text encoder comes from, if it has its image tower."""
+    folder = epath.Path(workdir) / "clip"
+    return load_clip(folder) if folder.exists() else None
+
+
+def _pipeline(config: ConfigDict, params: PyTree, encoder: TextEncoder, null: Conditioning) -> Pipeline:
+    parts, settings = make_diffusion(config), make_settings(config)
+    height, width, _ = settings.source.image_shape
+    return Pipeline(
+        model=unet(config, parts.codec.latent_shape(height, width)[-1]),
+        params=params,
+        codec=parts.codec,
+        schedule=parts.schedule,
+        prediction_type=parts.prediction_type,
+        network_input=parts.network_input,
+        text_encoder=encoder,
+        null=null,
+        samplers={name: cls() for name, cls in SAMPLERS.items()},
+        sampler=parts.sampler,
+        time_grid=parts.time_grid,
+        num_steps=parts.num_steps,
+        guidance=parts.guidance,
+        height=height,
+        width=width,
+    )
+
+
+def _model_name(config: ConfigDict) -> str:
+    name = config.model.get("name") if "model" in config else None
+    build({known: lambda **fields: None for known in MODELS}, {"name": name}, "config.model")
+    return name
+
+
+def _clip_config(
+    config: ConfigDict, *, tokenizer: Tokenizer | None = None, vocab_size: int | None = None
+) -> CLIPConfig:
+    """``config.model`` as a `CLIPConfig`; what the tokenizer decides is filled in."""
+    fields = {key: value for key, value in config.model.to_dict().items() if key != "name"}
+    length = config.tokenizer.get("max_length", TokenizerOptions.max_length)
+    text = {**fields.pop("text_config", {}), "vocab_size": vocab_size, "max_position_embeddings": length}
+    if tokenizer is not None:
+        backend = tokenizer.backend
+        text |= {
+            "vocab_size": tokenizer.vocab_size,
+            "bos_token_id": backend.bos_token_id,
+            "eos_token_id": backend.eos_token_id,
+            "pad_token_id": backend.pad_token_id,
+        }
+    vision = fields.pop("vision_config", {})
+    return construct(
+        lambda projection_dim=512: CLIPConfig.from_config(
+            {"projection_dim": projection_dim, "text_config": text, "vision_config": vision}
+        ),
+        fields,
+        "config.model (clip)",
+    )
+
+
+def _clip_folder(path: str, where: str) -> epath.Path:
+    """The Hub folder that ``path`` names: itself, or the one inside a CLIP run's workdir."""
+    folder = epath.Path(path)
+    if (folder / "clip").is_dir():
+        return folder / "clip"
+    if (folder / "metrics.jsonl").exists():
+        raise UserError(f"{where} = {path!r}: that run has not finished; train it to its last step first")
+    if not folder.is_dir():
+        raise UserError(
+            f"{where} = {path!r}: no such folder; train a CLIP there first (configs/clip.py), or name a CLIP folder"
+        )
+    return folder
+
+
+def _text_encoder(folder: epath.Path, parts: Diffusion) -> TextEncoder:
+    return load_text_encoder(folder, layer=parts.text_encoder.layer, final_norm=parts.text_encoder.final_norm)
+
+
+def _store_text_encoder(encoder: TextEncoder, folder: epath.Path, workdir: epath.Path) -> None:
+    """The encoder into the workdir, so that the workdir alone makes images; a whole CLIP comes along as the
+    metric of evaluation.
+    """
+    save_text_encoder(encoder, workdir)
+    if (folder / "preprocessor_config.json").exists():
+        shutil.copytree(folder, workdir / "clip")
+
+
+def _condition(encoder: TextEncoder, captions: list[str]) -> Conditioning:
+    """What the network is given of the captions' condition."""
+    return dataclasses.replace(encoder.encode(captions), pooled=None)

@@ -1,0 +1,203 @@
+"""Attention over image tokens and text, and the transformer of the Stable Diffusion family's UNets."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, DTypeLike, Float
+
+from difflax.models.layers import Conv2d, GroupNorm
+from difflax.models.remat import remat
+from difflax.types import UserError
+
+
+class Attention(nnx.Module):
+    """Multi-head attention of ``x`` to ``context``, or to itself where there is none.
+
+    Args:
+        context_dim: width of the context; ``None`` for self-attention.
+        upcast: compute queries' and keys' products in float32 (SD 2.1 overflows in float16).
+        implementation: of ``jax.nn.dot_product_attention``: ``"xla"``, ``"cudnn"`` or ``None`` (its choice).
+    """
+
+    def __init__(
+        self,
+        query_dim: int,
+        *,
+        heads: int,
+        context_dim: int | None = None,
+        upcast: bool = False,
+        implementation: str | None = None,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        if query_dim % heads:
+            raise UserError(
+                f"attention_head_dim={heads} (the number of heads) does not divide {query_dim} channels"
+            )
+        source = query_dim if context_dim is None else context_dim
+        self.to_q = nnx.Linear(query_dim, query_dim, use_bias=False, dtype=dtype, rngs=rngs)
+        self.to_k = nnx.Linear(source, query_dim, use_bias=False, dtype=dtype, rngs=rngs)
+        self.to_v = nnx.Linear(source, query_dim, use_bias=False, dtype=dtype, rngs=rngs)
+        self.to_out = nnx.List([nnx.Linear(query_dim, query_dim, dtype=dtype, rngs=rngs)])
+        self.heads = heads
+        self.upcast = upcast
+        self.implementation = implementation
+
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        context: Float[Array, "b m e"] | None = None,
+        mask: Bool[Array, "b m"] | None = None,
+    ) -> Float[Array, "b n d"]:
+        source = x if context is None else context
+        query, key, value = (
+            layer(tokens).reshape(*tokens.shape[:2], self.heads, -1)
+            for layer, tokens in ((self.to_q, x), (self.to_k, source), (self.to_v, source))
+        )
+        dtype = query.dtype
+        if self.upcast:
+            query, key, value = (a.astype(jnp.float32) for a in (query, key, value))
+        out = jax.nn.dot_product_attention(
+            query,
+            key,
+            value,
+            mask=None if mask is None else mask[:, None, None, :],
+            implementation=self.implementation,
+        )
+        return self.to_out[0](out.astype(dtype).reshape(x.shape))
+
+
+class GEGLU(nnx.Module):
+    """A linear layer gated by the GELU of another (Shazeer 2020, https://arxiv.org/abs/2002.05202)."""
+
+    def __init__(self, dim: int, inner_dim: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.proj = nnx.Linear(dim, 2 * inner_dim, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n e"]:
+        value, gate = jnp.split(self.proj(x), 2, axis=-1)
+        return value * jax.nn.gelu(gate, approximate=False)
+
+
+class FeedForward(nnx.Module):
+    """GEGLU to four times the width and back."""
+
+    def __init__(self, dim: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        gate = GEGLU(dim, 4 * dim, dtype=dtype, rngs=rngs)
+        back = nnx.Linear(4 * dim, dim, dtype=dtype, rngs=rngs)
+        # The second place is dropout's in diffusers; weights are named by place.
+        self.net = nnx.List([gate, None, back])
+
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+        return self.net[2](self.net[0](x))
+
+
+class BasicTransformerBlock(nnx.Module):
+    """Self-attention, cross-attention and feed-forward, each a residual with a LayerNorm before it.
+
+    Args:
+        only_cross_attention: the first attention reads the context too.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        heads: int,
+        context_dim: int,
+        only_cross_attention: bool = False,
+        upcast_attention: bool = False,
+        attention_implementation: str | None = None,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        def norm() -> nnx.LayerNorm:
+            return nnx.LayerNorm(dim, epsilon=1e-5, dtype=dtype, rngs=rngs)
+
+        def attention(source: int | None) -> Attention:
+            return Attention(
+                dim,
+                heads=heads,
+                context_dim=source,
+                upcast=upcast_attention,
+                implementation=attention_implementation,
+                dtype=dtype,
+                rngs=rngs,
+            )
+
+        self.norm1 = norm()
+        self.attn1 = attention(context_dim if only_cross_attention else None)
+        self.norm2 = norm()
+        self.attn2 = attention(context_dim)
+        self.norm3 = norm()
+        self.ff = FeedForward(dim, dtype=dtype, rngs=rngs)
+        self.only_cross_attention = only_cross_attention
+
+    def __call__(
+        self,
+        x: Float[Array, "b n d"],
+        context: Float[Array, "b m e"],
+        mask: Bool[Array, "b m"] | None = None,
+    ) -> Float[Array, "b n d"]:
+        first = (context, mask) if self.only_cross_attention else ()
+        x = x + self.attn1(self.norm1(x), *first)
+        x = x + self.attn2(self.norm2(x), context, mask)
+        return x + self.ff(self.norm3(x))
+
+
+class Transformer2DModel(nnx.Module):
+    """Transformer blocks over an image's pixels as tokens, in a residual whose last layer starts at zero.
+
+    Args:
+        use_linear_projection: linear layers in and out (SD 2, XL) in place of 1×1 convolutions (SD 1).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        heads: int,
+        num_layers: int,
+        context_dim: int,
+        groups: int = 32,
+        use_linear_projection: bool = False,
+        only_cross_attention: bool = False,
+        upcast_attention: bool = False,
+        attention_implementation: str | None = None,
+        remat: str = "none",
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.norm = GroupNorm(groups, channels, epsilon=1e-6, dtype=dtype)
+        if use_linear_projection:
+            zeros = nnx.initializers.zeros
+            self.proj_in = nnx.Linear(channels, channels, dtype=dtype, rngs=rngs)
+            self.proj_out = nnx.Linear(channels, channels, kernel_init=zeros, dtype=dtype, rngs=rngs)
+        else:
+            self.proj_in = Conv2d(channels, channels, 1, dtype=dtype, rngs=rngs)
+            self.proj_out = Conv2d(channels, channels, 1, zero=True, dtype=dtype, rngs=rngs)
+        self.transformer_blocks = nnx.List(
+            BasicTransformerBlock(
+                channels,
+                heads=heads,
+                context_dim=context_dim,
+                only_cross_attention=only_cross_attention,
+                upcast_attention=upcast_attention,
+                attention_implementation=attention_implementation,
+                dtype=dtype,
+                rngs=rngs,
+            )
+            for _ in range(num_layers)
+        )
+        self.remat = remat
+
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        context: Float[Array, "b m e"],
+        mask: Bool[Array, "b m"] | None = None,
+    ) -> Float[Array, "b h w c"]:
+        b, h, w, c = x.shape
+        tokens = self.proj_in(self.norm(x)).reshape(b, h * w, c)
+        for block in self.transformer_blocks:
+            tokens = remat(block, self.remat)(tokens, context, mask)
+        return x + self.proj_out(tokens.reshape(b, h, w, c))

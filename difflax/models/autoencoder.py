@@ -1,0 +1,89 @@
+"""Codecs: what stands between images and what the network denoises.
+
+An image is ``[b, h, w, channels]`` in [-1, 1]; what the network sees is called its latent, whether or not
+anything was learned. A codec holds settings; weights, where it has any, are passed in as ``params``.
+"""
+
+import dataclasses
+from typing import Protocol
+
+from jaxtyping import Array, Float, Key
+
+from difflax.types import Params, UserError
+
+
+class Codec(Protocol):
+    """Images to latents and back."""
+
+    def encode(
+        self, params: Params, images: Float[Array, "b h w c"], key: Key[Array, ""] | None = None
+    ) -> Float[Array, "b lh lw lc"]:
+        """Latents of ``images``; ``key`` draws from the encoder's distribution, ``None`` takes its mode."""
+        ...
+
+    def decode(self, params: Params, latents: Float[Array, "b lh lw lc"]) -> Float[Array, "b h w c"]:
+        """Images of ``latents``."""
+        ...
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Height, width and channels of the latent of an image of ``height`` × ``width`` pixels.
+
+        Raises:
+            UserError: if there is no latent of such an image.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Identity:
+    """The network denoises the pixels themselves."""
+
+    channels: int = 3
+
+    def encode(
+        self, params: Params, images: Float[Array, "b h w c"], key: Key[Array, ""] | None = None
+    ) -> Float[Array, "b h w c"]:
+        return images
+
+    def decode(self, params: Params, latents: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        return latents
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        return height, width, self.channels
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Patchify:
+    """Space to depth: every square of ``patch_size`` × ``patch_size`` pixels becomes one of many channels.
+
+    Lossless and orthogonal, so noise in the latent is noise of the same strength in the image. Channels are
+    in the order (row, column, colour) within the square.
+    """
+
+    patch_size: int = 2
+    channels: int = 3
+
+    def __post_init__(self):
+        if self.patch_size < 1:
+            raise UserError(f"patch_size={self.patch_size} must be at least 1")
+
+    def encode(
+        self, params: Params, images: Float[Array, "b h w c"], key: Key[Array, ""] | None = None
+    ) -> Float[Array, "b lh lw lc"]:
+        p, (b, h, w, c) = self.patch_size, images.shape
+        h, w, _ = self.latent_shape(h, w)
+        return images.reshape(b, h, p, w, p, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h, w, p * p * c)
+
+    def decode(self, params: Params, latents: Float[Array, "b lh lw lc"]) -> Float[Array, "b h w c"]:
+        p, (b, h, w, _) = self.patch_size, latents.shape
+        squares = latents.reshape(b, h, w, p, p, -1).transpose(0, 1, 3, 2, 4, 5)
+        return squares.reshape(b, h * p, w * p, -1)
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        p = self.patch_size
+        if height % p or width % p:
+            raise UserError(f"patch_size={p} does not divide an image of {height} × {width} pixels")
+        return height // p, width // p, p * p * self.channels
+
+
+CODECS = {"identity": Identity, "patchify": Patchify}

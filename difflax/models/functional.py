@@ -1,0 +1,119 @@
+"""The one seam between Flax NNX modules and the rest of the project.
+
+A module is built, described and called here; everywhere else sees a plain nested dict of arrays and a pure
+function. Block indices are string keys, so that a parameter's path reads
+``down_blocks/0/resnets/1/conv1/kernel``.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float, Key
+
+from difflax.types import Conditioning, Network, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class Functional:
+    """A module as three pure functions: ``init``, ``abstract`` and ``apply``.
+
+    Attributes:
+        make_module: builds the module from its random streams. The module's only variables are ``nnx.Param``:
+            what is random in a call comes in as a key.
+    """
+
+    make_module: Callable[[nnx.Rngs], nnx.Module]
+
+    @functools.cached_property
+    def _structure(self) -> tuple[nnx.GraphDef, dict[tuple, jax.ShapeDtypeStruct]]:
+        module = nnx.eval_shape(lambda: self.make_module(nnx.Rngs(0)))
+        graph, params, rest = nnx.split(module, nnx.Param, ...)
+        stray = ["/".join(map(str, path)) for path, _ in nnx.to_flat_state(rest)]
+        if stray:
+            raise TypeError(f"{type(module).__name__} holds state other than nnx.Param: {', '.join(stray)}")
+        return graph, {path: variable.get_value() for path, variable in nnx.to_flat_state(params)}
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        """Fresh parameters: a nested dict of arrays. Pure, so it may be jitted with output shardings."""
+        params = nnx.state(self.make_module(nnx.Rngs(key)), nnx.Param)
+        return _nest({path: variable.get_value() for path, variable in nnx.to_flat_state(params)})
+
+    def abstract(self) -> Params:
+        """The shapes and dtypes that ``init`` returns, without computing anything."""
+        return _nest(self._structure[1])
+
+    def module(self, params: Params) -> nnx.Module:
+        """The module with ``params`` (or whatever stands in their places: tracers, shapes) in it.
+
+        Raises:
+            ValueError: if the paths of ``params`` are not those of ``abstract()``.
+        """
+        graph, shapes = self._structure
+        if jax.tree.structure(params) != jax.tree.structure(self.abstract()):
+            raise ValueError(_difference(params, self.abstract()))
+        flat = [(path, nnx.Param(_at(params, path))) for path in shapes]
+        return nnx.merge(graph, nnx.from_flat_state(flat))
+
+    def apply(self, params: Params, *args: Any, method: str = "__call__", **kwargs: Any) -> Any:
+        """Calls ``method`` of the module with ``params`` in it; all other arguments are the method's own."""
+        return getattr(self.module(params), method)(*args, **kwargs)
+
+
+def functional(make_module: Callable[[nnx.Rngs], nnx.Module]) -> Functional:
+    """The pure functions of a module, as in ``functional(lambda rngs: UNet2DConditionModel(rngs=rngs))``."""
+    return Functional(make_module)
+
+
+def conditional_network(model: Functional) -> Network:
+    """The denoising network of a module that takes the fields of ``Conditioning`` by name, as the UNet does.
+
+    ``conditioning.image`` (inpainting, editing) is joined to the noisy image's channels.
+    """
+
+    def network(
+        params: Params, x: Float[Array, "b h w c"], time: Float[Array, " b"], conditioning: Conditioning
+    ) -> Float[Array, "b h w co"]:
+        if conditioning.image is not None:
+            x = jax.numpy.concatenate([x, conditioning.image.astype(x.dtype)], axis=-1)
+        return model.apply(
+            params,
+            x,
+            time,
+            conditioning.context,
+            context_mask=conditioning.context_mask,
+            pooled=conditioning.pooled,
+            time_ids=conditioning.time_ids,
+            class_labels=conditioning.class_labels,
+        )
+
+    return network
+
+
+def _nest(flat: dict[tuple, Any]) -> Params:
+    nested: dict = {}
+    for path, leaf in flat.items():
+        *parents, name = map(str, path)
+        node = nested
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = leaf
+    return nested
+
+
+def _at(params: Params, path: tuple) -> Any:
+    for name in path:
+        params = params[str(name)]
+    return params
+
+
+def _difference(params: Params, expected: Params) -> str:
+    def paths(tree: Params) -> set[str]:
+        leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+        return {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves}
+
+    missing, extra = sorted(paths(expected) - paths(params)), sorted(paths(params) - paths(expected))
+    return f"the parameters are not this module's: missing {missing}, extra {extra}"

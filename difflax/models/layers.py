@@ -1,0 +1,125 @@
+"""The layers that the convolutional networks share, with PyTorch's conventions for padding and names.
+
+Parameters are float32; ``dtype`` is that of the computation. Statistics of the norms are float32 in any case.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, DTypeLike, Float, Key
+
+from difflax.types import UserError
+
+ACTIVATIONS: dict[str, Callable] = {
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "mish": jax.nn.mish,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "relu": jax.nn.relu,
+}
+
+
+Choice = TypeVar("Choice")
+
+
+def choose(options: Mapping[str, Choice], name: str, option: str) -> Choice:
+    """``options[name]``, or one line that names the option, what is possible and the nearest spelling."""
+    if name in options:
+        return options[name]
+    near = difflib.get_close_matches(str(name), options, n=1)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    raise UserError(f"{option}={name!r} is unknown; choose one of {', '.join(options)}{hint}")
+
+
+def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> Float[Array, "..."]:
+    """Inverted dropout; ``key=None`` is evaluation and leaves ``x`` as it is."""
+    if key is None or rate == 0.0:
+        return x
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate), jnp.zeros_like(x))
+
+
+def fold(key: Key[Array, ""] | None, index: int) -> Key[Array, ""] | None:
+    """The ``index``-th key under ``key``, or ``None`` (evaluation) under ``None``."""
+    return None if key is None else jax.random.fold_in(key, index)
+
+
+class Conv2d(nnx.Module):
+    """Convolution of NHWC images, ``kernel`` in HWIO.
+
+    Args:
+        padding: zeros on every side, or ``((top, bottom), (left, right))``; ``None`` keeps the size.
+        zero: start from zero, for the last layer of a residual branch.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int | tuple[tuple[int, int], tuple[int, int]] | None = None,
+        zero: bool = False,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        init = nnx.initializers.zeros if zero else nnx.initializers.lecun_normal()
+        shape = (kernel_size, kernel_size, in_channels, out_channels)
+        self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((out_channels,), jnp.float32))
+        if padding is None:
+            padding = (kernel_size - 1) // 2
+        self.padding = ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding
+        self.stride = stride
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "b h w ci"]) -> Float[Array, "b h2 w2 co"]:
+        out = jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            self.kernel[...].astype(self.dtype),
+            window_strides=(self.stride, self.stride),
+            padding=self.padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+        return out + self.bias[...].astype(self.dtype)
+
+
+class GroupNorm(nnx.Module):
+    """Group normalisation over the trailing channel axis (Wu & He 2018, https://arxiv.org/abs/1803.08494).
+
+    Mean and variance come from one pass over the image (channel sums of ``x`` and ``x²`` in float32) and the
+    whole layer is then one multiply-add an element.
+    """
+
+    def __init__(
+        self,
+        num_groups: int,
+        num_channels: int,
+        *,
+        epsilon: float,
+        dtype: DTypeLike = jnp.float32,
+    ):
+        if num_channels % num_groups:
+            raise UserError(f"norm_num_groups={num_groups} does not divide {num_channels} channels")
+        self.scale = nnx.Param(jnp.ones((num_channels,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((num_channels,), jnp.float32))
+        self.num_groups = num_groups
+        self.epsilon = epsilon
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        x32 = x.astype(jnp.float32)
+        mean = self._group_mean(x32.mean((1, 2)))
+        square = self._group_mean(jnp.square(x32).mean((1, 2)))
+        scale = jax.lax.rsqrt(jnp.maximum(square - jnp.square(mean), 0.0) + self.epsilon) * self.scale[...]
+        shift = self.bias[...] - mean * scale
+        return (x32 * scale[:, None, None] + shift[:, None, None]).astype(self.dtype)
+
+    def _group_mean(self, channels: Float[Array, "b c"]) -> Float[Array, "b c"]:
+        groups = channels.reshape(len(channels), self.num_groups, -1)
+        return jnp.broadcast_to(groups.mean(-1, keepdims=True), groups.shape).reshape(channels.shape)

@@ -1,0 +1,27 @@
+"""Rematerialisation by name: what the backward pass keeps and what it computes again."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from difflax.models.layers import choose
+
+
+def _products(primitive: Any, *_: Any, **__: Any) -> bool:
+    return primitive in (jax.lax.dot_general_p, jax.lax.conv_general_dilated_p)
+
+
+POLICIES: dict[str, Callable | None] = {
+    "none": jax.checkpoint_policies.everything_saveable,
+    "dots": _products,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+"""``none`` keeps all; ``dots`` keeps the outputs of matrix products and convolutions, which cost most to
+repeat; ``full`` keeps only the input of each residual and transformer block."""
+
+
+def remat(function: Callable, name: str) -> Callable:
+    """``function`` with the policy ``name`` of ``POLICIES`` for its backward pass."""
+    policy = choose(POLICIES, name, "remat")
+    return function if name == "none" else jax.checkpoint(function, policy=policy)

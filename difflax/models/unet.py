@@ -1,0 +1,399 @@
+"""The conditional UNet of the Stable Diffusion family (Rombach et al. 2022, https://arxiv.org/abs/2112.10752;
+SDXL: Podell et al. 2023, https://arxiv.org/abs/2307.01952).
+
+Structure, option names and attribute paths are those of diffusers' ``UNet2DConditionModel``, so that a
+checkpoint's ``unet/config.json`` builds it and its weights load by path (``difflax.pretrained.unet``).
+
+For training from scratch, layers start with LeCun-normal kernels and zero biases, except the last layer of
+every residual branch over an image (``conv2``, ``proj_out``) and ``conv_out``, which start from zero
+(Dhariwal & Nichol 2021): the first output is zero and every block starts as its shortcut.
+"""
+
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key
+
+from difflax.models.embeddings import TimestepEmbedding, timestep_embedding
+from difflax.models.layers import ACTIVATIONS, Conv2d, GroupNorm, choose, fold
+from difflax.models.unet_blocks import DOWN_BLOCKS, MID_BLOCKS, UP_BLOCKS, BlockOptions
+from difflax.types import UserError
+
+ABSENT: dict[str, tuple] = {
+    "addition_embed_type_num_heads": (64,),
+    "attention_type": ("default",),
+    "class_embeddings_concat": (False,),
+    "cross_attention_norm": (None,),
+    "dual_cross_attention": (False, None),
+    "encoder_hid_dim": (None,),
+    "encoder_hid_dim_type": (None,),
+    "mid_block_only_cross_attention": (None, False),
+    "num_attention_heads": (None,),
+    "resnet_out_scale_factor": (1.0,),
+    "resnet_skip_time_act": (False,),
+    "time_cond_proj_dim": (None,),
+    "time_embedding_type": ("positional",),
+    "timestep_post_act": (None,),
+}
+"""Options of diffusers' configs that the UNet has only in the state that leaves them out."""
+
+
+class UNet2DConditionModel(nnx.Module):
+    """Denoises an image under a time, text tokens and (SDXL) a vector.
+
+    Args:
+        sample_size: height and width the checkpoint was trained at, in latent pixels; any size can be given.
+        in_channels, out_channels: of the noisy image (and what is joined to it) and of the output.
+        center_input_sample: map the input from [0, 1] to [-1, 1].
+        flip_sin_to_cos, freq_shift: form of the time's sinusoids.
+        down_block_types, mid_block_type, up_block_types: names of ``unet_blocks``, one a level; the middle
+            may be ``None``.
+        only_cross_attention: transformers attend to the text twice, never to the image; one or a level each.
+        block_out_channels: width of every level, from the full size down.
+        layers_per_block: residual blocks on the way down (one more on the way up); one or a level each.
+        cross_attention_dim: width of the text tokens; one or a level each.
+        attention_head_dim: the NUMBER of heads, in spite of its name (diffusers kept the name for the
+            checkpoints' sake); one or a level each.
+        transformer_layers_per_block: depth of the transformers; one, a level each, or a layer each.
+        reverse_transformer_layers_per_block: the same for the way up, where it is no mirror image.
+        use_linear_projection: linear layers around the transformers (SD 2, XL), not convolutions (SD 1).
+        upcast_attention: attention products in float32.
+        resnet_time_scale_shift: ``"default"`` or ``"scale_shift"``.
+        class_embed_type, num_class_embeds: class labels added to the time: a table of ``num_class_embeds``
+            vectors, or ``"timestep"`` for a number embedded as the time is.
+        addition_embed_type: ``"text_time"`` for SDXL's pooled text and size numbers, with
+            ``addition_time_embed_dim`` and ``projection_class_embeddings_input_dim``.
+        dropout: in the residual blocks, where a key is given at the call.
+        dtype: of the computation; parameters are float32.
+        remat: ``"none"``, ``"dots"`` or ``"full"``, see ``difflax.models.remat``.
+        attention_implementation: see ``difflax.models.attention.Attention``.
+
+    Raises:
+        UserError: if an option's value is unknown or contradicts another.
+    """
+
+    def __init__(
+        self,
+        *,
+        sample_size: int | Sequence[int] | None = None,
+        in_channels: int = 4,
+        out_channels: int = 4,
+        center_input_sample: bool = False,
+        flip_sin_to_cos: bool = True,
+        freq_shift: float | int = 0,
+        down_block_types: Sequence[str] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+        mid_block_type: str | None = "UNetMidBlock2DCrossAttn",
+        up_block_types: Sequence[str] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+        only_cross_attention: bool | Sequence[bool] = False,
+        block_out_channels: Sequence[int] = (320, 640, 1280, 1280),
+        layers_per_block: int | Sequence[int] = 2,
+        downsample_padding: int = 1,
+        mid_block_scale_factor: float | int = 1,
+        dropout: float | int = 0.0,
+        act_fn: str = "silu",
+        norm_num_groups: int = 32,
+        norm_eps: float | int = 1e-5,
+        cross_attention_dim: int | Sequence[int] = 1280,
+        transformer_layers_per_block: int | Sequence[int | Sequence[int]] = 1,
+        reverse_transformer_layers_per_block: Sequence[int | Sequence[int]] | None = None,
+        attention_head_dim: int | Sequence[int] = 8,
+        use_linear_projection: bool = False,
+        upcast_attention: bool = False,
+        resnet_time_scale_shift: str = "default",
+        class_embed_type: str | None = None,
+        num_class_embeds: int | None = None,
+        addition_embed_type: str | None = None,
+        addition_time_embed_dim: int | None = None,
+        projection_class_embeddings_input_dim: int | None = None,
+        time_embedding_dim: int | None = None,
+        time_embedding_act_fn: str | None = None,
+        conv_in_kernel: int = 3,
+        conv_out_kernel: int = 3,
+        dtype: DTypeLike = jnp.float32,
+        remat: str = "none",
+        attention_implementation: str | None = None,
+        rngs: nnx.Rngs,
+    ):
+        widths = tuple(block_out_channels)
+        levels = len(widths)
+        layers = _per_level("layers_per_block", layers_per_block, levels)
+        heads = _per_level("attention_head_dim", attention_head_dim, levels)
+        context_dims = _per_level("cross_attention_dim", cross_attention_dim, levels)
+        only_cross = _per_level("only_cross_attention", only_cross_attention, levels)
+        depths = _per_level("transformer_layers_per_block", transformer_layers_per_block, levels)
+        if reverse_transformer_layers_per_block is None:
+            if any(not isinstance(depth, int) for depth in depths):
+                raise UserError(
+                    "transformer_layers_per_block with a depth for each layer needs "
+                    "reverse_transformer_layers_per_block for the way up"
+                )
+            up_depths = depths[::-1]
+        else:
+            name = "reverse_transformer_layers_per_block"
+            up_depths = _per_level(name, reverse_transformer_layers_per_block, levels)
+        down_types = _per_level("down_block_types", down_block_types, levels)
+        up_types = _per_level("up_block_types", up_block_types, levels)
+        time_dim = time_embedding_dim or 4 * widths[0]
+
+        def options(level: int) -> BlockOptions:
+            return BlockOptions(
+                temb_channels=time_dim,
+                dropout=float(dropout),
+                act_fn=act_fn,
+                norm_num_groups=norm_num_groups,
+                norm_eps=float(norm_eps),
+                resnet_time_scale_shift=resnet_time_scale_shift,
+                heads=heads[level],
+                cross_attention_dim=context_dims[level],
+                use_linear_projection=use_linear_projection,
+                only_cross_attention=only_cross[level],
+                upcast_attention=upcast_attention,
+                attention_implementation=attention_implementation,
+                downsample_padding=downsample_padding,
+                remat=remat,
+                dtype=dtype,
+            )
+
+        self.sample_size = (
+            sample_size if sample_size is None or isinstance(sample_size, int) else tuple(sample_size)
+        )
+        self.center_input_sample = center_input_sample
+        self.sinusoids = {"flip_sin_to_cos": flip_sin_to_cos, "freq_shift": float(freq_shift)}
+        self.dtype = dtype
+
+        self.conv_in = Conv2d(in_channels, widths[0], conv_in_kernel, dtype=dtype, rngs=rngs)
+        self.time_channels = widths[0]
+        self.time_embedding = TimestepEmbedding(widths[0], time_dim, act_fn=act_fn, dtype=dtype, rngs=rngs)
+        self.class_embedding = _class_embedding(
+            class_embed_type, num_class_embeds, (widths[0], time_dim), act_fn, dtype, rngs
+        )
+        self.add_time_channels = addition_time_embed_dim
+        self.add_embedding = _added_embedding(
+            addition_embed_type,
+            addition_time_embed_dim,
+            (projection_class_embeddings_input_dim, time_dim),
+            dtype,
+            rngs,
+        )
+        self.time_embed_act = (
+            None
+            if time_embedding_act_fn is None
+            else choose(ACTIVATIONS, time_embedding_act_fn, "time_embedding_act_fn")
+        )
+
+        down, skips, width = [], [widths[0]], widths[0]
+        for level, name in enumerate(down_types):
+            last = level == levels - 1
+            block = choose(DOWN_BLOCKS, name, "down_block_types")(
+                width,
+                widths[level],
+                transformer_layers=_per_layer(depths[level], layers[level]),
+                add_downsample=not last,
+                options=options(level),
+                rngs=rngs,
+            )
+            down.append(block)
+            width = widths[level]
+            skips += [width] * (layers[level] + (not last))
+        self.down_blocks = nnx.List(down)
+
+        self.mid_block = (
+            None
+            if mid_block_type is None
+            else choose(MID_BLOCKS, mid_block_type, "mid_block_type")(
+                width,
+                transformer_layers=_per_layer(depths[-1], 1)[0],
+                output_scale_factor=float(mid_block_scale_factor),
+                options=dataclasses.replace(options(levels - 1), only_cross_attention=False),
+                rngs=rngs,
+            )
+        )
+
+        up = []
+        for index, name in enumerate(up_types):
+            level = levels - 1 - index
+            count = layers[level] + 1
+            block = choose(UP_BLOCKS, name, "up_block_types")(
+                width,
+                widths[level],
+                skip_channels=[skips.pop() for _ in range(count)],
+                transformer_layers=_per_layer(up_depths[index], count),
+                add_upsample=level > 0,
+                options=options(level),
+                rngs=rngs,
+            )
+            up.append(block)
+            width = widths[level]
+        self.up_blocks = nnx.List(up)
+
+        self.conv_norm_out = GroupNorm(norm_num_groups, width, epsilon=float(norm_eps), dtype=dtype)
+        self.conv_act = choose(ACTIVATIONS, act_fn, "act_fn")
+        self.conv_out = Conv2d(width, out_channels, conv_out_kernel, zero=True, dtype=dtype, rngs=rngs)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Mapping[str, Any],
+        *,
+        dtype: DTypeLike = jnp.float32,
+        remat: str = "none",
+        attention_implementation: str | None = None,
+        rngs: nnx.Rngs,
+    ) -> "UNet2DConditionModel":
+        """The UNet of a diffusers ``unet/config.json``; keys that start with ``_`` are diffusers' own notes.
+
+        Raises:
+            UserError: if a key is unknown, or an option has a value that is not supported.
+        """
+        return cls(
+            **supported_options(config),
+            dtype=dtype,
+            remat=remat,
+            attention_implementation=attention_implementation,
+            rngs=rngs,
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        timesteps: Float[Array, " b"] | Int[Array, " b"],
+        context: Float[Array, "b m d"],
+        *,
+        context_mask: Bool[Array, "b m"] | None = None,
+        pooled: Float[Array, "b p"] | None = None,
+        time_ids: Float[Array, "b k"] | None = None,
+        class_labels: Int[Array, " b"] | None = None,
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "b h w co"]:
+        """The network's output for noisy images ``x`` (NHWC) at ``timesteps`` (0 to 1000).
+
+        Args:
+            context: text tokens; ``context_mask`` is True where they may be attended to.
+            pooled, time_ids: SDXL's text vector and sizes in pixels; networks without them read neither.
+            class_labels: for class-conditional networks; others do not read it.
+            key: for dropout; ``None`` is evaluation.
+
+        Raises:
+            ValueError: if a conditioning that this network needs is missing.
+        """
+        x = x.astype(self.dtype)
+        context = context.astype(self.dtype)
+        if self.center_input_sample:
+            x = 2 * x - 1
+        temb = self._embed(timesteps, pooled, time_ids, class_labels)
+
+        x = self.conv_in(x)
+        skips = [x]
+        for index, block in enumerate(self.down_blocks):
+            x, outputs = block(x, temb, context, context_mask, key=fold(key, index))
+            skips += outputs
+        middle = len(self.down_blocks)
+        if self.mid_block is not None:
+            x = self.mid_block(x, temb, context, context_mask, key=fold(key, middle))
+        for index, block in enumerate(self.up_blocks, start=middle + 1):
+            used = [skips.pop() for _ in block.resnets]
+            size = skips[-1].shape[1:3] if skips else None
+            x = block(x, used, temb, context, context_mask, size=size, key=fold(key, index))
+        return self.conv_out(self.conv_act(self.conv_norm_out(x)))
+
+    def _embed(
+        self,
+        timesteps: Array,
+        pooled: Array | None,
+        time_ids: Array | None,
+        class_labels: Array | None,
+    ) -> Float[Array, "b e"]:
+        def sinusoids(numbers: Array, dim: int) -> Array:
+            return timestep_embedding(numbers, dim, **self.sinusoids).astype(self.dtype)
+
+        temb = self.time_embedding(sinusoids(timesteps, self.time_channels))
+        if self.class_embedding is not None:
+            if class_labels is None:
+                raise ValueError("this UNet is class-conditional: give class_labels")
+            if isinstance(self.class_embedding, TimestepEmbedding):
+                class_labels = sinusoids(class_labels, self.time_channels)
+            temb = temb + self.class_embedding(class_labels)
+        if self.add_embedding is not None:
+            if pooled is None or time_ids is None:
+                raise ValueError(
+                    "this UNet is conditioned on a text vector and sizes: give pooled and time_ids"
+                )
+            sizes = sinusoids(time_ids.reshape(-1), self.add_time_channels).reshape(len(time_ids), -1)
+            temb = temb + self.add_embedding(jnp.concatenate([pooled.astype(self.dtype), sizes], axis=-1))
+        return temb if self.time_embed_act is None else self.time_embed_act(temb)
+
+
+def _class_embedding(
+    kind: str | None,
+    number: int | None,
+    widths: tuple[int, int],
+    act_fn: str,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+) -> nnx.Module | None:
+    if kind == "timestep":
+        return TimestepEmbedding(*widths, act_fn=act_fn, dtype=dtype, rngs=rngs)
+    if kind is not None:
+        raise UserError(f"class_embed_type={kind!r} is not supported; choose None or 'timestep'")
+    return None if number is None else nnx.Embed(number, widths[1], dtype=dtype, rngs=rngs)
+
+
+def _added_embedding(
+    kind: str | None,
+    numbers_dim: int | None,
+    widths: tuple[int | None, int],
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+) -> nnx.Module | None:
+    if kind is None:
+        return None
+    if kind != "text_time":
+        raise UserError(f"addition_embed_type={kind!r} is not supported; choose None or 'text_time'")
+    if numbers_dim is None or widths[0] is None:
+        raise UserError(
+            "addition_embed_type='text_time' needs addition_time_embed_dim and "
+            "projection_class_embeddings_input_dim"
+        )
+    return TimestepEmbedding(*widths, dtype=dtype, rngs=rngs)
+
+
+def supported_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The constructor's options in a diffusers ``unet/config.json``.
+
+    Raises:
+        UserError: if a key is unknown, or an option has a value that is not supported.
+    """
+    ours = {"dtype", "remat", "attention_implementation", "rngs"}
+    known = [name for name in inspect.signature(UNet2DConditionModel).parameters if name not in ours]
+    options = {}
+    for name, value in config.items():
+        if name.startswith("_"):
+            continue
+        if name in known:
+            options[name] = value
+        elif name not in ABSENT:
+            near = difflib.get_close_matches(name, [*known, *ABSENT], n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise UserError(f"UNet config: unknown option '{name}'{hint}")
+        elif value not in ABSENT[name]:
+            raise UserError(f"UNet config: {name}={value!r} is not supported, only {ABSENT[name][0]!r}")
+    return options
+
+
+def _per_level(name: str, value: Any, levels: int) -> tuple:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if len(value) != levels:
+            raise UserError(
+                f"{name} has {len(value)} entries, block_out_channels {levels}; give one for each level"
+            )
+        return tuple(value)
+    return (value,) * levels
+
+
+def _per_layer(depth: int | Sequence[int], layers: int) -> tuple[int, ...]:
+    return (depth,) * layers if isinstance(depth, int) else tuple(depth)[:layers]

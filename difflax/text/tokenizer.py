@@ -1,0 +1,194 @@
+"""CLIP's tokenizer: trained on one's own captions, or loaded from the Hub.
+
+Text is normalised (NFC, white space, lower case), split into words, digits and punctuation, and every piece
+is encoded by byte-pair merges over its UTF-8 bytes, the last symbol of a piece carrying ``</w>``. Any text
+can be encoded, since all 256 bytes are symbols. A caption is ``<|startoftext|>``, its tokens, ``<|endoftext|>``,
+and as many more ``<|endoftext|>`` as fill the length.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import types
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from difflax.types import UserError
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+END_OF_WORD = "</w>"
+MIN_VOCAB_SIZE = 2 * 256 + 2
+"""All bytes, all bytes that end a word, start and end; what is above are merges."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tokenizer:
+    """Captions in, rows of token ids of one length out.
+
+    Attributes:
+        backend: the tokenizer of transformers.
+        max_length: tokens a row, start and end included.
+    """
+
+    backend: Any
+    max_length: int
+
+    @property
+    def vocab_size(self) -> int:
+        return len(self.backend)
+
+    def __call__(self, captions: Sequence[str]) -> Int[np.ndarray, "b n"]:
+        """Token ids, int32, padded to ``max_length``. The empty caption is start, end and padding.
+
+        A caption that is too long loses its end, and a warning shows what was lost.
+        """
+        if isinstance(captions, str):
+            raise TypeError("captions is a list of strings, not one string")
+        if not captions:
+            return np.zeros((0, self.max_length), np.int32)
+        rows = self.backend(list(captions), padding="max_length", max_length=self.max_length)["input_ids"]
+        for caption, row in zip(captions, rows, strict=True):
+            if len(row) > self.max_length:
+                self._warn_of_cut(caption)
+                row[self.max_length - 1 :] = [row[-1]]
+        return np.asarray(rows, np.int32)
+
+    def count_tokens(self, caption: str) -> int:
+        """How many tokens the whole caption takes, start and end included."""
+        return len(self.backend(caption)["input_ids"])
+
+    def fingerprint(self) -> str:
+        """A hash of everything that decides which ids a caption gets."""
+        state = {
+            "tokenizer": json.loads(self.backend.backend_tokenizer.to_str()),
+            "pad": self.backend.pad_token_id,
+            "max_length": self.max_length,
+        }
+        # Padding and truncation are what the last call left there.
+        state["tokenizer"].update(padding=None, truncation=None)
+        return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
+
+    def save(self, directory: str | os.PathLike) -> None:
+        """Writes the Hub's tokenizer files: the slow ones, the fast one and their settings."""
+        path = pathlib.Path(directory)
+        path.mkdir(parents=True, exist_ok=True)
+        self.backend.save_pretrained(path)
+        model = self.backend.backend_tokenizer.model
+        if type(model).__name__ == "BPE":
+            model.save(str(path))
+        special = json.dumps(self.backend.special_tokens_map, indent=2, ensure_ascii=False)
+        (path / "special_tokens_map.json").write_text(special + "\n", encoding="utf-8")
+
+    def _warn_of_cut(self, caption: str) -> None:
+        encoding = self.backend.backend_tokenizer.encode(caption)
+        first_lost = encoding.offsets[self.max_length - 1][0]
+        warnings.warn(
+            f"a caption of {len(encoding.ids)} tokens is cut to {self.max_length};"
+            f" lost: {caption[first_lost:]!r}",
+            stacklevel=3,
+        )
+
+
+def load_tokenizer(source: str | os.PathLike, *, max_length: int | None = None) -> Tokenizer:
+    """A tokenizer from a folder or Hub id in any layout that transformers reads.
+
+    Args:
+        source: a folder with tokenizer files, or a Hub id.
+        max_length: tokens a row; ``None`` takes the ``model_max_length`` of the files.
+
+    Raises:
+        UserError: there is no tokenizer, or its files state no length and none is given.
+    """
+    try:
+        backend = _transformers().AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(
+            f"no tokenizer in {str(source)!r} ({first}): give a folder or Hub id with one"
+        ) from error
+    # transformers writes a huge number where a length was never set.
+    stated = backend.model_max_length if backend.model_max_length < 10**9 else None
+    length = max_length or stated
+    if length is None:
+        raise UserError(f"the tokenizer of {str(source)!r} states no model_max_length: give max_length")
+    return Tokenizer(backend=backend, max_length=length)
+
+
+def train_bpe(
+    captions: Iterable[str], directory: str | os.PathLike, *, vocab_size: int, max_length: int
+) -> Tokenizer:
+    """Trains a tokenizer of CLIP's kind and writes it in the Hub's layout.
+
+    The order of ids is OpenAI's: bytes, bytes that end a word, merges by rank, start, end; so the end has the
+    largest id. The same captions give the same files.
+
+    Args:
+        captions: the text to find frequent pairs in.
+        directory: where ``tokenizer.json``, ``vocab.json``, ``merges.txt`` and their settings go.
+        vocab_size: at most so many ids; fewer where the captions have no more pairs to merge.
+        max_length: tokens a row that the files state, start and end included.
+
+    Raises:
+        UserError: ``vocab_size`` below `MIN_VOCAB_SIZE`, or ``max_length`` below 3.
+    """
+    if vocab_size < MIN_VOCAB_SIZE:
+        raise UserError(f"vocab_size = {vocab_size}: bytes and special tokens alone take {MIN_VOCAB_SIZE}")
+    if max_length < 3:
+        raise UserError(f"max_length = {max_length}: start, one token and end take 3")
+    clip = _transformers().CLIPTokenizer
+    merges = _learn_merges(captions, vocab_size - MIN_VOCAB_SIZE, clip().backend_tokenizer)
+    symbols = _byte_symbols()
+    tokens = [*symbols, *(symbol + END_OF_WORD for symbol in symbols)]
+    tokens += dict.fromkeys(first + second for first, second in merges)
+    vocab = {token: index for index, token in enumerate([*tokens, START, END])}
+    tokenizer = Tokenizer(
+        backend=clip(vocab=vocab, merges=merges, model_max_length=max_length), max_length=max_length
+    )
+    tokenizer.save(directory)
+    return tokenizer
+
+
+def _learn_merges(captions: Iterable[str], count: int, pipeline: Any) -> list[tuple[str, str]]:
+    """The ``count`` most frequent pairs, found greedily, after the text normalisation of ``pipeline``."""
+    import tokenizers
+
+    symbols = _byte_symbols()
+    learner = tokenizers.Tokenizer(tokenizers.models.BPE(end_of_word_suffix=END_OF_WORD))
+    learner.normalizer, learner.pre_tokenizer = pipeline.normalizer, pipeline.pre_tokenizer
+    # The learner's own vocabulary has only those word-ending bytes that it met, so no size bounds the merges.
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=count + 2 * len(symbols),
+        initial_alphabet=symbols,
+        end_of_word_suffix=END_OF_WORD,
+        show_progress=False,
+    )
+    learner.train_from_iterator(captions, trainer)
+    merges = json.loads(learner.to_str())["model"]["merges"]
+    return [tuple(pair) for pair in merges[:count]]
+
+
+def _byte_symbols() -> list[str]:
+    """One printable character a byte, in the order of OpenAI's vocabulary (GPT-2's ``bytes_to_unicode``).
+
+    Bytes that print in Latin-1 stand for themselves; the others take the code points from 256 on.
+    """
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
+    return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(256 - len(printable))]
+
+
+def _transformers() -> types.ModuleType:
+    """transformers, imported when first needed (it takes a second), without its advice to install PyTorch."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    import transformers
+
+    return transformers

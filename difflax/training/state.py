@@ -1,0 +1,34 @@
+"""What a training run consists of between two steps: arrays and nothing else."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, PyTree
+
+from difflax.types import Params
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Attributes:
+    step: optimizer steps taken.
+    params: float32 parameters.
+    opt_state: the optimizer's, of optax.
+    ema_params: their exponential moving average, what sampling uses.
+    """
+
+    step: Int[Array, ""]
+    params: Params
+    opt_state: PyTree
+    ema_params: Params
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step; the average starts as a copy of the parameters."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        ema_params=jax.tree.map(jnp.copy, params),
+    )
