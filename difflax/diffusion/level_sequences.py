@@ -1,6 +1,5 @@
 """What can be done with the levels of a run: other coordinates, jumps back, a late start."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 

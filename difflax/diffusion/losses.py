@@ -110,4 +110,3 @@ def weighted_penalty(
     return (weighting(level) * per_example).astype(error.dtype)
 
 
-PENALTIES = {"mean_squared": MeanSquared}
