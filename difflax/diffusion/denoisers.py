@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from difflax.diffusion.checks import require
+from difflax.diffusion.levels import NoiseLevel, NoiseSchedule, expand, noise_level
 from difflax.diffusion.predictions import Prediction, PredictionType, to_prediction
-from difflax.diffusion.schedules import NoiseLevel, NoiseSchedule, expand, noise_level
 from difflax.types import Conditioning, Network, Params
 
 Denoiser = Callable[[Array, NoiseLevel, Any], Prediction]
@@ -80,6 +80,7 @@ def make_denoiser(
     prediction_type: PredictionType,
     *,
     network_input: NetworkInput = NetworkInput(),
+    learned_variance: bool = False,
 ) -> Denoiser:
     """The denoiser of a network trained under ``schedule`` to predict ``prediction_type``.
 
@@ -94,7 +95,10 @@ def make_denoiser(
         scale = jnp.hypot(own.alpha, own.sigma) / jnp.hypot(level.alpha, level.sigma)
         x_own = (x * expand(scale, x)).astype(x.dtype)
         out = network_output(network, params, x_own, own, conditioning, network_input)
-        return to_prediction(prediction_type, out, x_own, own)
+        if not learned_variance:
+            return to_prediction(prediction_type, out, x_own, own)
+        out, variance = jnp.split(out, 2, axis=-1)
+        return to_prediction(prediction_type, out, x_own, own).replace(variance=(variance + 1) / 2)
 
     return denoise
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from difflax.diffusion.checks import require
-from difflax.diffusion.schedules import NoiseLevel, expand
+from difflax.diffusion.levels import NoiseLevel, expand
 
 
 @flax.struct.dataclass
@@ -29,10 +29,17 @@ class Prediction:
     """What a denoiser says of a noisy image: the two ends of the path through it.
 
     Unless a guidance pulls them apart on purpose, ``x_t = alpha x0 + sigma eps``.
+
+    Attributes:
+        x0: estimate of the clean image.
+        eps: estimate of the noise.
+        variance: for networks that learn it, where the step's log-variance lies between the posterior's (0)
+            and the forward step's (1).
     """
 
     x0: Float[Array, "*shape"]
     eps: Float[Array, "*shape"]
+    variance: Float[Array, "*shape"] | None = None
 
 
 @runtime_checkable

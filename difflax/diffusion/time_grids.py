@@ -5,16 +5,18 @@ lands and turns them into noise levels, once, outside compiled code and in float
 """
 
 import dataclasses
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.stats
 from jaxtyping import Array
 
 from difflax.diffusion.checks import require
+from difflax.diffusion.levels import NoiseLevel, NoiseSchedule, as_time, log_snr, noise_level
 from difflax.diffusion.predictions import PredictionType, determinant
-from difflax.diffusion.schedules import NoiseLevel, NoiseSchedule, as_time, log_snr, noise_level
+from difflax.diffusion.schedules import ResolutionFlow
 
 
 @runtime_checkable
@@ -37,9 +39,11 @@ def sampling_levels(
     """The ``num_steps + 1`` levels of a sampling run, from noise to data.
 
     Args:
-        schedule: the schedule that the network was trained under. grid: where the steps start. num_steps: at
-            least 1. prediction_type: if given, the grid is refused where the network's output cannot tell x0
-            from the noise (noise prediction at zero SNR).
+        schedule: the schedule that the network was trained under.
+        grid: where the steps start.
+        num_steps: at least 1.
+        prediction_type: if given, the grid is refused where the network's output cannot tell x0 from the noise
+            (noise prediction at zero SNR).
         final_t: where the last step lands: 0, the data (alpha 1, sigma 0), or a time before it (Stable
             Diffusion's ``set_alpha_to_one = false``: 1 / 1000).
 
@@ -53,14 +57,16 @@ def sampling_levels(
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
         times = np.asarray(grid.times(schedule, num_steps), np.float64)
         levels = noise_level(schedule, times)
-        last = (
-            noise_level(schedule, final_t)
-            if final_t
-            else NoiseLevel(*map(as_time, (0.0, 1.0, 0.0, 0.0, 0.0)))
-        )
-        levels = jax.tree.map(lambda a, b: jnp.append(a, b), levels, last)
+        last = noise_level(schedule, final_t) if final_t else data_level()
+        levels = jax.tree.map(jnp.append, levels, last)
         check_levels(levels, prediction_type)
     return jax.tree.map(lambda a: jnp.asarray(a, dtype), levels)
+
+
+def data_level() -> NoiseLevel:
+    """The data itself, where every run ends: alpha 1, sigma 0."""
+    zero, one = as_time(0.0), as_time(1.0)
+    return NoiseLevel(zero, one, zero, zero, zero)
 
 
 def check_levels(levels: NoiseLevel, prediction_type: PredictionType | None = None) -> None:
@@ -213,11 +219,154 @@ class Karras(_SigmaGrid):
         return np.linspace(high ** (1 / self.rho), low ** (1 / self.rho), num_steps) ** self.rho
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Beta(_SigmaGrid):
+    """Quantiles of a Beta distribution, dense at both ends (Lee et al., "Beta sampling", arXiv:2407.12173).
+
+    Over t as the paper has it, or over ``sigma / alpha`` as diffusers has it.
+    """
+
+    a: float = 0.6
+    b: float = 0.6
+    over: Literal["t", "sigma"] = "t"
+    sigma_min: float | None = None
+    sigma_max: float | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        require(self.a > 0 and self.b > 0, f"time_grid.a and b must be positive, got {self.a} and {self.b}")
+        require(self.over in ("t", "sigma"), f"time_grid.over must be t or sigma, got {self.over!r}")
+
+    def shares(self, num_steps: int) -> np.ndarray:
+        return scipy.stats.beta.ppf(1 - np.linspace(0, 1, num_steps), self.a, self.b)
+
+    def sigmas(self, low: float, high: float, num_steps: int) -> np.ndarray:
+        return low + self.shares(num_steps) * (high - low)
+
+    def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray | Array:
+        if self.over == "sigma":
+            return super().times(schedule, num_steps)
+        low, high = (schedule.t_from_log_snr(-2 * jnp.log(jnp.asarray(s))) for s in self.ends(schedule))
+        return low + self.shares(num_steps) * (high - low)
+
+
+_ALIGN_YOUR_STEPS = {
+    "sd15": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),
+    "sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),
+    "svd": (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AlignYourSteps:
+    """The optimised ``sigma / alpha`` of Sabour et al., arXiv:2404.14507, for ten steps of a named model.
+
+    Other step counts interpolate in the logarithm, as the authors do.
+    """
+
+    model: Literal["sd15", "sdxl", "svd"] = "sd15"
+
+    def __post_init__(self):
+        known = tuple(_ALIGN_YOUR_STEPS)
+        require(self.model in known, f"time_grid.model must be one of {', '.join(known)}, got {self.model!r}")
+
+    def times(self, schedule: NoiseSchedule, num_steps: int) -> Array:
+        table = np.log(_ALIGN_YOUR_STEPS[self.model])
+        position = np.linspace(0, 1, num_steps + 1)[:-1]
+        log_sigmas = np.interp(position, np.linspace(0, 1, len(table)), table)
+        return schedule.t_from_log_snr(-2 * jnp.asarray(log_sigmas))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Quadratic:
+    """``sqrt(t)`` in equal steps (DDIM's "quadratic" sub-sequence, Song et al., arXiv:2010.02502, appendix
+    D.2).
+    """
+
+    t_max: float = 1.0
+
+    def __post_init__(self):
+        require(0 < self.t_max <= 1, f"time_grid.t_max must lie in (0, 1], got {self.t_max}")
+
+    def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
+        return self.t_max * (np.arange(num_steps, 0, -1) / num_steps) ** 2
+
+
+def shifted(t: float | np.ndarray, shift: float) -> float | np.ndarray:
+    """``shift t / (1 + (shift - 1) t)`` (SD3, arXiv:2403.03206, eq. 23)."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlowShift:
+    """Equal steps of t, moved towards the noise by ``shift``; for a flow whose schedule has no shift of
+    its own.
+    """
+
+    shift: float = 3.0
+
+    def __post_init__(self):
+        require(0 < self.shift < np.inf, f"time_grid.shift must be positive, got {self.shift}")
+
+    def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
+        return shifted(np.arange(num_steps, 0, -1) / num_steps, self.shift)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DynamicFlowShift:
+    """``FlowShift`` by the size of the image: ``exp(mu)``, mu linear in the number of tokens.
+
+    The defaults are FLUX's (see ``ResolutionFlow``).
+    """
+
+    tokens: int = 1024
+    base_tokens: int = 256
+    max_tokens: int = 4096
+    base_mu: float = 0.5
+    max_mu: float = 1.15
+
+    def __post_init__(self):
+        require(self.tokens > 0, f"time_grid.tokens must be positive, got {self.tokens}")
+        require(self.base_tokens < self.max_tokens, "time_grid.base_tokens must be below max_tokens")
+
+    def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
+        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return FlowShift(shift=ResolutionFlow(**settings).shift).times(schedule, num_steps)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckpointFlow:
+    """The grid of diffusers' FlowMatchEuler, with which SD3 checkpoints are sampled.
+
+    Equal steps from the shifted first timestep to the shifted last, shifted once more: at the low end the
+    shift counts twice.
+    """
+
+    shift: float = 3.0
+    num_timesteps: int = 1000
+
+    def __post_init__(self):
+        require(0 < self.shift < np.inf, f"time_grid.shift must be positive, got {self.shift}")
+        require(
+            self.num_timesteps >= 1, f"time_grid.num_timesteps must be positive, got {self.num_timesteps}"
+        )
+
+    def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
+        return shifted(np.linspace(1, shifted(1 / self.num_timesteps, self.shift), num_steps), self.shift)
+
+
 TIME_GRIDS = {
     "trailing": Trailing,
     "leading": Leading,
     "linspace": Linspace,
     "even": Even,
+    "quadratic": Quadratic,
     "uniform_log_snr": UniformLogSNR,
+    "exponential": UniformLogSNR,
     "karras": Karras,
+    "beta": Beta,
+    "align_your_steps": AlignYourSteps,
+    "flow_shift": FlowShift,
+    "dynamic_flow_shift": DynamicFlowShift,
+    "checkpoint_flow": CheckpointFlow,
 }

@@ -8,12 +8,14 @@ mod 1`` (Kingma et al., VDM, arXiv:2107.00630, appendix I.1): each is still unif
 import dataclasses
 from typing import Protocol, runtime_checkable
 
+import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from difflax.diffusion.checks import require
-from difflax.diffusion.schedules import NoiseSchedule, as_time
+from difflax.diffusion.levels import NoiseSchedule, as_time
 
 
 @runtime_checkable
@@ -75,8 +77,110 @@ class LogitNormal:
         return jax.nn.sigmoid(self.mean + self.std * jax.scipy.special.ndtri(u))
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mode:
+    """SD3's density with heavy tails: ``t = 1 - u - s (cos^2(pi u / 2) - 1 + u)`` (arXiv:2403.03206, eq. 20).
+
+    ``scale`` in [-1, 2 / (pi - 2)]: positive prefers the middle, negative the ends.
+    """
+
+    scale: float = 1.29
+    stratified: bool = False
+
+    def __post_init__(self):
+        bound = 2 / (np.pi - 2)
+        require(
+            -1 <= self.scale <= bound, f"time_sampler.scale must lie in [-1, {bound:.4f}], got {self.scale}"
+        )
+
+    def quantile(self, u: Float[Array, "*n"], schedule: NoiseSchedule) -> Float[Array, "*n"]:
+        # The published map falls from 1 to 0; 1 - u makes it a quantile function.
+        return u - self.scale * (jnp.cos(jnp.pi / 2 * (1 - u)) ** 2 - u)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CosMap:
+    """The density that gives a flow the log-SNR of the cosine schedule: ``2 / (pi (1 - 2 t + 2 t^2))``
+    (eq. 21).
+    """
+
+    stratified: bool = False
+
+    def quantile(self, u: Float[Array, "*n"], schedule: NoiseSchedule) -> Float[Array, "*n"]:
+        # 1 - 1 / (tan(pi u / 2) + 1) in a form that is finite at u = 1.
+        sine, cosine = jnp.sin(jnp.pi / 2 * u), jnp.cos(jnp.pi / 2 * u)
+        return sine / (sine + cosine)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogNormalSigma:
+    """EDM: ``log(sigma / alpha) ~ N(mean, std^2)`` (Karras et al., arXiv:2206.00364, table 1)."""
+
+    mean: float = -1.2
+    std: float = 1.2
+    stratified: bool = False
+
+    def __post_init__(self):
+        require(self.std > 0, f"time_sampler.std must be positive, got {self.std}")
+
+    def quantile(self, u: Float[Array, "*n"], schedule: NoiseSchedule) -> Float[Array, "*n"]:
+        return schedule.t_from_log_snr(-2 * (self.mean + self.std * jax.scipy.special.ndtri(u)))
+
+
 TIME_SAMPLERS = {
     "uniform": Uniform,
     "stratified": Stratified,
     "logit_normal": LogitNormal,
+    "mode": Mode,
+    "cosmap": CosMap,
+    "log_normal_sigma": LogNormalSigma,
 }
+
+
+@flax.struct.dataclass
+class LossAwareTimes:
+    """Importance sampling by the running loss (Nichol & Dhariwal, arXiv:2102.09672, section 3.3), over bins
+    of t.
+
+    A bin is drawn in proportion to the root of its running mean squared loss, and the loss divided by what
+    that changes in density, so the expectation stays that of uniform t. Arrays only: part of the training
+    state.
+
+    Attributes:
+        squares: running mean of the squared loss in each bin.
+        counts: examples seen by each bin; bins with none keep the sampling uniform.
+    """
+
+    squares: Float[Array, " bins"]
+    counts: Float[Array, " bins"]
+
+    @classmethod
+    def create(cls, bins: int = 64) -> "LossAwareTimes":
+        """Uniform until every bin was seen."""
+        require(bins >= 1, f"time_sampler.bins must be at least 1, got {bins}")
+        return cls(jnp.zeros(bins), jnp.zeros(bins))
+
+    def density(self, floor: float = 1e-3) -> Float[Array, " bins"]:
+        """The probability of each bin; a share ``floor`` stays uniform."""
+        root = jnp.sqrt(self.squares)
+        ready = jnp.all(self.counts > 0) & (root.sum() > 0)
+        share = jnp.where(ready, root / jnp.where(ready, root.sum(), 1), 1 / len(root))
+        return (1 - floor) * share + floor / len(root)
+
+    def sample(self, keys: Key[Array, " b"]) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
+        """One time for each key, and the factor of its loss."""
+        density = self.density()
+        edges = jnp.concatenate([jnp.zeros(1), jnp.cumsum(density)])
+        u = jax.vmap(uniform)(keys) * edges[-1]
+        i = jnp.clip(jnp.searchsorted(edges, u, side="right") - 1, 0, len(density) - 1)
+        t = (i + (u - edges[i]) / density[i]) / len(density)
+        return jnp.clip(t, jnp.finfo(t.dtype).eps, 1), 1 / (density[i] * len(density))
+
+    def update(self, t: Float[Array, " b"], loss: Float[Array, " b"], decay: float = 0.9) -> "LossAwareTimes":
+        """The state after a batch; ``loss`` before the factor."""
+        bins = len(self.squares)
+        i = jnp.clip((t * bins).astype(int), 0, bins - 1)
+        seen = jnp.zeros(bins).at[i].add(1.0)
+        mean = jnp.zeros(bins).at[i].add(loss**2) / jnp.maximum(seen, 1)
+        moved = jnp.where(self.counts > 0, decay * self.squares + (1 - decay) * mean, mean)
+        return LossAwareTimes(jnp.where(seen > 0, moved, self.squares), self.counts + seen)

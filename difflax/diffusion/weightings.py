@@ -1,14 +1,23 @@
-"""How much each noise level counts in the loss, stated as a weight on the squared error of a named space."""
+"""How much each noise level counts in the loss: a weight on the squared error of a stated space.
+
+Each weighting is written in a space where its weight is finite wherever the loss is;
+``difflax.diffusion.losses`` moves it to whatever the network predicts. Sources in each docstring state theirs
+on x0 or eps; the two are ``SNR = alpha^2 / sigma^2`` apart.
+"""
 
 import dataclasses
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
+import flax.struct
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from difflax.diffusion.checks import require
-from difflax.diffusion.predictions import PREDICTIONS, Epsilon, PredictionType
-from difflax.diffusion.schedules import NoiseLevel
+from difflax.diffusion.levels import NoiseLevel
+from difflax.diffusion.predictions import EDM, PREDICTIONS, Epsilon, FlowVelocity, PredictionType, V
+
+Weights = Float[Array, "*n"]
 
 
 @runtime_checkable
@@ -20,15 +29,19 @@ class Weighting(Protocol):
         """The space whose squared error the weight multiplies."""
         ...
 
-    def __call__(self, level: NoiseLevel) -> Float[Array, "*n"]:
+    def __call__(self, level: NoiseLevel) -> Weights:
         """The weight at ``level``."""
         ...
 
 
+def _inverse_snr(level: NoiseLevel) -> Weights:
+    return (level.sigma / level.alpha) ** 2
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Constant:
-    """Weight 1 on the squared error of ``loss_space``: a prediction type's name, or ``None`` for the output
-    itself.
+    """Weight 1 on the squared error of ``loss_space``: a prediction type's name; ``None`` is the output's
+    own.
     """
 
     loss_space: str | None = None
@@ -44,33 +57,168 @@ class Constant:
     def space(self) -> PredictionType | None:
         return None if self.loss_space is None else PREDICTIONS[self.loss_space]()
 
-    def __call__(self, level: NoiseLevel) -> Float[Array, "*n"]:
+    def __call__(self, level: NoiseLevel) -> Weights:
         return jnp.ones_like(level.alpha)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MinSNR:
-    """min-SNR-gamma (Hang et al., arXiv:2303.09556, eq. 4 and section 3.4): ``min(SNR, gamma)`` on the error
-    of x0.
+    """min-SNR-gamma: ``min(SNR, gamma)`` on x0 (Hang et al., arXiv:2303.09556, eq. 4 and section 3.4).
 
-    Stated on the noise, ``min(1, gamma / SNR)``, it is finite at both ends of time; the loss moves it to the
-    network's own space, which gives the paper's ``min(SNR, gamma) / (SNR + 1)`` for v.
+    That is ``min(SNR, gamma) / SNR`` on eps and ``min(SNR, gamma) / (SNR + 1)`` on v.
     """
 
     gamma: float = 5.0
+    space = Epsilon()
 
     def __post_init__(self):
         require(self.gamma > 0, f"weighting.gamma must be positive, got {self.gamma}")
 
+    def __call__(self, level: NoiseLevel) -> Weights:
+        return jnp.minimum(1.0, self.gamma * _inverse_snr(level))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SoftMinSNR:
+    """``SNR gamma / (SNR + gamma)`` on x0 (Crowson et al., HDiT, arXiv:2401.11605, section 3.4)."""
+
+    gamma: float = 5.0
+    space = Epsilon()
+
+    def __post_init__(self):
+        require(self.gamma > 0, f"weighting.gamma must be positive, got {self.gamma}")
+
+    def __call__(self, level: NoiseLevel) -> Weights:
+        return self.gamma * level.sigma**2 / (level.alpha**2 + self.gamma * level.sigma**2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class P2:
+    """``1 / (k + SNR)^gamma`` on eps (Choi et al., arXiv:2204.00227, eq. 8)."""
+
+    gamma: float = 1.0
+    k: float = 1.0
+    space = Epsilon()
+
+    def __post_init__(self):
+        require(self.k > 0, f"weighting.k must be positive, got {self.k}")
+        require(self.gamma >= 0, f"weighting.gamma must not be negative, got {self.gamma}")
+
+    def __call__(self, level: NoiseLevel) -> Weights:
+        return (level.sigma**2 / (self.k * level.sigma**2 + level.alpha**2)) ** self.gamma
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TruncatedSNR:
+    """``max(SNR, 1)`` on x0 (Salimans & Ho, arXiv:2202.00512, section 4)."""
+
+    space = V()
+
+    def __call__(self, level: NoiseLevel) -> Weights:
+        squares = level.alpha**2, level.sigma**2
+        return jnp.maximum(*squares) / (squares[0] + squares[1]) ** 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EDMWeighting:
+    """``(sigma^2 + sigma_data^2) / (sigma sigma_data)^2`` on x0: 1 on EDM's F (arXiv:2206.00364, eq. 108)."""
+
+    sigma_data: float = 0.5
+
+    def __post_init__(self):
+        require(self.sigma_data > 0, f"weighting.sigma_data must be positive, got {self.sigma_data}")
+
     @property
     def space(self) -> PredictionType:
-        return Epsilon()
+        return EDM(sigma_data=self.sigma_data)
 
-    def __call__(self, level: NoiseLevel) -> Float[Array, "*n"]:
-        return jnp.minimum(1.0, self.gamma * (level.sigma / level.alpha) ** 2)
+    def __call__(self, level: NoiseLevel) -> Weights:
+        return jnp.ones_like(level.alpha)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SigmoidWeighting:
+    """``sigmoid(bias - log_snr)`` on eps, per unit of log-SNR (VDM++, Kingma & Gao, arXiv:2303.00848, section
+    4.3).
+
+    With ``per="log_snr"`` the weight carries ``-d log_snr / dt / 2``, so that with uniform t the loss does
+    not depend on the schedule, as published; with ``per="t"`` it is left out.
+    """
+
+    bias: float = 2.0
+    per: Literal["log_snr", "t"] = "log_snr"
+    space = Epsilon()
+
+    def __post_init__(self):
+        require(self.per in ("log_snr", "t"), f"weighting.per must be log_snr or t, got {self.per!r}")
+
+    def __call__(self, level: NoiseLevel) -> Weights:
+        weight = jax.nn.sigmoid(self.bias - level.log_snr)
+        if self.per == "t":
+            return weight
+        return weight * (level.sigma_dot / level.sigma - level.alpha_dot / level.alpha)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlowWeighting:
+    """Weights on the flow velocity that SD3 compares (Esser et al., arXiv:2403.03206, section 3.1).
+
+    ``"sigma_sqrt"``: ``sigma^-2``, LDM's eps-like weight; ``"cosmap"``: ``2 / (pi (1 - 2 sigma + 2
+    sigma^2))``, the density that gives the flow a cosine schedule's emphasis; sigma is the noise's share
+    ``sigma / (alpha + sigma)``.
+    """
+
+    scheme: Literal["sigma_sqrt", "cosmap"] = "cosmap"
+    space = FlowVelocity()
+
+    def __post_init__(self):
+        known = ("sigma_sqrt", "cosmap")
+        require(self.scheme in known, f"weighting.scheme must be sigma_sqrt or cosmap, got {self.scheme!r}")
+
+    def __call__(self, level: NoiseLevel) -> Weights:
+        share = level.sigma / (level.alpha + level.sigma)
+        if self.scheme == "sigma_sqrt":
+            return share**-2.0
+        return 2 / (jnp.pi * (1 - 2 * share + 2 * share**2))
 
 
 WEIGHTINGS = {
     "constant": Constant,
     "min_snr": MinSNR,
+    "soft_min_snr": SoftMinSNR,
+    "p2": P2,
+    "truncated_snr": TruncatedSNR,
+    "edm": EDMWeighting,
+    "sigmoid": SigmoidWeighting,
+    "flow": FlowWeighting,
 }
+
+
+@flax.struct.dataclass
+class LearnedUncertainty:
+    """EDM2's learned log-variance of the loss (Karras et al., arXiv:2312.02696, eq. 21 and appendix B.2).
+
+    ``loss -> loss / exp(u) + u``, with u a linear map of random Fourier features of the level's ``log(sigma /
+    alpha) / 4``, trained along with the network: the gradient that each noise level gives becomes of equal
+    size. The arrays belong into the trained parameters; ``frequencies`` and ``phases`` are not to be trained.
+    """
+
+    weights: Float[Array, " k"]
+    frequencies: Float[Array, " k"]
+    phases: Float[Array, " k"]
+
+    @classmethod
+    def create(cls, key: Key[Array, ""], features: int = 128) -> "LearnedUncertainty":
+        """u = 0 everywhere at the start."""
+        first, second = jax.random.split(key)
+        frequencies = 2 * jnp.pi * jax.random.normal(first, (features,))
+        phases = 2 * jnp.pi * jax.random.uniform(second, (features,))
+        return cls(jnp.zeros(features), frequencies, phases)
+
+    def __call__(self, loss: Float[Array, " b"], level: NoiseLevel) -> Float[Array, " b"]:
+        """The loss of each example, rescaled."""
+        noise = -level.log_snr[:, None] / 8
+        frequencies, phases = jax.lax.stop_gradient((self.frequencies, self.phases))
+        features = jnp.sqrt(2.0) * jnp.cos(noise * frequencies + phases)
+        u = features @ self.weights / jnp.sqrt(len(self.weights))
+        return (loss / jnp.exp(u) + u).astype(loss.dtype)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from difflax.diffusion.predictions import Prediction, target
-from difflax.diffusion.schedules import noise_level
+from difflax.diffusion.schedules import expand, noise_level
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +19,7 @@ class Gaussian:
     std: np.ndarray = dataclasses.field(default_factory=lambda: np.array([0.5, 1.2, 0.9]))
 
     def denoise(self, x, level, conditioning=None) -> Prediction:
+        level = jax.tree.map(lambda a: expand(a, x), level)
         variance = level.alpha**2 * self.std**2 + level.sigma**2
         centred = (x - level.alpha * self.mean) / variance
         return Prediction(self.mean + level.alpha * self.std**2 * centred, level.sigma * centred)
@@ -39,15 +40,15 @@ class Mixture:
 
     def denoise(self, x, level, conditioning=None) -> Prediction:
         means = jnp.asarray(self.means, x.dtype)
+        level = jax.tree.map(lambda a: expand(a, x[..., None]), level)
         variance = level.alpha**2 * self.std**2 + level.sigma**2
         offset = x[..., None, :] - level.alpha * means
-        log_weights = jnp.log(jnp.asarray(self.weights, x.dtype)) - (offset**2).sum(-1) / (2 * variance)
+        log_weights = jnp.log(jnp.asarray(self.weights, x.dtype)) - ((offset**2) / (2 * variance)).sum(-1)
         responsibility = jax.nn.softmax(log_weights, axis=-1)[..., None]
-        offset = (responsibility * offset).sum(-2)
+        scaled = (responsibility * offset / variance).sum(-2)
         mean = (responsibility * means).sum(-2)
-        return Prediction(
-            mean + level.alpha * self.std**2 * offset / variance, level.sigma * offset / variance
-        )
+        alpha, sigma = (a[..., 0] if a.ndim else a for a in (level.alpha, level.sigma))
+        return Prediction(mean + alpha * self.std**2 * scaled, sigma * scaled)
 
 
 def as_network(oracle, schedule, prediction_type, time_scale=1000.0):
@@ -55,7 +56,6 @@ def as_network(oracle, schedule, prediction_type, time_scale=1000.0):
 
     def network(params, x, time, conditioning):
         level = noise_level(schedule, time / time_scale)
-        level = jax.tree.map(lambda a: a.reshape(a.shape + (1,) * (x.ndim - 1)), level)
         prediction = oracle.denoise(x, level)
         return target(prediction_type, prediction.x0, prediction.eps, level)
 

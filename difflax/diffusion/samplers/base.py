@@ -18,8 +18,8 @@ from jaxtyping import Array, Float, Key
 
 from difflax.diffusion.checks import require
 from difflax.diffusion.denoisers import Denoiser, MemoryDenoiser, with_memory
+from difflax.diffusion.levels import NoiseLevel, unscheduled_level
 from difflax.diffusion.predictions import Prediction
-from difflax.diffusion.schedules import NoiseLevel, unscheduled_level
 from difflax.streams import normal
 
 
@@ -99,10 +99,11 @@ def sample(
     """Runs ``sampler`` down ``levels`` in one scan.
 
     Args:
-        denoise: a denoiser, guided or not. sampler: static settings. levels: ``[n + 1]`` levels from
-            ``sampling_levels``. A level that repeats its predecessor costs nothing (``pad_levels``). A level
-            noisier than its predecessor is a jump back by the exact forward process (restart sampling,
-            RePaint), after which the sampler and guidance start afresh.
+        denoise: a denoiser, guided or not.
+        sampler: static settings.
+        levels: ``[n + 1]`` levels from ``sampling_levels``. A level that repeats its predecessor costs nothing
+            (``pad_levels``). A level noisier than its predecessor is a jump back by the exact forward process
+            (``restart_levels``, ``repaint_levels``), after which the sampler and guidance start afresh.
         x_init: ``[b, ...]`` at ``levels[0]``; from pure noise ``sigma * normal`` (``initial_noise``).
         keys: one a sample. A sample depends on its own key, not on the batch around it.
         conditioning: what ``denoise`` takes, ``Guided`` under a guidance.
@@ -175,6 +176,20 @@ def half_log_snr_step(now: NoiseLevel, next: NoiseLevel) -> Float[Array, ""]:
     return -jnp.log(decay(now, next))
 
 
+def ancestral(now: NoiseLevel, next: NoiseLevel, eta: float) -> tuple[NoiseLevel, Float[Array, ""]]:
+    """The level to step down to and the noise to add there, for a step to ``next`` of strength ``eta``.
+
+    DDIM's eta (Song et al., arXiv:2010.02502, eq. 16) for any alpha and sigma: the noise is
+    ``eta sigma' sqrt(1 - r^2)`` with ``r = exp(-h)``; eta = 1 is the posterior ``q(x_next | x_now, x0)``.
+    """
+    if eta == 0:
+        return next, jnp.zeros_like(next.sigma)
+    r = decay(now, next)
+    share = eta**2 * (1 - r) * (1 + r)
+    down = unscheduled_level(next.alpha, next.sigma * jnp.sqrt(1 - share))
+    return down, next.sigma * jnp.sqrt(share)
+
+
 def between(now: NoiseLevel, next: NoiseLevel, fraction: float | Array) -> NoiseLevel:
     """The level at ``fraction`` of the straight segment from ``now`` to ``next`` in the (alpha, sigma)
     plane.
@@ -201,3 +216,8 @@ class Segment:
         return (self.next.alpha - self.now.alpha) * prediction.x0 + (
             self.next.sigma - self.now.sigma
         ) * prediction.eps
+
+    def transfer(self, x: Array, eps: Array) -> Array:
+        """DDIM's transfer of ``x`` along the segment by a noise that is not its own; needs alpha > 0."""
+        ratio = self.next.alpha / jnp.where(self.now.alpha > 0, self.now.alpha, 1)
+        return ratio * x + (self.next.sigma - ratio * self.now.sigma) * eps

@@ -2,34 +2,14 @@
 
 import dataclasses
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float
-
 from difflax.diffusion.checks import require
-from difflax.diffusion.predictions import Prediction
-from difflax.diffusion.samplers.base import Stateless, decay
-from difflax.diffusion.schedules import NoiseLevel
+from difflax.diffusion.samplers.base import Stateless, ancestral, straight
 from difflax.streams import normal
-
-
-def posterior(
-    prediction: Prediction, now: NoiseLevel, next: NoiseLevel, eta: float = 1.0
-) -> tuple[Array, Float[Array, ""]]:
-    """Mean and standard deviation of the step with noise ``eta``; 1 is the posterior ``q(x_next | x_now,
-    x0)``.
-
-    With ``r = exp(-h)`` the posterior's deviation is ``sigma' sqrt(1 - r^2)``, and what it takes of the noise
-    is taken from the direction ``eps``.
-    """
-    r = decay(now, next)
-    share = eta**2 * (1 - r) * (1 + r)
-    mean = next.alpha * prediction.x0 + next.sigma * jnp.sqrt(1 - share) * prediction.eps
-    return mean, next.sigma * jnp.sqrt(share)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DDIM(Stateless):
-    """eta = 0: deterministic, first order; eta = 1: DDPM's posterior; first weak order."""
+    """eta = 0: deterministic, first order; eta = 1: DDPM's posterior, first weak order."""
 
     eta: float = 0.0
     evaluations = 1
@@ -38,7 +18,15 @@ class DDIM(Stateless):
         require(0 <= self.eta <= 1, f"sampler.eta must lie in [0, 1], got {self.eta}")
 
     def step(self, denoise, x, now, next, keys, state):
-        mean, std = posterior(denoise(x, now), now, next, self.eta)
-        if self.eta == 0:
-            return mean, state
-        return mean + std * normal(keys, x.shape[1:], x.dtype), state
+        down, std = ancestral(now, next, self.eta)
+        x_next = straight(denoise(x, now), down)
+        if self.eta > 0:
+            x_next = x_next + std * normal(keys, x.shape[1:], x.dtype)
+        return x_next, state
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EulerAncestral(DDIM):
+    """k-diffusion's Euler ancestral: DDIM with eta 1, in coordinates of its own."""
+
+    eta: float = 1.0

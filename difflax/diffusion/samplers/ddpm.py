@@ -6,8 +6,7 @@ from typing import Literal
 import jax.numpy as jnp
 
 from difflax.diffusion.checks import require
-from difflax.diffusion.samplers.base import Stateless
-from difflax.diffusion.samplers.ddim import posterior
+from difflax.diffusion.samplers.base import Stateless, ancestral, straight
 from difflax.streams import normal
 
 
@@ -15,24 +14,33 @@ from difflax.streams import normal
 class DDPM(Stateless):
     """Posterior mean plus noise.
 
-    ``variance="small"`` is the posterior's (right for data of no spread), ``"large"`` the forward step's beta
-    (right for data of unit variance); the step to the data adds none.
+    ``variance="small"`` is the posterior's (right for data of no spread), ``"large"`` the forward step's
+    (right for data of unit variance), ``"learned_range"`` what the network chose between them (Nichol &
+    Dhariwal, arXiv:2102.09672, eq. 15). The step to the data adds none.
     """
 
-    variance: Literal["small", "large"] = "small"
+    variance: Literal["small", "large", "learned_range"] = "small"
     evaluations = 1
 
     def __post_init__(self):
-        known = ("small", "large")
+        known = ("small", "large", "learned_range")
         require(
             self.variance in known,
             f"sampler.variance must be one of {', '.join(known)}, got {self.variance!r}",
         )
 
     def step(self, denoise, x, now, next, keys, state):
-        mean, std = posterior(denoise(x, now), now, next)
+        prediction = denoise(x, now)
+        down, small = ancestral(now, next, 1.0)
+        ratio = now.alpha / next.alpha
+        large = jnp.sqrt(jnp.maximum(now.sigma**2 - (ratio * next.sigma) ** 2, 0))
+        std = small
         if self.variance == "large":
-            ratio = now.alpha / next.alpha
-            forward = jnp.sqrt(jnp.maximum(now.sigma**2 - (ratio * next.sigma) ** 2, 0))
-            std = jnp.where(next.sigma > 0, forward, 0)
-        return mean + std * normal(keys, x.shape[1:], x.dtype), state
+            std = jnp.where(next.sigma > 0, large, 0)
+        elif self.variance == "learned_range":
+            require(
+                prediction.variance is not None, "the network has no learned variance: use 'small' or 'large'"
+            )
+            share = prediction.variance
+            std = jnp.where(next.sigma > 0, large**share * small ** (1 - share), 0)
+        return straight(prediction, down) + std * normal(keys, x.shape[1:], x.dtype), state

@@ -7,7 +7,8 @@ import dataclasses
 import jax.numpy as jnp
 
 from difflax.diffusion.checks import require
-from difflax.diffusion.samplers.base import Segment, Stateless, straight, unscheduled_level
+from difflax.diffusion.levels import unscheduled_level
+from difflax.diffusion.samplers.base import Segment, Stateless, straight
 from difflax.streams import normal
 
 

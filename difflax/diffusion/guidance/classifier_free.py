@@ -1,0 +1,269 @@
+"""Classifier-free guidance and its variants: the difference between a conditional and an unconditional
+prediction.
+"""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from difflax.diffusion.checks import require
+from difflax.diffusion.guidance.base import (
+    Guidance,
+    Outcome,
+    Strength,
+    check_number,
+    evaluate_together,
+    extrapolate,
+    per_example_sum,
+    strength_at,
+    with_x0,
+)
+from difflax.diffusion.levels import NoiseLevel, expand
+from difflax.diffusion.predictions import Prediction
+
+
+class Contrast(Guidance):
+    """A guidance made of the two predictions of ``Guided``, both from one batch."""
+
+    def evaluate(self, denoise, weak, x, level, conditioning, memory):
+        cond, uncond = evaluate_together(denoise, x, level, [conditioning.positive, conditioning.negative])
+        guided, memory = self.combine(cond, uncond, x, level, memory)
+        return Outcome(guided, cond, memory)
+
+    def combine(
+        self, cond: Prediction, uncond: Prediction, x: Array, level: NoiseLevel, memory: Any
+    ) -> tuple[Prediction, Any]:
+        """The guided prediction and the new memory."""
+        raise NotImplementedError
+
+
+@flax.struct.dataclass
+class ClassifierFreeGuidance(Contrast):
+    """``uncond + s (cond - uncond)`` (Ho & Salimans, arXiv:2207.12598, eq. 6, with s = 1 + w).
+
+    Acts alike in x0, eps, v and every other space, since all are affine in each other at one ``x_t``. A
+    negative prompt stands in the place of the empty one.
+    """
+
+    scale: Strength = 7.5
+
+    def __post_init__(self):
+        check_number(self.scale, "scale")
+
+    def combine(self, cond, uncond, x, level, memory):
+        return extrapolate(uncond, cond, strength_at(self.scale, level, x)), memory
+
+
+@flax.struct.dataclass
+class CFGPlusPlus(Contrast):
+    """CFG++ (Chung et al., arXiv:2406.08070, algorithm 2): x0 guided, the noise unconditional; scale in [0,
+    1].
+
+    The pair no longer lies on a line through ``x_t``: only samplers that step with the pair itself, as all
+    here do, see the difference. Meant for first-order samplers.
+    """
+
+    scale: Strength = 0.6
+
+    def __post_init__(self):
+        check_number(self.scale, "scale")
+
+    def combine(self, cond, uncond, x, level, memory):
+        guided = extrapolate(uncond, cond, strength_at(self.scale, level, x))
+        return guided.replace(eps=uncond.eps), memory
+
+
+@flax.struct.dataclass
+class AdaptiveProjectedGuidance(Contrast):
+    """APG (Sadat et al., arXiv:2410.02416, algorithm 1), in x0: ``cond + (s - 1) (orthogonal +
+    parallel_weight parallel)``.
+
+    The difference ``cond - uncond`` gets a running sum with ``momentum`` (negative: it pushes off from the
+    past), is shortened to ``norm_threshold`` (0: not), and split along cond; the parallel part is what
+    saturates.
+    """
+
+    scale: Strength = 7.5
+    momentum: float | Float[Array, ""] = -0.5
+    norm_threshold: float | Float[Array, ""] = 0.0
+    parallel_weight: float | Float[Array, ""] = 0.0
+
+    def __post_init__(self):
+        check_number(self.scale, "scale")
+        check_number(self.momentum, "momentum", -1.0, 1.0)
+        check_number(self.norm_threshold, "norm_threshold", 0.0)
+        check_number(self.parallel_weight, "parallel_weight")
+
+    def begin(self, x):
+        return jnp.zeros_like(x)
+
+    def combine(self, cond, uncond, x, level, memory):
+        difference = cond.x0 - uncond.x0 + self.momentum * memory
+        running = difference.astype(x.dtype)
+        norm = jnp.sqrt(per_example_sum(difference**2))
+        limit = jnp.where(self.norm_threshold > 0, self.norm_threshold, jnp.inf)
+        difference = difference * jnp.minimum(1.0, limit / jnp.maximum(norm, jnp.finfo(norm.dtype).tiny))
+        size = jnp.maximum(per_example_sum(cond.x0**2), jnp.finfo(cond.x0.dtype).tiny)
+        parallel = per_example_sum(difference * cond.x0) / size * cond.x0
+        update = difference - parallel + self.parallel_weight * parallel
+        return with_x0(cond, cond.x0 + (strength_at(self.scale, level, x) - 1) * update, level), running
+
+
+@flax.struct.dataclass
+class CFGZeroStar(Contrast):
+    """CFG-Zero* (Fan et al., arXiv:2503.18886, algorithm 1), in the velocity ``eps - x0`` of rectified flow.
+
+    The unconditional velocity is first scaled by its best fit to the conditional one; at noise levels with
+    ``sigma / (alpha + sigma) > zero_above`` the velocity is zero (the paper: the first step or two).
+    """
+
+    scale: Strength = 7.5
+    zero_above: float | Float[Array, ""] = 1.0
+
+    def __post_init__(self):
+        check_number(self.scale, "scale")
+        check_number(self.zero_above, "zero_above", 0.0, 1.0)
+
+    def combine(self, cond, uncond, x, level, memory):
+        v_cond, v_uncond = cond.eps - cond.x0, uncond.eps - uncond.x0
+        size = jnp.maximum(per_example_sum(v_uncond**2), jnp.finfo(x.dtype).tiny)
+        v_uncond = per_example_sum(v_cond * v_uncond) / size * v_uncond
+        scale = strength_at(self.scale, level, x)
+        velocity = (1 - scale) * v_uncond + scale * v_cond
+        silent = level.sigma / (level.alpha + level.sigma) > self.zero_above
+        velocity = jnp.where(expand(silent, x), 0, velocity)
+        # The pair of a velocity: x_t = alpha x0 + sigma eps and eps - x0 = velocity.
+        alpha, sigma = expand(level.alpha, x), expand(level.sigma, x)
+        x0, eps = (x - sigma * velocity) / (alpha + sigma), (x + alpha * velocity) / (alpha + sigma)
+        return cond.replace(x0=x0.astype(x.dtype), eps=eps.astype(x.dtype)), memory
+
+
+@flax.struct.dataclass
+class FrequencyDecoupledGuidance(Contrast):
+    """FDG (Sadat et al., arXiv:2506.19713): one scale for the low frequencies of the difference, one for the
+    high; in x0.
+
+    Low is what a Gaussian of ``blur`` pixels keeps, per channel. The paper's two-level Laplacian pyramid is
+    such a split; a low scale for low frequencies keeps diversity, a high one for high frequencies sharpens.
+    """
+
+    low_scale: Strength = 3.0
+    high_scale: Strength = 7.5
+    blur: float | Float[Array, ""] = 2.0
+
+    def __post_init__(self):
+        check_number(self.low_scale, "low_scale")
+        check_number(self.high_scale, "high_scale")
+        check_number(self.blur, "blur", 0.0)
+
+    def combine(self, cond, uncond, x, level, memory):
+        require(x.ndim == 4, "frequency-decoupled guidance needs images [b, h, w, c]")
+        difference = cond.x0 - uncond.x0
+        low = low_pass(difference, self.blur)
+        low_gain = strength_at(self.low_scale, level, x) - 1
+        high_gain = strength_at(self.high_scale, level, x) - 1
+        return with_x0(cond, cond.x0 + low_gain * low + high_gain * (difference - low), level), memory
+
+
+def low_pass(image: Float[Array, "b h w c"], blur: float | Float[Array, ""]) -> Float[Array, "b h w c"]:
+    """A Gaussian blur of standard deviation ``blur`` pixels, mirrored at the borders (so constants are
+    kept).
+    """
+    for axis in (1, 2):
+        size = image.shape[axis]
+        position = jnp.arange(size)
+        # Mirrored borders make the blur diagonal in the cosine basis; a matrix is simplest at image sizes.
+        distance = position[:, None] - jnp.arange(-size, 2 * size)[None]
+        weights = jnp.exp(-(distance**2) / (2 * jnp.maximum(blur, 1e-3) ** 2))
+        mirrored = weights[:, :size][:, ::-1] + weights[:, size : 2 * size] + weights[:, 2 * size :][:, ::-1]
+        mirrored = (mirrored / mirrored.sum(axis=1, keepdims=True)).astype(image.dtype)
+        image = jnp.moveaxis(jnp.tensordot(mirrored, image, axes=(1, axis)), 0, axis)
+    return image
+
+
+@flax.struct.dataclass
+class Prompts:
+    """Several prompts an image, and what they are compared with; one row an image in each."""
+
+    prompts: tuple
+    negative: Any
+
+    @property
+    def positive(self) -> Any:
+        """The first prompt."""
+        return self.prompts[0]
+
+
+@flax.struct.dataclass
+class ComposedGuidance(Guidance):
+    """``uncond + sum_i w_i (cond_i - uncond)`` over ``Prompts``: AND with positive weights, NOT with negative
+    ones.
+
+    Liu et al., composable diffusion, arXiv:2206.01714, eq. 11 and 13. Affine, so alike in every space. One
+    more evaluation for each prompt, all in one batch.
+    """
+
+    weights: Any = (7.5,)
+
+    def __post_init__(self):
+        for i, weight in enumerate(
+            self.weights if isinstance(self.weights, tuple | list) else [self.weights]
+        ):
+            check_number(weight, f"weights[{i}]")
+
+    def evaluate(self, denoise, weak, x, level, conditioning, memory):
+        count = len(conditioning.prompts)
+        require(
+            len(self.weights) == count,
+            f"guidance.weights has {len(self.weights)} entries for {count} prompts",
+        )
+        *conds, uncond = evaluate_together(denoise, x, level, [*conditioning.prompts, conditioning.negative])
+        guided = uncond
+        for weight, cond in zip(self.weights, conds, strict=True):
+            w = strength_at(weight, level, x)
+            guided = jax.tree.map(
+                lambda g, c, u, w=w: (g + w * (c - u)).astype(g.dtype), guided, cond, uncond
+            )
+        return Outcome(guided.replace(variance=conds[0].variance), conds[0], memory)
+
+
+@flax.struct.dataclass
+class TwoConditions:
+    """Text and image together, the image alone, and neither (InstructPix2Pix); one row an image in each."""
+
+    both: Any
+    image: Any
+    neither: Any
+
+    @property
+    def positive(self) -> Any:
+        """Both conditions."""
+        return self.both
+
+
+@flax.struct.dataclass
+class TwoConditionGuidance(Guidance):
+    """InstructPix2Pix (Brooks et al., arXiv:2211.09800, eq. 3), in any space; three evaluations in one batch.
+
+    ``neither + image_scale (image - neither) + text_scale (both - image)``.
+    """
+
+    text_scale: Strength = 7.5
+    image_scale: Strength = 1.5
+
+    def __post_init__(self):
+        check_number(self.text_scale, "text_scale")
+        check_number(self.image_scale, "image_scale")
+
+    def evaluate(self, denoise, weak, x, level, conditioning, memory):
+        both, image, neither = evaluate_together(
+            denoise, x, level, [conditioning.both, conditioning.image, conditioning.neither]
+        )
+        guided = extrapolate(neither, image, strength_at(self.image_scale, level, x))
+        text = strength_at(self.text_scale, level, x)
+        add = lambda g, b, i: (g + text * (b - i)).astype(g.dtype)  # noqa: E731
+        guided = both.replace(x0=add(guided.x0, both.x0, image.x0), eps=add(guided.eps, both.eps, image.eps))
+        return Outcome(guided, both, memory)

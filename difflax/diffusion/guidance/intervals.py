@@ -1,0 +1,152 @@
+"""When a guidance acts, and how its strength changes along a run.
+
+Both are functions of the noise angle ``arctan2(sigma, alpha)`` in [0, pi/2], which is finite at both ends of
+time and does not depend on the schedule; the units that people think in are converted to it once.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from difflax.diffusion.checks import require
+from difflax.diffusion.guidance.base import Guidance, Outcome, positive_of
+from difflax.diffusion.levels import NoiseLevel, NoiseSchedule, noise_level
+
+Unit = Literal["sigma", "log_snr", "t", "step"]
+
+
+def noise_angle(level: NoiseLevel) -> Float[Array, "*n"]:
+    """``arctan2(sigma, alpha)``: 0 at the data, pi / 2 where no signal is left."""
+    return jnp.arctan2(level.sigma, level.alpha)
+
+
+@flax.struct.dataclass
+class Interval(Guidance):
+    """``guidance`` at noise angles in ``[low, high]``, elsewhere the conditional model, evaluated alone.
+
+    Kynkäänniemi et al., arXiv:2404.07724. Make it with ``interval``. Outside the interval the other
+    evaluations are skipped (a real branch, as levels are scalars in sampling), and the guidance's memory
+    rests.
+    """
+
+    guidance: Any
+    low: float | Float[Array, ""]
+    high: float | Float[Array, ""]
+
+    def begin(self, x):
+        return self.guidance.begin(x)
+
+    def evaluate(self, denoise, weak, x, level, conditioning, memory):
+        require(level.t.ndim == 0, "a guidance interval needs one noise level for the whole batch")
+        angle = noise_angle(level)
+
+        def plain() -> Outcome:
+            prediction = denoise(x, level, positive_of(conditioning))
+            return Outcome(prediction, prediction, memory)
+
+        def guided() -> Outcome:
+            return self.guidance.evaluate(denoise, weak, x, level, conditioning, memory)
+
+        return jax.lax.cond((angle >= self.low) & (angle <= self.high), guided, plain)
+
+
+def interval(
+    guidance: Guidance,
+    low: float,
+    high: float,
+    unit: Unit,
+    *,
+    schedule: NoiseSchedule | None = None,
+    levels: NoiseLevel | None = None,
+) -> Interval:
+    """``guidance`` between two bounds, both included.
+
+    Args:
+        guidance: what acts inside.
+        low: the smaller bound.
+        high: the larger bound.
+        unit: ``"sigma"`` (``sigma / alpha``), ``"log_snr"``, ``"t"`` (needs ``schedule``), or ``"step"``:
+            indices of the run's steps, 0 the noisiest (needs ``levels``).
+        schedule: for ``"t"``.
+        levels: the run's levels, for ``"step"``.
+
+    Raises:
+        ValueError: for an unknown unit, bounds upside down or not numbers, or a missing schedule or levels.
+    """
+    known = ("sigma", "log_snr", "t", "step")
+    require(unit in known, f"interval.unit must be one of {', '.join(known)}, got {unit!r}")
+    require(low <= high, f"interval.low {low} must not exceed interval.high {high}")  # also refuses NaN
+    if unit == "sigma":
+        bounds = np.arctan2([low, high], 1.0)
+    elif unit == "log_snr":
+        bounds = np.arctan(np.exp(-np.array([high, low]) / 2))
+    elif unit == "t":
+        require(schedule is not None, "an interval in t needs the schedule")
+        bounds = np.asarray(noise_angle(noise_level(schedule, np.array([low, high]))))
+    else:
+        require(levels is not None, "an interval in steps needs the run's levels")
+        angles = np.asarray(noise_angle(levels))
+        last = len(angles) - 2
+        first_step, last_step = int(np.clip(low, 0, last)), int(np.clip(high, 0, last))
+        # Half-way to the neighbours, so that rounding cannot drop a step.
+        above = np.pi if first_step == 0 else (angles[first_step - 1] + angles[first_step]) / 2
+        bounds = np.array([(angles[last_step] + angles[last_step + 1]) / 2, above])
+    slack = 0.0 if unit == "step" else 1e-6
+    return Interval(guidance, float(bounds[0] - slack), float(bounds[1] + slack))
+
+
+@flax.struct.dataclass
+class ScaleSchedule:
+    """A strength that changes along the run: linear interpolation of ``values`` over the noise angle.
+
+    Attributes:
+        angles: noise angles, increasing.
+        values: the strength at each.
+    """
+
+    angles: Float[Array, " n"]
+    values: Float[Array, " n"]
+
+    def __call__(self, level: NoiseLevel) -> Float[Array, "*n"]:
+        """The strength at ``level``."""
+        return jnp.interp(noise_angle(level), self.angles, self.values)
+
+
+SHAPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "constant": lambda p: np.ones_like(p),
+    "linear": lambda p: p,
+    "cosine": lambda p: (1 - np.cos(np.pi * p)) / 2,
+    "triangle": lambda p: 1 - np.abs(2 * p - 1),
+}
+"""Shapes over a run's progress from 0 to 1 (Wang et al., arXiv:2404.13040, section 3)."""
+
+
+def scale_schedule(shape: str, levels: NoiseLevel, start: float, end: float) -> ScaleSchedule:
+    """A strength from ``start`` to ``end`` along the steps of a run, in a shape of ``SHAPES``.
+
+    "triangle" goes from ``start`` to ``end`` in the middle and back.
+    """
+    require(shape in SHAPES, f"scale.shape must be one of {', '.join(SHAPES)}, got {shape!r}")
+    require(
+        bool(np.isfinite([start, end]).all()), f"scale.start and end must be finite, got {start} and {end}"
+    )
+    count = levels.t.shape[0] - 1
+    progress = np.linspace(0, 1, count) if count > 1 else np.zeros(1)
+    value = start + (end - start) * SHAPES[shape](progress) if shape != "constant" else np.full(count, end)
+    return scale_table(levels, value)
+
+
+def scale_table(levels: NoiseLevel, values: np.ndarray | list[float] | tuple[float, ...]) -> ScaleSchedule:
+    """A strength given step by step."""
+    values = np.asarray(values, float)
+    count = levels.t.shape[0] - 1
+    require(values.shape == (count,), f"scale.values must have one entry for each of the {count} steps")
+    require(bool(np.isfinite(values).all()), "scale.values must be finite")
+    angles = np.asarray(noise_angle(levels))[:-1]
+    dtype = levels.alpha.dtype
+    return ScaleSchedule(jnp.asarray(angles[::-1], dtype), jnp.asarray(values[::-1], dtype))

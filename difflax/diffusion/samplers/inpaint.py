@@ -1,0 +1,43 @@
+"""Inpainting: a sampler that puts the known part of the image back after every step."""
+
+import dataclasses
+from typing import Any
+
+import jax
+from jaxtyping import Array, Float
+
+from difflax.diffusion.levels import add_noise
+from difflax.diffusion.samplers.base import Sampler
+from difflax.streams import normal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inpaint:
+    """``sampler``, with the known pixels replaced by the known image at the step's noise level.
+
+    The replacement method (Song et al., arXiv:2011.13456, section 5); on ``repaint_levels`` it is RePaint
+    (Lugmayr et al., arXiv:2201.09865, algorithm 1). Exact on the known part at the end.
+
+    Attributes:
+        sampler: any sampler.
+        known: the image to keep, ``[b, h, w, c]``.
+        mask: 1 where it is known, 0 where it is to be made; broadcast against the image.
+    """
+
+    sampler: Sampler
+    known: Float[Array, "b ..."]
+    mask: Float[Array, "..."]
+
+    @property
+    def evaluations(self) -> int:
+        """The inner sampler's."""
+        return self.sampler.evaluations
+
+    def init(self, x, keys) -> Any:
+        return self.sampler.init(x, keys)
+
+    def step(self, denoise, x, now, next, keys, state):
+        x_next, state = self.sampler.step(denoise, x, now, next, keys, state)
+        own = jax.vmap(jax.random.fold_in, (0, None))(keys, 0x1A)
+        known = add_noise(self.known, normal(own, x.shape[1:], x.dtype), next)
+        return self.mask * known + (1 - self.mask) * x_next, state
