@@ -24,7 +24,8 @@ class GridStyle:
     """Sizes in pixels of the finished picture.
 
     Attributes:
-        tile: the least width of an image after enlarging by a whole factor; larger images are left as they are.
+        tile: the least width of an image after enlarging by a whole factor; larger images are left as they
+            are.
         gap: the space between images.
         margin: the space around everything.
         text_size: the height of the letters.
@@ -40,7 +41,8 @@ class GridStyle:
 
 @functools.lru_cache
 def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    # matplotlib brings DejaVu, which knows far more letters than Pillow's own font: prompts come in any language.
+    # matplotlib brings DejaVu, which knows far more letters than Pillow's own font: prompts come in any
+    # language.
     import matplotlib
 
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
@@ -55,7 +57,7 @@ def enlarge(image: Pixels, tile: int) -> Image.Image:
 
 
 def wrap(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int) -> list[str]:
-    """``text`` broken into at most ``lines`` lines of ``width`` pixels; what does not fit ends in an ellipsis."""
+    """``text`` in at most ``lines`` lines of ``width`` pixels; what does not fit becomes an ellipsis."""
     rows: list[str] = []
     row = ""
     pending = text.split()
@@ -85,11 +87,21 @@ def _line_height(size: int) -> int:
     return round(size * 1.35)
 
 
-def _write(draw: ImageDraw.ImageDraw, rows: Sequence[str], x: float, y: float, size: int, **look: str | bool) -> None:
+def _write(
+    draw: ImageDraw.ImageDraw, rows: Sequence[str], x: float, y: float, size: int, **look: str | bool
+) -> None:
     font = _font(size, bool(look.get("bold", False)))
     for number, row in enumerate(rows):
         position = (x, y + number * _line_height(size))
-        draw.text(position, row, fill=str(look.get("fill", INK)), font=font, anchor=str(look.get("anchor", "la")))
+        draw.text(
+            position, row, fill=str(look.get("fill", INK)), font=font, anchor=str(look.get("anchor", "la"))
+        )
+
+
+def _place(sheet: Image.Image, tile: Image.Image, x: int, y: int) -> None:
+    # The hairline shows where a white image ends.
+    ImageDraw.Draw(sheet).rectangle((x - 1, y - 1, x + tile.width, y + tile.height), outline=RULE)
+    sheet.paste(tile, (x, y))
 
 
 def captioned_grid(
@@ -125,7 +137,7 @@ def captioned_grid(
     draw = ImageDraw.Draw(sheet)
     for number, (tile, rows_of_text) in enumerate(zip(tiles, wrapped, strict=True)):
         x, y = style.margin + number % columns * step_x, tops[number // columns]
-        sheet.paste(tile, (x, y))
+        _place(sheet, tile, x, y)
         _write(draw, rows_of_text, x, y + height + tail, style.text_size)
     return sheet
 
@@ -147,7 +159,9 @@ def labelled_grid(
         corner: what the columns are, written above the row labels ("guidance scale →").
     """
     if len(images) != len(row_labels) or any(len(row) != len(column_labels) for row in images):
-        raise ValueError(f"{len(row_labels)} row labels and {len(column_labels)} column labels do not fit the images")
+        raise ValueError(
+            f"{len(row_labels)} row labels and {len(column_labels)} column labels do not fit the images"
+        )
     if not row_labels or not column_labels:
         raise ValueError("an image table needs a row and a column")
     tiles = [[enlarge(image, style.tile) for image in row] for row in images]
@@ -157,7 +171,9 @@ def labelled_grid(
     if any(row_labels) or corner:
         longest = max(_font(size).getlength(label) for label in [*row_labels, corner])
         label_width = math.ceil(min(longest, 13.5 * size)) + 2 * style.gap
-    rows_of_text = [wrap(label, _font(size), label_width - 2 * style.gap, height // line) for label in row_labels]
+    rows_of_text = [
+        wrap(label, _font(size), label_width - 2 * style.gap, height // line) for label in row_labels
+    ]
     head = max(label.count("\n") + 1 for label in column_labels) * line + style.gap
     left, top = style.margin + label_width, style.margin + head
     sheet = Image.new(
@@ -179,5 +195,5 @@ def labelled_grid(
         y = top + row * (height + style.gap)
         _write(draw, text, style.margin, y + max(0, (height - len(text) * line) // 2), size)
         for column, tile in enumerate(row_tiles):
-            sheet.paste(tile, (left + column * (width + style.gap), y))
+            _place(sheet, tile, left + column * (width + style.gap), y)
     return sheet

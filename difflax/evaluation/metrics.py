@@ -1,13 +1,14 @@
 """What is measured on generated images, each metric with its definition, its source and its limits.
 
-Everything here is a pure function of numpy arrays: images are float in [0, 1], features come from any encoder.
-The statistics are computed in float64 whatever the input's precision.
+Everything here is a pure function of numpy arrays: images are float in [0, 1], features come from any
+encoder. The statistics are computed in float64 whatever the input's precision.
 
 The Fréchet distance between Gaussians ``N(m1, C1)`` and ``N(m2, C2)`` (Dowson and Landau 1982; for images
 Heusel et al. 2017, eq. 6) is ``|m1 - m2|² + Tr(C1 + C2 - 2 (C1 C2)^½)``. With any factors ``Ci = FiᵀFi`` the
-last trace is the nuclear norm ``‖F1 F2ᵀ‖_*``: ``Fi = Ui Ci^½`` with a partial isometry ``Ui``, and the singular
-values of ``C1^½ C2^½`` are the square roots of the eigenvalues of ``C1^½ C2 C1^½``. So no matrix square root is
-taken, nothing becomes complex, and covariances of deficient rank (fewer images than features) are no special case.
+last trace is the nuclear norm ``‖F1 F2ᵀ‖_*``: ``Fi = Ui Ci^½`` with a partial isometry ``Ui``, and the
+singular values of ``C1^½ C2^½`` are the square roots of the eigenvalues of ``C1^½ C2 C1^½``. So no matrix
+square root is taken, nothing becomes complex, and covariances of deficient rank (fewer images than features)
+are no special case.
 """
 
 import dataclasses
@@ -52,7 +53,8 @@ CLIP_SCORE = Metric(
     unit="100 × cosine",
     better="higher",
     definition=(
-        "100 · max(0, cosine) of the CLIP features of an image and of its prompt. Comparable only between runs "
+        "100 · max(0, cosine) of the CLIP features of an image and of its prompt. Comparable only between "
+        "runs "
         "that use the same CLIP."
     ),
     source="Hessel et al. 2021 (CLIPScore), with the weight w = 100 in place of 2.5",
@@ -64,9 +66,12 @@ FRECHET_DISTANCE = Metric(
     unit="CLIP image features",
     better="lower",
     definition=(
-        "Fréchet distance between Gaussians fitted to the unit-norm CLIP image features of the generated images "
-        "and of real images of the same prompt group. It falls with the number of images, so it is comparable only "
-        "at equal counts, which are stated; the line of real images is the same distance between two disjoint "
+        "Fréchet distance between Gaussians fitted to the unit-norm CLIP image features of the generated "
+        "images "
+        "and of real images of the same prompt group. It falls with the number of images, so it is "
+        "comparable only "
+        "at equal counts, which are stated; the line of real images is the same distance between two "
+        "disjoint "
         "sets of real images, the first as large as the generated set."
     ),
     source="Heusel et al. 2017, eq. 6, on CLIP features as in Kynkäänniemi et al. 2023",
@@ -76,7 +81,9 @@ FEATURE_DIVERSITY = Metric(
     name="feature_diversity",
     label="Diversity in CLIP features",
     unit="cosine distance",
-    definition="Mean of 1 - cosine over all pairs of CLIP image features of one prompt's seeds; then over prompts.",
+    definition=(
+        "Mean of 1 - cosine over all pairs of CLIP image features of one prompt's seeds; then over prompts."
+    ),
     source="mean pairwise distance as in Zhu et al. 2017 (BicycleGAN), here in CLIP image features",
     bounds=(0.0, 2.0),
 )
@@ -85,7 +92,8 @@ PIXEL_DIVERSITY = Metric(
     label="Diversity in pixels",
     unit="standard deviation",
     definition=(
-        "Root of the mean, over pixels and channels, of the unbiased variance among one prompt's seeds; then the "
+        "Root of the mean, over pixels and channels, of the unbiased variance among one prompt's seeds; "
+        "then the "
         "mean over prompts. Pixels in [0, 1]."
     ),
     source="equal to the root of half the mean squared pixel distance between two seeds",
@@ -96,7 +104,10 @@ CLIPPED_FRACTION = Metric(
     label="Clipped values",
     unit="share of channel values",
     definition=f"Share of channel values ≤ {CLIPPED_LOW} or ≥ {CLIPPED_HIGH}, pixels in [0, 1].",
-    source="the saturation of high guidance scales that Saharia et al. 2022 (Imagen), § 2.3, counter by thresholding",
+    source=(
+        "the saturation of high guidance scales that Saharia et al. 2022 (Imagen), § 2.3, counter by "
+        "thresholding"
+    ),
     bounds=(0.0, 1.0),
 )
 HSV_SATURATION = Metric(
@@ -117,7 +128,10 @@ def judge_metric(name: str) -> Metric:
         label="Prompt accuracy" if name == "accuracy" else f"{name.replace('_', ' ').capitalize()} accuracy",
         unit="share of images",
         better="higher",
-        definition=f"Share of images in which the judge reads {what} right; images whose prompt names none are left out.",
+        definition=(
+            f"Share of images in which the judge reads {what} right; images whose prompt names none are "
+            "left out."
+        ),
         source="the judge named in the provenance",
         bounds=(0.0, 1.0),
     )
@@ -136,7 +150,7 @@ def normalize(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
 def clip_score(
     image_features: Float[np.ndarray, "n d"], text_features: Float[np.ndarray, "n d"]
 ) -> Float[np.ndarray, " n"]:
-    """``100 · max(0, cosine)`` of each image and its own text, in [0, 100] (Hessel et al. 2021, with w = 100)."""
+    """``100 · max(0, cosine)`` of each image and its own text, in [0, 100] (Hessel et al. 2021, w = 100)."""
     cosine = np.sum(normalize(image_features) * normalize(text_features), axis=-1)
     return 100.0 * np.clip(cosine, 0.0, 1.0)
 
@@ -178,14 +192,16 @@ def gaussian_from_moments(
 
 
 def frechet_distance(first: Gaussian, second: Gaussian) -> float:
-    """``|m1 - m2|² + Tr(C1 + C2 - 2 (C1 C2)^½)`` ≥ 0 (Heusel et al. 2017, eq. 6; see the module's docstring)."""
+    """``|m1 - m2|² + Tr(C1 + C2 - 2 (C1 C2)^½)`` ≥ 0 (Heusel et al. 2017, eq. 6)."""
     shift = np.sum((first.mean - second.mean) ** 2)
     traces = np.sum(first.factor**2) + np.sum(second.factor**2)
     overlap = np.linalg.svd(first.factor @ second.factor.T, compute_uv=False).sum()
     return float(max(shift + traces - 2.0 * overlap, 0.0))
 
 
-def feature_diversity(features: Float[np.ndarray, "n d"], prompts: Int[np.ndarray, " n"]) -> Float[np.ndarray, " p"]:
+def feature_diversity(
+    features: Float[np.ndarray, "n d"], prompts: Int[np.ndarray, " n"]
+) -> Float[np.ndarray, " p"]:
     """Mean ``1 - cosine`` over the pairs of seeds of each prompt, by ascending prompt index; in [0, 2].
 
     Raises ValueError for a prompt with a single image.

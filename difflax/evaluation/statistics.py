@@ -1,7 +1,8 @@
 """Estimates with confidence bands, where images of one prompt are not independent of each other.
 
-The independent unit is the prompt: its seeds are a cluster. Scales are compared in pairs, since every scale draws
-the same prompts with the same seeds, so the difference is taken image by image before anything is averaged.
+The independent unit is the prompt: its seeds are a cluster. Scales are compared in pairs, since every scale
+draws the same prompts with the same seeds, so the difference is taken image by image before anything is
+averaged.
 
 - A share of right images has a Wilson score interval (Wilson 1927) on the effective sample size
   ``n / design effect · (z / t)²`` (Kish 1965; Korn and Graubard 1998), which stays honest at 0 and 1, where a
@@ -68,8 +69,8 @@ def design_effect(values: Float[np.ndarray, "s n"], clusters: Int[np.ndarray, " 
     """How much the clustering of images by prompt inflates the variance of a share (Kish 1965).
 
     The variance of the clustered mean over that of as many independent images, pooled over ``s`` scales for
-    stability, and kept between 1 and the largest cluster. Where nothing varies it cannot be estimated, and the
-    largest cluster (seeds that are copies of each other) is assumed.
+    stability, and kept between 1 and the largest cluster. Where nothing varies it cannot be estimated, and
+    the largest cluster (seeds that are copies of each other) is assumed.
     """
     sums, sizes = _cluster_sums(values, clusters)
     number, count = len(sizes), sizes.sum()
@@ -90,7 +91,8 @@ def proportion(
 ) -> Estimate:
     """The share of ones among values in {0, 1}, with a Wilson interval for clustered trials.
 
-    ``effect`` is a design effect pooled over more data than ``values``; without it, that of ``values`` is used.
+    ``effect`` is a design effect pooled over more data than ``values``; without it, that of ``values`` is
+    used.
     """
     number = len(np.unique(clusters))
     if effect is None:
@@ -102,7 +104,12 @@ def proportion(
     share = float(values.mean())
     low, high = wilson_interval(share, effective, confidence)
     return Estimate(
-        value=share, low=low, high=high, count=len(values), clusters=number, method="Wilson, clustered by prompt"
+        value=share,
+        low=low,
+        high=high,
+        count=len(values),
+        clusters=number,
+        method="Wilson, clustered by prompt",
     )
 
 
@@ -116,7 +123,8 @@ def mean(
 ) -> Estimate:
     """The mean of the values, with a bootstrap over clusters and the expanded percentile interval.
 
-    Equal seeds resample the same prompts, so bands of several scales move together. With one cluster there is no
+    Equal seeds resample the same prompts, so bands of several scales move together. With one cluster there is
+    no
     band: both ends are NaN.
     """
     sums, sizes = _cluster_sums(values, clusters)
@@ -151,7 +159,12 @@ def paired_difference(
 
 
 def jackknife(
-    value: float, left_out: Float[np.ndarray, " g"], *, count: int, clusters: int, confidence: float = CONFIDENCE
+    value: float,
+    left_out: Float[np.ndarray, " g"],
+    *,
+    count: int,
+    clusters: int,
+    confidence: float = CONFIDENCE,
 ) -> Estimate:
     """The band of a statistic from its values with each of ``g`` ≥ 2 equal groups of clusters left out.
 
@@ -174,5 +187,5 @@ def jackknife(
 
 def is_proportion(values: Float[np.ndarray, "..."]) -> bool:
     """Whether all values that were measured (not NaN) are 0 or 1."""
-    measured: Bool[np.ndarray, "..."] = ~np.isnan(values)
+    measured: Bool[np.ndarray, ...] = ~np.isnan(values)
     return bool(np.all(np.isin(values[measured], (0.0, 1.0))))
