@@ -4,7 +4,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -16,7 +16,7 @@ from difflax.evaluation.png import save_png
 from difflax.evaluation.report import Headline, Markup, Picture
 from difflax.evaluation.results import AblationResult, Curve, describe_scale, write_tables
 from difflax.evaluation.statistics import Estimate
-from difflax.evaluation.style import DARK, LIGHT, Theme, render
+from difflax.evaluation.style import adaptive, render
 
 LARGEST_TILE = 256
 PHOTO_WIDTH = 128
@@ -25,24 +25,23 @@ PHOTO_WIDTH = 128
 def write_ablation(result: AblationResult, directory: str | os.PathLike[str]) -> epath.Path:
     """Writes everything about the sweep into ``directory`` and returns the path of the report.
 
-    ``report.html``, ``results.json``, ``table.csv``, ``records.csv``, ``plots/*.png`` (a metric each and the
-    overview), ``plots/*.svg`` and ``grids/*.png`` (one a prompt group).
+    ``report.html``, ``results.json``, ``table.csv``, ``records.csv``, ``plots/`` (PNG and SVG of each metric and
+    trade-off, and ``overview.png``) and ``grids/`` (a PNG of each prompt group).
     """
     directory = epath.Path(directory)
     write_tables(result, directory)
     (directory / "plots").mkdir(parents=True, exist_ok=True)
-    for name, draw in _plots(result).items():
-        drawn = draw(LIGHT)
-        (directory / "plots" / f"{name}.png").write_bytes(render(drawn, "png"))
-        (directory / "plots" / f"{name}.svg").write_bytes(render(drawn, "svg"))
-    overview = plots.overview_figure(result)
-    (directory / "plots" / "overview.png").write_bytes(render(overview, "png", dpi=150))
-    for index, group in enumerate(result.groups):
-        save_png(
-            directory / "grids" / f"{index}_{slug(group.name)}.png", grid(result, group.name), facts(result)
-        )
+    vectors: dict[str, bytes] = {}
+    for name, figure in draw_all(result).items():
+        vectors[name] = render(figure, "svg")
+        (directory / "plots" / f"{name}.svg").write_bytes(vectors[name])
+        (directory / "plots" / f"{name}.png").write_bytes(render(figure, "png"))
+    (directory / "plots" / "overview.png").write_bytes(render(plots.overview_figure(result), "png", dpi=130))
+    grids = {group.name: grid(result, group.name) for group in result.groups}
+    for index, (name, picture) in enumerate(grids.items()):
+        save_png(directory / "grids" / f"{index}_{slug(name)}.png", picture, facts(result))
     path = directory / "report.html"
-    path.write_text(ablation_page(result))
+    path.write_text(ablation_page(result, vectors, grids))
     return path
 
 
@@ -87,15 +86,11 @@ def _shrunk(image: Any) -> Any:
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
-def _plots(result: AblationResult) -> dict[str, Callable[[Theme], Any]]:
-    drawers: dict[str, Callable[[Theme], Any]] = {}
-    for name in result.by_metric():
-        drawers[name] = lambda theme, name=name: plots.metric_figure(result, name, theme)
-    for across, up in trade_offs(result):
-        drawers[f"{up}_against_{across}"] = lambda theme, across=across, up=up: plots.tradeoff_figure(
-            result, across, up, theme
-        )
-    return drawers
+def draw_all(result: AblationResult) -> dict[str, Any]:
+    """A figure of each metric, by its name, and of each trade-off, named ``gain_against_cost``."""
+    drawn = {name: plots.metric_figure(result, name) for name in result.by_metric()}
+    pairs = {f"{up}_against_{across}": (across, up) for across, up in trade_offs(result)}
+    return drawn | {name: plots.tradeoff_figure(result, across, up) for name, (across, up) in pairs.items()}
 
 
 def trade_offs(result: AblationResult) -> list[tuple[str, str]]:
@@ -106,8 +101,8 @@ def trade_offs(result: AblationResult) -> list[tuple[str, str]]:
     return [(cost, gain) for gain in gains for cost in costs[:2]]
 
 
-def _embedded(draw: Callable[[Theme], Any]) -> Picture:
-    return Picture(data=render(draw(LIGHT), "svg"), kind="image/svg+xml", dark=render(draw(DARK), "svg"))
+def _embedded(svg: bytes) -> Picture:
+    return Picture(data=adaptive(svg), kind="image/svg+xml")
 
 
 def _embedded_grid(picture: Image.Image, photo: bool) -> Picture:
@@ -119,92 +114,108 @@ def _embedded_grid(picture: Image.Image, photo: bool) -> Picture:
     return Picture(data=out.getvalue(), kind="image/png")
 
 
-def number(value: float) -> str:
-    """Three significant digits, or an en dash for what was not measured."""
-    if math.isnan(value):
-        return "–"
-    return f"{value:.2f}" if 0.1 <= abs(value) < 10 else f"{value:.3g}"
+def decimals(curve: Curve) -> int:
+    """How many digits behind the point tell the curve's values apart: three significant ones of the largest."""
+    if curve.metric.bounds == (0.0, 1.0):
+        return 2
+    sizes = [abs(e.value) for e in curve.estimates if e.value and math.isfinite(e.value)]
+    return min(max(2 - math.floor(math.log10(max(sizes))), 0), 8) if sizes else 2
 
 
-def with_band(estimate: Estimate) -> Markup:
-    """An estimate and its band in small print."""
-    band = f" {number(estimate.low)}–{number(estimate.high)}" if not math.isnan(estimate.low) else ""
-    return Markup(f"{number(estimate.value)}<small>{band}</small>")
+def number(value: float, digits: int) -> str:
+    """The value with ``digits`` behind the point, or an en dash for what was not measured."""
+    return f"{value:.{digits}f}" if math.isfinite(value) else "–"
 
 
-def scale_range(curve: Curve) -> str:
+def band(estimate: Estimate, digits: int) -> str:
+    """The confidence band as text; empty where there is none."""
+    if math.isnan(estimate.low):
+        return ""
+    return f"{number(estimate.low, digits)}–{number(estimate.high, digits)}"
+
+
+def with_band(estimate: Estimate, digits: int) -> Markup:
+    """An estimate and, in small print, its band."""
+    return report.join([number(estimate.value, digits), report.tag("small", band(estimate, digits))], "")
+
+
+def near_best(curve: Curve) -> str:
     """The scales around the best one that cannot be told from it, as text."""
     near = [scale for scale, close in zip(curve.scales, curve.near_best, strict=True) if close]
     if len(near) < 2:
-        return "no other scale comes as close"
+        return "no other scale as good"
     return "as good within noise: " + ", ".join(
         f"{scale:g}" for scale in near if scale != curve.scales[curve.best]
     )
 
 
-def ablation_page(result: AblationResult) -> str:
-    """The report as one HTML document."""
-    described = result.by_metric()
-    primary = described[result.primary]
-    shown = [curve for curve in primary if curve.best is not None]
+def ablation_page(
+    result: AblationResult, vectors: Mapping[str, bytes], grids: Mapping[str, Image.Image]
+) -> str:
+    """The report as one HTML document, from the plots (SVG, named as :func:`draw_all` does) and image tables."""
     per_scale = sum(group.count for group in result.groups)
+    number_of_prompts = sum(len(group.prompts) for group in result.groups)
     subtitle = (
-        f"{len(result.scales)} guidance scales × {sum(len(g.prompts) for g in result.groups)} prompts × "
-        f"{len(result.seeds)} seeds: {len(result.scales) * per_scale:,} images of "
-        f"{result.provenance.checkpoint}, "
+        f"{len(result.scales)} guidance scales × {number_of_prompts} prompts × {len(result.seeds)} seeds: "
+        f"{len(result.scales) * per_scale:,} images of {result.provenance.checkpoint}, "
         f"sampled by {result.provenance.sampler} in {result.provenance.num_steps} steps."
     )
     return report.page(
         "What does guidance do here?",
         subtitle,
-        report.headlines([_headline(curve) for curve in shown]),
+        report.headlines(_headlines(result)),
+        _curve_section(result, vectors),
+        *_trade_off_section(result, vectors),
+        report.section(
+            "Prompts and scales",
+            *_grids(result, grids),
+            lead=f"All images here share seed {result.seeds[0]}: along a row, guidance alone changes.",
+        ),
+        report.section("Numbers", *(_table(result, group.name) for group in result.groups)),
         report.section(
             "What was asked",
             report.code(result.provenance.command),
             report.definitions(_asked(result)),
             report.details("The whole config", report.code(_pretty(result.provenance.config))),
         ),
-        report.section(
-            "Against the guidance scale",
-            report.figures(
-                *(
-                    report.figure(
-                        _embedded(lambda theme, name=name: plots.metric_figure(result, name, theme)),
-                        f"{curves[0].metric.label} against guidance scale",
-                        curves[0].metric.definition,
-                    )
-                    for name, curves in described.items()
-                )
-            ),
-            lead="Scale 0 ignores the text, scale 1 is the model without guidance. Bands are 95% confidence.",
-        ),
-        *_trade_off_section(result),
-        report.section(
-            "Prompts and scales",
-            *_grids(result),
-            lead=(
-                f"Every row shares one seed ({result.seeds[0]}), so from left to right guidance alone "
-                "changes."
-            ),
-        ),
-        report.section("Numbers", *(_table(result, group.name) for group in result.groups)),
         report.section("How it was measured", *_method(result)),
         kicker="difflax · guidance ablation",
         footer="The raw numbers are in results.json, table.csv and records.csv beside this page.",
     )
 
 
-def _headline(curve: Curve) -> Headline:
-    assert curve.best is not None
-    estimate = curve.estimates[curve.best]
-    band = f"95% band {number(estimate.low)}–{number(estimate.high)}"
-    chance = f", chance {number(curve.references['chance'])}" if "chance" in curve.references else ""
-    near = f"; {scale_range(curve)}" if any(curve.near_best) else ""
-    return Headline(
-        label=f"{curve.metric.label}, {curve.group}",
-        value=number(estimate.value),
-        detail=f"at scale {curve.scales[curve.best]:g}; {band}{chance}{near}",
-    )
+def _headlines(result: AblationResult) -> list[Headline]:
+    cards = []
+    for curve in result.by_metric()[result.primary]:
+        if curve.best is None:
+            continue
+        estimate, digits = curve.estimates[curve.best], decimals(curve)
+        parts = [f"95% band {band(estimate, digits)}"] if band(estimate, digits) else []
+        if "chance" in curve.references:
+            parts.append(f"chance {number(curve.references['chance'], digits)}")
+        if any(curve.near_best):
+            parts.append(near_best(curve))
+        cards.append(
+            Headline(
+                label=f"{curve.metric.label}, {curve.group}",
+                value=number(estimate.value, digits),
+                detail="; ".join([f"at scale {curve.scales[curve.best]:g}", *parts]),
+            )
+        )
+    return cards
+
+
+def _curve_section(result: AblationResult, vectors: Mapping[str, bytes]) -> Markup:
+    shown = [
+        report.figure(
+            _embedded(vectors[name]),
+            f"{curves[0].metric.label} against guidance scale",
+            curves[0].metric.definition,
+        )
+        for name, curves in result.by_metric().items()
+    ]
+    lead = "Scale 0 ignores the text, scale 1 is the model without guidance."
+    return report.section("Against the guidance scale", report.figures(*shown), lead=lead)
 
 
 def _asked(result: AblationResult) -> dict[str, str]:
@@ -225,45 +236,36 @@ def _pretty(config: Any) -> str:
     return json.dumps(dict(config), indent=2, ensure_ascii=False, sort_keys=True)
 
 
-def _trade_off_section(result: AblationResult) -> Sequence[Markup]:
-    pairs = trade_offs(result)
-    if not pairs:
-        return []
-    drawn = [
-        report.figure(
-            _embedded(lambda theme, a=across, u=up: plots.tradeoff_figure(result, a, u, theme)),
-            f"{up} against {across}",
-        )
-        for across, up in pairs
+def _trade_off_section(result: AblationResult, vectors: Mapping[str, bytes]) -> Sequence[Markup]:
+    shown = [
+        report.figure(_embedded(vectors[f"{up}_against_{across}"]), f"{up} against {across}")
+        for across, up in trade_offs(result)
     ]
     lead = "One point a scale, joined in order; some points carry their scale."
-    return [report.section("What it buys and what it costs", report.figures(*drawn), lead=lead)]
+    return (
+        [report.section("What it buys and what it costs", report.figures(*shown), lead=lead)] if shown else []
+    )
 
 
-def _grids(result: AblationResult) -> Sequence[Markup]:
+def _grids(result: AblationResult, grids: Mapping[str, Image.Image]) -> Sequence[Markup]:
     blocks = []
     for group in result.groups:
-        photo = result.samples[group.name].shape[3] >= PHOTO_WIDTH
-        picture = _embedded_grid(grid(result, group.name), photo)
-        shown = result.samples[group.name].shape[1]
+        _, shown, _, width, _ = result.samples[group.name].shape
+        picture = _embedded_grid(grids[group.name], photo=width >= PHOTO_WIDTH)
         caption = f"{group.name}: the first {shown} of {len(group.prompts)} prompts"
-        blocks.append(
-            report.figure(
-                picture, f"images by prompt and scale, {group.name}", caption, sharp=not photo, wide=True
-            )
-        )
+        blocks.append(report.figure(picture, f"images by prompt and scale, {group.name}", caption, wide=True))
     return blocks
 
 
 def _table(result: AblationResult, group: str) -> Markup:
     curves = [curve for curve in result.curves if curve.group == group]
     rows = [
-        [f"{scale:g}", *(with_band(curve.estimates[index]) for curve in curves)]
+        [f"{scale:g}", *(with_band(curve.estimates[index], decimals(curve)) for curve in curves)]
         for index, scale in enumerate(result.scales)
     ]
     levels = list(dict.fromkeys(name for curve in curves for name in curve.references))
     rows += [
-        [name, *(number(curve.references[name]) if name in curve.references else "" for curve in curves)]
+        [name, *(number(curve.references.get(name, math.nan), decimals(curve)) for curve in curves)]
         for name in levels
     ]
     best = next(curve.best for curve in curves if curve.metric.name == result.primary)
@@ -274,8 +276,8 @@ def _table(result: AblationResult, group: str) -> Markup:
 
 def _method(result: AblationResult) -> Sequence[Markup]:
     metrics = {
-        curves[0].metric.label: f"{curves[0].metric.definition} Source: {curves[0].metric.source}."
-        for curves in result.by_metric().values()
+        metric.label: f"{metric.definition} {metric.note} Source: {metric.source}."
+        for metric in (curves[0].metric for curves in result.by_metric().values())
     }
     words = {name[0].upper() + name[1:]: text for name, text in result.method.items()}
     judge = {"Judge": result.provenance.judge} if result.provenance.judge else {}

@@ -81,35 +81,30 @@ def section(heading: str, *blocks: str, lead: str = "") -> Markup:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Picture:
-    """An encoded picture of MIME type ``kind``, and another for dark screens if there is one."""
+    """An encoded picture of MIME type ``kind`` ("image/png", "image/svg+xml")."""
 
     data: bytes
     kind: str
-    dark: bytes | None = None
 
-    def uri(self, data: bytes) -> str:
-        return f"data:{self.kind};base64,{base64.b64encode(data).decode()}"
+    @property
+    def uri(self) -> str:
+        return f"data:{self.kind};base64,{base64.b64encode(self.data).decode()}"
 
 
-def figure(
-    picture: Picture, alt: str, caption: str = "", *, sharp: bool = False, wide: bool = False
-) -> Markup:
+def figure(picture: Picture, alt: str, caption: str = "", *, wide: bool = False) -> Markup:
     """A picture with a caption.
 
     Args:
         alt: what the picture shows, for those who cannot see it.
-        sharp: show enlarged pixels as squares.
         wide: let it keep its own width and scroll on a narrow screen, for tables of images.
     """
-    shown = f'<img src="{picture.uri(picture.data)}" alt="{html.escape(alt)}" loading="lazy">'
-    if picture.dark is not None:
-        dark = picture.uri(picture.dark)
-        source = f'<source srcset="{dark}" media="(prefers-color-scheme: dark)">'
-        shown = f"<picture>{source}{shown}</picture>"
-    classes = " ".join(name for name, on in (("sharp", sharp), ("wide", wide)) if on)
+    shown = f'<img src="{picture.uri}" alt="{html.escape(alt)}" loading="lazy">'
     inside = [tag("div", Markup(shown), class_="frame")]
     return tag(
-        "figure", *inside, *([tag("figcaption", caption)] if caption else []), class_=classes or "plain"
+        "figure",
+        *inside,
+        *([tag("figcaption", caption)] if caption else []),
+        class_="wide" if wide else "plain",
     )
 
 
@@ -195,8 +190,7 @@ p {{ margin: .5rem 0 1rem; max-width: 44rem; }}
 .figures {{ display: grid; gap: 1.75rem 2rem; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%),
 1fr)); }} figure {{ margin: 0 0 1.25rem; min-width: 0; }}
 figure img {{ display: block; max-width: 100%; height: auto; }}
-figure.plain picture, figure.plain img {{ width: 100%; }}
-.sharp img {{ image-rendering: pixelated; }}
+figure.plain img {{ width: 100%; }}
 .wide .frame {{ overflow-x: auto; background: #fff; border: 1px solid var(--rule); border-radius: .7rem; }}
 .wide img {{ margin: 0 auto; }}
 figcaption {{ color: var(--quiet); font-size: .88rem; margin-top: .55rem; max-width: 44rem; }}
@@ -205,9 +199,9 @@ table {{ border-collapse: collapse; width: 100%; font-size: .88rem; font-variant
 caption {{ text-align: left; font-weight: 600; padding-bottom: .5rem; }}
 th {{ color: var(--quiet); font-weight: 500; vertical-align: bottom; border-bottom: 1px solid var(--quiet); }}
 th, td {{ padding: .42rem .9rem .42rem 0; text-align: left; }}
-td {{ border-bottom: 1px solid var(--rule); white-space: nowrap; }}
+td {{ border-bottom: 1px solid var(--rule); vertical-align: top; white-space: nowrap; }}
 .number {{ text-align: right; }}
-td small, .band {{ color: var(--quiet); font-size: .82em; }}
+td small {{ display: block; color: var(--quiet); font-size: .82em; font-weight: 400; line-height: 1.3; }}
 .strong td {{ background: var(--strong); font-weight: 600; }}
 .strong td:first-child {{ box-shadow: inset 3px 0 var(--accent); }}
 td:first-child, th:first-child {{ padding-left: .6rem; }}

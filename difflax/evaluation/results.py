@@ -23,21 +23,17 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, UInt8
 
+from difflax import __version__
 from difflax.evaluation import metrics as m
 from difflax.evaluation.statistics import Estimate
 
 FORMAT = "difflax-guidance-ablation-1"
-VERSIONED = ("difflax", "jax", "jaxlib", "flax", "numpy", "scipy")
+VERSIONED = ("jax", "jaxlib", "flax", "numpy", "scipy")
 
 
 def versions() -> dict[str, str]:
     """Versions of what decides the numbers, and the platform."""
-    found = {}
-    for package in VERSIONED:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed as a package"
+    found = {"difflax": __version__} | {package: metadata.version(package) for package in VERSIONED}
     return found | {"python": platform.python_version(), "platform": platform.platform()}
 
 

@@ -108,12 +108,33 @@ def legend(figure: Any, handles: list[Any], theme: Theme, columns: int) -> None:
     )
 
 
-def render(figure: Any, kind: Literal["png", "svg"], dpi: int = 200) -> bytes:
+def adaptive(svg: bytes) -> bytes:
+    """A light SVG that turns dark by itself where the page or screen is dark (its ``<img>`` honours it too)."""
+    pairs = dict(zip(_colours(LIGHT), _colours(DARK), strict=True))
+    text = svg.decode()
+    for index, light in enumerate(pairs):
+        text = text.replace(light, f"var(--c{index})")
+    light_rules = "".join(f"--c{index}:{light};" for index, light in enumerate(pairs))
+    dark_rules = "".join(f"--c{index}:{dark};" for index, dark in enumerate(pairs.values()))
+    dark_query = f"@media (prefers-color-scheme:dark){{:root{{{dark_rules}}}}}"
+    opening = text.index(">", text.index("<svg")) + 1
+    return f"{text[:opening]}<style>:root{{{light_rules}}}{dark_query}</style>{text[opening:]}".encode()
+
+
+def _colours(theme: Theme) -> tuple[str, ...]:
+    return (theme.paper, theme.ink, theme.quiet, theme.rule, *theme.series)
+
+
+def render(figure: Any, kind: Literal["png", "svg"], dpi: int = 160) -> bytes:
     """The figure as a file; the same figure gives the same bytes."""
     import matplotlib
 
     out = io.BytesIO()
     stamp = {"Date": None} if kind == "svg" else {"Software": "difflax"}
     with matplotlib.rc_context({"svg.hashsalt": "difflax", "svg.fonttype": "path"}):
+        # A layout is worth computing once, not once a file.
+        if figure.get_layout_engine() is not None:
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
         figure.savefig(out, format=kind, dpi=dpi, facecolor=figure.get_facecolor(), metadata=stamp)
     return out.getvalue()

@@ -137,7 +137,7 @@ def _frechet(
 
 
 def _real_level(metric: m.Metric, real: Measurement | None, count: int) -> float | None:
-    """What real images reach: a mean, or for the Fréchet distance that of ``count`` of them to the others."""
+    """What real images reach: a mean, or the Fréchet distance of ``count`` of them to the others."""
     if real is None:
         return None
     if metric == m.FRECHET_DISTANCE:
