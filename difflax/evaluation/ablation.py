@@ -36,15 +36,20 @@ Generate = Callable[[list[str], Int[np.ndarray, " n"], float], Any]
 
 
 def check(
-    groups: Sequence[PromptGroup], scales: Sequence[float], seeds: Sequence[int], batch_size: int
+    groups: Sequence[PromptGroup],
+    scales: Sequence[float | int],
+    seeds: Sequence[int],
+    batch_size: int,
+    grid_prompts: int,
 ) -> None:
     """Raises UserError for a sweep that cannot be run or would mislead."""
     if not scales or not np.all(np.isfinite(scales)) or len(set(scales)) < len(scales):
         raise UserError(f"guidance_scales={list(scales)}: give at least one scale, finite and each once")
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise UserError(f"seeds={list(seeds)}: give at least one seed, non-negative and each once")
-    if batch_size < 1:
-        raise UserError(f"batch_size={batch_size}: must be at least 1")
+    for name, value in (("batch_size", batch_size), ("grid_prompts", grid_prompts)):
+        if value < 1:
+            raise UserError(f"{name}={value}: must be at least 1")
     names = [group.name for group in groups]
     if not groups or len(set(names)) < len(names):
         raise UserError(f"prompt groups {names}: give at least one, each with its own name")
@@ -61,7 +66,7 @@ def run_ablation(
     generate: Generate,
     groups: Sequence[PromptGroup],
     *,
-    scales: Sequence[float],
+    scales: Sequence[float | int],
     seeds: Sequence[int],
     provenance: Provenance,
     directory: str | os.PathLike[str],
@@ -93,7 +98,7 @@ def run_ablation(
     from tqdm import tqdm
 
     scales = sorted(float(scale) for scale in scales)
-    check(groups, scales, seeds, batch_size)
+    check(groups, scales, seeds, batch_size, grid_prompts)
     plan = Plan(groups=tuple(groups), seeds=tuple(int(seed) for seed in seeds), grid_prompts=grid_prompts)
     store = ScaleStore(epath.Path(directory) / "scales", identity(plan, instruments, provenance))
     store.check()

@@ -25,8 +25,8 @@ PHOTO_WIDTH = 128
 def write_ablation(result: AblationResult, directory: str | os.PathLike[str]) -> epath.Path:
     """Writes everything about the sweep into ``directory`` and returns the path of the report.
 
-    ``report.html``, ``results.json``, ``table.csv``, ``records.csv``, ``plots/`` (PNG and SVG of each metric and
-    trade-off, and ``overview.png``) and ``grids/`` (a PNG of each prompt group).
+    ``report.html``, ``results.json``, ``table.csv``, ``records.csv``, ``plots/`` (PNG and SVG of each metric
+    and trade-off, and ``overview.png``) and ``grids/`` (a PNG of each prompt group).
     """
     directory = epath.Path(directory)
     write_tables(result, directory)
@@ -110,12 +110,12 @@ def _embedded_grid(picture: Image.Image, photo: bool) -> Picture:
     if photo:
         picture.save(out, format="JPEG", quality=90)
         return Picture(data=out.getvalue(), kind="image/jpeg")
-    picture.save(out, format="PNG", optimize=True)
+    picture.save(out, format="PNG")
     return Picture(data=out.getvalue(), kind="image/png")
 
 
 def decimals(curve: Curve) -> int:
-    """How many digits behind the point tell the curve's values apart: three significant ones of the largest."""
+    """How many digits behind the point to show: three significant ones of the largest value."""
     if curve.metric.bounds == (0.0, 1.0):
         return 2
     sizes = [abs(e.value) for e in curve.estimates if e.value and math.isfinite(e.value)]
@@ -152,7 +152,7 @@ def near_best(curve: Curve) -> str:
 def ablation_page(
     result: AblationResult, vectors: Mapping[str, bytes], grids: Mapping[str, Image.Image]
 ) -> str:
-    """The report as one HTML document, from the plots (SVG, named as :func:`draw_all` does) and image tables."""
+    """The report as one HTML document, from the plots (SVG, named as in :func:`draw_all`) and grids."""
     per_scale = sum(group.count for group in result.groups)
     number_of_prompts = sum(len(group.prompts) for group in result.groups)
     subtitle = (

@@ -88,14 +88,18 @@ def _line_height(size: int) -> int:
 
 
 def _write(
-    draw: ImageDraw.ImageDraw, rows: Sequence[str], x: float, y: float, size: int, **look: str | bool
+    draw: ImageDraw.ImageDraw,
+    rows: Sequence[str],
+    place: tuple[int, int],
+    size: int,
+    *,
+    fill: str = INK,
+    bold: bool = False,
+    anchor: str = "la",
 ) -> None:
-    font = _font(size, bool(look.get("bold", False)))
+    x, y = place
     for number, row in enumerate(rows):
-        position = (x, y + number * _line_height(size))
-        draw.text(
-            position, row, fill=str(look.get("fill", INK)), font=font, anchor=str(look.get("anchor", "la"))
-        )
+        draw.text((x, y + number * _line_height(size)), row, fill=fill, font=_font(size, bold), anchor=anchor)
 
 
 def _place(sheet: Image.Image, tile: Image.Image, x: int, y: int) -> None:
@@ -138,7 +142,7 @@ def captioned_grid(
     for number, (tile, rows_of_text) in enumerate(zip(tiles, wrapped, strict=True)):
         x, y = style.margin + number % columns * step_x, tops[number // columns]
         _place(sheet, tile, x, y)
-        _write(draw, rows_of_text, x, y + height + tail, style.text_size)
+        _write(draw, rows_of_text, (x, y + height + tail), style.text_size)
     return sheet
 
 
@@ -185,15 +189,15 @@ def labelled_grid(
         PAPER,
     )
     draw = ImageDraw.Draw(sheet)
-    _write(draw, [corner], style.margin, style.margin, size, fill=QUIET)
+    _write(draw, [corner], (style.margin, style.margin), size, fill=QUIET)
     for column, label in enumerate(column_labels):
         middle = left + column * (width + style.gap) + width // 2
         first, *more = label.split("\n")
-        _write(draw, [first], middle, style.margin, size, bold=True, anchor="ma")
-        _write(draw, more, middle, style.margin + line, size, fill=QUIET, anchor="ma")
+        _write(draw, [first], (middle, style.margin), size, bold=True, anchor="ma")
+        _write(draw, more, (middle, style.margin + line), size, fill=QUIET, anchor="ma")
     for row, (row_tiles, text) in enumerate(zip(tiles, rows_of_text, strict=True)):
         y = top + row * (height + style.gap)
-        _write(draw, text, style.margin, y + max(0, (height - len(text) * line) // 2), size)
+        _write(draw, text, (style.margin, y + max(0, (height - len(text) * line) // 2)), size)
         for column, tile in enumerate(row_tiles):
             _place(sheet, tile, left + column * (width + style.gap), y)
     return sheet

@@ -6,8 +6,8 @@ encoder. The statistics are computed in float64 whatever the input's precision.
 The Fréchet distance between Gaussians ``N(m1, C1)`` and ``N(m2, C2)`` (Dowson and Landau 1982; for images
 Heusel et al. 2017, eq. 6) is ``|m1 - m2|² + Tr(C1 + C2 - 2 (C1 C2)^½)``. With any factors ``Ci = FiᵀFi``
 the last trace is the nuclear norm ``‖F1 F2ᵀ‖_*``: ``Fi = Ui Ci^½`` with a partial isometry ``Ui``, and the
-singular values of ``C1^½ C2^½`` are the roots of the eigenvalues of ``C1^½ C2 C1^½``. So no matrix square root
-is taken, nothing becomes complex, and fewer images than features are no special case.
+singular values of ``C1^½ C2^½`` are the roots of the eigenvalues of ``C1^½ C2 C1^½``. So no matrix square
+root is taken, nothing becomes complex, and fewer images than features are no special case.
 """
 
 import dataclasses

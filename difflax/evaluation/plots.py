@@ -19,12 +19,12 @@ LEVEL_DASH = {"chance": (0, (1, 2)), "real images": (0, (4, 3))}
 
 def signed_sqrt(scale: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     """``sign(s) √|s|``: where a scale stands on the axis."""
-    return np.sign(scale) * np.sqrt(np.abs(scale))
+    return np.asarray(np.sign(scale) * np.sqrt(np.abs(scale)))
 
 
 def signed_square(position: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     """The inverse of :func:`signed_sqrt`."""
-    return np.sign(position) * position**2
+    return np.asarray(np.sign(position) * position**2)
 
 
 def tick_scales(scales: Sequence[float], least_gap: float = 0.045) -> list[float]:
@@ -52,6 +52,8 @@ def _scale_axis(axes: Any, scales: Sequence[float], theme: Theme) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(SCALE_LABEL)
     if 1.0 in scales and len(scales) > 1:
+        from matplotlib.patheffects import withStroke
+
         axes.axvline(1.0, color=theme.rule, linewidth=1.2, zorder=0.5)
         axes.annotate(
             describe_scale(1.0),
@@ -62,6 +64,7 @@ def _scale_axis(axes: Any, scales: Sequence[float], theme: Theme) -> None:
             va="top",
             color=theme.quiet,
             fontsize=7.5,
+            path_effects=[withStroke(linewidth=2.5, foreground=theme.paper)],
         )
 
 

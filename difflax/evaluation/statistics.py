@@ -43,7 +43,7 @@ class Estimate:
     method: str
 
 
-def wilson_interval(share: float, count: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def wilson_interval(share: float, count: float | int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """The score interval of a share observed in ``count`` > 0 trials (may be fractional) (Wilson 1927)."""
     z2 = NormalDist().inv_cdf((1 + confidence) / 2) ** 2
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
@@ -61,8 +61,9 @@ def _cluster_sums(
     values: Float[np.ndarray, "... n"], clusters: Int[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, "... k"], Float[np.ndarray, " k"]]:
     _, index, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
-    members = (index[:, None] == np.arange(len(sizes))).astype(np.float64)
-    return values @ members, sizes.astype(np.float64)
+    sums = np.zeros((*values.shape[:-1], len(sizes)))
+    np.add.at(sums, (..., index), values)
+    return sums, sizes.astype(np.float64)
 
 
 def design_effect(values: Float[np.ndarray, "s n"], clusters: Int[np.ndarray, " n"]) -> float:

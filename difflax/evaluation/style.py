@@ -109,7 +109,7 @@ def legend(figure: Any, handles: list[Any], theme: Theme, columns: int) -> None:
 
 
 def adaptive(svg: bytes) -> bytes:
-    """A light SVG that turns dark by itself where the page or screen is dark (its ``<img>`` honours it too)."""
+    """A light SVG that turns dark by itself where the reader prefers dark, also inside an ``<img>``."""
     pairs = dict(zip(_colours(LIGHT), _colours(DARK), strict=True))
     text = svg.decode()
     for index, light in enumerate(pairs):
