@@ -53,10 +53,12 @@ def build(
 
 def construct(cls: Callable[..., Any], fields: Mapping[str, Any], where: str, **given: Any) -> Any:
     """``cls(**fields, **given)`` with errors as in `build`."""
+    # The metaclass of NNX modules hides their signature.
+    init = cls.__init__ if inspect.isclass(cls) else cls
     known = [
         p.name
-        for p in inspect.signature(cls).parameters.values()
-        if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in given
+        for p in inspect.signature(init).parameters.values()
+        if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in ("self", *given)
     ]
     for key in fields:
         if key not in known:

@@ -24,7 +24,8 @@ class GridStyle:
     """Sizes in pixels of the finished picture.
 
     Attributes:
-        tile: the least width of an image after enlarging by a whole factor; larger images are left as they are.
+        tile: the least width of an image after enlarging by a whole factor; larger images are left as they
+            are.
         gap: the space between images.
         margin: the space around everything.
         text_size: the height of the letters.
@@ -40,7 +41,8 @@ class GridStyle:
 
 @functools.lru_cache
 def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    # matplotlib brings DejaVu, which knows far more letters than Pillow's own font: prompts come in any language.
+    # matplotlib brings DejaVu, which knows far more letters than Pillow's own font: prompts come in any
+    # language.
     import matplotlib
 
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
@@ -55,7 +57,7 @@ def enlarge(image: Pixels, tile: int) -> Image.Image:
 
 
 def wrap(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int) -> list[str]:
-    """``text`` broken into at most ``lines`` lines of ``width`` pixels; what does not fit ends in an ellipsis."""
+    """``text`` in at most ``lines`` lines of ``width`` pixels; what does not fit becomes an ellipsis."""
     rows: list[str] = []
     row = ""
     pending = text.split()
@@ -86,14 +88,24 @@ def _line_height(size: int) -> int:
 
 
 def _write(
-    draw: ImageDraw.ImageDraw, rows: Sequence[str], x: float, y: float, size: int, **look: str | bool
+    draw: ImageDraw.ImageDraw,
+    rows: Sequence[str],
+    place: tuple[int, int],
+    size: int,
+    *,
+    fill: str = INK,
+    bold: bool = False,
+    anchor: str = "la",
 ) -> None:
-    font = _font(size, bool(look.get("bold", False)))
+    x, y = place
     for number, row in enumerate(rows):
-        position = (x, y + number * _line_height(size))
-        draw.text(
-            position, row, fill=str(look.get("fill", INK)), font=font, anchor=str(look.get("anchor", "la"))
-        )
+        draw.text((x, y + number * _line_height(size)), row, fill=fill, font=_font(size, bold), anchor=anchor)
+
+
+def _place(sheet: Image.Image, tile: Image.Image, x: int, y: int) -> None:
+    # The hairline shows where a white image ends.
+    ImageDraw.Draw(sheet).rectangle((x - 1, y - 1, x + tile.width, y + tile.height), outline=RULE)
+    sheet.paste(tile, (x, y))
 
 
 def captioned_grid(
@@ -129,8 +141,8 @@ def captioned_grid(
     draw = ImageDraw.Draw(sheet)
     for number, (tile, rows_of_text) in enumerate(zip(tiles, wrapped, strict=True)):
         x, y = style.margin + number % columns * step_x, tops[number // columns]
-        sheet.paste(tile, (x, y))
-        _write(draw, rows_of_text, x, y + height + tail, style.text_size)
+        _place(sheet, tile, x, y)
+        _write(draw, rows_of_text, (x, y + height + tail), style.text_size)
     return sheet
 
 
@@ -177,15 +189,15 @@ def labelled_grid(
         PAPER,
     )
     draw = ImageDraw.Draw(sheet)
-    _write(draw, [corner], style.margin, style.margin, size, fill=QUIET)
+    _write(draw, [corner], (style.margin, style.margin), size, fill=QUIET)
     for column, label in enumerate(column_labels):
         middle = left + column * (width + style.gap) + width // 2
         first, *more = label.split("\n")
-        _write(draw, [first], middle, style.margin, size, bold=True, anchor="ma")
-        _write(draw, more, middle, style.margin + line, size, fill=QUIET, anchor="ma")
+        _write(draw, [first], (middle, style.margin), size, bold=True, anchor="ma")
+        _write(draw, more, (middle, style.margin + line), size, fill=QUIET, anchor="ma")
     for row, (row_tiles, text) in enumerate(zip(tiles, rows_of_text, strict=True)):
         y = top + row * (height + style.gap)
-        _write(draw, text, style.margin, y + max(0, (height - len(text) * line) // 2), size)
+        _write(draw, text, (style.margin, y + max(0, (height - len(text) * line) // 2)), size)
         for column, tile in enumerate(row_tiles):
-            sheet.paste(tile, (left + column * (width + style.gap), y))
+            _place(sheet, tile, left + column * (width + style.gap), y)
     return sheet

@@ -1,13 +1,13 @@
 """What is measured on generated images, each metric with its definition, its source and its limits.
 
-Everything here is a pure function of numpy arrays: images are float in [0, 1], features come from any encoder.
-The statistics are computed in float64 whatever the input's precision.
+Everything here is a pure function of numpy arrays: images are float in [0, 1], features come from any
+encoder. The statistics are computed in float64 whatever the input's precision.
 
 The Fréchet distance between Gaussians ``N(m1, C1)`` and ``N(m2, C2)`` (Dowson and Landau 1982; for images
-Heusel et al. 2017, eq. 6) is ``|m1 - m2|² + Tr(C1 + C2 - 2 (C1 C2)^½)``. With any factors ``Ci = FiᵀFi`` the
-last trace is the nuclear norm ``‖F1 F2ᵀ‖_*``: ``Fi = Ui Ci^½`` with a partial isometry ``Ui``, and the singular
-values of ``C1^½ C2^½`` are the square roots of the eigenvalues of ``C1^½ C2 C1^½``. So no matrix square root is
-taken, nothing becomes complex, and covariances of deficient rank (fewer images than features) are no special case.
+Heusel et al. 2017, eq. 6) is ``|m1 - m2|² + Tr(C1 + C2 - 2 (C1 C2)^½)``. With any factors ``Ci = FiᵀFi``
+the last trace is the nuclear norm ``‖F1 F2ᵀ‖_*``: ``Fi = Ui Ci^½`` with a partial isometry ``Ui``, and the
+singular values of ``C1^½ C2^½`` are the roots of the eigenvalues of ``C1^½ C2 C1^½``. So no matrix square
+root is taken, nothing becomes complex, and fewer images than features are no special case.
 """
 
 import dataclasses
@@ -28,7 +28,8 @@ class Metric:
         label: its name for people, without the unit.
         unit: the unit, or what the number is a share of; empty if there is none.
         better: which direction is good; "neither" where the number only describes.
-        definition: what is computed, in one or two sentences.
+        definition: what is computed, in one sentence.
+        note: what to know before reading it.
         source: the paper that defines it.
         bounds: the smallest and largest possible value (``None``: unbounded).
     """
@@ -39,6 +40,7 @@ class Metric:
     better: Literal["higher", "lower", "neither"] = "neither"
     definition: str
     source: str
+    note: str = ""
     bounds: tuple[float | None, float | None] = (None, None)
 
     @property
@@ -51,11 +53,9 @@ CLIP_SCORE = Metric(
     label="CLIP score",
     unit="100 × cosine",
     better="higher",
-    definition=(
-        "100 · max(0, cosine) of the CLIP features of an image and of its prompt. Comparable only between runs "
-        "that use the same CLIP."
-    ),
+    definition="100 · max(0, cosine) of the CLIP features of an image and of its prompt.",
     source="Hessel et al. 2021 (CLIPScore), with the weight w = 100 in place of 2.5",
+    note="Comparable only between runs that use the same CLIP.",
     bounds=(0.0, 100.0),
 )
 FRECHET_DISTANCE = Metric(
@@ -64,19 +64,21 @@ FRECHET_DISTANCE = Metric(
     unit="CLIP image features",
     better="lower",
     definition=(
-        "Fréchet distance between Gaussians fitted to the unit-norm CLIP image features of the generated images "
-        "and of real images of the same prompt group. It falls with the number of images, so it is comparable only "
-        "at equal counts, which are stated; the line of real images is the same distance between two disjoint "
-        "sets of real images, the first as large as the generated set."
+        "Fréchet distance between Gaussians fitted to the unit-norm CLIP image features of generated images "
+        "and of real images of the same prompt group."
     ),
     source="Heusel et al. 2017, eq. 6, on CLIP features as in Kynkäänniemi et al. 2023",
+    note=(
+        "It falls as the number of images grows, so it is comparable only at equal counts. The line of real "
+        "images is the distance between two disjoint sets of them, the first as large as the generated set."
+    ),
     bounds=(0.0, None),
 )
 FEATURE_DIVERSITY = Metric(
     name="feature_diversity",
     label="Diversity in CLIP features",
     unit="cosine distance",
-    definition="Mean of 1 - cosine over all pairs of CLIP image features of one prompt's seeds; then over prompts.",
+    definition="Mean of 1 − cosine over all pairs of one prompt's seeds, then over prompts.",
     source="mean pairwise distance as in Zhu et al. 2017 (BicycleGAN), here in CLIP image features",
     bounds=(0.0, 2.0),
 )
@@ -84,27 +86,25 @@ PIXEL_DIVERSITY = Metric(
     name="pixel_diversity",
     label="Diversity in pixels",
     unit="standard deviation",
-    definition=(
-        "Root of the mean, over pixels and channels, of the unbiased variance among one prompt's seeds; then the "
-        "mean over prompts. Pixels in [0, 1]."
-    ),
+    definition="Root mean variance of a pixel among one prompt's seeds, then the mean over prompts.",
     source="equal to the root of half the mean squared pixel distance between two seeds",
+    note="Unbiased variance, mean over pixels and channels, values in [0, 1].",
     bounds=(0.0, None),
 )
 CLIPPED_FRACTION = Metric(
     name="clipped_fraction",
     label="Clipped values",
     unit="share of channel values",
-    definition=f"Share of channel values ≤ {CLIPPED_LOW} or ≥ {CLIPPED_HIGH}, pixels in [0, 1].",
-    source="the saturation of high guidance scales that Saharia et al. 2022 (Imagen), § 2.3, counter by thresholding",
+    definition=f"Share of channel values ≤ {CLIPPED_LOW} or ≥ {CLIPPED_HIGH}, values in [0, 1].",
+    source="what high scales do, and thresholding counters, in Saharia et al. 2022 (Imagen), § 2.3",
     bounds=(0.0, 1.0),
 )
 HSV_SATURATION = Metric(
     name="hsv_saturation",
-    label="Colour saturation",
+    label="Saturation",
     unit="mean HSV saturation",
-    definition="Mean over pixels of (max - min) / max of the three channels, 0 for black.",
-    source="HSV as in Smith 1978; used for guidance by Sadat et al. 2024 (APG)",
+    definition="Mean over pixels of (max − min) / max of the three channels, 0 for black.",
+    source="HSV of Smith 1978; measured against guidance by Sadat et al. 2024 (APG)",
     bounds=(0.0, 1.0),
 )
 
@@ -117,8 +117,9 @@ def judge_metric(name: str) -> Metric:
         label="Prompt accuracy" if name == "accuracy" else f"{name.replace('_', ' ').capitalize()} accuracy",
         unit="share of images",
         better="higher",
-        definition=f"Share of images in which the judge reads {what} right; images whose prompt names none are left out.",
+        definition=f"Share of images in which the judge reads {what} right.",
         source="the judge named in the provenance",
+        note="Images whose prompt does not name it are left out.",
         bounds=(0.0, 1.0),
     )
 
@@ -136,7 +137,7 @@ def normalize(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
 def clip_score(
     image_features: Float[np.ndarray, "n d"], text_features: Float[np.ndarray, "n d"]
 ) -> Float[np.ndarray, " n"]:
-    """``100 · max(0, cosine)`` of each image and its own text, in [0, 100] (Hessel et al. 2021, with w = 100)."""
+    """``100 · max(0, cosine)`` of each image and its own text, in [0, 100] (Hessel et al. 2021, w = 100)."""
     cosine = np.sum(normalize(image_features) * normalize(text_features), axis=-1)
     return 100.0 * np.clip(cosine, 0.0, 1.0)
 
@@ -178,7 +179,7 @@ def gaussian_from_moments(
 
 
 def frechet_distance(first: Gaussian, second: Gaussian) -> float:
-    """``|m1 - m2|² + Tr(C1 + C2 - 2 (C1 C2)^½)`` ≥ 0 (Heusel et al. 2017, eq. 6; see the module's docstring)."""
+    """``|m1 - m2|² + Tr(C1 + C2 - 2 (C1 C2)^½)`` ≥ 0 (Heusel et al. 2017, eq. 6)."""
     shift = np.sum((first.mean - second.mean) ** 2)
     traces = np.sum(first.factor**2) + np.sum(second.factor**2)
     overlap = np.linalg.svd(first.factor @ second.factor.T, compute_uv=False).sum()
@@ -205,7 +206,7 @@ def feature_diversity(
 
 
 def pixel_diversity(images: Float[np.ndarray, "s h w c"]) -> float:
-    """Root mean unbiased variance of the pixels among the ``s`` ≥ 2 seeds of one prompt; images in [0, 1]."""
+    """Root mean unbiased variance of the pixels among the ``s`` ≥ 2 seeds of one prompt."""
     if len(images) < 2:
         raise ValueError("diversity needs at least 2 seeds a prompt")
     return float(np.sqrt(np.mean(np.var(images, axis=0, ddof=1, dtype=np.float64))))

@@ -1,7 +1,7 @@
 """PNG files that know how they were made: text chunks with prompt, seed, scale, sampler and steps.
 
-Every entry is written twice: as a text chunk of its own, for people and image viewers, and inside one JSON chunk
-named ``difflax``, from which it is read back with its type.
+Every entry is written twice: as a text chunk of its own, for people and image viewers, and inside one JSON
+chunk named ``difflax``, from which it is read back with its type.
 """
 
 import json

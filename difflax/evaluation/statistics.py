@@ -1,7 +1,8 @@
 """Estimates with confidence bands, where images of one prompt are not independent of each other.
 
-The independent unit is the prompt: its seeds are a cluster. Scales are compared in pairs, since every scale draws
-the same prompts with the same seeds, so the difference is taken image by image before anything is averaged.
+The independent unit is the prompt: its seeds are a cluster. Scales are compared in pairs, since every scale
+draws the same prompts with the same seeds, so the difference is taken image by image before anything is
+averaged.
 
 - A share of right images has a Wilson score interval (Wilson 1927) on the effective sample size
   ``n / design effect · (z / t)²`` (Kish 1965; Korn and Graubard 1998), which stays honest at 0 and 1, where a
@@ -42,7 +43,7 @@ class Estimate:
     method: str
 
 
-def wilson_interval(share: float, count: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def wilson_interval(share: float, count: float | int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """The score interval of a share observed in ``count`` > 0 trials (may be fractional) (Wilson 1927)."""
     z2 = NormalDist().inv_cdf((1 + confidence) / 2) ** 2
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
@@ -60,16 +61,17 @@ def _cluster_sums(
     values: Float[np.ndarray, "... n"], clusters: Int[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, "... k"], Float[np.ndarray, " k"]]:
     _, index, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
-    members = (index[:, None] == np.arange(len(sizes))).astype(np.float64)
-    return values @ members, sizes.astype(np.float64)
+    sums = np.zeros((*values.shape[:-1], len(sizes)))
+    np.add.at(sums, (..., index), values)
+    return sums, sizes.astype(np.float64)
 
 
 def design_effect(values: Float[np.ndarray, "s n"], clusters: Int[np.ndarray, " n"]) -> float:
     """How much the clustering of images by prompt inflates the variance of a share (Kish 1965).
 
     The variance of the clustered mean over that of as many independent images, pooled over ``s`` scales for
-    stability, and kept between 1 and the largest cluster. Where nothing varies it cannot be estimated, and the
-    largest cluster (seeds that are copies of each other) is assumed.
+    stability, and kept between 1 and the largest cluster. Where nothing varies it cannot be estimated, and
+    the largest cluster (seeds that are copies of each other) is assumed.
     """
     sums, sizes = _cluster_sums(values, clusters)
     number, count = len(sizes), sizes.sum()
@@ -90,7 +92,8 @@ def proportion(
 ) -> Estimate:
     """The share of ones among values in {0, 1}, with a Wilson interval for clustered trials.
 
-    ``effect`` is a design effect pooled over more data than ``values``; without it, that of ``values`` is used.
+    ``effect`` is a design effect pooled over more data than ``values``; without it, that of ``values`` is
+    used.
     """
     number = len(np.unique(clusters))
     if effect is None:
@@ -121,7 +124,8 @@ def mean(
 ) -> Estimate:
     """The mean of the values, with a bootstrap over clusters and the expanded percentile interval.
 
-    Equal seeds resample the same prompts, so bands of several scales move together. With one cluster there is no
+    Equal seeds resample the same prompts, so bands of several scales move together. With one cluster there is
+    no
     band: both ends are NaN.
     """
     sums, sizes = _cluster_sums(values, clusters)
@@ -184,5 +188,5 @@ def jackknife(
 
 def is_proportion(values: Float[np.ndarray, "..."]) -> bool:
     """Whether all values that were measured (not NaN) are 0 or 1."""
-    measured: Bool[np.ndarray, "..."] = ~np.isnan(values)
+    measured: Bool[np.ndarray, ...] = ~np.isnan(values)
     return bool(np.all(np.isin(values[measured], (0.0, 1.0))))

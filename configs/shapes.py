@@ -1,0 +1,56 @@
+"""Text-to-image on the embedded ``shapes`` scenes: a 1.7 M-parameter UNet on 8 × 8 patches of 4 × 4 pixels.
+
+    difflax train --config=configs/clip.py:shapes --workdir=runs/clip_shapes
+    difflax train --config=configs/shapes.py --workdir=runs/shapes
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """``arg``: unused."""
+    config = ConfigDict()
+    config.seed = 0
+    config.data = {"name": "shapes"}
+    config.text_encoder = {"name": "clip", "path": "runs/clip_shapes"}
+    config.autoencoder = {"name": "patchify", "patch_size": 4, "channels": 3}
+    config.schedule = {"name": "rectified_flow", "shift": 1.0}
+    config.prediction = {"name": "x0"}
+    config.loss = {
+        "name": "denoising",
+        "caption_dropout": 0.1,
+        "weighting": {"name": "constant", "loss_space": "x0"},
+        "time_sampler": {"name": "logit_normal", "mean": 0.8, "std": 1.2, "stratified": True},
+    }
+    config.model = {
+        "name": "unet2d_condition",
+        "block_out_channels": (96,),
+        "down_block_types": ("CrossAttnDownBlock2D",),
+        "mid_block_type": None,
+        "up_block_types": ("CrossAttnUpBlock2D",),
+        "layers_per_block": 1,
+        "attention_head_dim": 4,
+        "cross_attention_dim": 128,
+        "norm_num_groups": 16,
+        "use_linear_projection": True,
+    }
+    config.optimizer = {
+        "name": "adamw",
+        "learning_rate": 2e-3,
+        "warmup_steps": 50,
+        "weight_decay": 0.01,
+        "b2": 0.98,
+    }
+    config.ema = {"decay": 0.995}
+    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+    config.training = {
+        "steps": 1500,
+        "batch_size": 32,
+        "log_every": 50,
+        "checkpoint_every": 1000,
+        "sample_every": 0,
+    }
+    config.sampler = {"name": "dpmpp_2m", "num_steps": 16, "time_grid": {"name": "trailing"}}
+    config.guidance = {"name": "cfg", "scale": 3.0}
+    config.evaluation = {"judge": "shapes", "prompts": 24, "seeds": 3, "real_images": 256}
+    return config.lock()
