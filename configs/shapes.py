@@ -52,5 +52,5 @@ def get_config(arg: str = "") -> ConfigDict:
     }
     config.sampler = {"name": "dpmpp_2m", "num_steps": 16, "time_grid": {"name": "trailing"}}
     config.guidance = {"name": "cfg", "scale": 3.0}
-    config.evaluation = {"judge": "shapes", "prompts": 24, "seeds": 3, "real_images": 256}
+    config.evaluation = {"name": "shapes", "prompts": 24, "seeds": 3, "real_images": 256}
     return config.lock()

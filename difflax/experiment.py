@@ -24,6 +24,8 @@ from difflax.diffusion.schedules import SCHEDULES
 from difflax.diffusion.time_grids import TIME_GRIDS, sampling_levels
 from difflax.diffusion.time_samplers import TIME_SAMPLERS
 from difflax.diffusion.weightings import WEIGHTINGS
+from difflax.evaluation.measurement import Instruments, PromptGroup
+from difflax.evaluation.protocols import PROTOCOLS, EvaluationProtocol, clip_features
 from difflax.generation import Pipeline
 from difflax.models.autoencoder import CODECS
 from difflax.models.functional import Functional, functional
@@ -139,11 +141,14 @@ def check(config: ConfigDict) -> None:
         _clip_config(config, vocab_size=config.tokenizer.get("vocab_size", 1024))
         construct(TokenizerOptions, config.tokenizer, "config.tokenizer")
         return
+    if "evaluation" in config:
+        build(PROTOCOLS, config.evaluation, "config.evaluation")
     parts = make_diffusion(config)
     height, width, channels = settings.source.image_shape
     if parts.codec.channels != channels:
         raise UserError(
-            f"config.autoencoder.channels = {parts.codec.channels}, but the images of config.data have {channels}"
+            f"config.autoencoder.channels = {parts.codec.channels}, but the images of config.data have"
+            f" {channels}"
         )
     shape = parts.codec.latent_shape(height, width)
     unet(config, shape[-1]).abstract()
@@ -372,10 +377,18 @@ def load(workdir: epath.PathLike) -> Pipeline:
     return _pipeline(config, params, _text_encoder(workdir, parts), Conditioning(**null))
 
 
-def load_workdir_clip(workdir: epath.PathLike) -> CLIP | None:
-    """The whole CLIP that a workdir's text encoder comes from, if it has its image tower."""
+def evaluation(
+    workdir: epath.PathLike,
+) -> tuple[dict[str, Any], EvaluationProtocol, Instruments, list[PromptGroup]]:
+    """The resolved config of a workdir with its protocol, what reads its images, and its prompt groups."""
+    config = read_workdir_config(workdir)
+    if "evaluation" not in config:
+        raise UserError(f"{workdir}: its config has no section 'evaluation', so there is nothing to measure")
+    protocol = build(PROTOCOLS, config.evaluation, "config.evaluation")
     folder = epath.Path(workdir) / "clip"
-    return load_clip(folder) if folder.exists() else None
+    features = clip_features(load_clip(folder)) if folder.exists() else None
+    instruments = Instruments(features=features, judge=protocol.judge)
+    return to_json(config), protocol, instruments, protocol.groups(make_settings(config).source)
 
 
 def _pipeline(config: ConfigDict, params: PyTree, encoder: TextEncoder, null: Conditioning) -> Pipeline:
@@ -440,7 +453,8 @@ def _clip_folder(path: str, where: str) -> epath.Path:
         raise UserError(f"{where} = {path!r}: that run has not finished; train it to its last step first")
     if not folder.is_dir():
         raise UserError(
-            f"{where} = {path!r}: no such folder; train a CLIP there first (configs/clip.py), or name a CLIP folder"
+            f"{where} = {path!r}: no such folder; train a CLIP there first (configs/clip.py), or name a CLIP's"
+            " folder"
         )
     return folder
 

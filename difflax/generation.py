@@ -33,12 +33,12 @@ class Denoised:
     Attributes:
         images: float32 [b, h, w, c] in [0, 1].
         estimates: the decoded estimate of x0 that every step made, [steps, b, h, w, c] in [0, 1].
-        levels: the noise levels, [steps + 1].
+        log_snr: of the level that each step started from, [steps].
     """
 
     images: Float[np.ndarray, "b h w c"]
     estimates: Float[np.ndarray, "steps b h w c"]
-    levels: NoiseLevel
+    log_snr: Float[np.ndarray, " steps"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,7 +136,8 @@ class Pipeline:
             None,
             trajectory=True,
         )
-        return Denoised(images, estimates, self.levels(num_steps or self.num_steps))
+        levels = self.levels(self.num_steps if num_steps is None else num_steps)
+        return Denoised(images, estimates, np.asarray(levels.log_snr[:-1]))
 
     def levels(self, num_steps: int) -> NoiseLevel:
         """The noise levels of a run.

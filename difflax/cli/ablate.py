@@ -1,0 +1,82 @@
+"""Sweeps the guidance scale over the run's evaluation prompts and paired seeds: table, plots, image grid and a
+report that opens from disk.
+
+    difflax ablate --workdir=runs/shapes --guidance_scales=0,1,1.5,2,3,4,6,8 --seeds=3 --output=runs/ablation
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from difflax.cli.sample import define_model_flags, load_model
+from difflax.types import UserError
+
+SCALES = ["0", "1", "1.5", "2", "3", "4", "6", "8"]
+
+
+def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
+    """Adds the flags of this command."""
+    define_model_flags(values)
+    flags.DEFINE_list("guidance_scales", SCALES, "real numbers, each once", flag_values=values)
+    flags.DEFINE_integer("seeds", None, "images a prompt and scale", flag_values=values)
+
+
+def run(values: flags.FlagValues) -> None:
+    """Runs the command."""
+    try:
+        scales = [float(scale) for scale in values.guidance_scales]
+    except ValueError as error:
+        raise UserError(f"--guidance_scales: {error}") from error
+    sweep(values, scales)
+
+
+def sweep(values: flags.FlagValues, scales: list[float] | None) -> None:
+    """Measures at ``scales`` (the run's own if ``None``), writes everything and prints the outcome."""
+    pipeline = load_model(values)
+    from difflax import experiment
+    from difflax.evaluation.ablation import run_ablation
+    from difflax.evaluation.ablation_report import write_ablation
+    from difflax.evaluation.results import Provenance, command_line
+
+    config, protocol, instruments, groups = experiment.evaluation(values.workdir)
+    seeds = protocol.seeds if values.seeds is None else values.seeds
+    if seeds < 1:
+        raise UserError(f"--seeds={seeds} must be at least 1")
+
+    def generate(prompts, seeds, scale):
+        return pipeline(
+            prompts,
+            values.negative_prompt,
+            scale,
+            num_steps=values.num_steps,
+            sampler=values.sampler,
+            seed=seeds.tolist(),
+        )
+
+    result = run_ablation(
+        generate,
+        groups,
+        scales=[pipeline.guidance.scale] if scales is None else scales,
+        seeds=range(seeds),
+        provenance=Provenance(
+            command=command_line(),
+            checkpoint=str(values.workdir),
+            sampler=values.sampler or type(pipeline.sampler).__name__,
+            num_steps=values.num_steps or pipeline.num_steps,
+            negative_prompt=values.negative_prompt or "",
+            judge=type(protocol).__name__,
+            config=config,
+        ),
+        directory=values.output,
+        instruments=instruments,
+        batch_size=pipeline.batch_size,
+    )
+    report = write_ablation(result, values.output)
+    for group in result.groups:
+        curve = result.curve(group.name, "accuracy")
+        best = curve.best
+        rows = [f"{scale:g}: {e.value:.3f}" for scale, e in zip(curve.scales, curve.estimates, strict=True)]
+        print(f"{group.name}: prompt accuracy by guidance scale {', '.join(rows)}")
+        if best is not None:
+            print(f"  best {curve.estimates[best].value:.3f} at {curve.scales[best]:g}")
+    print(f"report: {report}")

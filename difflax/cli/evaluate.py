@@ -1,0 +1,22 @@
+"""Measures a trained model at its own guidance scale, with the prompts and the judge of its config.
+
+difflax evaluate --workdir=runs/digits --output=runs/digits/evaluation
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from difflax.cli.ablate import sweep
+from difflax.cli.sample import define_model_flags
+
+
+def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
+    """Adds the flags of this command."""
+    define_model_flags(values)
+    flags.DEFINE_integer("seeds", None, "images a prompt", flag_values=values)
+
+
+def run(values: flags.FlagValues) -> None:
+    """Runs the command."""
+    sweep(values, None)

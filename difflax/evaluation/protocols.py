@@ -1,0 +1,116 @@
+"""What a data set's models are asked and how their images are judged: prompt groups, chance levels, judge."""
+
+import dataclasses
+from typing import Any, Protocol
+
+import numpy as np
+
+from difflax.data import digits, shapes
+from difflax.data.sources import Source
+from difflax.evaluation import digits_judge, shapes_judge
+from difflax.evaluation.measurement import FeatureSpace, Images, PromptGroup
+from difflax.text.joint import CLIP
+
+
+class EvaluationProtocol(Protocol):
+    """``config.evaluation``: prompts and judge of a data set."""
+
+    seeds: int
+
+    def groups(self, source: Source) -> list[PromptGroup]:
+        """Prompt groups, each with its own curve."""
+        ...
+
+    def judge(self, images: Images, prompts: list[str]) -> dict[str, Any]:
+        """Which images show what their prompt names, see `measurement.Judge`."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShapesProtocol:
+    """One object of seen and of held-out (shape, colour) pairs, and two objects in a relation.
+
+    Attributes:
+        prompts: of each group.
+        seeds: images a prompt and scale.
+        real_images: of the test splits, for the Fréchet distance and the lines of real images.
+    """
+
+    prompts: int = 24
+    seeds: int = 3
+    real_images: int = 512
+
+    def groups(self, source: Source) -> list[PromptGroup]:
+        sizes, cells, colours = len(shapes.SIZES), len(shapes.POSITIONS), len(shapes.COLOURS)
+        thing = 1 / (len(shapes.SHAPES) * colours * sizes)
+        chances = {"seen": thing / cells, "held_out": thing / cells, "two_objects": thing**2 / 4}
+        names = {
+            "seen": "one object, seen pairs",
+            "held_out": "one object, held-out pairs",
+            "two_objects": "two objects",
+        }
+        return [self._group(source, kind, name, {"accuracy": chances[kind]}) for kind, name in names.items()]
+
+    def _group(self, source: Source, kind: str, name: str, chance: dict[str, float]) -> PromptGroup:
+        split = source.split("held_out" if kind == "held_out" else "test")
+        rows = []
+        for i in range(len(split)):
+            row = split[i]
+            if (len(shapes.parse_caption(row["caption"]).objects) == 2) == (kind == "two_objects"):
+                rows.append(row)
+            if len(rows) == self.real_images:
+                break
+        return PromptGroup(
+            name=name,
+            prompts=tuple(shapes.evaluation_prompts(kind, self.prompts)),
+            chance=chance,
+            real_images=np.stack([row["image"] for row in rows]).astype(np.float32) / 255,
+            real_prompts=tuple(row["caption"] for row in rows),
+        )
+
+    def judge(self, images: Images, prompts: list[str]) -> dict[str, Any]:
+        scores = shapes_judge.accuracy(images, prompts)
+        scores["accuracy"] = scores.pop("all")
+        return scores
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DigitsProtocol:
+    """Every digit in every phrasing, read by a support vector machine.
+
+    Attributes:
+        seeds: images a prompt and scale.
+    """
+
+    seeds: int = 10
+
+    def groups(self, source: Source) -> list[PromptGroup]:
+        split = source.split("test")
+        rows = [split[i] for i in range(len(split))]
+        return [
+            PromptGroup(
+                name="digits",
+                prompts=tuple(caption for digit in range(10) for caption in digits.captions(digit)),
+                chance={"accuracy": 0.1},
+                real_images=np.stack([row["image"] for row in rows]).astype(np.float32) / 255,
+                real_prompts=tuple(row["caption"] for row in rows),
+            )
+        ]
+
+    def judge(self, images: Images, prompts: list[str]) -> dict[str, Any]:
+        return digits_judge.accuracy(images, prompts)
+
+
+def clip_features(clip: CLIP) -> FeatureSpace:
+    """The joint space of a CLIP, for CLIP score, Fréchet distance and diversity."""
+    vision = clip.config.vision_config
+    return FeatureSpace(
+        name=f"CLIP of this run (ViT, width {vision.hidden_size}, patch {vision.patch_size})",
+        preprocessing=f"resized to {clip.pixels.size} px (bicubic, antialiased), mean {clip.pixels.mean},"
+        f" deviation {clip.pixels.std}",
+        image=lambda images: np.asarray(clip.image_features(images)),
+        text=lambda prompts: np.asarray(clip.text_features(prompts)),
+    )
+
+
+PROTOCOLS = {"shapes": ShapesProtocol, "digits": DigitsProtocol}
