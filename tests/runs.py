@@ -6,8 +6,6 @@ import io
 import pathlib
 
 import jax
-from ml_collections import ConfigDict
-
 from difflax.cli.main import run
 from difflax.data import shapes
 from difflax.pretrained.clip import save_clip
@@ -15,6 +13,7 @@ from difflax.text.clip_config import CLIPConfig
 from difflax.text.joint import CLIP, clip_network
 from difflax.text.pixels import PixelConfig
 from difflax.text.tokenizer import train_bpe
+from ml_collections import ConfigDict
 
 ROOT = pathlib.Path(__file__).parent.parent
 

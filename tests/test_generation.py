@@ -1,12 +1,12 @@
 """Images of a trained run: each a function of its own prompt and seed; one compilation for all scales."""
 
+import difflax
 import jax
 import numpy as np
 import pytest
-
-import difflax
 from difflax import generation
 from difflax.evaluation.png import read_metadata
+
 from tests.runs import command, small_run
 
 

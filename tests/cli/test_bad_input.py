@@ -1,7 +1,6 @@
 """Bad input is one clear line and exit status 2, and loses nothing."""
 
 import pytest
-
 from tests.runs import command, contents, small_run
 
 

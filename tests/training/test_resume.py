@@ -5,7 +5,6 @@ import json
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-
 from tests.runs import command, small_run
 
 

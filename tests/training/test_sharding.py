@@ -7,7 +7,6 @@ import sys
 
 import numpy as np
 import pytest
-
 from tests.runs import ROOT, small_run
 
 
