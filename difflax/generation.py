@@ -171,6 +171,17 @@ class Pipeline:
             return self.samplers[sampler]
         return sampler
 
+    def _condition(self, prompts: Sequence[str]) -> Conditioning:
+        """What the network is told of each prompt, in the fields that it was trained with; equal prompts are
+        encoded once.
+        """
+        unique = list(dict.fromkeys(prompts))
+        rows = np.asarray([unique.index(prompt) for prompt in prompts])
+        encoded = self.text_encoder.encode(unique)
+        if self.null.pooled is None:
+            encoded = dataclasses.replace(encoded, pooled=None)
+        return jax.tree.map(lambda a: a[rows], encoded)
+
     def _generate(
         self,
         prompt: str | Sequence[str],
@@ -199,10 +210,10 @@ class Pipeline:
         if latents is not None and tuple(latents.shape) != (count, *shape):
             raise UserError(f"latents have shape {tuple(latents.shape)}, {(count, *shape)} is needed")
         conditioning = Guided(
-            positive=encode_unique(self.text_encoder, prompts),
+            positive=self._condition(prompts),
             negative=jax.tree.map(lambda a: jnp.broadcast_to(a, (count, *a.shape[1:])), self.null)
             if negative_prompt is None
-            else encode_unique(self.text_encoder, _each(negative_prompt, count, "negative_prompt")),
+            else self._condition(_each(negative_prompt, count, "negative_prompt")),
         )
         run = functools.partial(
             _sample_batch,
@@ -230,13 +241,6 @@ class Pipeline:
             if trajectory:
                 estimates.append(np.asarray(steps_made[:, : stop - start]))
         return np.concatenate(images), np.concatenate(estimates, axis=1) if trajectory else np.zeros(0)
-
-
-def encode_unique(encoder: TextEncoder, prompts: Sequence[str]) -> Conditioning:
-    """The condition of every prompt; equal prompts are encoded once."""
-    unique = list(dict.fromkeys(prompts))
-    rows = np.asarray([unique.index(prompt) for prompt in prompts])
-    return jax.tree.map(lambda a: a[rows], encoder.encode(unique))
 
 
 def _each(value: Any, count: int, name: str) -> list:

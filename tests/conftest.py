@@ -4,11 +4,10 @@ import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook("difflax", "beartype.beartype")
-
-import pytest
 
 
 @pytest.fixture(scope="session", autouse=True)

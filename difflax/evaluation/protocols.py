@@ -56,7 +56,7 @@ class ShapesProtocol:
         rows = []
         for i in range(len(split)):
             row = split[i]
-            if (len(shapes.parse_caption(row["caption"]).objects) == 2) == (kind == "two_objects"):
+            if (len(shapes.parse_caption(row.caption).objects) == 2) == (kind == "two_objects"):
                 rows.append(row)
             if len(rows) == self.real_images:
                 break
@@ -64,8 +64,8 @@ class ShapesProtocol:
             name=name,
             prompts=tuple(shapes.evaluation_prompts(kind, self.prompts)),
             chance=chance,
-            real_images=np.stack([row["image"] for row in rows]).astype(np.float32) / 255,
-            real_prompts=tuple(row["caption"] for row in rows),
+            real_images=np.stack([row.image for row in rows]).astype(np.float32) / 255,
+            real_prompts=tuple(row.caption for row in rows),
         )
 
     def judge(self, images: Images, prompts: list[str]) -> dict[str, Any]:
@@ -92,8 +92,8 @@ class DigitsProtocol:
                 name="digits",
                 prompts=tuple(caption for digit in range(10) for caption in digits.captions(digit)),
                 chance={"accuracy": 0.1},
-                real_images=np.stack([row["image"] for row in rows]).astype(np.float32) / 255,
-                real_prompts=tuple(row["caption"] for row in rows),
+                real_images=np.stack([row.image for row in rows]).astype(np.float32) / 255,
+                real_prompts=tuple(row.caption for row in rows),
             )
         ]
 
