@@ -49,7 +49,7 @@ BACKGROUND_JITTER = 0.03  # ± grey level
 POSITION_JITTER = 0.5  # ± pixels
 RADIUS_JITTER = 0.05  # ± fraction of the radius
 SHADE_JITTER = 0.08  # ± fraction of the colour's brightness
-SUPERSAMPLING = 4  # subpixels a pixel and axis
+SUPERSAMPLING = 8  # subpixels a pixel and axis
 
 FULLY_NAMED = 0.75  # the fraction of captions that name everything they could
 

@@ -1,0 +1,106 @@
+"""The rows of a data split: random access to decoded images of one shape with their captions."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from etils import epath
+from jaxtyping import UInt8
+
+from difflax.data import transforms
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One captioned image of one (grey) or three (RGB) channels."""
+
+    image: UInt8[np.ndarray, "h w c"]
+    caption: str
+
+
+class Records(Protocol):
+    """The rows of a split, all images of one shape; the random access that Grain reads.
+
+    Attributes:
+        captions: of all rows, read without their images.
+        flip: the probability that a loader mirrors an image left to right.
+    """
+
+    captions: Sequence[str]
+    flip: float
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int) -> Record: ...
+
+    def __getitems__(self, rows: Sequence[int]) -> list[Record]:
+        """Many rows at once, which some files read faster than one by one."""
+        ...
+
+
+class TfdsRecords:
+    """The rows of a split of a prepared TFDS data set, in file order; see `Tfds` for the arguments."""
+
+    def __init__(
+        self,
+        builder,
+        split: str,
+        image_shape: tuple[int, int, int],
+        *,
+        image_key: str = "image",
+        caption_key: str = "caption",
+        caption_template: str = "{}",
+        flip: float = 0.0,
+    ):
+        import tensorflow_datasets as tfds  # slow to import
+
+        # Its own decoder would warn that OpenCV is missing.
+        self._rows = builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
+        self._where = f"{builder.info.full_name} {split}"
+        self._image_shape, self._image_key, self._caption_key = image_shape, image_key, caption_key
+        feature = builder.info.features[caption_key]
+        names: Callable = feature.int2str if isinstance(feature, tfds.features.ClassLabel) else bytes.decode
+        self._caption_of = lambda fields: caption_template.format(names(fields[caption_key]))
+        self.flip = flip
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, row: int) -> Record:
+        return self._record(row, self._rows[row])
+
+    def __getitems__(self, rows: Sequence[int]) -> list[Record]:
+        return [self._record(*item) for item in zip(rows, self._rows.__getitems__(rows), strict=True)]
+
+    @functools.cached_property
+    def captions(self) -> list[str]:
+        return [self._caption_of(fields) for fields in self._rows.__getitems__(range(len(self)))]
+
+    def _record(self, row: int, fields: Mapping) -> Record:
+        image = transforms.decode(fields[self._image_key], f"{self._where} row {row}")
+        return Record(transforms.fit(image, *self._image_shape), self._caption_of(fields))
+
+
+class FolderRecords:
+    """Image files with their captions; a file is read when it is asked for."""
+
+    def __init__(
+        self, rows: Sequence[tuple[epath.Path, str]], image_shape: tuple[int, int, int], flip: float = 0.0
+    ):
+        self._paths = [path for path, _ in rows]
+        self.captions = [caption for _, caption in rows]
+        self._image_shape = image_shape
+        self.flip = flip
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, row: int) -> Record:
+        path = self._paths[row]
+        image = transforms.decode(path.read_bytes(), str(path))
+        return Record(transforms.fit(image, *self._image_shape), self.captions[row])
+
+    def __getitems__(self, rows: Sequence[int]) -> list[Record]:
+        return [self[row] for row in rows]
