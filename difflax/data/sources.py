@@ -266,8 +266,8 @@ class Folder:
         bare = [path for path in images if not path.with_suffix(".txt").exists()]
         if bare:
             raise UserError(
-                f"config.data.path = {self.path!r}: {len(bare)} of {len(images)} images have no caption: "
-                f"write {bare[0].with_suffix(chr(46) + chr(116)).name}"
+                f"config.data.path = {self.path!r}: {len(bare)} of {len(images)} images have no caption; "
+                f"write the one of {bare[0].name} into {bare[0].with_suffix('.txt')}"
             )
         return [(path, path.with_suffix(".txt").read_text().strip()) for path in images]
 
