@@ -6,8 +6,6 @@ subfolders ``text_encoder/`` and ``tokenizer/`` (what diffusers reads).
 """
 
 import json
-import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
+from etils import epath
 
 from difflax.pretrained.names import from_torch, to_torch
 from difflax.text.clip_config import CLIPConfig, CLIPTextConfig
@@ -28,13 +27,13 @@ from difflax.types import UserError
 CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
 
 
-def load_clip(directory: str | os.PathLike, *, batch_size: int = 64, dtype: Any = jnp.float32) -> CLIP:
+def load_clip(directory: epath.PathLike, *, batch_size: int = 64, dtype: Any = jnp.float32) -> CLIP:
     """A whole CLIP from its folder; arguments as for `CLIP`.
 
     Raises:
         UserError: the folder is no CLIP's, or its weights do not fit its config.
     """
-    path = pathlib.Path(directory)
+    path = epath.Path(directory)
     fields = _read_config(path)
     if fields.get("model_type") != "clip":
         raise UserError(
@@ -54,16 +53,16 @@ def load_clip(directory: str | os.PathLike, *, batch_size: int = 64, dtype: Any 
     )
 
 
-def save_clip(clip: CLIP, directory: str | os.PathLike) -> None:
+def save_clip(clip: CLIP, directory: epath.PathLike) -> None:
     """Writes a CLIP folder, which `load_clip` and transformers' ``CLIPModel`` and ``CLIPProcessor`` read."""
-    path = pathlib.Path(directory)
+    path = epath.Path(directory)
     _write_model(path, clip.config.to_config(), to_torch(clip.params))
     _write_json(path / PREPROCESSOR, clip.pixels.to_config())
     clip.tokenizer.save(path)
 
 
 def load_text_encoder(
-    directory: str | os.PathLike,
+    directory: epath.PathLike,
     *,
     layer: int = -1,
     final_norm: bool = True,
@@ -75,7 +74,7 @@ def load_text_encoder(
     Raises:
         UserError: the folder has no CLIP text tower, or its weights do not fit its config.
     """
-    path = pathlib.Path(directory)
+    path = epath.Path(directory)
     in_pipeline = (path / "text_encoder").is_dir()
     model_path = path / "text_encoder" if in_pipeline else path
     fields, tensors = _read_config(model_path), _read_weights(model_path)
@@ -102,12 +101,12 @@ def load_text_encoder(
     )
 
 
-def save_text_encoder(encoder: TextEncoder, directory: str | os.PathLike) -> None:
+def save_text_encoder(encoder: TextEncoder, directory: epath.PathLike) -> None:
     """Writes ``text_encoder/`` and ``tokenizer/`` as diffusers and transformers read them.
 
     ``layer`` and ``final_norm`` have no place in these files; they belong to the diffusion model's config.
     """
-    path = pathlib.Path(directory)
+    path = epath.Path(directory)
     kind = "CLIPTextModelWithProjection" if "text_projection" in encoder.params else "CLIPTextModel"
     fields = {"architectures": [kind], **encoder.config.to_config()}
     _write_model(path / "text_encoder", fields, to_torch(encoder.params))
@@ -120,39 +119,39 @@ def _with_prefix(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {f"text_model.{name}" if name.startswith(bare) else name: t for name, t in tensors.items()}
 
 
-def _read_config(directory: pathlib.Path) -> dict[str, Any]:
+def _read_config(directory: epath.Path) -> dict[str, Any]:
     if not (directory / CONFIG).is_file():
         raise UserError(f"no {CONFIG} in {directory}: give a folder in the Hub's layout")
     return _read_json(directory / CONFIG)
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
+def _read_json(path: epath.Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"no {path.name} in {path.parent}: the folder is incomplete") from None
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}): restore the file") from error
 
 
-def _read_weights(directory: pathlib.Path) -> dict[str, np.ndarray]:
+def _read_weights(directory: epath.Path) -> dict[str, np.ndarray]:
     """All tensors of the folder, less the position indices that old files store among them."""
     path = directory / WEIGHTS
     if not path.is_file():
         raise UserError(f"no {WEIGHTS} in {directory}: only safetensors are read; convert other files first")
     try:
-        tensors = safetensors.numpy.load_file(path)
+        tensors = safetensors.numpy.load(path.read_bytes())
     except safetensors.SafetensorError as error:
         raise UserError(f"{path} is not a readable safetensors file ({error}): fetch it again") from error
     return {name: tensor for name, tensor in tensors.items() if not name.endswith(".position_ids")}
 
 
-def _write_model(directory: pathlib.Path, config: Mapping[str, Any], tensors: dict[str, np.ndarray]) -> None:
+def _write_model(directory: epath.Path, config: Mapping[str, Any], tensors: dict[str, np.ndarray]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     _write_json(directory / CONFIG, config)
     # transformers asks for the format that the tensors were written for.
-    safetensors.numpy.save_file(tensors, directory / WEIGHTS, metadata={"format": "pt"})
+    (directory / WEIGHTS).write_bytes(safetensors.numpy.save(tensors, metadata={"format": "pt"}))
 
 
-def _write_json(path: pathlib.Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+def _write_json(path: epath.Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")

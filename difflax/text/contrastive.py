@@ -12,56 +12,27 @@ Under ``jit`` with the batch axis sharded the functions are the same: the matrix
 product, and the compiler gathers the features that it needs.
 """
 
-from typing import Any
-
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from difflax.models.functional import Functional
-from difflax.types import Params
-
-
-def clip_loss(
-    network: Functional, params: Params, input_ids: Int[Array, "b n"], pixel_values: Float[Array, "b h w c"]
-) -> tuple[Float[Array, " b"], dict[str, Any]]:
-    """The contrastive loss of each pair of a batch, and what to watch.
-
-    Args:
-        network: of a `CLIPModel`.
-        params: its parameters.
-        input_ids: the captions' tokens; equal rows count as one caption.
-        pixel_values: the images, prepared by `difflax.text.pixels.preprocess_images`.
-
-    Returns:
-        the losses in nats; and ``recall``, the mean of both directions within the batch, and
-        ``inverse_temperature``, scalars.
-    """
-    out = network.apply(params, input_ids, pixel_values)
-    matches = equal_rows(input_ids)
-    found = retrieval(jax.lax.stop_gradient(out.logits_per_text), matches)
-    metrics = {
-        "recall": (found.text_to_image + found.image_to_text) / 2,
-        "inverse_temperature": jnp.exp(params["logit_scale"]),
-    }
-    return contrastive_loss(out.logits_per_text, matches), metrics
-
 
 def contrastive_loss(
-    logits_per_text: Float[Array, "b b"], matches: Bool[Array, "b b"] | None = None
+    logits_per_text: Float[Array, "b b"], caption_ids: Int[Array, " b"] | None = None
 ) -> Float[Array, " b"]:
     """The symmetric cross-entropy of each pair, in nats; ``ln b`` when all logits are equal.
 
     Args:
         logits_per_text: scaled cosines, caption ``i`` against image ``j``; pairs stand on the diagonal.
-        matches: where caption ``i`` is also right for image ``j``, and so no negative of it; ``None`` is the
-            diagonal alone.
+        caption_ids: examples with equal ids say the same and are no negatives of each other; ``None`` takes
+            all to differ.
     """
     logits = logits_per_text.astype(jnp.float32)
     pair = jnp.diagonal(logits)
-    if matches is not None:
-        logits = jnp.where(matches & ~jnp.eye(len(logits), dtype=bool), -jnp.inf, logits)
+    if caption_ids is not None:
+        copies = _equal(caption_ids) & ~jnp.eye(len(logits), dtype=bool)
+        logits = jnp.where(copies, -jnp.inf, logits)
     captions_pick = jax.nn.logsumexp(logits, axis=1) - pair
     images_pick = jax.nn.logsumexp(logits, axis=0) - pair
     return (captions_pick + images_pick) / 2
@@ -72,8 +43,8 @@ class Retrieval:
     """How often a right one comes first, as fractions in [0, 1].
 
     Attributes:
-        text_to_image: captions whose best image is one that they fit.
-        image_to_text: images whose best caption is one that fits them.
+        text_to_image: captions whose best image was captioned with the same words.
+        image_to_text: images whose best caption is their own, or a copy of it.
         chance: what both are, in expectation, for features that know nothing.
     """
 
@@ -82,27 +53,30 @@ class Retrieval:
     chance: Float[Array, "*batch"]
 
 
-def retrieval(logits_per_text: Float[Array, "n n"], matches: Bool[Array, "n n"] | None = None) -> Retrieval:
-    """Recall@1 among ``n`` pairs, ties broken at random in expectation, and its exact chance level.
+def retrieval(logits_per_text: Float[Array, "n n"], caption_ids: Int[Array, " n"] | None = None) -> Retrieval:
+    """Recall@1 among ``n`` pairs in both directions, and its exact chance level.
 
     Args:
         logits_per_text: caption ``i`` against image ``j``, any positive scale.
-        matches: as for `contrastive_loss`.
+        caption_ids: as for `contrastive_loss`.
     """
-    if matches is None:
-        matches = jnp.eye(len(logits_per_text), dtype=bool)
-
-    def recall(logits, right):
-        best = logits == logits.max(axis=1, keepdims=True)
-        return jnp.mean(jnp.sum(best & right, axis=1) / jnp.sum(best, axis=1))
-
+    ids = jnp.arange(len(logits_per_text)) if caption_ids is None else caption_ids
+    right = _equal(ids)
     return Retrieval(
-        text_to_image=recall(logits_per_text, matches),
-        image_to_text=recall(logits_per_text.T, matches.T),
-        chance=jnp.mean(matches),
+        text_to_image=recall_at_1(logits_per_text, right),
+        image_to_text=recall_at_1(logits_per_text.T, right),
+        chance=jnp.mean(right),
     )
 
 
-def equal_rows(input_ids: Int[Array, "b n"]) -> Bool[Array, "b b"]:
-    """Which captions of a batch are the same, token by token."""
-    return jnp.all(input_ids[:, None] == input_ids[None, :], axis=-1)
+def recall_at_1(scores: Float[Array, "n m"], right: Bool[Array, "n m"]) -> Float[Array, ""]:
+    """The fraction of ``n`` queries whose best of ``m`` candidates is right, ties drawn at random.
+
+    Features that know nothing reach ``right.mean()`` in expectation.
+    """
+    best = scores == scores.max(axis=1, keepdims=True)
+    return jnp.mean(jnp.sum(best & right, axis=1) / jnp.sum(best, axis=1))
+
+
+def _equal(ids: Int[Array, " b"]) -> Bool[Array, "b b"]:
+    return ids[:, None] == ids[None, :]

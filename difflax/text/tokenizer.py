@@ -11,12 +11,14 @@ import hashlib
 import json
 import os
 import pathlib
+import tempfile
 import types
 import warnings
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 from jaxtyping import Int
 
 from difflax.types import UserError
@@ -74,16 +76,16 @@ class Tokenizer:
         state["tokenizer"].update(padding=None, truncation=None)
         return hashlib.sha256(json.dumps(state, sort_keys=True).encode()).hexdigest()
 
-    def save(self, directory: str | os.PathLike) -> None:
+    def save(self, directory: epath.PathLike) -> None:
         """Writes the Hub's tokenizer files: the slow ones, the fast one and their settings."""
-        path = pathlib.Path(directory)
-        path.mkdir(parents=True, exist_ok=True)
-        self.backend.save_pretrained(path)
-        model = self.backend.backend_tokenizer.model
-        if type(model).__name__ == "BPE":
-            model.save(str(path))
         special = json.dumps(self.backend.special_tokens_map, indent=2, ensure_ascii=False)
-        (path / "special_tokens_map.json").write_text(special + "\n", encoding="utf-8")
+        model = self.backend.backend_tokenizer.model
+        with tempfile.TemporaryDirectory() as local:
+            self.backend.save_pretrained(local)
+            if type(model).__name__ == "BPE":
+                model.save(local)
+            pathlib.Path(local, "special_tokens_map.json").write_text(special + "\n", encoding="utf-8")
+            _copy_files(local, directory)
 
     def _warn_of_cut(self, caption: str) -> None:
         encoding = self.backend.backend_tokenizer.encode(caption)
@@ -95,7 +97,7 @@ class Tokenizer:
         )
 
 
-def load_tokenizer(source: str | os.PathLike, *, max_length: int | None = None) -> Tokenizer:
+def load_tokenizer(source: epath.PathLike, *, max_length: int | None = None) -> Tokenizer:
     """A tokenizer from a folder or Hub id in any layout that transformers reads.
 
     Args:
@@ -105,6 +107,10 @@ def load_tokenizer(source: str | os.PathLike, *, max_length: int | None = None) 
     Raises:
         UserError: there is no tokenizer, or its files state no length and none is given.
     """
+    if "://" in os.fspath(source):
+        with tempfile.TemporaryDirectory() as local:
+            _copy_files(source, local)
+            return load_tokenizer(local, max_length=max_length)
     try:
         backend = _transformers().AutoTokenizer.from_pretrained(source)
     except (OSError, ValueError) as error:
@@ -121,7 +127,7 @@ def load_tokenizer(source: str | os.PathLike, *, max_length: int | None = None) 
 
 
 def train_bpe(
-    captions: Iterable[str], directory: str | os.PathLike, *, vocab_size: int, max_length: int
+    captions: Iterable[str], directory: epath.PathLike, *, vocab_size: int, max_length: int
 ) -> Tokenizer:
     """Trains a tokenizer of CLIP's kind and writes it in the Hub's layout.
 
@@ -184,6 +190,14 @@ def _byte_symbols() -> list[str]:
         *range(ord("®"), ord("ÿ") + 1),
     ]
     return [chr(byte) for byte in printable] + [chr(256 + i) for i in range(256 - len(printable))]
+
+
+def _copy_files(source: epath.PathLike, target: epath.PathLike) -> None:
+    """transformers knows local folders only; a bucket is read and written through one."""
+    target = epath.Path(target)
+    target.mkdir(parents=True, exist_ok=True)
+    for path in epath.Path(source).iterdir():
+        (target / path.name).write_bytes(path.read_bytes())
 
 
 def _transformers() -> types.ModuleType:

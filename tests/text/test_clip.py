@@ -19,7 +19,7 @@ from difflax.text.clip import (
     unit_norm,
 )
 from difflax.text.clip_config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
-from difflax.text.contrastive import clip_loss
+from difflax.text.contrastive import contrastive_loss
 from difflax.text.joint import clip_network
 from difflax.types import UserError
 
@@ -46,6 +46,11 @@ def assert_close(ours, theirs, tolerance=1e-5):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
 
 
+@functools.partial(jax.jit, static_argnums=0, static_argnames="layer")
+def apply(network, params, *inputs, **options):
+    return network.apply(params, *inputs, **options)
+
+
 def assert_agrees(config, tensors):
     """Every output and every gradient of one case agrees with transformers."""
     config = CLIPConfig.from_config(config)
@@ -66,10 +71,10 @@ def assert_agrees(config, tensors):
     }
     for name, (bare, projecting, tower_config, projection, inputs) in towers.items():
         tower_params = {f"{name}_model": params[f"{name}_model"]}
-        out = functional(functools.partial(_make, bare, tower_config)).apply(tower_params, inputs)
+        out = apply(functional(functools.partial(_make, bare, tower_config)), tower_params, inputs)
         assert out.projected is None
         tower_params[projection] = params[projection]
-        out = functional(functools.partial(_make, projecting, tower_config)).apply(tower_params, inputs)
+        out = apply(functional(functools.partial(_make, projecting, tower_config)), tower_params, inputs)
         assert len(out.hidden_states) == tower_config.num_hidden_layers + 1
         for layer, state in enumerate(out.hidden_states):
             assert_close(state, expected[f"{name}.hidden_states.{layer}"])
@@ -77,18 +82,18 @@ def assert_agrees(config, tensors):
             assert_close(getattr(out, field), expected[f"{name}.{field}"])
 
     text = functional(functools.partial(_make, CLIPTextModel, config.text_config))
-    skipped = text.apply({"text_model": params["text_model"]}, ids, layer=-2)
+    skipped = apply(text, {"text_model": params["text_model"]}, ids, layer=-2)
     assert_close(skipped.last_hidden_state, expected["skip"])
     assert_close(skipped.pooled, expected["text.pooled"])
 
-    out = clip.apply(params, ids, pixels)
+    out = apply(clip, params, ids, pixels)
     for field in ("text_embeds", "image_embeds", "logits_per_text"):
         assert_close(getattr(out, field), expected[field])
 
     def mean_loss(params):
-        return clip_loss(clip, params, ids, pixels)[0].mean()
+        return contrastive_loss(clip.apply(params, ids, pixels).logits_per_text).mean()
 
-    loss, gradients = jax.value_and_grad(mean_loss)(params)
+    loss, gradients = jax.jit(jax.value_and_grad(mean_loss))(params)
     assert_close(loss, expected["loss"])
     theirs = from_torch(section(tensors, "gradients"), clip.abstract(), "the gradients")
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(theirs))
@@ -115,14 +120,14 @@ def test_agrees_with_transformers(name):
 @pytest.fixture(scope="module")
 def text():
     network = functional(functools.partial(_make, CLIPTextModel, SMALL))
-    return network, network.init(jax.random.key(0))
+    return network, jax.jit(network.init)(jax.random.key(0))
 
 
 def test_a_token_changes_nothing_before_it(text):
     network, params = text
     ids = jax.random.randint(jax.random.key(1), (3, 8), 0, 29)
-    before = network.apply(params, ids).last_hidden_state
-    after = network.apply(params, ids.at[:, 5].add(1)).last_hidden_state
+    before = apply(network, params, ids).last_hidden_state
+    after = apply(network, params, ids.at[:, 5].add(1)).last_hidden_state
     np.testing.assert_array_equal(before[:, :5], after[:, :5])
     assert np.abs(before[:, 5:] - after[:, 5:]).max(-1).min() > 1e-3
 
@@ -130,7 +135,7 @@ def test_a_token_changes_nothing_before_it(text):
 def test_what_follows_the_end_leaves_the_pooled_state(text):
     network, params = text
     ids = jnp.asarray([[1, 2, 29, 29, 29, 29, 29, 29], [1, 2, 29, 4, 5, 6, 29, 7]])
-    pooled = network.apply(params, ids).pooled
+    pooled = apply(network, params, ids).pooled
     np.testing.assert_array_equal(pooled[0], pooled[1])
 
 
@@ -151,7 +156,7 @@ def test_end_of_text(eos, ids, position):
 def test_shorter_rows_are_read_and_longer_ones_refused(text):
     network, params = text
     ids = jnp.ones((2, 8), int)
-    whole, part = (network.apply(params, x).last_hidden_state for x in (ids, ids[:, :3]))
+    whole, part = (apply(network, params, x).last_hidden_state for x in (ids, ids[:, :3]))
     np.testing.assert_allclose(part, whole[:, :3], atol=1e-6)
     with pytest.raises(ValueError, match="9 tokens"):
         network.apply(params, jnp.ones((2, 9), int))
@@ -163,7 +168,7 @@ def test_remat_changes_no_gradient(text):
 
     def gradient(remat):
         network = functional(functools.partial(_make, CLIPTextModel, SMALL, remat=remat))
-        return jax.grad(lambda p: jnp.sum(network.apply(p, ids).pooled ** 2))(params)
+        return jax.jit(jax.grad(lambda p: jnp.sum(network.apply(p, ids).pooled ** 2)))(params)
 
     for kept, again in zip(jax.tree.leaves(gradient(False)), jax.tree.leaves(gradient(True)), strict=True):
         np.testing.assert_allclose(kept, again, atol=1e-5)
@@ -173,9 +178,9 @@ def test_bfloat16_computes_close_to_float32_and_keeps_float32_parameters(text):
     network, params = text
     half = functional(functools.partial(_make, CLIPTextModel, SMALL, dtype=jnp.bfloat16))
     ids = jax.random.randint(jax.random.key(1), (3, 8), 0, 30)
-    out = half.apply(params, ids).last_hidden_state
+    out = apply(half, params, ids).last_hidden_state
     assert out.dtype == jnp.bfloat16
-    assert_close(out.astype(jnp.float32), network.apply(params, ids).last_hidden_state, tolerance=0.03)
+    assert_close(out.astype(jnp.float32), apply(network, params, ids).last_hidden_state, tolerance=0.03)
     assert {leaf.dtype for leaf in jax.tree.leaves(half.abstract())} == {jnp.dtype("float32")}
 
 
@@ -185,14 +190,14 @@ def test_image_of_another_size_is_refused():
     )
     network = functional(functools.partial(_make, CLIPVisionModel, config))
     with pytest.raises(ValueError, match=r"\(16, 16, 3\)"):
-        network.apply(network.init(jax.random.key(0)), jnp.zeros((1, 32, 32, 3)))
+        network.apply(jax.jit(network.init)(jax.random.key(0)), jnp.zeros((1, 32, 32, 3)))
 
 
 def test_one_tower_alone():
     config, tensors = read_case("openai")
     network = clip_network(CLIPConfig.from_config(config))
-    params = network.init(jax.random.key(0))
-    out = network.apply(params, jnp.asarray(tensors["inputs.input_ids"]))
+    params = jax.jit(network.init)(jax.random.key(0))
+    out = apply(network, params, jnp.asarray(tensors["inputs.input_ids"]))
     assert out.text_embeds.shape == (5, 20)
     assert out.image_embeds is None
     assert out.logits_per_text is None
