@@ -1,6 +1,6 @@
 """A tiny CLIP, trained contrastively on captioned data; its text tower conditions the diffusion models.
 
-    difflax train --config=configs/clip.py:shapes --workdir=runs/clip_shapes
+difflax train --config=configs/clip.py:shapes --workdir=runs/clip_shapes
 """
 
 from ml_collections import ConfigDict

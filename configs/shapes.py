@@ -1,7 +1,7 @@
 """Text-to-image on the embedded ``shapes`` scenes: a 1.7 M-parameter UNet on 8 × 8 patches of 4 × 4 pixels.
 
-    difflax train --config=configs/clip.py:shapes --workdir=runs/clip_shapes
-    difflax train --config=configs/shapes.py --workdir=runs/shapes
+difflax train --config=configs/clip.py:shapes --workdir=runs/clip_shapes
+difflax train --config=configs/shapes.py --workdir=runs/shapes
 """
 
 from ml_collections import ConfigDict

@@ -7,3 +7,24 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 from jaxtyping import install_import_hook
 
 install_import_hook("difflax", "beartype.beartype")
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_data_dir(tmp_path_factory):
+    """Tests build their data in a folder of their own, and read no cache of compiled programs."""
+    before = {name: os.environ.get(name) for name in ("DIFFLAX_DATA_DIR", "JAX_COMPILATION_CACHE_DIR")}
+    os.environ["DIFFLAX_DATA_DIR"] = str(tmp_path_factory.mktemp("data"))
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("compiled"))
+    yield
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory):
+    """A CLIP folder with random weights."""
+    from tests.runs import random_clip
+
+    return random_clip(tmp_path_factory.mktemp("clip"))

@@ -9,6 +9,7 @@ from difflax.diffusion.guidance import ClassifierFreeGuidance, Guided, NoGuidanc
 from difflax.diffusion.predictions import PREDICTIONS
 from difflax.diffusion.schedules import SCHEDULES, noise_level
 from difflax.types import Conditioning
+
 from tests.diffusion.oracles import Gaussian, as_network
 
 X = jax.random.normal(jax.random.key(0), (4, 3))

@@ -22,6 +22,7 @@ from difflax.text.clip_config import CLIPConfig, CLIPTextConfig, CLIPVisionConfi
 from difflax.text.contrastive import clip_loss
 from difflax.text.joint import clip_network
 from difflax.types import UserError
+
 from tests.fixtures.make_clip import CASES, make_case, read_case, section
 
 SMALL = CLIPTextConfig(

@@ -9,6 +9,7 @@ from difflax.diffusion.samplers import DDIM, DDPM, DPMSolver2M, Euler, Heun, ini
 from difflax.diffusion.schedules import SCHEDULES
 from difflax.diffusion.time_grids import Even, UniformLogSNR, pad_levels, sampling_levels
 from difflax.types import Conditioning
+
 from tests.diffusion.oracles import Gaussian, as_network
 
 DETERMINISTIC = {"ddim": DDIM(), "euler": Euler(), "heun": Heun(), "dpmpp_2m": DPMSolver2M()}

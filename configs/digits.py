@@ -1,0 +1,57 @@
+"""Real handwritten digits, 8 × 8 pixels, prompted in words: the UNet works on the pixels themselves.
+
+difflax train --config=configs/clip.py:digits --workdir=runs/clip_digits
+difflax train --config=configs/digits.py --workdir=runs/digits
+difflax evaluate --workdir=runs/digits --output=runs/digits_evaluation
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """``arg``: unused."""
+    config = ConfigDict()
+    config.seed = 0
+    config.data = {"name": "digits"}
+    config.text_encoder = {"name": "clip", "path": "runs/clip_digits"}
+    config.autoencoder = {"name": "identity", "channels": 1}
+    config.schedule = {"name": "rectified_flow", "shift": 1.0}
+    config.prediction = {"name": "x0"}
+    config.loss = {
+        "name": "denoising",
+        "caption_dropout": 0.1,
+        "weighting": {"name": "constant", "loss_space": "x0"},
+        "time_sampler": {"name": "logit_normal", "mean": 0.8, "std": 1.2, "stratified": True},
+    }
+    config.model = {
+        "name": "unet2d_condition",
+        "block_out_channels": (64,),
+        "down_block_types": ("CrossAttnDownBlock2D",),
+        "mid_block_type": None,
+        "up_block_types": ("CrossAttnUpBlock2D",),
+        "layers_per_block": 1,
+        "attention_head_dim": 4,
+        "cross_attention_dim": 128,
+        "norm_num_groups": 16,
+        "use_linear_projection": True,
+    }
+    config.optimizer = {
+        "name": "adamw",
+        "learning_rate": 2e-3,
+        "warmup_steps": 50,
+        "weight_decay": 0.01,
+        "b2": 0.98,
+    }
+    config.ema = {"decay": 0.995}
+    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+    config.training = {
+        "steps": 800,
+        "batch_size": 32,
+        "log_every": 50,
+        "checkpoint_every": 1000,
+        "sample_every": 0,
+    }
+    config.sampler = {"name": "dpmpp_2m", "num_steps": 16, "time_grid": {"name": "trailing"}}
+    config.guidance = {"name": "cfg", "scale": 2.0}
+    config.evaluation = {"name": "digits", "seeds": 10}
+    return config.lock()

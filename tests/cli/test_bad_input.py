@@ -1,0 +1,84 @@
+"""Bad input is one clear line and exit status 2, and loses nothing."""
+
+import pytest
+from tests.runs import command, contents, small_run
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, clip_folder):
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    assert command(*small_run(clip_folder, workdir, steps=4))[0] == 0
+    return workdir
+
+
+def refused(*arguments):
+    status, _, errors = command(*arguments)
+    assert status == 2
+    lines = errors.strip().splitlines()
+    assert len(lines) == 1, errors
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("--config.trainning.steps=3", ["trainning", "did you mean 'training'"]),
+        ("--config.model.block_out_chanels=(8,)", ["block_out_chanels", "did you mean 'block_out_channels'"]),
+        ("--config.training.steps=many", ["config.training.steps", "many"]),
+        ("--config.training.steps=0", ["steps", "at least 1"]),
+        ("--config.schedule.name=cosinus", ["config.schedule.name", "did you mean 'cosine'"]),
+        ("--config.optimizer.learning_rate=-1.0", ["learning_rate", "positive"]),
+        ("--config.loss.caption_dropout=1.5", ["caption_dropout", "[0, 1]"]),
+        ("--config.autoencoder.patch_size=5", ["patch_size", "32"]),
+        ("--config.sampler.num_steps=0", ["num_steps", "at least 1"]),
+        ("--config.mesh.data=3", ["config.mesh", "devices"]),
+        ("--config.prediction.name=epsilon", ["singular", "config.sampler"]),
+        ("--config.training.batch_size=500", ["96 examples", "500"]),
+    ],
+)
+def test_config(override, says, tmp_path, clip_folder):
+    line = refused(*small_run(clip_folder, tmp_path / "run", override))
+    assert all(word in line for word in says), line
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_missing_files(tmp_path):
+    assert "nowhere.py" in refused("train", "--config=nowhere.py", f"--workdir={tmp_path}")
+    assert "nowhere" in refused(*small_run(tmp_path / "nowhere", tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_config_leaves_the_workdir_alone(trained, clip_folder):
+    before = contents(trained)
+    line = refused(*small_run(clip_folder, trained, "--config.seed=1", steps=4))
+    assert "seed: 0 there, 1 here" in line
+    assert contents(trained) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--prompts_file=nowhere.txt", "--output={out}"], "nowhere.txt"),
+        (["--output={out}"], "no prompt"),
+        (["--prompt=a red circle"], "--output"),
+        (["--prompt=a red circle", "--output={out}", "--sampler=ddmi"], "ddim"),
+        (["--prompt=a red circle", "--output={out}", "--num_steps=0"], "num_steps"),
+        (["--prompt=a red circle", "--output={out}", "--guidance_scale=nan"], "finite"),
+        (["--prompt=a red circle", "--output={out}", "--guidance_skale=2"], "guidance_scale"),
+    ],
+)
+def test_sample(arguments, says, trained, tmp_path):
+    before = contents(trained)
+    filled = [argument.format(out=tmp_path / "out") for argument in arguments]
+    assert says in refused("sample", f"--workdir={trained}", *filled)
+    assert contents(trained) == before
+
+
+def test_no_workdir(tmp_path):
+    assert "no workdir" in refused(
+        "sample", f"--workdir={tmp_path}", "--prompt=a", f"--output={tmp_path / 'out'}"
+    )
+
+
+def test_unknown_command():
+    assert "did you mean 'train'" in refused("trian")

@@ -1,0 +1,98 @@
+"""Runs small enough for tests: real commands, real files, random text towers."""
+
+import contextlib
+import importlib.util
+import io
+import pathlib
+
+import jax
+from difflax.cli.main import run
+from difflax.data import shapes
+from difflax.pretrained.clip import save_clip
+from difflax.text.clip_config import CLIPConfig
+from difflax.text.joint import CLIP, clip_network
+from difflax.text.pixels import PixelConfig
+from difflax.text.tokenizer import train_bpe
+from ml_collections import ConfigDict
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+SMALL = (
+    "--config.data.train=96",
+    "--config.data.test=64",
+    "--config.data.held_out=64",
+    "--config.model.block_out_channels=(16,)",
+    "--config.model.cross_attention_dim=32",
+    "--config.model.norm_num_groups=4",
+    "--config.model.attention_head_dim=2",
+    "--config.training.batch_size=16",
+    "--config.training.log_every=1",
+    "--config.optimizer.warmup_steps=2",
+    "--config.sampler.num_steps=4",
+    "--config.evaluation.prompts=2",
+    "--config.evaluation.real_images=8",
+)
+
+
+def load_config(name: str, argument: str = "") -> ConfigDict:
+    """A config of ``configs/``."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(argument) if argument else module.get_config()
+
+
+def random_clip(folder: pathlib.Path) -> pathlib.Path:
+    """A CLIP folder with random weights, two layers of width 32 a tower."""
+    captions = [shapes.make_example(0, "train", i).caption for i in range(200)]
+    tokenizer = train_bpe(captions, folder, vocab_size=640, max_length=24)
+    tower = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    backend = tokenizer.backend
+    text = {
+        "vocab_size": tokenizer.vocab_size,
+        "max_position_embeddings": 24,
+        "bos_token_id": backend.bos_token_id,
+        "eos_token_id": backend.eos_token_id,
+        "pad_token_id": backend.pad_token_id,
+    }
+    config = CLIPConfig.from_config(
+        {
+            "projection_dim": 16,
+            "text_config": tower | text,
+            "vision_config": tower | {"image_size": 32, "patch_size": 8},
+        }
+    )
+    params = clip_network(config).init(jax.random.key(0))
+    save_clip(CLIP(params, config, tokenizer, PixelConfig(size=32)), folder)
+    return folder
+
+
+def small_run(clip: pathlib.Path, workdir: pathlib.Path, *more: str, steps: int = 6) -> list[str]:
+    """The command line of a small training run."""
+    return [
+        "train",
+        f"--config={ROOT / 'configs' / 'shapes.py'}",
+        f"--workdir={workdir}",
+        *SMALL,
+        f"--config.training.steps={steps}",
+        f"--config.text_encoder.path={clip}",
+        *more,
+    ]
+
+
+def command(*arguments: str) -> tuple[int, str, str]:
+    """Runs a command in this process: exit status, output, errors."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = run(list(arguments))
+    return status, out.getvalue(), err.getvalue()
+
+
+def contents(folder: pathlib.Path) -> dict[str, bytes]:
+    """Every file below a folder with its bytes."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
