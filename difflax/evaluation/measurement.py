@@ -15,11 +15,10 @@ from difflax.evaluation.png import to_uint8
 
 Images = Float[np.ndarray, "n h w c"]
 Judge = Callable[[Images, list[str]], Mapping[str, Any]]
-"""``judge(images, prompts) -> {"all": [n], "shape": [n], …}``: 1 right, 0 wrong, NaN if not asked.
+"""``judge(images, prompts) -> {"accuracy": [n], "shape": [n], …}``: 1 right, 0 wrong, NaN if not asked.
 
-"all" is the whole prompt and becomes the metric ``accuracy``; every other name is an attribute.
+"accuracy" is that of the whole prompt; every other name is an attribute.
 """
-WHOLE_PROMPT = "all"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -153,9 +152,8 @@ def read(
     columns: dict[str, Float[np.ndarray, " n"]] = {}
     if instruments.judge is not None and captions is not None:
         verdicts = instruments.judge(images, captions)
-        if WHOLE_PROMPT in verdicts:
-            columns["accuracy"] = np.asarray(verdicts[WHOLE_PROMPT], np.float64)
-        for name in (name for name in verdicts if name != WHOLE_PROMPT):
+        # A table reads from the whole to the parts, whatever the judge's own order.
+        for name in sorted(verdicts, key=lambda name: name != "accuracy"):
             columns[name] = np.asarray(verdicts[name], np.float64)
     features = np.zeros((len(images), 0), np.float32)
     if instruments.features is not None:
