@@ -25,8 +25,8 @@ PHOTO_WIDTH = 128
 def write_ablation(result: AblationResult, directory: str | os.PathLike[str]) -> epath.Path:
     """Writes everything about the sweep into ``directory`` and returns the path of the report.
 
-    ``report.html``, ``results.json``, ``table.csv``, ``records.csv``, ``plots/`` (PNG and SVG of each metric
-    and trade-off, and ``overview.png``) and ``grids/`` (a PNG of each prompt group).
+    ``report.html``, ``results.json``, ``table.csv``, ``records.csv``, ``plots/`` (an SVG of each metric
+    and trade-off, and ``overview.png`` of all metrics) and ``grids/`` (a PNG of each prompt group).
     """
     directory = epath.Path(directory)
     write_tables(result, directory)
@@ -35,7 +35,6 @@ def write_ablation(result: AblationResult, directory: str | os.PathLike[str]) ->
     for name, figure in draw_all(result).items():
         vectors[name] = render(figure, "svg")
         (directory / "plots" / f"{name}.svg").write_bytes(vectors[name])
-        (directory / "plots" / f"{name}.png").write_bytes(render(figure, "png"))
     (directory / "plots" / "overview.png").write_bytes(render(plots.overview_figure(result), "png", dpi=130))
     grids = {group.name: grid(result, group.name) for group in result.groups}
     for index, (name, picture) in enumerate(grids.items()):

@@ -15,7 +15,10 @@ from difflax.evaluation.png import to_uint8
 
 Images = Float[np.ndarray, "n h w c"]
 Judge = Callable[[Images, list[str]], Mapping[str, Any]]
-"""``judge(images, prompts) -> {"accuracy": [n], "shape": [n], …}``: 1 right, 0 wrong, NaN if not asked."""
+"""``judge(images, prompts) -> {"accuracy": [n], "shape": [n], …}``: 1 right, 0 wrong, NaN if not asked.
+
+"accuracy" is that of the whole prompt; every other name is an attribute.
+"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -148,8 +151,10 @@ def read(
     """Per-image metrics and features of one batch; without captions nothing that compares with the prompt."""
     columns: dict[str, Float[np.ndarray, " n"]] = {}
     if instruments.judge is not None and captions is not None:
-        for name, values in instruments.judge(images, captions).items():
-            columns[name] = np.asarray(values, np.float64)
+        verdicts = instruments.judge(images, captions)
+        # A table reads from the whole to the parts, whatever the judge's own order.
+        for name in sorted(verdicts, key=lambda name: name != "accuracy"):
+            columns[name] = np.asarray(verdicts[name], np.float64)
     features = np.zeros((len(images), 0), np.float32)
     if instruments.features is not None:
         features = np.asarray(instruments.features.image(images), np.float32)

@@ -39,7 +39,7 @@ def judge(images, prompts):
     named = np.array([next(c for word, c in WORDS.items() if word in prompt) for prompt in prompts])
     asked = np.array(["box" in prompt for prompt in prompts])
     correct = (brightest == named).astype(float)
-    return {"accuracy": correct, "corners": np.where(asked, correct, np.nan)}
+    return {"corners": np.where(asked, correct, np.nan), "accuracy": correct}
 
 
 def image_features(images):

@@ -74,3 +74,7 @@ def test_three_files_are_written(result, tmp_path):
         "records.csv",
         "results.json",
     }
+
+
+def test_the_whole_prompt_comes_before_its_attributes(result):
+    assert list(result.by_metric())[:2] == ["accuracy", "corners"]
