@@ -20,8 +20,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.loss = {
         "name": "denoising",
         "caption_dropout": 0.1,
-        "weighting": {"name": "constant", "loss_space": "v"},
-        "time_sampler": {"name": "logit_normal", "mean": 0.3, "std": 1.2, "stratified": True},
+        "weighting": {"name": "constant", "loss_space": "x0"},
+        "time_sampler": {"name": "logit_normal", "mean": 0.8, "std": 1.2, "stratified": True},
     }
     config.model = {
         "name": "unet2d_condition",

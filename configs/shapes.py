@@ -11,7 +11,7 @@ def get_config(arg: str = "") -> ConfigDict:
     """``arg``: unused."""
     config = ConfigDict()
     config.seed = 0
-    config.data = {"name": "shapes"}
+    config.data = {"name": "shapes", "train": 20_000, "test": 1_000, "held_out": 500}
     config.text_encoder = {"name": "clip", "path": "runs/clip_shapes"}
     config.autoencoder = {"name": "patchify", "patch_size": 4, "channels": 3}
     config.schedule = {"name": "rectified_flow", "shift": 1.0}
@@ -19,8 +19,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.loss = {
         "name": "denoising",
         "caption_dropout": 0.1,
-        "weighting": {"name": "constant", "loss_space": "v"},
-        "time_sampler": {"name": "logit_normal", "mean": 0.3, "std": 1.2, "stratified": True},
+        "weighting": {"name": "constant", "loss_space": "x0"},
+        "time_sampler": {"name": "logit_normal", "mean": 0.8, "std": 1.2, "stratified": True},
     }
     config.model = {
         "name": "unet2d_condition",

@@ -33,7 +33,10 @@ OPERATIONAL = (
 
 
 def build(
-    registry: Mapping[str, Callable[..., Any]], section: Mapping[str, Any], where: str, **given: Any
+    registry: Mapping[str, Callable[..., Any]],
+    section: Mapping[str, Any] | ConfigDict,
+    where: str,
+    **given: Any,
 ) -> Any:
     """The object that a section names: ``registry[section["name"]]`` with the section's other fields.
 
@@ -51,7 +54,9 @@ def build(
     return construct(registry[name], fields, f"{where} ({name})", **given)
 
 
-def construct(cls: Callable[..., Any], fields: Mapping[str, Any], where: str, **given: Any) -> Any:
+def construct(
+    cls: Callable[..., Any], fields: Mapping[str, Any] | ConfigDict, where: str, **given: Any
+) -> Any:
     """``cls(**fields, **given)`` with errors as in `build`."""
     # The metaclass of NNX modules hides their signature.
     init = cls.__init__ if inspect.isclass(cls) else cls

@@ -373,8 +373,11 @@ def load(workdir: epath.PathLike) -> Pipeline:
     model = unet(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1])
     params = checkpoints.restore_params(model.abstract())
     null = checkpoints.restore_constants()
+    step = checkpoints.latest
     checkpoints.close()
-    return _pipeline(config, params, _text_encoder(workdir, parts), Conditioning(**null))
+    return dataclasses.replace(
+        _pipeline(config, params, _text_encoder(workdir, parts), Conditioning(**null)), step=step
+    )
 
 
 def evaluation(
@@ -453,8 +456,8 @@ def _clip_folder(path: str, where: str) -> epath.Path:
         raise UserError(f"{where} = {path!r}: that run has not finished; train it to its last step first")
     if not folder.is_dir():
         raise UserError(
-            f"{where} = {path!r}: no such folder; train a CLIP there first (configs/clip.py), or name a CLIP's"
-            " folder"
+            f"{where} = {path!r}: no such folder; train a CLIP there first (configs/clip.py), or name the"
+            " folder of one"
         )
     return folder
 

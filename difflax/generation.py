@@ -54,6 +54,7 @@ class Pipeline:
         height, width: of the images, in pixels, unless a call says otherwise.
         batch_size: the most images in one call of the network's program; smaller requests are filled up to a
             power of two, so that few programs are ever compiled.
+        step: of training that the parameters come from.
     """
 
     model: Functional
@@ -72,6 +73,7 @@ class Pipeline:
     height: int
     width: int
     batch_size: int = 64
+    step: int = 0
 
     def __call__(
         self,

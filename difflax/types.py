@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.struct
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 Params = PyTree
@@ -28,12 +29,12 @@ class Conditioning:
         image: channels concatenated to the noisy image (inpainting, editing).
     """
 
-    context: Float[Array, "b n d"] | None = None
-    context_mask: Bool[Array, "b n"] | None = None
-    pooled: Float[Array, "b p"] | None = None
-    time_ids: Float[Array, "b k"] | None = None
-    class_labels: Int[Array, " b"] | None = None
-    image: Float[Array, "b h w ci"] | None = None
+    context: Float[Array | np.ndarray, "b n d"] | None = None
+    context_mask: Bool[Array | np.ndarray, "b n"] | None = None
+    pooled: Float[Array | np.ndarray, "b p"] | None = None
+    time_ids: Float[Array | np.ndarray, "b k"] | None = None
+    class_labels: Int[Array | np.ndarray, " b"] | None = None
+    image: Float[Array | np.ndarray, "b h w ci"] | None = None
 
 
 Network = Callable[

@@ -1,5 +1,5 @@
-"""Sweeps the guidance scale over the run's evaluation prompts and paired seeds: table, plots, image grid and a
-report that opens from disk.
+"""Sweeps the guidance scale over the run's evaluation prompts and paired seeds: table, plots, image grid and
+a report that opens from disk.
 
     difflax ablate --workdir=runs/shapes --guidance_scales=0,1,1.5,2,3,4,6,8 --seeds=3 --output=runs/ablation
 """
@@ -60,7 +60,7 @@ def sweep(values: flags.FlagValues, scales: list[float] | None) -> None:
         seeds=range(seeds),
         provenance=Provenance(
             command=command_line(),
-            checkpoint=str(values.workdir),
+            checkpoint=f"{values.workdir}, step {pipeline.step}, averaged parameters",
             sampler=values.sampler or type(pipeline.sampler).__name__,
             num_steps=values.num_steps or pipeline.num_steps,
             negative_prompt=values.negative_prompt or "",

@@ -59,8 +59,8 @@ def parse(command, name: str, argv: Sequence[str]) -> flags.FlagValues | None:
         rest = values(arguments)
     except flags.Error as error:
         raise UserError(f"{str(error).strip()} (difflax {name} --help lists the flags)") from error
-    except AttributeError as error:
-        raise UserError(unknown_key(values, arguments, error)) from error
+    except (AttributeError, KeyError) as error:
+        raise UserError(unknown_key(command, arguments, error)) from error
     except (OSError, SyntaxError) as error:
         reason = str(error).strip().splitlines()
         raise UserError(f"--config cannot be loaded: {reason[0]} {reason[-1].strip()}") from error
@@ -69,19 +69,22 @@ def parse(command, name: str, argv: Sequence[str]) -> flags.FlagValues | None:
     return values
 
 
-def unknown_key(values: flags.FlagValues, arguments: Sequence[str], error: AttributeError) -> str:
+def unknown_key(command, arguments: Sequence[str], error: Exception) -> str:
     """One line for an override of a key that the config does not have."""
     from difflax.config import nearest
 
-    config = values["config"].value if "config" in values else None
+    plain = [argument for argument in arguments if not argument.startswith("--config.")]
+    values = flags.FlagValues()
+    command.define_flags(values, plain)
+    values(plain)
     for argument in arguments:
-        if not argument.startswith("--config.") or config is None:
+        if not argument.startswith("--config."):
             continue
         key = argument[2:].split("=")[0]
-        node, path = config, "config"
+        node, path = values["config"].value, "config"
         for part in key.split(".")[1:]:
-            if not hasattr(node, "keys") or part not in node:
-                known = list(node.keys()) if hasattr(node, "keys") else []
+            known = list(node.keys()) if hasattr(node, "keys") else []
+            if part not in known:
                 return f"--{key}: {path} has no key {part!r}{nearest(part, known)}"
             node, path = node[part], f"{path}.{part}"
     return f"--config: {error}"

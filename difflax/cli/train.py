@@ -26,9 +26,14 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
 
 def run(values: flags.FlagValues) -> None:
     """Runs the command."""
+    from ml_collections import ConfigDict
+
     from difflax import experiment
 
-    if values.config is None or not values.workdir:
+    if not values["config"].present or not values.workdir:
         raise UserError("give --config=FILE.py and --workdir=DIR")
+    if not isinstance(values.config, ConfigDict):
+        name = values["config"].config_filename
+        raise UserError(f"--config={name}: there is no such file, or get_config in it fails")
     experiment.train(values.config, values.workdir, stop_at=values.stop_at)
     print(f"trained: {values.workdir}")

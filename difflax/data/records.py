@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from etils import epath
@@ -20,6 +20,7 @@ class Record:
     caption: str
 
 
+@runtime_checkable
 class Records(Protocol):
     """The rows of a split, all images of one shape; the random access that Grain reads.
 

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from etils import epath
 
@@ -20,6 +20,7 @@ from difflax.types import UserError
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
+@runtime_checkable
 class Source(Protocol):
     """A data set that a config names."""
 

@@ -1,4 +1,4 @@
-"""Reads a handwritten digit off an image: a support vector machine of scikit-learn, trained on real digits."""
+"""Reads a handwritten digit off an image: a support vector machine of scikit-learn trained on real ones."""
 
 import functools
 
@@ -10,7 +10,7 @@ from difflax.data import digits
 
 @functools.cache
 def classifier():
-    """``SVC(C=10, gamma=0.001)`` on the grey levels 0 … 16 of the training digits (see `difflax.data.digits`)."""
+    """``SVC(C=10, gamma=0.001)`` on the grey levels of the training digits, see `difflax.data.digits`."""
     from sklearn.svm import SVC
 
     images, labels = digits.load("train")

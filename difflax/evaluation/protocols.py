@@ -1,7 +1,7 @@
 """What a data set's models are asked and how their images are judged: prompt groups, chance levels, judge."""
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from difflax.evaluation.measurement import FeatureSpace, Images, PromptGroup
 from difflax.text.joint import CLIP
 
 
+@runtime_checkable
 class EvaluationProtocol(Protocol):
     """``config.evaluation``: prompts and judge of a data set."""
 

@@ -5,13 +5,14 @@ anything was learned. A codec holds settings; weights, where it has any, are pas
 """
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Array, Float, Key
 
 from difflax.types import Params, UserError
 
 
+@runtime_checkable
 class Codec(Protocol):
     """Images to latents and back."""
 

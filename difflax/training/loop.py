@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import optax
@@ -19,6 +19,7 @@ from difflax.training.state import TrainState
 from difflax.training.step import abstract_state, compile_step, init_sharded, make_train_step
 
 
+@runtime_checkable
 class Loader(Iterator, Protocol):
     """Batches whose position can be stored and taken up again."""
 

@@ -1,7 +1,7 @@
 """What is trained: a loss of every example as a pure function of parameters, batch and key."""
 
 import dataclasses
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from difflax.text.pixels import PixelConfig, preprocess_images
 from difflax.types import Conditioning, Params
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A loss, and the model whose parameters it trains."""
 

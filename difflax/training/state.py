@@ -4,7 +4,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Int, PyTree
+from jaxtyping import PyTree
 
 from difflax.types import Params
 
@@ -12,13 +12,13 @@ from difflax.types import Params
 @flax.struct.dataclass
 class TrainState:
     """Attributes:
-    step: optimizer steps taken.
+    step: optimizer steps taken, int32 scalar (like all fields, its shape or sharding in a tree of those).
     params: float32 parameters.
     opt_state: the optimizer's, of optax.
     ema_params: their exponential moving average, what sampling uses.
     """
 
-    step: Int[Array, ""]
+    step: PyTree
     params: Params
     opt_state: PyTree
     ema_params: Params
