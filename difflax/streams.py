@@ -8,10 +8,10 @@ import zlib
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Integer, Key
 
 
-def stream(seed: int | Int[Array, ""], name: str) -> Key[Array, ""]:
+def stream(seed: int | Integer[Array, ""], name: str) -> Key[Array, ""]:
     """The key of the stream ``name`` under ``seed`` (any non-negative 32-bit integer, may be traced)."""
     return substream(jax.random.key(seed), name)
 

@@ -42,7 +42,8 @@ def sampling_levels(
         schedule: the schedule that the network was trained under.
         grid: where the steps start.
         num_steps: at least 1.
-        prediction_type: if given, the grid is refused where the network's output cannot tell x0 from the noise
+        prediction_type: if given, the grid is refused where the network's output cannot tell x0 from the
+        noise
             (noise prediction at zero SNR).
         final_t: where the last step lands: 0, the data (alpha 1, sigma 0), or a time before it (Stable
             Diffusion's ``set_alpha_to_one = false``: 1 / 1000).

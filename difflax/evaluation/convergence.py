@@ -1,7 +1,10 @@
-"""Does a sampler have the order that it claims? Errors against exact solutions, and the slopes fitted to them.
+"""Does a sampler have the order that it claims? Errors against exact solutions, and the slopes fitted to
+them.
 
-For Gaussian data and for mixtures of Gaussians the ideal denoiser is closed-form, so a sampler's error is its own. For a
-Gaussian the probability-flow solution is closed-form too; for a mixture scipy's DOP853 gives it to 1e-12. Everything
+For Gaussian data and for mixtures of Gaussians the ideal denoiser is closed-form, so a sampler's error is
+its own. For a
+Gaussian the probability-flow solution is closed-form too; for a mixture scipy's DOP853 gives it to 1e-12.
+Everything
 here wants ``jax.enable_x64``.
 """
 
@@ -179,7 +182,8 @@ def variance_errors(
 ) -> np.ndarray:
     """The error of the final standard deviation of each run, relative to the exact one; largest coordinate.
 
-    From exact samples of the first level. The error of the variance comes from ``E[x_n^2] - E[y^2]`` where y are the
+    From exact samples of the first level. The error of the variance comes from ``E[x_n^2] - E[y^2]`` where
+    y are the
     end points of the same samples along the exact flow, so that the sampling error of the start cancels.
     """
     longest = max(levels.t.shape[0] for levels in runs)

@@ -68,7 +68,7 @@ class Logger:
 
 def _step_of(line: str) -> float:
     try:
-        return json.loads(line)["step"]
+        return float(json.loads(line)["step"])
     except (ValueError, KeyError):
         return float("inf")  # a line that a kill cut short
 
