@@ -3,11 +3,11 @@
 difflax train --config=configs/clip.py:shapes --workdir=runs/clip_shapes
 difflax train --config=configs/shapes.py --workdir=runs/shapes
 
-Measured on two cores: 1,500 steps (48,000 examples) at 120 to 140 examples a second, 6 minutes. Then
-``difflax ablate --workdir=runs/shapes --guidance_scales=0,1,2,3,5 --seeds=1`` on 24 prompts of each kind gave
-the prompt accuracy of one object with seen pairs 0.00, 0.21, 0.25, 0.25, 0.29, with held-out pairs 0.00, 0.25,
-0.29, 0.25, 0.25, and of two objects 0. At scale 2 colour, size and position are right in 0.92 to 0.96, shape in
-0.25, which is chance.
+Measured on two cores: 1,500 steps (48,000 examples) at 120 to 140 examples a second, 6 minutes. Then, with
+``difflax ablate --workdir=runs/shapes --guidance_scales=0,1,2,3,5 --seeds=1`` on 24 prompts of each kind,
+prompt accuracy of one object with seen pairs is 0.00, 0.21, 0.25, 0.25, 0.29, with held-out pairs 0.00, 0.25,
+0.29, 0.25, 0.25, and of two objects 0. At scale 2 colour, size and position are right in 0.92 to 0.96, shape
+in 0.25, which is chance.
 """
 
 from ml_collections import ConfigDict

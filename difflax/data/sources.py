@@ -263,7 +263,7 @@ class Folder:
         return rows
 
     def _paired(self, folder: epath.Path) -> list[tuple[epath.Path, str]]:
-        images = sorted(path for path in folder.glob("**/*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        images = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
         bare = [path for path in images if not path.with_suffix(".txt").exists()]
         if bare:
             raise UserError(

@@ -166,7 +166,7 @@ def test_coverage_has_the_area_and_centroid_of_the_shape(shape, radius):
 
 
 def test_edges_are_anti_aliased():
-    covered = shapes.coverage("circle", 16, 16, 5.7)
+    covered = shapes.coverage("circle", 16.0, 16.0, 5.7)
     partial = (covered > 0) & (covered < 1)
     # As many soft pixels as the outline is long, within the pixels that it merely grazes.
     assert 0.7 * 2 * np.pi * 5.7 < partial.sum() < 1.6 * 2 * np.pi * 5.7

@@ -9,16 +9,18 @@ import pytest
 from difflax.diffusion.predictions import EDM, PREDICTIONS, V, loss_space_factor, target, to_prediction
 from difflax.diffusion.schedules import SCHEDULES, add_noise, noise_level
 
+from tests.diffusion.members import ALL_SCHEDULES
+
 KEYS = jax.random.split(jax.random.key(0), 2)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", ALL_SCHEDULES)
 @pytest.mark.parametrize("name", PREDICTIONS)
 def test_round_trip(x64, name, schedule):
     """The output of a perfect network gives back x0 and the noise."""
     kind, t = PREDICTIONS[name](), jnp.linspace(0.01, 0.99, 25)
     x0, eps = (jax.random.normal(k, (25, 2, 3)) for k in KEYS)
-    level = noise_level(SCHEDULES[schedule](), t)
+    level = noise_level(ALL_SCHEDULES[schedule], t)
     back = to_prediction(kind, target(kind, x0, eps, level), add_noise(x0, eps, level), level)
     np.testing.assert_allclose(back.x0, x0, atol=1e-8)
     np.testing.assert_allclose(back.eps, eps, atol=1e-8)

@@ -4,14 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from difflax.diffusion.schedules import SCHEDULES, Cosine, Linear, ScaledLinear, log_snr, noise_level
+from difflax.diffusion.schedules import Cosine, Linear, ScaledLinear, log_snr, noise_level
+
+from tests.diffusion.members import ALL_SCHEDULES
 
 T = np.linspace(0.003, 0.997, 400)
 
 
-@pytest.fixture(params=SCHEDULES)
+@pytest.fixture(params=ALL_SCHEDULES)
 def schedule(request):
-    return SCHEDULES[request.param]()
+    return ALL_SCHEDULES[request.param]
 
 
 def test_log_snr_falls_and_its_inverse_is_exact(x64, schedule):
@@ -50,7 +52,7 @@ def test_published_numbers():
 
 @pytest.mark.parametrize("name", ["linear", "scaled_linear", "cosine"])
 def test_tables_are_hit_exactly_and_time_zero_is_data(x64, name):
-    schedule = SCHEDULES[name]()
+    schedule = ALL_SCHEDULES[name]
     t = np.arange(1, 1001) / 1000
     np.testing.assert_allclose(
         noise_level(schedule, t).alpha ** 2, np.cumprod(1 - schedule.betas()), rtol=1e-9
