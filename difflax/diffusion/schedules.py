@@ -25,7 +25,8 @@ Times = Float[Array, "*n"]
 
 def variance_preserving(log_snr: Times) -> tuple[Times, Times]:
     """The pair with ``alpha^2 + sigma^2 = 1`` of a log-SNR (Kingma et al., VDM, arXiv:2107.00630, eq. 3)."""
-    return jnp.sqrt(jax.nn.sigmoid(log_snr)), jnp.sqrt(jax.nn.sigmoid(-log_snr))
+    # The square root is taken in the exponent: in float32 a sigmoid of -106 is 0, its root is not.
+    return jnp.exp(jax.nn.log_sigmoid(log_snr) / 2), jnp.exp(jax.nn.log_sigmoid(-log_snr) / 2)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

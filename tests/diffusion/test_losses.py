@@ -49,7 +49,9 @@ def test_a_constant_loss_in_one_space_is_the_same_number_for_every_prediction_ty
     error_x0 = jax.random.normal(jax.random.key(5), (8, 6))
     error_eps = -error_x0 * (level.alpha / level.sigma)[:, None]
     values = [
-        weighted_penalty(target(kind(), error_x0, error_eps, level), kind(), level, Constant(loss_space="v"))
+        weighted_penalty(
+            target(kind(), error_x0, error_eps, level), kind(), level, weighting=Constant(loss_space="v")
+        )
         for kind in PREDICTIONS.values()
     ]
     for value in values[1:]:
