@@ -79,11 +79,11 @@ class Pipeline:
         self,
         prompt: str | Sequence[str],
         negative_prompt: str | Sequence[str] | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: float | int | None = None,
         num_steps: int | None = None,
         sampler: str | Sampler | None = None,
         seed: int | Sequence[int] = 0,
-        latents: Float[Array, "b lh lw lc"] | None = None,
+        latents: Float[Array | np.ndarray, "b lh lw lc"] | None = None,
         height: int | None = None,
         width: int | None = None,
     ) -> Float[np.ndarray, "b h w c"]:
@@ -120,7 +120,7 @@ class Pipeline:
         prompt: str | Sequence[str],
         *,
         negative_prompt: str | Sequence[str] | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: float | int | None = None,
         num_steps: int | None = None,
         sampler: str | Sampler | None = None,
         seed: int | Sequence[int] = 0,
@@ -154,7 +154,7 @@ class Pipeline:
         except ValueError as error:
             raise UserError(f"num_steps={num_steps}: {error}") from error
 
-    def with_guidance_scale(self, scale: float | None) -> Guidance:
+    def with_guidance_scale(self, scale: float | int | None) -> Guidance:
         """The default guidance, at ``scale`` if one is given."""
         if scale is None:
             return self.guidance
@@ -188,7 +188,7 @@ class Pipeline:
         self,
         prompt: str | Sequence[str],
         negative_prompt: str | Sequence[str] | None,
-        guidance_scale: float | None,
+        guidance_scale: float | int | None,
         num_steps: int | None,
         sampler: str | Sampler | None,
         seed: int | Sequence[int],
