@@ -179,7 +179,9 @@ class Pipeline:
         """
         unique = list(dict.fromkeys(prompts))
         rows = np.asarray([unique.index(prompt) for prompt in prompts])
-        encoded = self.text_encoder.encode(unique)
+        # Filled up to whole batches, as the encoder would: another number of prompts compiles nothing.
+        filling = [""] * (-len(unique) % self.text_encoder.batch_size)
+        encoded = self.text_encoder.encode(unique + filling)
         if self.null.pooled is None:
             encoded = dataclasses.replace(encoded, pooled=None)
         return jax.tree.map(lambda a: a[rows], encoded)
@@ -239,9 +241,9 @@ class Pipeline:
             keys = jax.vmap(lambda s: streams.stream(s, "sample"))(jnp.asarray(seeds[rows]))
             noise = None if latents is None else jnp.asarray(latents, jnp.float32)[rows]
             made, steps_made = run(keys, jax.tree.map(lambda a, rows=rows: a[rows], conditioning), noise)
-            images.append(np.asarray(made[: stop - start]))
+            images.append(np.asarray(made)[: stop - start])
             if trajectory:
-                estimates.append(np.asarray(steps_made[:, : stop - start]))
+                estimates.append(np.asarray(steps_made)[:, : stop - start])
         return np.concatenate(images), np.concatenate(estimates, axis=1) if trajectory else np.zeros(0)
 
 

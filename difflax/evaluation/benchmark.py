@@ -42,7 +42,8 @@ from difflax.pretrained.names import to_torch
 from difflax.training.ema import EMA
 from difflax.training.optimizers import AdamW
 from difflax.training.sharding import MeshShape
-from difflax.training.step import abstract_state, compile_step, init_sharded, make_train_step
+from difflax.training.state import init_state
+from difflax.training.step import abstract_state, compile_step, make_train_step
 from difflax.types import Conditioning, Params, UserError
 
 TASKS = ("train", "forward", "sample")
@@ -156,11 +157,9 @@ class Difflax:
         mesh: Mesh = MeshShape(data=1).make(jax.devices()[:1])
         objective = Regression(model)
         abstract = abstract_state(objective, optimizer, mesh)
-        state = init_sharded(objective, optimizer, 0, abstract)
-        # The layers that start at zero would leave gradients of zero behind them.
-        state = state.replace(params=jax.jit(_perturbed, donate_argnums=0)(state.params))
-        self.params = jax.tree.map(np.array, state.params)
-        self._state = state
+        self.params = random_params(model.abstract())
+        state = init_state(jax.tree.map(jnp.array, self.params), optimizer)
+        self._state = jax.device_put(state, jax.tree.map(lambda s: s.sharding, abstract))
         inputs = jax.tree.map(jnp.asarray, case.inputs())
         self._batch = {name: inputs[name] for name in ("x", "timesteps", "context", "target")}
         network = conditional_network(model)
@@ -171,8 +170,11 @@ class Difflax:
         step = make_train_step(objective, optimizer, EMA(), 0)
         programs = {
             "train": (compile_step(step, abstract, mesh), (self._state, self._batch)),
-            "forward": (jax.jit(forward), (state.params, self._batch)),
-            "sample": (jax.jit(_sampler(network, case)), (state.params, inputs["noise"], inputs["prompts"])),
+            "forward": (jax.jit(forward), (self._state.params, self._batch)),
+            "sample": (
+                jax.jit(_sampler(network, case)),
+                (self._state.params, inputs["noise"], inputs["prompts"]),
+            ),
         }
         self.compile_seconds: dict[str, float] = {}
         self.program_bytes: dict[str, int] = {}
@@ -201,10 +203,17 @@ class Difflax:
         return time.perf_counter() - start, float(jnp.abs(out).mean())
 
 
-def _perturbed(params: Params) -> Params:
-    keys = streams.sample_keys(jax.random.key(0), jnp.arange(len(jax.tree.leaves(params))))
-    noise = jax.tree.unflatten(jax.tree.structure(params), list(keys))
-    return jax.tree.map(lambda p, k: p + 0.02 * jax.random.normal(k, p.shape), params, noise)
+def random_params(abstract: Params) -> Params:
+    """Weights on the host that keep the variance; none is zero, as gradients behind it would be."""
+    rng = np.random.default_rng(0)
+
+    def draw(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        fan_in = np.prod(leaf.shape[:-1]) if len(leaf.shape) > 1 else 100.0
+        return rng.standard_normal(leaf.shape, np.float32) / np.float32(np.sqrt(fan_in)) + np.float32(
+            len(leaf.shape) == 1
+        )
+
+    return jax.tree.map(draw, abstract)
 
 
 def _sampler(network: Callable, case: Case) -> Callable[[Params, Array, Array], Array]:

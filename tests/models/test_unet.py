@@ -7,8 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from difflax.models.functional import conditional_network, functional
+from difflax.models.layers import Conv2d
 from difflax.models.unet import UNet2DConditionModel, supported_options
 from difflax.types import Conditioning, UserError
+from flax import nnx
 
 TINY = {
     "block_out_channels": (8, 16),
@@ -29,16 +31,21 @@ def unet(**options):
 apply = jax.jit(lambda model, *args, **given: model.apply(*args, **given), static_argnums=0)
 
 
-def random_params(model, seed=0):
+def random_params(model):
     """No zeros among them, so that every path matters."""
-    keys = iter(jax.random.split(jax.random.key(seed), 1000))
-    return jax.tree.map(
-        lambda s: (
-            0.2 * jax.random.normal(next(keys), s.shape) / np.sqrt(np.prod(s.shape[:-1]) or 1)
-            + (1.0 if len(s.shape) == 1 else 0.0)
-        ),
-        model.abstract(),
-    )
+    rng = np.random.default_rng(0)
+
+    def draw(leaf):
+        noise = 0.2 * rng.standard_normal(leaf.shape, np.float32)
+        fan_in = np.prod(leaf.shape[:-1]) if len(leaf.shape) > 1 else 1
+        return jnp.asarray(noise / np.sqrt(fan_in) + (len(leaf.shape) == 1), leaf.dtype)
+
+    return jax.tree.map(draw, model.abstract())
+
+
+@pytest.fixture(scope="module")
+def fresh():
+    return jax.jit(unet().init)(jax.random.key(0))
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +59,11 @@ def inputs():
 
 
 class TestStart:
-    def test_the_first_output_is_zero(self, inputs):
-        model = unet()
-        assert np.all(apply(model, jax.jit(model.init)(jax.random.key(0)), *inputs) == 0)
+    def test_the_first_output_is_zero(self, fresh, inputs):
+        assert np.all(apply(unet(), fresh, *inputs) == 0)
 
-    def test_every_residual_branch_starts_at_zero_and_learns(self, inputs):
-        model = unet()
-        params = jax.jit(model.init)(jax.random.key(0))
+    def test_every_residual_branch_starts_at_zero_and_learns(self, fresh, inputs):
+        model, params = unet(), fresh
         names = {
             jax.tree_util.keystr(path, simple=True, separator="/")
             for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
@@ -75,9 +80,7 @@ class TestStart:
         assert np.any(gradient["conv_out"]["kernel"])
 
     def test_kernels_keep_the_variance(self):
-        kernel = unet(block_out_channels=(64, 128)).init(jax.random.key(0))["down_blocks"]["0"]["resnets"][
-            "0"
-        ]["conv1"]["kernel"]
+        kernel = Conv2d(64, 128, 3, rngs=nnx.Rngs(0)).kernel[...]
         np.testing.assert_allclose(kernel.std(), (9 * 64) ** -0.5, rtol=0.05)
 
 
@@ -101,7 +104,8 @@ class TestSeam:
         image = jax.random.normal(jax.random.key(5), (2, 8, 6, 3))
         joined = apply(model, params, jnp.concatenate([x, image], -1), t, context)
         condition = Conditioning(context=context, image=image)
-        np.testing.assert_array_equal(conditional_network(model)(params, x, t, condition), joined)
+        seen = jax.jit(conditional_network(model))(params, x, t, condition)
+        np.testing.assert_allclose(seen, joined, atol=1e-4)
 
 
 class TestConditions:
@@ -111,14 +115,14 @@ class TestConditions:
         params = random_params(model)
         mask = jnp.asarray([[True, True, True, False, False]] * 2)
         masked = apply(model, params, x, t, context, context_mask=mask)
-        np.testing.assert_allclose(masked, apply(model, params, x, t, context[:, :3]), atol=1e-5)
+        np.testing.assert_allclose(masked, apply(model, params, x, t, context[:, :3]), atol=1e-4)
         assert np.abs(masked - apply(model, params, x, t, context)).max() > 1e-4
 
     def test_examples_do_not_see_each_other(self, inputs):
         model = unet()
         params = random_params(model)
         both = apply(model, params, *inputs)
-        np.testing.assert_allclose(both[1:], apply(model, params, *(a[1:] for a in inputs)), atol=1e-5)
+        np.testing.assert_allclose(both[1:], apply(model, params, *(a[1:] for a in inputs)), atol=1e-4)
 
     def test_dropout_needs_a_key(self, inputs):
         model = unet(dropout=0.5)

@@ -52,8 +52,11 @@ def batches(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("reading", ["in memory", "threads read ahead"])
-@pytest.mark.parametrize("stop", [4, 7], ids=["in the first epoch", "in the second"])
+@pytest.mark.parametrize(
+    ("stop", "reading"),
+    [(4, "in memory"), (7, "threads read ahead")],
+    ids=["in the first epoch, in memory", "in the second, threads reading ahead"],
+)
 def test_resume_is_bit_exact(stop, reading, batches, tmp_path, clip_folder, monkeypatch):
     if reading == "threads read ahead":
         monkeypatch.setattr(loader, "IN_MEMORY_BYTES", 0)
