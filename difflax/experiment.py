@@ -303,6 +303,8 @@ def _diffusion_run(config: ConfigDict, settings: Settings, workdir: epath.Path) 
         null=null,
     )
     prompts = settings.options.sample_prompts or tuple(dict.fromkeys(loader.captions))[:8]
+    # One for the whole run: its program is compiled once.
+    pipeline = _pipeline(config, {}, encoder, null)
 
     def prepare(batch: dict[str, Any]) -> PyTree:
         return {"image": batch["image"], "conditioning": cache.lookup(batch["caption"])}
@@ -311,8 +313,8 @@ def _diffusion_run(config: ConfigDict, settings: Settings, workdir: epath.Path) 
         from difflax.evaluation.grids import captioned_grid
         from difflax.evaluation.png import save_png
 
-        params = jax.tree.map(lambda a: np.asarray(a), state.ema_params)
-        images = _pipeline(config, params, encoder, null)(list(prompts), seed=list(range(len(prompts))))
+        drawing = dataclasses.replace(pipeline, params=jax.tree.map(np.asarray, state.ema_params), step=step)
+        images = drawing(list(prompts), seed=list(range(len(prompts))))
         grid = captioned_grid(images, prompts)
         (workdir / "samples").mkdir(exist_ok=True)
         save_png(workdir / "samples" / f"step_{step:07d}.png", grid, {"step": step, "prompts": list(prompts)})
