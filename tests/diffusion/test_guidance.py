@@ -8,9 +8,10 @@ from difflax.diffusion.denoisers import make_denoiser
 from difflax.diffusion.guidance import ClassifierFreeGuidance, Guided, NoGuidance
 from difflax.diffusion.predictions import PREDICTIONS
 from difflax.diffusion.schedules import SCHEDULES, noise_level
+from difflax.evaluation.oracles import Gaussian
 from difflax.types import Conditioning
 
-from tests.diffusion.oracles import Gaussian, as_network
+from tests.diffusion.networks import as_network
 
 X = jax.random.normal(jax.random.key(0), (4, 3))
 COND = Conditioning(pooled=jnp.full((4, 3), 0.7))

@@ -8,10 +8,11 @@ from difflax.diffusion.predictions import PREDICTIONS
 from difflax.diffusion.samplers import DDIM, DDPM, DPMSolver2M, Euler, Heun, initial_noise, sample
 from difflax.diffusion.schedules import SCHEDULES
 from difflax.diffusion.time_grids import Even, UniformLogSNR, pad_levels, sampling_levels
+from difflax.evaluation.oracles import Gaussian
 from difflax.types import Conditioning
 
 from tests.diffusion.members import ALL_SCHEDULES
-from tests.diffusion.oracles import Gaussian, as_network
+from tests.diffusion.networks import as_network
 
 DETERMINISTIC = {"ddim": DDIM(), "euler": Euler(), "heun": Heun(), "dpmpp_2m": DPMSolver2M()}
 GRID = UniformLogSNR(sigma_max=60.0, sigma_min=0.02)
