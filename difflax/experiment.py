@@ -34,8 +34,8 @@ from difflax.diffusion.run_options import Restart, RunOptions
 from difflax.diffusion.samplers import SAMPLERS
 from difflax.diffusion.schedules import SCHEDULES
 from difflax.diffusion.time_grids import TIME_GRIDS
-from difflax.diffusion.time_samplers import TIME_SAMPLERS
-from difflax.diffusion.weightings import UNCERTAINTIES, WEIGHTINGS
+from difflax.diffusion.time_samplers import TIME_SAMPLERS, RunningLoss
+from difflax.diffusion.weightings import UNCERTAINTIES, WEIGHTINGS, NoUncertainty
 from difflax.evaluation.measurement import Instruments, PromptGroup
 from difflax.evaluation.protocols import PROTOCOLS, EvaluationProtocol, clip_features
 from difflax.generation import Pipeline, WeakModel
@@ -183,6 +183,16 @@ def check(config: ConfigDict) -> None:
             f"config.autoencoder.channels = {parts.codec.channels}, but the images of config.data have"
             f" {channels}"
         )
+    if parts.loss.masked and not getattr(settings.source, "alpha_mask", False):
+        raise UserError(
+            "config.loss.masked: the images of config.data have no masks; a folder of images with"
+            " alpha_mask = True has"
+        )
+    if isinstance(parts.time_sampler, RunningLoss) and not isinstance(parts.uncertainty, NoUncertainty):
+        raise UserError(
+            "config.loss.time_sampler (running_loss) follows the size of the loss, which config.loss.uncertainty"
+            " (learned) takes away: choose one of them"
+        )
     shape = parts.codec.latent_shape(height, width)
     unet(config, shape[-1]).abstract()
     levels = len(config.model.block_out_channels)
@@ -197,9 +207,7 @@ def check(config: ConfigDict) -> None:
             f" config.training.steps = {settings.options.steps}"
         )
     try:
-        levels = parts.options.levels(
-            parts.schedule, parts.time_grid, parts.num_steps, parts.prediction_type
-        )
+        levels = parts.options.levels(parts.schedule, parts.time_grid, parts.num_steps, parts.prediction_type)
     except ValueError as error:
         raise UserError(f"config.sampler: {error}") from error
     try:
@@ -399,7 +407,8 @@ def _diffusion_run(config: ConfigDict, settings: Settings, workdir: epath.Path) 
     prompts = settings.options.sample_prompts or tuple(dict.fromkeys(loader.captions))[:8]
 
     def prepare(batch: dict[str, Any]) -> PyTree:
-        return {"image": batch["image"], "conditioning": cache.lookup(batch["caption"])}
+        mask = {"mask": batch["mask"]} if parts.loss.masked else {}
+        return {"image": batch["image"], "conditioning": cache.lookup(batch["caption"]), **mask}
 
     def draw(step: int, state: TrainState, logger: Any) -> None:
         from difflax.evaluation.grids import captioned_grid

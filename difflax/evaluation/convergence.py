@@ -117,43 +117,51 @@ def _increments(keys: Key[Array, " b"], u: Float[Array, " m1"], dimensions: int)
 
 @dataclasses.dataclass(frozen=True)
 class LawTrial:
-    """The largest error of the final mean and standard deviation for Gaussian data, without sampling error.
+    """The law of a run's end for Gaussian data, without sampling error.
 
     For Gaussian data every sampler is linear in its start and its noises, ``x = c + A x_init + sum_k B_k
     z_k``. The noises are functions of the keys, so as many samples as there are unknowns give ``c, A, B_k``
-    to rounding, and with them the exact law of the result.
+    to rounding, and with them the exact law.
+
+    Attributes:
+        length: of the longest run, in steps.
     """
 
-    steps: tuple[int, ...]
+    sampler: Sampler
+    noises: StepNoises
+    length: int
     data: Gaussian = dataclasses.field(default_factory=Gaussian)
 
-    def errors(self, sampler: Sampler, noises: StepNoises) -> Float[np.ndarray, " runs"]:
-        """The error of each run; all of them through one compilation."""
-        dimensions, longest = len(self.data.std), max(self.steps)
-        levels_of_runs = [pad_levels(levels, longest + 1) for levels in runs(self.steps)]
-        one_key = jax.random.split(jax.random.key(0), 1)
-        terms = jax.eval_shape(lambda levels: noises(one_key, levels, dimensions), levels_of_runs[0]).shape[0]
-        keys = jax.random.split(jax.random.key(0), terms + 32)
+    @functools.cached_property
+    def _run(self) -> Callable[[NoiseLevel], tuple[Array, Array, Array]]:
+        """All runs through one compilation."""
+        dimensions = len(self.data.std)
+        keys = jax.random.split(jax.random.key(0), 2 * self.length + 32)
         x = jax.random.normal(jax.random.key(1), (len(keys), dimensions))
 
         @jax.jit
         def run(levels):
             start = levels.alpha[0] * jnp.asarray(self.data.mean) + x * self.data.std_at(levels[0])
-            end = sample(self.data.denoise, sampler, levels, start, keys, conditioning=None)
-            return end, noises(keys, levels, dimensions)
+            end = sample(self.data.denoise, self.sampler, levels, start, keys, conditioning=None)
+            return x, self.noises(keys, levels, dimensions), end
 
-        errors = []
-        for steps, levels in zip(self.steps, levels_of_runs, strict=True):
-            end, drawn = (np.asarray(a) for a in run(levels))
-            taken = drawn[: terms * steps // longest]
-            law = [_law(x[:, i], taken[:, :, i], end[:, i]) for i in range(dimensions)]
-            mean, std = np.array(law).T
-            mean_error = np.abs(mean - levels.alpha[-1] * np.array(self.data.mean)).max()
-            errors.append(max(mean_error, np.abs(std - self.data.std_at(levels[-1])).max()))
-        return np.array(errors)
+        return run
+
+    def law(self, levels: NoiseLevel) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
+        """Mean and standard deviation at the end of ``levels``, from the exact law at their start."""
+        x, noises, end = (np.asarray(a) for a in self._run(pad_levels(levels, self.length + 1)))
+        taken = noises[: len(noises) * (levels.t.shape[0] - 1) // self.length]
+        mean, std = np.array([_law(x[:, i], taken[:, :, i], end[:, i]) for i in range(x.shape[1])]).T
+        return mean, std
+
+    def error(self, levels: NoiseLevel) -> float:
+        """The largest error of both."""
+        mean, std = self.law(levels)
+        mean_error = np.abs(mean - levels.alpha[-1] * np.array(self.data.mean)).max()
+        return float(max(mean_error, np.abs(std - self.data.std_at(levels[-1])).max()))
 
 
-def _law(x: Array, noises: np.ndarray, end: np.ndarray) -> tuple[float, float]:
+def _law(x: np.ndarray, noises: np.ndarray, end: np.ndarray) -> tuple[float, float]:
     """Mean and standard deviation of ``c + A x + sum_k B_k z_k``, for x and z_k standard normal."""
     terms = np.concatenate([np.ones((1, len(x))), x[None], noises]).T
     weights = np.linalg.lstsq(terms, end, rcond=None)[0]
@@ -182,7 +190,8 @@ class Claim:
         """Against the exact solution, one for each number of steps."""
         if self.noises is None:
             return path_trial(self.steps).errors(self.sampler)
-        return LawTrial(self.steps).errors(self.sampler, self.noises)
+        trial = LawTrial(self.sampler, self.noises, max(self.steps))
+        return np.array([trial.error(levels) for levels in runs(self.steps)])
 
     @property
     def measured(self) -> float:

@@ -75,8 +75,8 @@ def network_params(params: Params) -> Params:
 class Denoising(Plain):
     """Denoising under a condition (Ho et al. 2020, https://arxiv.org/abs/2006.11239, algorithm 1).
 
-    A batch has ``image`` [b, h, w, c] uint8 and ``conditioning``, and ``mask`` [b, h, w, 1] in [0, 1] where
-    the loss is ``masked`` to a part of each image.
+    A batch has ``image`` [b, h, w, c] uint8 and ``conditioning``, and ``mask`` [b, h, w, 1] uint8 where the
+    loss is ``masked`` to a part of each image (255: it counts).
 
     Attributes:
         caption_dropout: the share of examples that see ``null`` in place of their caption, so that the
@@ -116,7 +116,8 @@ class Denoising(Plain):
         level = noise_level(self.schedule, t)
         mask = None
         if self.masked:
-            mask = jax.image.resize(batch["mask"], (*x0.shape[:3], 1), "linear")
+            mask = batch["mask"].astype(jnp.float32) / 255
+            mask = jax.image.resize(mask, (*x0.shape[:3], 1), "linear")
         losses = diffusion_loss(
             conditional_network(self.model),
             network_params(params),

@@ -17,7 +17,6 @@ from difflax.diffusion.time_grids import TIME_GRIDS
 from difflax.diffusion.time_samplers import TIME_SAMPLERS
 from difflax.diffusion.weightings import UNCERTAINTIES, WEIGHTINGS
 from difflax.types import UserError
-
 from tests.diffusion.members import TABLES
 from tests.runs import ROOT
 
@@ -102,6 +101,12 @@ def test_a_guidance_with_everything():
         ("sampler={'name': 'ddim', 'num_steps': 0}", "at least 1"),
         ("sampler={'name': 'ddim', 'schedule': {'name': 'cosin'}}", "cosine"),
         ("loss.noise={'name': 'offset', 'strength': -1.0}", "negative"),
+        ("loss={'name': 'denoising', 'masked': True}", "alpha_mask"),
+        (
+            "loss={'name': 'denoising', 'time_sampler': {'name': 'running_loss'},"
+            " 'uncertainty': {'name': 'learned'}}",
+            "choose one",
+        ),
     ],
 )
 def test_bad_sections_are_refused_before_compilation(override, says):

@@ -54,9 +54,7 @@ class GuidancePlan(Guidance):
 
     guidance: Any
     corrections: tuple = ()
-    scale_over_run: ScaleShape | tuple[float, ...] | None = flax.struct.field(
-        pytree_node=False, default=None
-    )
+    scale_over_run: ScaleShape | tuple[float, ...] | None = flax.struct.field(pytree_node=False, default=None)
     bounds: Bounds | None = flax.struct.field(pytree_node=False, default=None)
 
     @property

@@ -76,7 +76,7 @@ class Case:
     grid: TimeGrid
     settings: dict = dataclasses.field(default_factory=dict)
     call: dict = dataclasses.field(default_factory=dict)
-    schedule: NoiseSchedule = ScaledLinear()
+    schedule: NoiseSchedule = dataclasses.field(default_factory=ScaledLinear)
     prediction: str = "epsilon"
     steps: int = 10
     final_t: float = 0.0
