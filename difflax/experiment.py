@@ -190,8 +190,8 @@ def check(config: ConfigDict) -> None:
         )
     if isinstance(parts.time_sampler, RunningLoss) and not isinstance(parts.uncertainty, NoUncertainty):
         raise UserError(
-            "config.loss.time_sampler (running_loss) follows the size of the loss, which config.loss.uncertainty"
-            " (learned) takes away: choose one of them"
+            "config.loss.time_sampler (running_loss) follows the size of the loss, which"
+            " config.loss.uncertainty (learned) takes away: choose one of them"
         )
     shape = parts.codec.latent_shape(height, width)
     unet(config, shape[-1]).abstract()

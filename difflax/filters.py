@@ -10,11 +10,11 @@ def gaussian_blur(image: Float[Array, "b h w c"], std: float | Float[Array, ""])
     """
     for axis in (1, 2):
         size = image.shape[axis]
-        position = jnp.arange(size)
-        # Mirrored borders make the blur diagonal in the cosine basis; a matrix is simplest at image sizes.
-        distance = position[:, None] - jnp.arange(-size, 2 * size)[None]
-        weights = jnp.exp(-(distance**2) / (2 * jnp.maximum(std, 1e-3) ** 2))
-        mirrored = weights[:, :size][:, ::-1] + weights[:, size : 2 * size] + weights[:, 2 * size :][:, ::-1]
-        mirrored = (mirrored / mirrored.sum(axis=1, keepdims=True)).astype(image.dtype)
-        image = jnp.moveaxis(jnp.tensordot(mirrored, image, axes=(1, axis)), 0, axis)
+        order, position = jnp.arange(size), jnp.arange(size) + 0.5
+        # Mirrored borders make it diagonal in the cosine basis; frequency pi k / n decays as a Gaussian.
+        cosines = jnp.cos(jnp.pi / size * position[:, None] * order) * jnp.sqrt(2 / size)
+        cosines = cosines.at[:, 0].set(size**-0.5)
+        decay = jnp.exp(-((jnp.pi / size * jnp.minimum(std, 1e3 * size) * order) ** 2) / 2)
+        matrix = ((cosines * decay) @ cosines.T).astype(image.dtype)
+        image = jnp.moveaxis(jnp.tensordot(matrix, image, axes=(1, axis)), 0, axis)
     return image

@@ -42,7 +42,7 @@ def test_outside_the_unconditional_rows_are_not_evaluated_and_it_switches_on_and
 
 
 def test_every_evaluation_of_a_step_looks_at_its_own_level():
-    """Heun's second evaluation is at the next level: the interval of steps 3 to 5 begins with it in step 2."""
+    """Heun's second evaluation is at the next level: the interval of steps 3 to 5 begins in step 2."""
     _, rows = run(interval(GUIDANCE, 3, 5, "step", levels=LEVELS), Heun())
     assert rows == [2, 2, 2, 2, 2, 4, 4, 4, 4, 4, 4, 2, 2, 2, 2]
 

@@ -3,9 +3,9 @@
 Left out, because diffusers does something else there than the method's paper:
 - churn in its Euler and Heun: the network is evaluated before the noise is added, not after;
 - PNDM with v-prediction: it extrapolates v, not the noise;
-- DDIM and PNDM on spacings whose stride is not T // n (linspace, uneven trailing): their steps leave the grid;
-- 3M of the SDE: a sign in its second-derivative term is wrong (``- 0.5`` for ``+ 0.5``), which leaves first
-  order; it is compared with the update as k-diffusion publishes it, in test_published_updates;
+- DDIM and PNDM on spacings whose stride is not T // n (linspace, uneven trailing): steps leave the grid;
+- 3M of the SDE: a sign in its second-derivative term is wrong (``- 0.5`` for ``+ 0.5``); it is compared with
+  the update as k-diffusion publishes it, in test_published_updates;
 - zero-terminal-SNR in Euler, DPM-Solver and UniPC: sigma / alpha is set to 4096 in place of infinity.
 """
 
