@@ -9,19 +9,16 @@ from difflax.evaluation.oracles import Mixture
 
 DATA = Mixture()
 SIGMAS = np.array([12.0, 6.0, 2.5, 1.1, 0.6, 0.3, 0.1])
-LEVELS = jax.tree.map(
-    lambda *a: jnp.stack(a), *(unscheduled_level(1.0, s) for s in (*SIGMAS, 0.0))
-)  # alpha = 1: the coordinates of EDM and k-diffusion
-
-
 def denoised(x, sigma):
     return np.asarray(DATA.denoise(jnp.asarray(x), unscheduled_level(1.0, sigma)).x0)
 
 
 def run(sampler, x):
+    """At alpha = 1, the coordinates of EDM and k-diffusion."""
+    levels = jax.tree.map(lambda *a: jnp.stack(a), *(unscheduled_level(1.0, s) for s in (*SIGMAS, 0.0)))
     with jax.disable_jit():
         keys = jax.random.split(jax.random.key(0), len(x))
-        return np.asarray(sample(DATA.denoise, sampler, LEVELS, jnp.asarray(x), keys, conditioning=None))
+        return np.asarray(sample(DATA.denoise, sampler, levels, jnp.asarray(x), keys, conditioning=None))
 
 
 def test_3m_sde_is_k_diffusions(x64, monkeypatch):
