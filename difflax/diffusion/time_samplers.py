@@ -12,7 +12,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from difflax.diffusion.checks import require
 from difflax.diffusion.levels import NoiseSchedule, as_time
@@ -137,15 +137,16 @@ class LossAwareTimes:
     part of the training state.
 
     Attributes:
-        squares: running mean of the squared loss in each bin.
+        squares: running mean of the squared loss in each bin, ``[bins]`` (like ``counts``, its shape or
+            sharding in a tree of those).
         counts: examples seen by each bin; while there are bins with none the sampling is uniform.
         decay: of the running mean.
         floor: the share of the density that stays uniform.
         stratified: one low-discrepancy draw over the batch.
     """
 
-    squares: Float[Array, " bins"]
-    counts: Float[Array, " bins"]
+    squares: PyTree
+    counts: PyTree
     decay: float = flax.struct.field(pytree_node=False, default=0.9)
     floor: float = flax.struct.field(pytree_node=False, default=1e-3)
     stratified: bool = flax.struct.field(pytree_node=False, default=False)

@@ -61,7 +61,7 @@ def batch(step):
     images = np.random.default_rng(step).integers(0, 256, (ROWS, 4, 4, 1), np.uint8)
     mask = np.zeros((ROWS, 4, 4, 1), np.uint8)
     mask[:, :, :2] = 255
-    return {"image": images, "conditioning": CONTEXT, "mask": mask}
+    return {"image": jnp.asarray(images), "conditioning": CONTEXT, "mask": jnp.asarray(mask)}
 
 
 @pytest.mark.parametrize(
@@ -82,6 +82,8 @@ def test_a_stopped_run_goes_on_bit_for_bit(options, tmp_path):
             checkpoints.close()
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     resumed, _ = checkpoints.restore(jax.eval_shape(lambda: first))
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
     plain = checkpoints.restore_params(MODEL.abstract())
     checkpoints.close()
     assert jax.tree.structure(plain) == jax.tree.structure(network_params(first.params))
@@ -142,7 +144,7 @@ def test_what_the_mask_leaves_out_costs_nothing():
     whole, masked = objective(), objective(masked=True)
     params, key = whole.init(jax.random.key(0)), jax.random.key(5)
     data = batch(0)
-    all_ones = {**data, "mask": np.full_like(data["mask"], 255)}
+    all_ones = {**data, "mask": jnp.full_like(data["mask"], 255)}
     plain = whole.loss(params, data, key)[0]
     np.testing.assert_allclose(masked.loss(params, all_ones, key)[0], plain, rtol=1e-5)
     left = masked.loss(params, data, key)[0]

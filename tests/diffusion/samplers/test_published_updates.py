@@ -9,6 +9,8 @@ from difflax.evaluation.oracles import Mixture
 
 DATA = Mixture()
 SIGMAS = np.array([12.0, 6.0, 2.5, 1.1, 0.6, 0.3, 0.1])
+
+
 def denoised(x, sigma):
     return np.asarray(DATA.denoise(jnp.asarray(x), unscheduled_level(1.0, sigma)).x0)
 
