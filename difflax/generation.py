@@ -99,11 +99,11 @@ class Pipeline:
         self,
         prompt: str | Sequence[str],
         negative_prompt: str | Sequence[str] | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: float | int | None = None,
         num_steps: int | None = None,
         sampler: str | Sampler | None = None,
         seed: int | Sequence[int] = 0,
-        latents: Float[Array, "b lh lw lc"] | None = None,
+        latents: Float[Array | np.ndarray, "b lh lw lc"] | None = None,
         height: int | None = None,
         width: int | None = None,
     ) -> Float[np.ndarray, "b h w c"]:
@@ -140,7 +140,7 @@ class Pipeline:
         prompt: str | Sequence[str],
         *,
         negative_prompt: str | Sequence[str] | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: float | int | None = None,
         num_steps: int | None = None,
         sampler: str | Sampler | None = None,
         seed: int | Sequence[int] = 0,
@@ -172,7 +172,7 @@ class Pipeline:
         except ValueError as error:
             raise UserError(f"num_steps={num_steps}: {error}") from error
 
-    def with_guidance_scale(self, scale: float | None) -> Guidance:
+    def with_guidance_scale(self, scale: float | int | None) -> Guidance:
         """The default guidance, at ``scale`` if one is given."""
         if scale is None:
             return self.guidance
@@ -210,7 +210,9 @@ class Pipeline:
         """
         unique = list(dict.fromkeys(prompts))
         rows = np.asarray([unique.index(prompt) for prompt in prompts])
-        encoded = self.text_encoder.encode(unique)
+        # Filled up to whole batches, as the encoder would: another number of prompts compiles nothing.
+        filling = [""] * (-len(unique) % self.text_encoder.batch_size)
+        encoded = self.text_encoder.encode(unique + filling)
         if self.null.pooled is None:
             encoded = dataclasses.replace(encoded, pooled=None)
         return jax.tree.map(lambda a: a[rows], encoded)
@@ -233,7 +235,7 @@ class Pipeline:
         self,
         prompt: str | Sequence[str],
         negative_prompt: str | Sequence[str] | None,
-        guidance_scale: float | None,
+        guidance_scale: float | int | None,
         num_steps: int | None,
         sampler: str | Sampler | None,
         seed: int | Sequence[int],
@@ -286,9 +288,9 @@ class Pipeline:
             keys = jax.vmap(lambda s: streams.stream(s, "sample"))(jnp.asarray(seeds[rows]))
             noise = None if latents is None else jnp.asarray(latents, jnp.float32)[rows]
             made, steps_made = run(keys, jax.tree.map(lambda a, rows=rows: a[rows], conditioning), noise)
-            images.append(np.asarray(made[: stop - start]))
+            images.append(np.asarray(made)[: stop - start])
             if trajectory:
-                estimates.append(np.asarray(steps_made[:, : stop - start]))
+                estimates.append(np.asarray(steps_made)[:, : stop - start])
         return np.concatenate(images), np.concatenate(estimates, axis=1) if trajectory else np.zeros(0)
 
 

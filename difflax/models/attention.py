@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, DTypeLike, Float
 from difflax.models.layers import Conv2d, GroupNorm
 from difflax.models.perturbation import Perturbation
 from difflax.models.remat import remat
+from difflax.models.softmax_attention import attend
 from difflax.types import UserError
 
 
@@ -19,7 +20,7 @@ class Attention(nnx.Module):
     Args:
         context_dim: width of the context; ``None`` for self-attention.
         upcast: compute queries' and keys' products in float32 (SD 2.1 overflows in float16).
-        implementation: of ``jax.nn.dot_product_attention``: ``"xla"``, ``"cudnn"`` or ``None`` (its choice).
+        implementation: see ``difflax.models.softmax_attention.attend``.
     """
 
     perturbable = ("identity", "blur")
@@ -70,13 +71,7 @@ class Attention(nnx.Module):
         dtype = query.dtype
         if self.upcast:
             query, key, value = (a.astype(jnp.float32) for a in (query, key, value))
-        out = jax.nn.dot_product_attention(
-            query,
-            key,
-            value,
-            mask=None if mask is None else mask[:, None, None, :],
-            implementation=self.implementation,
-        )
+        out = attend(query, key, value, mask, implementation=self.implementation)
         return self.to_out[0](out.astype(dtype).reshape(x.shape))
 
 
