@@ -188,6 +188,12 @@ def check(config: ConfigDict) -> None:
             "config.loss.masked: the images of config.data have no masks; a folder of images with"
             " alpha_mask = True has"
         )
+    own_past = parts.weak is not None and parts.weak.step is not None and not parts.weak.workdir
+    if own_past and settings.options.sample_every:
+        raise UserError(
+            "config.guidance.weak.step: a checkpoint of this run cannot guide the pictures that it draws: set"
+            " config.training.sample_every = 0, or name another run in config.guidance.weak.workdir"
+        )
     if isinstance(parts.time_sampler, RunningLoss) and not isinstance(parts.uncertainty, NoUncertainty):
         raise UserError(
             "config.loss.time_sampler (running_loss) follows the size of the loss, which"
@@ -408,6 +414,8 @@ def _diffusion_run(config: ConfigDict, settings: Settings, workdir: epath.Path) 
     prompts = settings.options.sample_prompts or tuple(dict.fromkeys(loader.captions))[:8]
     # One for the whole run: its program is compiled once.
     pipeline = _pipeline(config, {}, encoder, null)
+    if parts.weak is not None and parts.weak.workdir:
+        pipeline = dataclasses.replace(pipeline, **_weak_model(parts.weak, workdir))
 
     def prepare(batch: dict[str, Any]) -> PyTree:
         mask = {"mask": batch["mask"]} if parts.loss.masked else {}
@@ -488,11 +496,9 @@ def load(workdir: epath.PathLike) -> Pipeline:
 
 
 def _weak_model(options: WeakOptions | None, workdir: epath.Path) -> dict[str, Any]:
-    """The pipeline's fields for the worse model of a guidance."""
-    if options is None:
+    """The pipeline's fields for the worse model of a guidance, where it is another than its own."""
+    if options is None or not (options.workdir or options.step is not None):
         return {}
-    if not options.workdir and options.step is None:
-        return {"weak": WeakModel(perturbation=options.perturbation)}
     folder = epath.Path(options.workdir or workdir)
     config = read_workdir_config(folder)
     parts, settings = make_diffusion(config), make_settings(config)
@@ -535,6 +541,7 @@ def _pipeline(config: ConfigDict, params: PyTree, encoder: TextEncoder, null: Co
         num_steps=parts.num_steps,
         options=parts.options,
         guidance=parts.guidance,
+        weak=None if parts.weak is None else WeakModel(perturbation=parts.weak.perturbation),
         height=height,
         width=width,
     )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from difflax.diffusion.levels import NoiseLevel
+from difflax.diffusion.levels import NoiseLevel, unscheduled_level
 from difflax.diffusion.samplers import (
     DDIM,
     DDPM,
@@ -135,8 +135,10 @@ class LawTrial:
     @functools.cached_property
     def _run(self) -> Callable[[NoiseLevel], tuple[Array, Array, Array]]:
         """All runs through one compilation."""
-        dimensions = len(self.data.std)
-        keys = jax.random.split(jax.random.key(0), 2 * self.length + 32)
+        dimensions, points = len(self.data.std), jnp.zeros(self.length + 1)
+        one_key, levels = jax.random.split(jax.random.key(0), 1), unscheduled_level(points, points)
+        terms = jax.eval_shape(lambda levels: self.noises(one_key, levels, dimensions), levels).shape[0]
+        keys = jax.random.split(jax.random.key(0), terms + 32)
         x = jax.random.normal(jax.random.key(1), (len(keys), dimensions))
 
         @jax.jit
