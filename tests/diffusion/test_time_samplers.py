@@ -44,7 +44,7 @@ def test_quantiles_invert_their_published_densities(x64, name):
         "log_normal_sigma": lambda t: normal((np.log(t / (1 - t)) + 1.2) / 1.2) / (1.2 * t * (1 - t)),
     }
     u, h = np.linspace(0.02, 0.98, 25), 1e-6
-    quantile = lambda u: np.asarray(TIME_SAMPLERS[name]().quantile(u, cosine))  # noqa: E731
+    quantile = lambda u: np.asarray(TIME_SAMPLERS[name]().quantile(jnp.asarray(u), cosine))  # noqa: E731
     if name == "mode":  # SD3, eq. 20 is itself a map of u, falling
         expected = 1 - (1 - u) - 1.29 * (np.cos(np.pi / 2 * (1 - u)) ** 2 - 1 + (1 - u))
         np.testing.assert_allclose(quantile(u), expected, rtol=1e-9)
