@@ -28,6 +28,9 @@ def get_config(arg: str = "") -> ConfigDict:
         "name": "denoising",
         "caption_dropout": 0.1,
         "weighting": {"name": "constant", "loss_space": "x0"},
+        "penalty": {"name": "mean_squared"},
+        "noise": {"name": "white"},
+        "uncertainty": {"name": "none"},
         "time_sampler": {"name": "logit_normal", "mean": 2.0, "std": 1.2, "stratified": True},
     }
     # Wide where it is cheap: convolutions alone on 8 × 8, attention on 4 × 4. The pooled text scales and

@@ -12,13 +12,15 @@ from jaxtyping import Array, Float, Key
 
 from difflax import streams
 from difflax.diffusion.denoisers import NetworkInput, make_denoiser
-from difflax.diffusion.guidance import Guidance, Guided
+from difflax.diffusion.guidance import Guidance, Guided, Prompts
 from difflax.diffusion.predictions import PredictionType
+from difflax.diffusion.run_options import RunOptions
 from difflax.diffusion.samplers.base import Sampler, initial_noise, sample
 from difflax.diffusion.schedules import NoiseLevel, NoiseSchedule
-from difflax.diffusion.time_grids import TimeGrid, pad_levels, sampling_levels
+from difflax.diffusion.time_grids import TimeGrid, pad_levels
 from difflax.models.autoencoder import Codec
 from difflax.models.functional import Functional, conditional_network
+from difflax.models.perturbation import Perturbation
 from difflax.text.encoders import TextEncoder
 from difflax.types import Conditioning, Params, UserError
 
@@ -41,6 +43,19 @@ class Denoised:
     log_snr: Float[np.ndarray, " steps"]
 
 
+@dataclasses.dataclass(frozen=True)
+class WeakModel:
+    """The worse model of autoguidance and perturbation guidance.
+
+    Attributes:
+        model: another network, ``None`` for the pipeline's own with its own parameters.
+        perturbation: of that network.
+    """
+
+    model: Functional | None = None
+    perturbation: Perturbation | None = None
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pipeline:
     """A trained model with all that it takes to make images of prompts.
@@ -51,6 +66,8 @@ class Pipeline:
         null: the condition that training put in place of dropped captions, one row: the negative where no
             negative prompt is given.
         sampler, time_grid, num_steps, guidance: the defaults of a call. ``guidance`` has a ``scale`` field.
+        options: what a run does with its time grid.
+        weak, weak_params: the worse model for guidances that need one, and its parameters.
         height, width: of the images, in pixels, unless a call says otherwise.
         batch_size: the most images in one call of the network's program; smaller requests are filled up to a
             power of two, so that few programs are ever compiled.
@@ -70,6 +87,9 @@ class Pipeline:
     time_grid: TimeGrid
     num_steps: int
     guidance: Guidance
+    options: RunOptions = dataclasses.field(default_factory=RunOptions)
+    weak: WeakModel | None = None
+    weak_params: Params | None = None
     height: int
     width: int
     batch_size: int = 64
@@ -148,9 +168,7 @@ class Pipeline:
             UserError: for a number of steps that the time grid cannot make.
         """
         try:
-            return sampling_levels(
-                self.schedule, self.time_grid, num_steps, prediction_type=self.prediction_type
-            )
+            return self.options.levels(self.schedule, self.time_grid, num_steps, self.prediction_type)
         except ValueError as error:
             raise UserError(f"num_steps={num_steps}: {error}") from error
 
@@ -160,9 +178,22 @@ class Pipeline:
             return self.guidance
         if not np.isfinite(scale):
             raise UserError(f"guidance_scale={scale}: give a finite number")
-        if "scale" not in {field.name for field in dataclasses.fields(self.guidance)}:
-            raise UserError(f"guidance_scale={scale}: {type(self.guidance).__name__} has no scale")
-        return dataclasses.replace(self.guidance, scale=float(scale))
+        try:
+            return self.guidance.with_scale(float(scale))
+        except ValueError as error:
+            raise UserError(f"guidance_scale={scale}: {error}") from error
+
+    def guidance_of_run(self, scale: float | None, levels: NoiseLevel) -> Guidance:
+        """The guidance of a run over ``levels``, its strengths as arrays.
+
+        Raises:
+            UserError: for a scale that is no number, or a guidance that does not fit the run's steps.
+        """
+        try:
+            guidance = self.with_guidance_scale(scale).resolve(self.schedule, levels)
+        except ValueError as error:
+            raise UserError(f"guidance: {error}") from error
+        return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), guidance)
 
     def _sampler(self, sampler: str | Sampler | None) -> Sampler:
         if sampler is None:
@@ -185,6 +216,20 @@ class Pipeline:
         if self.null.pooled is None:
             encoded = dataclasses.replace(encoded, pooled=None)
         return jax.tree.map(lambda a: a[rows], encoded)
+
+    def _conditioning(self, prompts: Sequence[str], negative: Conditioning) -> Guided | Prompts:
+        """What a guidance goes towards and away from; a composition's prompts are joined by "AND"."""
+        needed = self.guidance.prompts
+        if needed == 1:
+            return Guided(positive=self._condition(prompts), negative=negative)
+        parts = [prompt.split(" AND ") for prompt in prompts]
+        for prompt, found in zip(prompts, parts, strict=True):
+            if len(found) != needed:
+                raise UserError(
+                    f"prompt {prompt!r}: {needed} prompts joined by ' AND ' are needed, one for each weight"
+                    " of the guidance"
+                )
+        return Prompts(tuple(self._condition(column) for column in zip(*parts, strict=True)), negative)
 
     def _generate(
         self,
@@ -213,12 +258,12 @@ class Pipeline:
         shape = self.codec.latent_shape(height or self.height, width or self.width)
         if latents is not None and tuple(latents.shape) != (count, *shape):
             raise UserError(f"latents have shape {tuple(latents.shape)}, {(count, *shape)} is needed")
-        conditioning = Guided(
-            positive=self._condition(prompts),
-            negative=jax.tree.map(lambda a: jnp.broadcast_to(a, (count, *a.shape[1:])), self.null)
+        negative = (
+            jax.tree.map(lambda a: jnp.broadcast_to(a, (count, *a.shape[1:])), self.null)
             if negative_prompt is None
-            else self._condition(_each(negative_prompt, count, "negative_prompt")),
+            else self._condition(_each(negative_prompt, count, "negative_prompt"))
         )
+        conditioning = self._conditioning(prompts, negative)
         run = functools.partial(
             _sample_batch,
             self.model,
@@ -231,7 +276,9 @@ class Pipeline:
             trajectory,
             self.params,
             padded,
-            jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), self.with_guidance_scale(guidance_scale)),
+            self.guidance_of_run(guidance_scale, levels),
+            self.weak,
+            self.params if self.weak is not None and self.weak_params is None else self.weak_params,
         )
         images, estimates = [], []
         for start in range(0, count, self.batch_size):
@@ -257,7 +304,7 @@ def _each(value: Any, count: int, name: str) -> list:
     return values
 
 
-@functools.partial(jax.jit, static_argnums=range(8))
+@functools.partial(jax.jit, static_argnums=(*range(8), 11))
 def _sample_batch(
     model: Functional,
     codec: Codec,
@@ -270,20 +317,26 @@ def _sample_batch(
     params: Params,
     levels: NoiseLevel,
     guidance: Guidance,
+    weak: WeakModel | None,
+    weak_params: Params | None,
     keys: Key[Array, " b"],
-    conditioning: Guided,
+    conditioning: Guided | Prompts,
     noise: Float[Array, "b lh lw lc"] | None,
 ) -> tuple[Array, Array | None]:
     """One batch; scale, prompts, seeds and the number of steps are traced or padded, and compile nothing."""
     denoise = make_denoiser(
         conditional_network(model), params, schedule, prediction_type, network_input=network_input
     )
+    worse = None
+    if weak is not None:
+        network = conditional_network(weak.model or model, weak.perturbation)
+        worse = make_denoiser(network, weak_params, schedule, prediction_type, network_input=network_input)
     if noise is None:
         x_init = initial_noise(streams.substream(keys, "init"), shape, levels)
     else:
         x_init = levels.sigma[0] * noise
     made = sample(
-        guidance.wrap(denoise),
+        guidance.wrap(denoise, worse),
         sampler,
         levels,
         x_init,

@@ -13,6 +13,7 @@ COMMANDS = {
     "sample": "prompts to PNG files",
     "ablate": "sweep the guidance scale: table, plots, image grid and report",
     "evaluate": "measure a trained model at its own guidance scale",
+    "samplers": "measure every sampler's order of convergence against exact solutions",
     "benchmark": "time the UNet, beside PyTorch where it is installed",
 }
 
