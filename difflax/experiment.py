@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import PyTree
@@ -16,7 +17,7 @@ from difflax.data.caches import EmbeddingCache
 from difflax.data.loader import Loader
 from difflax.data.sources import SOURCES
 from difflax.diffusion.denoisers import NetworkInput
-from difflax.diffusion.guidance import GUIDANCES
+from difflax.diffusion.guidance import GUIDANCES, ClassifierFreeGuidance
 from difflax.diffusion.losses import PENALTIES
 from difflax.diffusion.predictions import PREDICTIONS
 from difflax.diffusion.samplers import SAMPLERS
@@ -29,8 +30,11 @@ from difflax.evaluation.protocols import PROTOCOLS, EvaluationProtocol, clip_fea
 from difflax.generation import Pipeline
 from difflax.models.autoencoder import CODECS
 from difflax.models.functional import Functional, functional
+from difflax.models.layers import choose
 from difflax.models.unet import UNet2DConditionModel
 from difflax.pretrained.clip import load_clip, load_text_encoder, save_clip, save_text_encoder
+from difflax.pretrained.hub import fetch
+from difflax.pretrained.stable_diffusion import load_stable_diffusion
 from difflax.text.clip_config import CLIPConfig
 from difflax.text.encoders import TextEncoder
 from difflax.text.joint import CLIP, clip_network
@@ -377,6 +381,40 @@ def load(workdir: epath.PathLike) -> Pipeline:
     checkpoints.close()
     return dataclasses.replace(
         _pipeline(config, params, _text_encoder(workdir, parts), Conditioning(**null)), step=step
+    )
+
+
+def from_pretrained(
+    source: epath.PathLike,
+    *,
+    dtype: Any = "float32",
+    variant: str | None = None,
+    revision: str | None = None,
+    cache_dir: str | None = None,
+    local_files_only: bool = False,
+    batch_size: int | None = None,
+    tile: int | None = None,
+) -> Pipeline:
+    """The pipeline of a checkpoint; see `difflax.from_pretrained`."""
+    kinds = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+    kind = choose(kinds, jnp.dtype(dtype).name if not isinstance(dtype, str) else dtype, "dtype")
+    folder = fetch(
+        source,
+        revision=revision,
+        variant=variant,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+    )
+    checkpoint = load_stable_diffusion(folder, dtype=kind, variant=variant)
+    if tile is not None:
+        codec = dataclasses.replace(checkpoint.codec, tile=tile // checkpoint.codec.config.downscale)
+        checkpoint = dataclasses.replace(checkpoint, codec=codec)
+    return Pipeline.of_checkpoint(
+        checkpoint,
+        samplers={name: cls() for name, cls in SAMPLERS.items()},
+        guidance=ClassifierFreeGuidance(scale=7.5),
+        num_steps=50,
+        batch_size=4 * jax.local_device_count() if batch_size is None else batch_size,
     )
 
 

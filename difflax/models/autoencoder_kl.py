@@ -1,5 +1,4 @@
-"""The autoencoder of latent diffusion (Rombach et al. 2022, https://arxiv.org/abs/2112.10752; its KL-regularised
-form, Kingma & Welling 2013).
+"""The KL-regularised autoencoder of latent diffusion (Rombach et al. 2022, https://arxiv.org/abs/2112.10752).
 
 Structure, option names and attribute paths are those of diffusers' ``AutoencoderKL``, so that a checkpoint's
 ``vae/config.json`` builds it and its weights load by path.
@@ -7,7 +6,7 @@ Structure, option names and attribute paths are those of diffusers' ``Autoencode
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -34,7 +33,7 @@ class AutoencoderKLConfig:
     Attributes:
         sample_size: edge of the images that it was trained on, in pixels; any size can be given.
         scaling_factor, shift_factor: the network's latents ``z`` are ``(z - shift) * scale`` outside.
-        force_upcast: it overflows in float16 (SDXL's does), so float16 computes in float32.
+        force_upcast: it overflows in float16 (SDXL's does): let it compute in float32 or bfloat16.
         use_quant_conv, use_post_quant_conv: 1×1 convolutions around the latent (SD 1, 2, XL; not SD 3).
 
     Raises:
@@ -130,7 +129,9 @@ class _Part(nnx.Module):
         self._act_fn = config.act_fn
         self.conv_act = choose(ACTIVATIONS, config.act_fn, "act_fn")
 
-    def resnets(self, in_channels: int, out_channels: int, count: int, rngs: nnx.Rngs) -> nnx.List:
+    def resnets(
+        self, in_channels: int, out_channels: int, count: int, rngs: nnx.Rngs
+    ) -> Sequence[ResnetBlock2D]:
         """``count`` residual blocks, of which the first changes the width."""
         widths = [in_channels] + [out_channels] * (count - 1)
         return nnx.List(
@@ -176,8 +177,7 @@ class Encoder(_Part):
             before = widths[max(level - 1, 0)]
             block.resnets = self.resnets(before, width, config.layers_per_block, rngs)
             block.downsamplers = nnx.List(
-                Downsample2D(width, padding=0, dtype=dtype, rngs=rngs)
-                for _ in range(level < len(widths) - 1)
+                Downsample2D(width, padding=0, dtype=dtype, rngs=rngs) for _ in range(level < len(widths) - 1)
             )
             blocks.append(block)
         self.down_blocks = nnx.List(blocks)
@@ -253,8 +253,7 @@ class AutoencoderKL(nnx.Module):
 @functools.cache
 def autoencoder_network(config: AutoencoderKLConfig, dtype: Any = jnp.float32) -> Functional:
     """The autoencoder as pure functions, the same object for the same arguments."""
-    compute = jnp.float32 if config.force_upcast and jnp.dtype(dtype) == jnp.float16 else dtype
-    return functional(lambda rngs: AutoencoderKL(config, dtype=compute, rngs=rngs))
+    return functional(lambda rngs: AutoencoderKL(config, dtype=dtype, rngs=rngs))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -276,8 +275,8 @@ class KLCodec:
     def __post_init__(self):
         if self.tile is not None and (self.tile < 2 or not 0 < self.overlap <= 0.5):
             raise UserError(
-                f"tile={self.tile}, overlap={self.overlap}: tiles have at least 2 latent pixels and overlap by"
-                " a share in (0, 0.5]"
+                f"tile={self.tile}, overlap={self.overlap}: tiles have at least 2 latent pixels and overlap"
+                " by a share in (0, 0.5]"
             )
 
     @property

@@ -368,8 +368,8 @@ def supported_options(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: if a key is unknown, or an option has a value that is not supported.
     """
-    ours = {"dtype", "remat", "attention_implementation", "rngs"}
-    known = [name for name in inspect.signature(UNet2DConditionModel).parameters if name not in ours]
+    ours = {"self", "dtype", "remat", "attention_implementation", "rngs"}
+    known = [name for name in inspect.signature(UNet2DConditionModel.__init__).parameters if name not in ours]
     options = {}
     for name, value in config.items():
         if name.startswith("_"):

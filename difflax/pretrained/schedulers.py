@@ -1,8 +1,8 @@
 """diffusers' ``scheduler_config.json`` as schedule, prediction type, sampler and time grid.
 
-The one place that knows diffusers' scheduler classes and their conventions: timesteps 0 … T - 1 that stand for
-t = 1/T … 1, defaults that differ from class to class, where the noise's standard deviation starts, and where
-the last step lands. A key that a file leaves out has its class's default, as in diffusers.
+The one place that knows diffusers' scheduler classes and their conventions: timesteps 0 … T - 1 that stand
+for t = 1/T … 1, defaults that differ from class to class, where the noise's standard deviation starts, and
+where the last step lands. A key that a file leaves out has its class's default, as in diffusers.
 """
 
 import dataclasses
@@ -308,9 +308,7 @@ def read_scheduler(config: Config) -> Sampling:
     }
     return Sampling(
         schedule=_schedule(values),
-        prediction_type=choose(
-            _PREDICTIONS, values["prediction_type"], "scheduler config: prediction_type"
-        ),
+        prediction_type=choose(_PREDICTIONS, values["prediction_type"], "scheduler config: prediction_type"),
         network_input=NetworkInput(time_scale=float(steps), time_offset=-1.0),
         sampler=kind.sampler(values),
         time_grid=_grid(kind, spacing, values),

@@ -134,8 +134,8 @@ def open_weights(folder: epath.PathLike, name: str, *, variant: str | None = Non
         variant: ``"fp16"`` reads ``NAME.fp16.safetensors``; a folder without one is read without.
 
     Raises:
-        UserError: no such file (a pickle is refused with the remedy), an index that does not fit its shards or
-            names a file elsewhere, or a damaged file.
+        UserError: no such file (a pickle is refused with the remedy), an index that does not fit its shards
+            or names a file elsewhere, or a damaged file.
     """
     folder = epath.Path(folder)
     found = weight_file(set(_names(folder)), name, variant)
