@@ -1,6 +1,7 @@
 """From a config to objects: the only file that knows every concrete class by name."""
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Callable
 from typing import Any
@@ -34,6 +35,7 @@ from difflax.models.layers import choose
 from difflax.models.unet import UNet2DConditionModel
 from difflax.pretrained.clip import load_clip, load_text_encoder, save_clip, save_text_encoder
 from difflax.pretrained.hub import fetch
+from difflax.pretrained.single_file import load_single_file
 from difflax.pretrained.stable_diffusion import load_stable_diffusion
 from difflax.text.clip_config import CLIPConfig
 from difflax.text.encoders import TextEncoder
@@ -394,18 +396,28 @@ def from_pretrained(
     local_files_only: bool = False,
     batch_size: int | None = None,
     tile: int | None = None,
+    config: epath.PathLike | None = None,
+    tokenizer: epath.PathLike | None = None,
+    prediction_type: str | None = None,
 ) -> Pipeline:
     """The pipeline of a checkpoint; see `difflax.from_pretrained`."""
     kinds = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
     kind = choose(kinds, jnp.dtype(dtype).name if not isinstance(dtype, str) else dtype, "dtype")
-    folder = fetch(
-        source,
-        revision=revision,
-        variant=variant,
-        cache_dir=cache_dir,
-        local_files_only=local_files_only,
-    )
-    checkpoint = load_stable_diffusion(folder, dtype=kind, variant=variant)
+    single = {"config": config, "tokenizer": tokenizer, "prediction_type": prediction_type}
+    if epath.Path(source).is_file():
+        checkpoint = load_single_file(source, dtype=kind, **single)
+    else:
+        for name, value in single.items():
+            if value is not None:
+                raise UserError(f"{name}={os.fspath(value)!r} is for a single file, {source} is none")
+        folder = fetch(
+            source,
+            revision=revision,
+            variant=variant,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+        checkpoint = load_stable_diffusion(folder, dtype=kind, variant=variant)
     if tile is not None:
         codec = dataclasses.replace(checkpoint.codec, tile=tile // checkpoint.codec.config.downscale)
         checkpoint = dataclasses.replace(checkpoint, codec=codec)
@@ -430,6 +442,16 @@ def evaluation(
     features = clip_features(load_clip(folder)) if folder.exists() else None
     instruments = Instruments(features=features, judge=protocol.judge)
     return to_json(config), protocol, instruments, protocol.groups(make_settings(config).source)
+
+
+def evaluation_of_prompts(
+    pipeline: Pipeline, prompts: list[str], clip: epath.PathLike | None
+) -> tuple[dict[str, Any], Instruments, list[PromptGroup]]:
+    """The configs of a checkpoint, and what measures its images of given prompts: a CLIP's features."""
+    features = None if clip is None else clip_features(load_clip(clip), "CLIP")
+    config = {} if pipeline.configs is None else dataclasses.asdict(pipeline.configs)
+    groups = [PromptGroup(name="prompts", prompts=tuple(dict.fromkeys(prompts)))]
+    return config, Instruments(features=features), groups
 
 
 def _pipeline(config: ConfigDict, params: PyTree, encoder: TextEncoder, null: Conditioning) -> Pipeline:

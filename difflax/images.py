@@ -8,7 +8,7 @@ from jaxtyping import Float
 from difflax.types import UserError
 
 
-def read_images(images: Any, count: int, name: str = "image") -> Float[np.ndarray, "b h w c"]:
+def read_images(images: Any, count: int, channels: int) -> Float[np.ndarray, "b h w c"]:
     """``count`` images in [-1, 1] from one ``[h, w, c]`` or several ``[b, h, w, c]``.
 
     Args:
@@ -23,11 +23,13 @@ def read_images(images: Any, count: int, name: str = "image") -> Float[np.ndarra
         array = array.astype(np.float32) / 255
     if array.ndim == 3:
         array = array[None]
-    if array.ndim != 4 or array.shape[-1] not in (1, 3):
-        raise UserError(f"{name} has shape {array.shape}: give [height, width, 3], or a batch of them")
+    if array.ndim != 4 or array.shape[-1] != channels:
+        raise UserError(
+            f"image has shape {array.shape}: give [height, width, {channels}], or a batch of them"
+        )
     if not np.issubdtype(array.dtype, np.floating) or not (array.min() >= 0 and array.max() <= 1):
-        raise UserError(f"{name} must be uint8, or floating point in [0, 1]")
-    return _rows(array.astype(np.float32) * 2 - 1, count, name)
+        raise UserError("image must be uint8, or floating point in [0, 1]")
+    return _rows(array.astype(np.float32) * 2 - 1, count, "image")
 
 
 def read_masks(masks: Any, count: int, height: int, width: int) -> Float[np.ndarray, "b h w 1"]:

@@ -90,7 +90,7 @@ class Request:
             return self
         if strength is not None and not 0 < strength <= 1:
             raise UserError(f"strength={strength} must lie in (0, 1]")
-        images = read_images(image, len(self.prompts))
+        images = read_images(image, len(self.prompts), pipeline.codec.channels)
         if images.shape[1:3] != (self.height, self.width):
             raise UserError(
                 f"image is {images.shape[1]} × {images.shape[2]} pixels, {self.height} × {self.width} are"

@@ -5,13 +5,14 @@ Two layouts hold a text encoder: a CLIP folder (``config.json``, ``model.safeten
 subfolders ``text_encoder/`` and ``tokenizer/`` (what diffusers reads).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 from etils import epath
 
 from difflax.models.functional import Functional, functional
+from difflax.pretrained.hub import INDEX
 from difflax.pretrained.names import from_torch, to_torch
 from difflax.pretrained.tensor_files import Tensors, open_weights, read_json, write_file, write_json
 from difflax.text.clip import CLIPVisionModel, CLIPVisionModelWithProjection
@@ -19,7 +20,7 @@ from difflax.text.clip_config import CLIPConfig, CLIPTextConfig, CLIPVisionConfi
 from difflax.text.encoders import TextEncoder, text_network
 from difflax.text.joint import CLIP, clip_network
 from difflax.text.pixels import PixelConfig
-from difflax.text.tokenizer import load_tokenizer
+from difflax.text.tokenizer import Tokenizer, load_tokenizer
 from difflax.types import Params, UserError
 
 CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model", "preprocessor_config.json"
@@ -80,9 +81,47 @@ def load_text_encoder(
     """
     path = epath.Path(directory)
     suffix = "" if number == 1 else f"_{number}"
-    in_pipeline = number > 1 or (path / "text_encoder").is_dir()
+    in_pipeline = number > 1 or (path / "text_encoder").is_dir() or (path / INDEX).is_file()
     model_path = path / f"text_encoder{suffix}" if in_pipeline else path
-    fields, tensors = _read_config(model_path), _open_weights(model_path, variant)
+    tokenizer_path = path / f"tokenizer{suffix}" if in_pipeline else path
+
+    def tokenizer(length: int) -> Tokenizer:
+        if not tokenizer_path.is_dir():
+            raise UserError(f"no {tokenizer_path.name} in {path}: a pipeline folder needs its tokenizer")
+        return load_tokenizer(tokenizer_path, max_length=length)
+
+    return load_text_encoder_from(
+        _read_config(model_path),
+        _open_weights(model_path, variant),
+        tokenizer,
+        f"in {model_path}",
+        layer=layer,
+        final_norm=final_norm,
+        batch_size=batch_size,
+        dtype=dtype,
+        param_dtype=param_dtype,
+    )
+
+
+def load_text_encoder_from(
+    fields: Mapping[str, Any],
+    tensors: Tensors,
+    tokenizer: Callable[[int], Tokenizer],
+    where: str,
+    *,
+    layer: int = -1,
+    final_norm: bool = True,
+    batch_size: int = 64,
+    dtype: Any = jnp.float32,
+    param_dtype: Any = None,
+) -> TextEncoder:
+    """The text tower of a config and tensors by transformers' names.
+
+    Args:
+        fields: of a ``config.json``.
+        tokenizer: makes one whose rows have the given length.
+        where: for errors.
+    """
     match fields.get("model_type"):
         case "clip":
             config = CLIPConfig.from_config(fields).text_config
@@ -91,17 +130,14 @@ def load_text_encoder(
             config = CLIPTextConfig.from_config(fields)
             tensors = _with_prefix(tensors, "text_model.")
         case other:
-            raise UserError(f"{model_path / CONFIG} is of a {other!r} model: a CLIP text encoder is needed")
+            raise UserError(f"{CONFIG} {where} is of a {other!r} model: a CLIP text encoder is needed")
     projection = "text_projection.weight" in tensors or _is(fields, "CLIPTextModelWithProjection")
-    tokenizer_path = path / f"tokenizer{suffix}" if in_pipeline else path
-    if in_pipeline and not tokenizer_path.is_dir():
-        raise UserError(f"no {tokenizer_path.name} in {path}: a pipeline folder needs its tokenizer")
-    tokenizer = load_tokenizer(tokenizer_path, max_length=config.max_position_embeddings)
+    made = tokenizer(config.max_position_embeddings)
     abstract = text_network(config, projection).abstract()
     return TextEncoder(
-        params=from_torch(tensors, abstract, f"the text encoder in {model_path}", dtype=param_dtype),
+        params=from_torch(tensors, abstract, f"the text encoder {where}", dtype=param_dtype),
         config=config,
-        tokenizer=tokenizer,
+        tokenizer=made,
         layer=layer,
         final_norm=final_norm,
         batch_size=batch_size,

@@ -115,4 +115,8 @@ def _tokens(encoder: TextEncoder, prompt: str, weighted: bool) -> tuple[list[int
 def _weigh(context: Float[Array, "b n d"], weights: Float[Array, "b n"]) -> Float[Array, "b n d"]:
     weighed = context * weights[..., None]
     before, after = (a.astype(jnp.float32).mean((1, 2), keepdims=True) for a in (context, weighed))
-    return (weighed * (before / after)).astype(context.dtype)
+    # States whose mean is nothing but rounding have none to restore.
+    size = jnp.abs(context.astype(jnp.float32)).mean((1, 2), keepdims=True)
+    stable = jnp.minimum(jnp.abs(before), jnp.abs(after)) > 1e-5 * size
+    ratio = jnp.where(stable, before / jnp.where(stable, after, 1), 1)
+    return (weighed * ratio).astype(context.dtype)
