@@ -73,7 +73,8 @@ class StoredTensor:
         return array if dtype is None else array.astype(dtype, copy=False)
 
 
-Tensors = Mapping[str, StoredTensor]
+Tensors = Mapping[str, Any]
+"""By name; each has ``shape`` and ``dtype`` and is read by ``numpy.asarray``: a `StoredTensor`, an array."""
 
 
 def open_file(path: epath.PathLike) -> dict[str, StoredTensor]:

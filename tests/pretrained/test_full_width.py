@@ -53,5 +53,4 @@ def test_every_component(folder):
         "encoded": error(encode(params, jnp.asarray(given["picture"])).mean, "mean"),
         "decoded": error(decode(params, jnp.asarray(given["noise"])), "decoded"),
     }
-    print({name: f"{value:.1e}" for name, value in errors.items()})
     assert max(errors.values()) < 1e-4, errors

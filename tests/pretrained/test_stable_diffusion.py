@@ -3,6 +3,7 @@ PyTorch diffusers and transformers computed from the same weights (tests/fixture
 """
 
 import difflax
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -60,10 +61,12 @@ def test_autoencoder(case, tensors):
     _, pipeline = case
     given, expected = section(tensors, "inputs"), section(tensors, "sd15")
     network, params = pipeline.codec.network, pipeline.codec_params
-    posterior = network.apply(params, jnp.asarray(given["image"]) * 2 - 1, method="encode")
+    encode = jax.jit(lambda p, x: network.apply(p, x, method="encode"))
+    decode = jax.jit(lambda p, x: network.apply(p, x, method="decode"))
+    posterior = encode(params, jnp.asarray(given["image"]) * 2 - 1)
     assert relative_error(posterior.mean, expected["mean"]) < 1e-4
     assert relative_error(posterior.log_variance, expected["log_variance"]) < 1e-4
-    decoded = network.apply(params, jnp.asarray(given["noise"]), method="decode")
+    decoded = decode(params, jnp.asarray(given["noise"]))
     assert relative_error(decoded, expected["decoded"]) < 1e-4
 
 
@@ -75,7 +78,9 @@ def test_unet(case, tensors):
         image, mask = given["image"] * 2 - 1, given["mask"][..., None]
         under = pipeline.codec.encode(pipeline.codec_params, jnp.asarray(image * (1 - mask)))
         x = jnp.concatenate([x, mask[:, ::8, ::8], under], axis=-1)
-    out = pipeline.model.apply(pipeline.params, x, jnp.asarray([981.0]), jnp.asarray(expected["context"][:1]))
+    out = jax.jit(pipeline.model.apply)(
+        pipeline.params, x, jnp.asarray([981.0]), jnp.asarray(expected["context"][:1])
+    )
     assert relative_error(out, expected["unet"]) < 1e-4
 
 
