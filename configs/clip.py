@@ -27,7 +27,6 @@ def get_config(arg: str = "shapes") -> ConfigDict:
             "intermediate_size": 512,
             "num_hidden_layers": 2,
             "num_attention_heads": 4,
-            "num_channels": 1 if digits else 3,
             "image_size": 8 if digits else 32,
             "patch_size": 2 if digits else 8,
         },

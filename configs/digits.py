@@ -14,7 +14,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.seed = 0
     config.data = {"name": "digits"}
     config.text_encoder = {"name": "clip", "path": "runs/clip_digits"}
-    config.autoencoder = {"name": "identity", "channels": 1}
+    config.autoencoder = {"name": "cosine_transform", "patch_size": 2, "channels": 1, "whitening": 0.5}
     config.schedule = {"name": "rectified_flow", "shift": 1.0}
     config.prediction = {"name": "x0"}
     config.loss = {
@@ -25,13 +25,16 @@ def get_config(arg: str = "") -> ConfigDict:
     }
     config.model = {
         "name": "unet2d_condition",
-        "block_out_channels": (64,),
+        "block_out_channels": (128,),
         "down_block_types": ("CrossAttnDownBlock2D",),
         "mid_block_type": None,
         "up_block_types": ("CrossAttnUpBlock2D",),
         "layers_per_block": 1,
         "attention_head_dim": 4,
         "cross_attention_dim": 128,
+        "class_embed_type": "projection",
+        "projection_class_embeddings_input_dim": 128,
+        "resnet_time_scale_shift": "scale_shift",
         "norm_num_groups": 16,
         "use_linear_projection": True,
     }

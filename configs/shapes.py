@@ -19,30 +19,37 @@ def get_config(arg: str = "") -> ConfigDict:
     config.seed = 0
     config.data = {"name": "shapes", "train": 20_000, "test": 1_000, "held_out": 500}
     config.text_encoder = {"name": "clip", "path": "runs/clip_shapes"}
-    config.autoencoder = {"name": "patchify", "patch_size": 4, "channels": 3}
+    config.autoencoder = {"name": "cosine_transform", "patch_size": 4, "channels": 3, "whitening": 1.0}
     config.schedule = {"name": "rectified_flow", "shift": 1.0}
     config.prediction = {"name": "x0"}
+    # Nine in ten training times lie where the picture is still hidden in noise and only the text tells the
+    # shape (t > 0.6).
     config.loss = {
         "name": "denoising",
         "caption_dropout": 0.1,
         "weighting": {"name": "constant", "loss_space": "x0"},
-        "time_sampler": {"name": "logit_normal", "mean": 0.8, "std": 1.2, "stratified": True},
+        "time_sampler": {"name": "logit_normal", "mean": 2.0, "std": 1.2, "stratified": True},
     }
+    # Wide where it is cheap: convolutions alone on 8 × 8, attention on 4 × 4. The pooled text scales and shifts
+    # every residual block.
     config.model = {
         "name": "unet2d_condition",
-        "block_out_channels": (96,),
-        "down_block_types": ("CrossAttnDownBlock2D",),
-        "mid_block_type": None,
-        "up_block_types": ("CrossAttnUpBlock2D",),
+        "block_out_channels": (128, 128),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+        "mid_block_type": "UNetMidBlock2DCrossAttn",
+        "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
         "layers_per_block": 1,
         "attention_head_dim": 4,
         "cross_attention_dim": 128,
+        "class_embed_type": "projection",
+        "projection_class_embeddings_input_dim": 128,
+        "resnet_time_scale_shift": "scale_shift",
         "norm_num_groups": 16,
         "use_linear_projection": True,
     }
     config.optimizer = {
         "name": "adamw",
-        "learning_rate": 2e-3,
+        "learning_rate": 3e-3,
         "warmup_steps": 50,
         "weight_decay": 0.01,
         "b2": 0.98,
@@ -50,13 +57,13 @@ def get_config(arg: str = "") -> ConfigDict:
     config.ema = {"decay": 0.995}
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     config.training = {
-        "steps": 1500,
+        "steps": 1000,
         "batch_size": 32,
         "log_every": 50,
         "checkpoint_every": 1000,
         "sample_every": 0,
     }
-    config.sampler = {"name": "dpmpp_2m", "num_steps": 16, "time_grid": {"name": "trailing"}}
+    config.sampler = {"name": "dpmpp_2m", "num_steps": 12, "time_grid": {"name": "trailing"}}
     config.guidance = {"name": "cfg", "scale": 3.0}
-    config.evaluation = {"name": "shapes", "prompts": 24, "seeds": 3, "real_images": 256}
+    config.evaluation = {"name": "shapes", "prompts": 20, "seeds": 3, "real_images": 256}
     return config.lock()

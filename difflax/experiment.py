@@ -32,7 +32,7 @@ from difflax.generation import Pipeline
 from difflax.models.autoencoder import CODECS
 from difflax.models.functional import Functional, functional
 from difflax.models.layers import choose
-from difflax.models.unet import UNet2DConditionModel
+from difflax.models.unet import UNet2DConditionModel, reads_pooled
 from difflax.pretrained.clip import load_clip, load_text_encoder, save_clip, save_text_encoder
 from difflax.pretrained.hub import fetch
 from difflax.pretrained.single_file import load_single_file
@@ -289,12 +289,13 @@ def _diffusion_run(config: ConfigDict, settings: Settings, workdir: epath.Path) 
     stored = (workdir / "text_encoder").exists()
     folder = workdir if stored else _clip_folder(parts.text_encoder.path, "config.text_encoder.path")
     encoder = _text_encoder(folder, parts)
+    null = _condition(config, encoder, [""])
+    _check_widths(config, null)
     claim_workdir(workdir, config)
     if not stored:
         _store_text_encoder(encoder, folder, workdir)
     loader = _loader(settings)
-    cache = EmbeddingCache(loader.captions, lambda captions: _condition(encoder, captions))
-    null = _condition(encoder, [""])
+    cache = EmbeddingCache(loader.captions, lambda captions: _condition(config, encoder, captions))
     objective = Denoising(
         model=unet(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1]),
         codec=parts.codec,
@@ -308,6 +309,8 @@ def _diffusion_run(config: ConfigDict, settings: Settings, workdir: epath.Path) 
         null=null,
     )
     prompts = settings.options.sample_prompts or tuple(dict.fromkeys(loader.captions))[:8]
+    # One for the whole run: its program is compiled once.
+    pipeline = _pipeline(config, {}, encoder, null)
 
     def prepare(batch: dict[str, Any]) -> PyTree:
         return {"image": batch["image"], "conditioning": cache.lookup(batch["caption"])}
@@ -316,8 +319,8 @@ def _diffusion_run(config: ConfigDict, settings: Settings, workdir: epath.Path) 
         from difflax.evaluation.grids import captioned_grid
         from difflax.evaluation.png import save_png
 
-        params = jax.tree.map(lambda a: np.asarray(a), state.ema_params)
-        images = _pipeline(config, params, encoder, null)(list(prompts), seed=list(range(len(prompts))))
+        drawing = dataclasses.replace(pipeline, params=jax.tree.map(np.asarray, state.ema_params), step=step)
+        images = drawing(list(prompts), seed=list(range(len(prompts))))
         grid = captioned_grid(images, prompts)
         (workdir / "samples").mkdir(exist_ok=True)
         save_png(workdir / "samples" / f"step_{step:07d}.png", grid, {"step": step, "prompts": list(prompts)})
@@ -327,7 +330,7 @@ def _diffusion_run(config: ConfigDict, settings: Settings, workdir: epath.Path) 
         objective,
         loader,
         prepare,
-        constants={"context": null.context},
+        constants={"context": null.context} | ({} if null.pooled is None else {"pooled": null.pooled}),
         periodic=(Periodic(settings.options.sample_every, draw),),
     )
 
@@ -535,6 +538,18 @@ def _store_text_encoder(encoder: TextEncoder, folder: epath.Path, workdir: epath
         shutil.copytree(folder, workdir / "clip")
 
 
-def _condition(encoder: TextEncoder, captions: list[str]) -> Conditioning:
-    """What the network is given of the captions' condition."""
-    return dataclasses.replace(encoder.encode(captions), pooled=None)
+def _condition(config: ConfigDict, encoder: TextEncoder, captions: list[str]) -> Conditioning:
+    """What the network is given of the captions' condition: tokens, and the pooled vector if it reads one."""
+    encoded = encoder.encode(captions)
+    return encoded if reads_pooled(config.model) else dataclasses.replace(encoded, pooled=None)
+
+
+def _check_widths(config: ConfigDict, condition: Conditioning) -> None:
+    """Refuses a network that expects other widths of the text encoder's condition."""
+    widths = {"cross_attention_dim": condition.context.shape[-1]}
+    if condition.pooled is not None:
+        widths["projection_class_embeddings_input_dim"] = condition.pooled.shape[-1]
+    for name, width in widths.items():
+        given = config.model.get(name)
+        if given != width and given != (width,) * len(config.model.block_out_channels):
+            raise UserError(f"config.model.{name} = {given}, but config.text_encoder's states are {width} wide")

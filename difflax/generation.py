@@ -122,7 +122,7 @@ class Pipeline:
         self,
         prompt: str | Sequence[str],
         negative_prompt: str | Sequence[str] | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: float | int | None = None,
         num_steps: int | None = None,
         sampler: str | Sampler | None = None,
         seed: int | Sequence[int] = 0,
@@ -170,7 +170,7 @@ class Pipeline:
         prompt: str | Sequence[str],
         *,
         negative_prompt: str | Sequence[str] | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: float | int | None = None,
         num_steps: int | None = None,
         sampler: str | Sampler | None = None,
         seed: int | Sequence[int] = 0,
@@ -202,7 +202,7 @@ class Pipeline:
         except ValueError as error:
             raise UserError(f"num_steps={num_steps}: {error}") from error
 
-    def with_guidance_scale(self, scale: float | None) -> Guidance:
+    def with_guidance_scale(self, scale: float | int | None) -> Guidance:
         """The default guidance, at ``scale`` if one is given."""
         if scale is None:
             return self.guidance
@@ -248,10 +248,12 @@ class Pipeline:
         """
         unique = list(dict.fromkeys(prompts))
         rows = np.asarray([unique.index(prompt) for prompt in prompts])
+        # Filled up to whole batches, as the encoder would: another number of prompts compiles nothing.
+        filled = unique + [""] * (-len(unique) % self.text_encoder.batch_size)
         if weighted or chunked:
-            encoded = encode_prompts(self.text_encoder, unique, weighted=weighted, chunked=chunked)
+            encoded = encode_prompts(self.text_encoder, filled, weighted=weighted, chunked=chunked)
         else:
-            encoded = self.text_encoder.encode(unique)
+            encoded = self.text_encoder.encode(filled)
         if self.null.pooled is None:
             encoded = dataclasses.replace(encoded, pooled=None)
         return jax.tree.map(lambda a: a[rows], encoded)
@@ -309,7 +311,7 @@ class Pipeline:
         self,
         request: Request,
         guided: Guided,
-        guidance_scale: float | None,
+        guidance_scale: float | int | None,
         num_steps: int | None,
         sampler: str | Sampler | None,
         *,
@@ -355,10 +357,10 @@ class Pipeline:
                 spread = NamedSharding(self._devices, PartitionSpec("data"))
                 keys, inputs = jax.device_put((keys, inputs), spread)
             latents, made = run(keys, *inputs)
-            images.append(np.asarray(_decode(self.codec, codec_params, latents)[: stop - start]))
+            images.append(np.asarray(_decode(self.codec, codec_params, latents))[: stop - start])
             if trajectory:
                 decoded = jax.vmap(functools.partial(_decode, self.codec, codec_params))(made)
-                estimates.append(np.asarray(decoded[:, : stop - start]))
+                estimates.append(np.asarray(decoded)[:, : stop - start])
         return np.concatenate(images), np.concatenate(estimates, axis=1) if trajectory else np.zeros(0)
 
 

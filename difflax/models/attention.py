@@ -7,6 +7,7 @@ from jaxtyping import Array, Bool, DTypeLike, Float
 
 from difflax.models.layers import Conv2d, GroupNorm
 from difflax.models.remat import remat
+from difflax.models.softmax_attention import attend
 from difflax.types import UserError
 
 
@@ -17,7 +18,7 @@ class Attention(nnx.Module):
         context_dim: width of the context; ``None`` for self-attention.
         bias: of the layers to queries, keys and values.
         upcast: compute queries' and keys' products in float32 (SD 2.1 overflows in float16).
-        implementation: of ``jax.nn.dot_product_attention``: ``"xla"``, ``"cudnn"`` or ``None`` (its choice).
+        implementation: see ``difflax.models.softmax_attention.attend``.
     """
 
     def __init__(
@@ -59,13 +60,7 @@ class Attention(nnx.Module):
         dtype = query.dtype
         if self.upcast:
             query, key, value = (a.astype(jnp.float32) for a in (query, key, value))
-        out = jax.nn.dot_product_attention(
-            query,
-            key,
-            value,
-            mask=None if mask is None else mask[:, None, None, :],
-            implementation=self.implementation,
-        )
+        out = attend(query, key, value, mask, implementation=self.implementation)
         return self.to_out[0](out.astype(dtype).reshape(x.shape))
 
 

@@ -7,6 +7,9 @@ anything was learned. A codec holds settings; weights, where it has any, are pas
 import dataclasses
 from typing import Protocol, runtime_checkable
 
+import jax.numpy as jnp
+import numpy as np
+import scipy.fft
 from jaxtyping import Array, Float, Key
 
 from difflax.types import Params, UserError
@@ -92,4 +95,53 @@ class Patchify:
         return height // p, width // p, p * p * self.channels
 
 
-CODECS = {"identity": Identity, "patchify": Patchify}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CosineTransform:
+    """Squares of ``patch_size`` pixels as the coefficients of their cosine transform (DCT-II, orthonormal),
+    after DCTdiff (Ning et al. 2024, https://arxiv.org/abs/2412.15032).
+
+    The coefficient of ``u`` half-waves down and ``v`` across is multiplied by ``(1 + u + v) ** whitening``.
+    Pictures have little energy in high frequencies, so that noise and the loss drown what tells one outline
+    from another; with ``whitening`` 1 fine structure counts about as much as colour. 0 is `Patchify` rotated.
+    """
+
+    patch_size: int = 4
+    channels: int = 3
+    whitening: float = 1.0
+
+    def __post_init__(self):
+        if not 0 <= self.whitening < np.inf:
+            raise ValueError(f"whitening must not be negative, got {self.whitening}")
+
+    @property
+    def _patches(self) -> Patchify:
+        return Patchify(patch_size=self.patch_size, channels=self.channels)
+
+    @property
+    def _basis(self) -> Float[np.ndarray, "p p"]:
+        """One half-wave number a row."""
+        return scipy.fft.dct(np.eye(self.patch_size), axis=0, norm="ortho").astype(np.float32)
+
+    @property
+    def _gains(self) -> Float[np.ndarray, "p p 1"]:
+        waves = np.arange(self.patch_size, dtype=np.float32)
+        return (1 + waves[:, None, None] + waves[:, None]) ** self.whitening
+
+    def encode(
+        self, params: Params, images: Float[Array, "b h w c"], key: Key[Array, ""] | None = None
+    ) -> Float[Array, "b lh lw lc"]:
+        flat = self._patches.encode(params, images)
+        squares = flat.reshape(*flat.shape[:3], self.patch_size, self.patch_size, -1)
+        waves = jnp.einsum("up,vq,bhwpqc->bhwuvc", self._basis, self._basis, squares)
+        return (waves * self._gains).reshape(flat.shape)
+
+    def decode(self, params: Params, latents: Float[Array, "b lh lw lc"]) -> Float[Array, "b h w c"]:
+        waves = latents.reshape(*latents.shape[:3], self.patch_size, self.patch_size, -1) / self._gains
+        squares = jnp.einsum("up,vq,bhwuvc->bhwpqc", self._basis, self._basis, waves)
+        return self._patches.decode(params, squares.reshape(latents.shape))
+
+    def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        return self._patches.latent_shape(height, width)
+
+
+CODECS = {"identity": Identity, "patchify": Patchify, "cosine_transform": CosineTransform}

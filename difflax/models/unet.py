@@ -64,8 +64,10 @@ class UNet2DConditionModel(nnx.Module):
         use_linear_projection: linear layers around the transformers (SD 2, XL), not convolutions (SD 1).
         upcast_attention: attention products in float32.
         resnet_time_scale_shift: ``"default"`` or ``"scale_shift"``.
-        class_embed_type, num_class_embeds: class labels added to the time: a table of ``num_class_embeds``
-            vectors, or ``"timestep"`` for a number embedded as the time is.
+        class_embed_type, num_class_embeds: what is added to the time: a table of ``num_class_embeds``
+            vectors, ``"timestep"`` for a number embedded as the time is, or ``"projection"`` for the pooled
+            vector, ``projection_class_embeddings_input_dim`` wide (unCLIP's image embedding, which diffusers
+            passes as ``class_labels``).
         addition_embed_type: ``"text_time"`` for SDXL's pooled text and size numbers, with
             ``addition_time_embed_dim`` and ``projection_class_embeddings_input_dim``.
         dropout: in the residual blocks, where a key is given at the call.
@@ -170,8 +172,14 @@ class UNet2DConditionModel(nnx.Module):
         self.time_channels = widths[0]
         self.time_embedding = TimestepEmbedding(widths[0], time_dim, act_fn=act_fn, dtype=dtype, rngs=rngs)
         self.class_embedding = _class_embedding(
-            class_embed_type, num_class_embeds, (widths[0], time_dim), act_fn, dtype, rngs
+            class_embed_type,
+            num_class_embeds,
+            (widths[0], projection_class_embeddings_input_dim, time_dim),
+            act_fn,
+            dtype,
+            rngs,
         )
+        self.class_embed_type = class_embed_type
         self.add_time_channels = addition_time_embed_dim
         self.add_embedding = _added_embedding(
             addition_embed_type,
@@ -274,7 +282,8 @@ class UNet2DConditionModel(nnx.Module):
 
         Args:
             context: text tokens; ``context_mask`` is True where they may be attended to.
-            pooled, time_ids: SDXL's text vector and sizes in pixels; networks without them read neither.
+            pooled, time_ids: a vector of the text and SDXL's sizes in pixels; networks without them read
+                neither.
             class_labels: for class-conditional networks; others do not read it.
             key: for dropout; ``None`` is evaluation.
 
@@ -313,11 +322,13 @@ class UNet2DConditionModel(nnx.Module):
 
         temb = self.time_embedding(sinusoids(timesteps, self.time_channels))
         if self.class_embedding is not None:
-            if class_labels is None:
-                raise ValueError("this UNet is class-conditional: give class_labels")
-            if isinstance(self.class_embedding, TimestepEmbedding):
-                class_labels = sinusoids(class_labels, self.time_channels)
-            temb = temb + self.class_embedding(class_labels)
+            source = pooled if self.class_embed_type == "projection" else class_labels
+            if source is None:
+                name = "pooled" if self.class_embed_type == "projection" else "class_labels"
+                raise ValueError(f"this UNet is conditioned on a class or vector: give {name}")
+            if self.class_embed_type == "timestep":
+                source = sinusoids(source, self.time_channels)
+            temb = temb + self.class_embedding(source)
         if self.add_embedding is not None:
             if pooled is None or time_ids is None:
                 raise ValueError(
@@ -331,16 +342,23 @@ class UNet2DConditionModel(nnx.Module):
 def _class_embedding(
     kind: str | None,
     number: int | None,
-    widths: tuple[int, int],
+    widths: tuple[int, int | None, int],
     act_fn: str,
     dtype: DTypeLike,
     rngs: nnx.Rngs,
 ) -> nnx.Module | None:
+    time_channels, vector_dim, embed_dim = widths
     if kind == "timestep":
-        return TimestepEmbedding(*widths, act_fn=act_fn, dtype=dtype, rngs=rngs)
+        return TimestepEmbedding(time_channels, embed_dim, act_fn=act_fn, dtype=dtype, rngs=rngs)
+    if kind == "projection":
+        if vector_dim is None:
+            raise UserError("class_embed_type='projection' needs projection_class_embeddings_input_dim")
+        return TimestepEmbedding(vector_dim, embed_dim, dtype=dtype, rngs=rngs)
     if kind is not None:
-        raise UserError(f"class_embed_type={kind!r} is not supported; choose None or 'timestep'")
-    return None if number is None else nnx.Embed(number, widths[1], dtype=dtype, rngs=rngs)
+        raise UserError(
+            f"class_embed_type={kind!r} is not supported; choose None, 'timestep' or 'projection'"
+        )
+    return None if number is None else nnx.Embed(number, embed_dim, dtype=dtype, rngs=rngs)
 
 
 def _added_embedding(
@@ -360,6 +378,12 @@ def _added_embedding(
             "projection_class_embeddings_input_dim"
         )
     return TimestepEmbedding(*widths, dtype=dtype, rngs=rngs)
+
+
+def reads_pooled(config: Mapping[str, Any]) -> bool:
+    """Whether a UNet of these options is conditioned on a pooled vector beside the text tokens."""
+    vectors = (config.get("class_embed_type"), config.get("addition_embed_type"))
+    return "projection" in vectors or "text_time" in vectors
 
 
 def supported_options(config: Mapping[str, Any]) -> dict[str, Any]:

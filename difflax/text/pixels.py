@@ -19,8 +19,9 @@ def preprocess_images(
     size: int,
     mean: tuple[float, ...] = CLIP_MEAN,
     std: tuple[float, ...] = CLIP_STD,
-) -> Float[Array, "b {size} {size} c"]:
-    """Scales the shorter edge to ``size`` (bicubic, antialiased), crops the centre, normalises each channel.
+) -> Float[Array, "b {size} {size} 3"]:
+    """Scales the shorter edge to ``size`` (bicubic, antialiased), crops the centre, normalises each channel;
+    grey images (one channel) become three equal channels.
 
     The steps of CLIP's image processor on images in [0, 1]. It resizes 8-bit images and rounds to 8 bits in
     between; here nothing is rounded, and values that the cubic kernel throws beyond [0, 1] are clipped, as

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from difflax.types import UserError
@@ -69,7 +69,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
-def shardings(tree: PyTree, mesh: Mesh, rules: Sequence[Rule] = TENSOR_RULES) -> PyTree:
+def shardings(tree: PyTree, mesh: Mesh | AbstractMesh, rules: Sequence[Rule] = TENSOR_RULES) -> PyTree:
     """Where each array of a state (its shapes) lives.
 
     The first rule whose expression is found in the array's path splits the axes that it names, where they

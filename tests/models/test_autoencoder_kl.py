@@ -131,6 +131,6 @@ def test_sixteen_channels_and_tiles_as_in_diffusers(codec):
     np.testing.assert_allclose(codec.decode(params, jnp.asarray(latents)), whole, atol=1e-4)
     ours = np.asarray(dataclasses.replace(codec, tile=8).decode(params, jnp.asarray(latents)))
     assert np.abs(tiled - whole).max() > 0.01
-    # In the corners of four tiles diffusers blends one of them twice, and at the far edge it adds a small tile.
+    # Where four tiles meet diffusers blends one of them twice, and at the far edge it adds a small tile.
     for rows, columns in ((slice(24), slice(48)), (slice(48), slice(24)), (slice(32, 48), slice(32, 48))):
         np.testing.assert_allclose(ours[:, rows, columns], tiled[:, rows, columns], atol=1e-4)

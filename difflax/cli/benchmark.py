@@ -1,0 +1,96 @@
+"""Times the UNet: train step, forward and a guided sampling run; beside PyTorch's diffusers, on the same
+weights, where the [parity] extra is installed.
+
+    difflax benchmark --output=docs/benchmarks.md
+"""
+
+import importlib.util
+import pathlib
+import tempfile
+from collections.abc import Sequence
+
+from absl import flags
+
+from difflax.types import UserError
+
+PYTORCH = pathlib.Path(__file__).parents[2] / "scripts" / "benchmark_pytorch.py"
+
+
+def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
+    """Adds the flags of this command; those of the case are named as its fields."""
+    import dataclasses
+
+    from difflax.evaluation.benchmark import TASKS, Case
+
+    for field in dataclasses.fields(Case):
+        text = f"default {field.default}"
+        if isinstance(field.default, int):
+            flags.DEFINE_integer(field.name, field.default, text, lower_bound=1, flag_values=values)
+        elif isinstance(field.default, str):
+            flags.DEFINE_string(field.name, field.default, text, flag_values=values)
+        else:
+            flags.DEFINE_list(field.name, [str(n) for n in field.default], text, flag_values=values)
+    flags.DEFINE_integer("rounds", 7, "runs of each task", lower_bound=1, flag_values=values)
+    flags.DEFINE_multi_enum("task", list(TASKS), TASKS, "may be given several times", flag_values=values)
+    flags.DEFINE_bool("pytorch", None, "compare; by default if it is installed", flag_values=values)
+    flags.DEFINE_string("output", None, "a Markdown file; printed in any case", flag_values=values)
+
+
+def run(values: flags.FlagValues) -> None:
+    """Runs the command."""
+    import dataclasses
+
+    import jax
+
+    from difflax.evaluation import benchmark
+    from difflax.evaluation.benchmark_report import Measurement, markdown
+    from difflax.evaluation.results import command_line
+
+    given = {field.name: values[field.name].value for field in dataclasses.fields(benchmark.Case)}
+    try:
+        given["block_out_channels"] = tuple(map(int, given["block_out_channels"]))
+    except ValueError as error:
+        raise UserError(f"--block_out_channels: {error}; give whole numbers, as in 64,128,256") from error
+    case = benchmark.Case(**given)
+    tasks = list(dict.fromkeys(values.task))
+    compare = _compare(values.pytorch)
+    # Compile times are part of the measurement: none are read from the cache.
+    jax.config.update("jax_enable_compilation_cache", False)
+    ours = benchmark.Difflax(case, tasks)
+    with tempfile.TemporaryDirectory() as folder:
+        theirs = None
+        if compare:
+            theirs = benchmark.Subprocess(PYTORCH, case, ours.params, pathlib.Path(folder))
+        timings = benchmark.measure(ours, theirs, tasks, values.rounds)
+        peaks = [benchmark.peak_bytes()] + ([] if theirs is None else [theirs.close()])
+    page = markdown(
+        Measurement(
+            case=case,
+            timings=timings,
+            parameters=sum(leaf.size for leaf in jax.tree.leaves(ours.params)),
+            compile_seconds=ours.compile_seconds,
+            program_bytes=ours.program_bytes,
+            peak_bytes=peaks,
+            command=command_line(),
+            other=None if theirs is None else theirs.facts,
+        )
+    )
+    print(page)
+    if values.output:
+        path = pathlib.Path(values.output)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page)
+
+
+def _compare(wanted: bool | None) -> bool:
+    """Whether PyTorch's side runs.
+
+    Raises:
+        UserError: it was asked for and is not there.
+    """
+    missing = [name for name in ("torch", "diffusers") if importlib.util.find_spec(name) is None]
+    if not PYTORCH.is_file():
+        missing.append(f"scripts/{PYTORCH.name} (a checkout of the repository)")
+    if wanted and missing:
+        raise UserError(f"--pytorch: no {', '.join(missing)} here; pip install -e '.[parity]'")
+    return not missing if wanted is None else wanted
