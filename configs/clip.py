@@ -10,8 +10,12 @@ def get_config(arg: str = "shapes") -> ConfigDict:
     """``arg``: the data set, ``shapes`` or ``digits``."""
     config = ConfigDict()
     config.seed = 0
-    config.data = {"name": arg or "shapes"}
     digits = arg == "digits"
+    config.data = (
+        {"name": "digits"}
+        if digits
+        else {"name": arg or "shapes", "train": 20_000, "test": 1_000, "held_out": 500}
+    )
     config.tokenizer = {"vocab_size": 640, "max_length": 12 if digits else 24}
     config.model = {
         "name": "clip",

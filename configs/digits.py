@@ -53,6 +53,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "log_every": 50,
         "checkpoint_every": 1000,
         "sample_every": 0,
+        "sample_prompts": (),
     }
     config.sampler = {"name": "dpmpp_2m", "num_steps": 16, "time_grid": {"name": "trailing"}}
     config.guidance = {"name": "cfg", "scale": 2.0}

@@ -541,7 +541,7 @@ def _store_text_encoder(encoder: TextEncoder, folder: epath.Path, workdir: epath
 def _condition(config: ConfigDict, encoder: TextEncoder, captions: list[str]) -> Conditioning:
     """What the network is given of the captions' condition: tokens, and the pooled vector if it reads one."""
     encoded = encoder.encode(captions)
-    return encoded if reads_pooled(config.model) else dataclasses.replace(encoded, pooled=None)
+    return encoded if reads_pooled(dict(config.model)) else dataclasses.replace(encoded, pooled=None)
 
 
 def _check_widths(config: ConfigDict, condition: Conditioning) -> None:
@@ -552,4 +552,6 @@ def _check_widths(config: ConfigDict, condition: Conditioning) -> None:
     for name, width in widths.items():
         given = config.model.get(name)
         if given != width and given != (width,) * len(config.model.block_out_channels):
-            raise UserError(f"config.model.{name} = {given}, but config.text_encoder's states are {width} wide")
+            raise UserError(
+                f"config.model.{name} = {given}, but the states of config.text_encoder have width {width}"
+            )

@@ -105,7 +105,7 @@ def cell_centre(position: str) -> tuple[float, float]:
 
 
 def sample_scene(
-    rng: np.random.Generator, *, pairs: Sequence[tuple[str, str]] = SEEN, one_object_fraction: float = 0.6
+    rng: np.random.Generator, *, pairs: Sequence[tuple[str, str]] = SEEN, one_object_fraction: float = 0.75
 ) -> Scene:
     """A random scene in which nothing is left open and every object's (shape, colour) is one of ``pairs``.
 
@@ -284,7 +284,7 @@ def render(scene: Scene, rng: np.random.Generator | None = None) -> UInt8[np.nda
 # --- examples and prompts
 
 
-def make_example(seed: int, split: str, index: int, *, one_object_fraction: float = 0.6) -> Example:
+def make_example(seed: int, split: str, index: int, *, one_object_fraction: float = 0.75) -> Example:
     """Example ``index`` of a split; all its objects are of `SEEN` pairs, in "held_out" of `HELD_OUT` ones."""
     if split not in SPLITS:
         raise ValueError(f"no split {split!r}; splits: {SPLITS}")

@@ -57,7 +57,7 @@ class Shapes:
     train: int = 20_000
     test: int = 1_000
     held_out: int = 500
-    one_object_fraction: float = 0.6
+    one_object_fraction: float = 0.75
     data_seed: int = 0
     data_dir: str | None = None
 

@@ -53,7 +53,7 @@ AGREEMENT = 1e-3
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-    """What is measured; the defaults are the reference case of ``docs/benchmarks.md``, 24.8 M parameters.
+    """What is measured; the defaults are the reference case, 24.8 M parameters.
 
     Attributes:
         block_out_channels, layers_per_block, cross_attention_dim, attention_head_dim, norm_num_groups: of the

@@ -103,7 +103,7 @@ def test_a_quarter_of_the_captions_leaves_something_open(training):
 
 def test_the_mix_of_scenes(training):
     single = [example.scene.relation is None for example in training]
-    assert abs(np.mean(single) - 0.6) < 4 * np.sqrt(0.6 * 0.4 / len(single))
+    assert abs(np.mean(single) - 0.75) < 4 * np.sqrt(0.75 * 0.25 / len(single))
     things = [thing for example in training for thing in example.scene.objects]
     assert {thing.pair for thing in things} == set(shapes.SEEN)
     assert {thing.size for thing in things} == set(shapes.SIZES)
