@@ -34,6 +34,12 @@ def refused(*arguments):
         ("--config.mesh.data=3", ["config.mesh", "devices"]),
         ("--config.prediction.name=epsilon", ["singular", "config.sampler"]),
         ("--config.training.batch_size=500", ["96 examples", "500"]),
+        ("--config.model.cross_attention_dim=48", ["cross_attention_dim = 48", "width 32"]),
+        (
+            "--config.model.projection_class_embeddings_input_dim=48",
+            ["projection_class_embeddings_input_dim = 48", "width 16"],
+        ),
+        ("--config.autoencoder.whitening=-1.0", ["whitening", "negative"]),
     ],
 )
 def test_config(override, says, tmp_path, clip_folder):

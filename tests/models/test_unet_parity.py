@@ -59,6 +59,9 @@ CONFIGS = {
     },
     "class labels": TWO | CROSS | {"num_class_embeds": 5},
     "class as a time": TWO | CROSS | {"class_embed_type": "timestep"},
+    "class as a vector": TWO
+    | CROSS
+    | {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 20},
     "scale and shift": TWO | CROSS | {"resnet_time_scale_shift": "scale_shift"},
     "no middle": TWO | CROSS | {"mid_block_type": None},
     "plain middle": TWO | CROSS | {"mid_block_type": "UNetMidBlock2D"},
@@ -101,18 +104,22 @@ def inputs(options, size):
     more = {}
     if "num_class_embeds" in options:
         more["class_labels"] = np.asarray([3, 0])
-    if "class_embed_type" in options:
+    if options.get("class_embed_type") == "timestep":
         more["class_labels"] = np.asarray([3, 700])
-    if "addition_embed_type" in options:
+    if "projection_class_embeddings_input_dim" in options:
         more["pooled"] = rng.normal(size=(2, 20)).astype(np.float32)
+    if "addition_embed_type" in options:
         more["time_ids"] = np.asarray([[64, 48, 0, 3, 64, 64]] * 2, np.float32)
     return x, times, context, more
 
 
 def theirs_of(model, x, times, context, more, mask=None):
     added = {"text_embeds": more.get("pooled"), "time_ids": more.get("time_ids")}
-    added = {name: torch.tensor(value) for name, value in added.items() if value is not None}
-    labels = more.get("class_labels")
+    if "time_ids" not in more:
+        added = {}
+    added = {name: torch.tensor(value) for name, value in added.items()}
+    vector = model.config.class_embed_type == "projection"
+    labels = more.get("pooled" if vector else "class_labels")
     return model(
         torch.tensor(x).permute(0, 3, 1, 2),
         torch.tensor(times),
