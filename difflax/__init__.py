@@ -1,8 +1,8 @@
 """difflax: config-driven text-to-image diffusion research in JAX.
 
-    import difflax
-    pipeline = difflax.load("runs/shapes")
-    images = pipeline("a large red circle in the top left", guidance_scale=3.0, seed=0)
+import difflax
+pipeline = difflax.load("runs/shapes")
+images = pipeline("a large red circle in the top left", guidance_scale=3.0, seed=0)
 """
 
 import typing
@@ -23,3 +23,48 @@ def load(workdir: str) -> "Pipeline":
     from difflax import experiment
 
     return experiment.load(workdir)
+
+
+def from_pretrained(
+    source: str,
+    *,
+    dtype: typing.Any = "float32",
+    variant: str | None = None,
+    revision: str | None = None,
+    cache_dir: str | None = None,
+    local_files_only: bool = False,
+    batch_size: int | None = None,
+    tile: int | None = None,
+    config: str | None = None,
+    tokenizer: str | None = None,
+    prediction_type: str | None = None,
+) -> "Pipeline":
+    """A Stable Diffusion 1.x or 2.x checkpoint, ready to make images; see `difflax.generation.Pipeline`.
+
+    Args:
+        source: a folder in diffusers' layout, a Hub id, or a ``.safetensors`` file in the original layout.
+        dtype: of computation and parameters, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        variant: of the weights, ``"fp16"``.
+        revision, cache_dir, local_files_only: of the Hub, see `difflax.pretrained.hub.fetch`.
+        batch_size: images in one call of the network; 4 a device by default.
+        tile: edge of the tiles, in pixels, in which larger images are decoded; ``None`` decodes in one piece.
+        config, tokenizer, prediction_type: of a single file, see `difflax.pretrained.single_file`.
+
+    Raises:
+        difflax.types.UserError: a checkpoint that cannot be had, is damaged, or is not supported.
+    """
+    from difflax import experiment
+
+    return experiment.from_pretrained(
+        source,
+        dtype=dtype,
+        variant=variant,
+        revision=revision,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        batch_size=batch_size,
+        tile=tile,
+        config=config,
+        tokenizer=tokenizer,
+        prediction_type=prediction_type,
+    )

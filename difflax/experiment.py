@@ -1,11 +1,13 @@
 """From a config to objects: the only file that knows every concrete class by name."""
 
 import dataclasses
+import os
 import shutil
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import PyTree
@@ -21,6 +23,7 @@ from difflax.diffusion.guidance import (
     GUIDANCES,
     Autoguidance,
     Bounds,
+    ClassifierFreeGuidance,
     Guidance,
     GuidancePlan,
     PerturbationGuidance,
@@ -41,9 +44,13 @@ from difflax.evaluation.protocols import PROTOCOLS, EvaluationProtocol, clip_fea
 from difflax.generation import Pipeline, WeakModel
 from difflax.models.autoencoder import CODECS
 from difflax.models.functional import Functional, functional
+from difflax.models.layers import choose
 from difflax.models.perturbation import Perturbation
 from difflax.models.unet import UNet2DConditionModel, reads_pooled
 from difflax.pretrained.clip import load_clip, load_text_encoder, save_clip, save_text_encoder
+from difflax.pretrained.hub import fetch
+from difflax.pretrained.single_file import load_single_file
+from difflax.pretrained.stable_diffusion import load_stable_diffusion
 from difflax.text.clip_config import CLIPConfig
 from difflax.text.encoders import TextEncoder
 from difflax.text.joint import CLIP, clip_network
@@ -509,6 +516,50 @@ def _weak_model(options: WeakOptions | None, workdir: epath.Path) -> dict[str, A
     return {"weak": WeakModel(model, options.perturbation), "weak_params": params}
 
 
+def from_pretrained(
+    source: epath.PathLike,
+    *,
+    dtype: Any = "float32",
+    variant: str | None = None,
+    revision: str | None = None,
+    cache_dir: str | None = None,
+    local_files_only: bool = False,
+    batch_size: int | None = None,
+    tile: int | None = None,
+    config: epath.PathLike | None = None,
+    tokenizer: epath.PathLike | None = None,
+    prediction_type: str | None = None,
+) -> Pipeline:
+    """The pipeline of a checkpoint; see `difflax.from_pretrained`."""
+    kinds = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+    kind = choose(kinds, jnp.dtype(dtype).name if not isinstance(dtype, str) else dtype, "dtype")
+    single = {"config": config, "tokenizer": tokenizer, "prediction_type": prediction_type}
+    if epath.Path(source).is_file():
+        checkpoint = load_single_file(source, dtype=kind, **single)
+    else:
+        for name, value in single.items():
+            if value is not None:
+                raise UserError(f"{name}={os.fspath(value)!r} is for a single file, {source} is none")
+        folder = fetch(
+            source,
+            revision=revision,
+            variant=variant,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+        checkpoint = load_stable_diffusion(folder, dtype=kind, variant=variant)
+    if tile is not None:
+        codec = dataclasses.replace(checkpoint.codec, tile=tile // checkpoint.codec.config.downscale)
+        checkpoint = dataclasses.replace(checkpoint, codec=codec)
+    return Pipeline.of_checkpoint(
+        checkpoint,
+        samplers={name: cls() for name, cls in SAMPLERS.items()},
+        guidance=ClassifierFreeGuidance(scale=7.5),
+        num_steps=50,
+        batch_size=4 * jax.local_device_count() if batch_size is None else batch_size,
+    )
+
+
 def evaluation(
     workdir: epath.PathLike,
 ) -> tuple[dict[str, Any], EvaluationProtocol, Instruments, list[PromptGroup]]:
@@ -521,6 +572,16 @@ def evaluation(
     features = clip_features(load_clip(folder)) if folder.exists() else None
     instruments = Instruments(features=features, judge=protocol.judge)
     return to_json(config), protocol, instruments, protocol.groups(make_settings(config).source)
+
+
+def evaluation_of_prompts(
+    pipeline: Pipeline, prompts: list[str], clip: epath.PathLike | None
+) -> tuple[dict[str, Any], Instruments, list[PromptGroup]]:
+    """The configs of a checkpoint, and what measures its images of given prompts: a CLIP's features."""
+    features = None if clip is None else clip_features(load_clip(clip), "CLIP")
+    config = {} if pipeline.configs is None else dataclasses.asdict(pipeline.configs)
+    groups = [PromptGroup(name="prompts", prompts=tuple(dict.fromkeys(prompts)))]
+    return config, Instruments(features=features), groups
 
 
 def _pipeline(config: ConfigDict, params: PyTree, encoder: TextEncoder, null: Conditioning) -> Pipeline:

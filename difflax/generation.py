@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key
 
 from difflax import streams
@@ -15,13 +17,18 @@ from difflax.diffusion.denoisers import NetworkInput, make_denoiser
 from difflax.diffusion.guidance import Guidance, Guided, Prompts
 from difflax.diffusion.predictions import PredictionType
 from difflax.diffusion.run_options import RunOptions
-from difflax.diffusion.samplers.base import Sampler, initial_noise, sample
-from difflax.diffusion.schedules import NoiseLevel, NoiseSchedule
+from difflax.diffusion.samplers.base import Sampler, sample
+from difflax.diffusion.samplers.inpaint import Inpaint
+from difflax.diffusion.schedules import NoiseLevel, NoiseSchedule, add_noise
 from difflax.diffusion.time_grids import TimeGrid, pad_levels
 from difflax.models.autoencoder import Codec
 from difflax.models.functional import Functional, conditional_network
 from difflax.models.perturbation import Perturbation
+from difflax.pretrained.schedulers import Sampling
+from difflax.pretrained.stable_diffusion import Configs, StableDiffusion, save_stable_diffusion
+from difflax.request import Request
 from difflax.text.encoders import TextEncoder
+from difflax.text.prompts import encode_prompts
 from difflax.types import Conditioning, Params, UserError
 
 STEPS_COMPILED = 50
@@ -62,21 +69,27 @@ class Pipeline:
 
     Attributes:
         params: of ``model``.
+        codec_params: of ``codec``.
         text_encoder: prompts to ``Conditioning``.
         null: the condition that training put in place of dropped captions, one row: the negative where no
             negative prompt is given.
         sampler, time_grid, num_steps, guidance: the defaults of a call. ``guidance`` has a ``scale`` field.
         options: what a run does with its time grid.
         weak, weak_params: the worse model for guidances that need one, and its parameters.
+        unit_start: whether a run starts from noise of unit variance at any level, see
+            `difflax.pretrained.schedulers.Sampling`.
+        fills_masks: whether the network also reads a mask and the image under it (inpainting checkpoints).
         height, width: of the images, in pixels, unless a call says otherwise.
         batch_size: the most images in one call of the network's program; smaller requests are filled up to a
-            power of two, so that few programs are ever compiled.
+            power of two, so that few programs are ever compiled. A batch is spread over all local devices.
         step: of training that the parameters come from.
+        configs: the files of the checkpoint that it was loaded from, for saving.
     """
 
     model: Functional
     params: Params
     codec: Codec
+    codec_params: Params = dataclasses.field(default_factory=dict)
     schedule: NoiseSchedule
     prediction_type: PredictionType
     network_input: NetworkInput
@@ -90,10 +103,37 @@ class Pipeline:
     options: RunOptions = dataclasses.field(default_factory=RunOptions)
     weak: WeakModel | None = None
     weak_params: Params | None = None
+    unit_start: bool = False
+    fills_masks: bool = False
     height: int
     width: int
     batch_size: int = 64
     step: int = 0
+    configs: Configs | None = None
+
+    @classmethod
+    def of_checkpoint(
+        cls, checkpoint: StableDiffusion, samplers: dict[str, Sampler], guidance: Guidance, **settings: Any
+    ) -> "Pipeline":
+        """The pipeline of a checkpoint of the Hub; ``settings`` are other fields."""
+        sampling = {f.name: getattr(checkpoint.sampling, f.name) for f in dataclasses.fields(Sampling)}
+        height, width = checkpoint.image_size
+        return cls(
+            model=checkpoint.model,
+            params=checkpoint.params,
+            codec=checkpoint.codec,
+            codec_params=checkpoint.codec_params,
+            text_encoder=checkpoint.text_encoder,
+            null=dataclasses.replace(checkpoint.text_encoder.encode([""]), pooled=None),
+            samplers=samplers,
+            guidance=guidance,
+            fills_masks=checkpoint.fills_masks,
+            height=height,
+            width=width,
+            configs=checkpoint.configs,
+            **sampling,
+            **settings,
+        )
 
     def __call__(
         self,
@@ -106,10 +146,17 @@ class Pipeline:
         latents: Float[Array | np.ndarray, "b lh lw lc"] | None = None,
         height: int | None = None,
         width: int | None = None,
+        *,
+        num_images: int = 1,
+        image: Any = None,
+        mask: Any = None,
+        strength: float | None = None,
+        weighted: bool = False,
+        chunked: bool = False,
     ) -> Float[np.ndarray, "b h w c"]:
         """Images of ``b`` prompts, float32 [b, height, width, channels] in [0, 1].
 
-        An image depends on its own prompt, negative prompt and seed alone.
+        An image depends on its own prompt, negative prompt, seed, picture and mask alone.
 
         Args:
             negative_prompt: one for all, or one each; ``None``: the condition of dropped captions.
@@ -118,22 +165,22 @@ class Pipeline:
             sampler: a name or a sampler.
             seed: one for all, or one each.
             latents: the noise to start from, unit variance, instead of the seed's.
+            num_images: of each prompt, one after the other, with successive seeds.
+            image: start from this picture: uint8, or in [0, 1]; one for all, or one an image.
+            mask: make the image anew where this is above a half, and keep ``image`` elsewhere.
+            strength: how far ``image`` is noised, in (0, 1]: the share of the steps that is taken. Default
+                0.8, and 1 with a mask.
+            weighted: prompts have weights in brackets, ``(word:1.3)``; see `encode_prompts`.
+            chunked: a prompt that is too long is encoded in pieces, and not cut.
 
         Raises:
             UserError: for an empty list of prompts, lists of different lengths, or a value out of range.
         """
-        return self._generate(
-            prompt,
-            negative_prompt,
-            guidance_scale,
-            num_steps,
-            sampler,
-            seed,
-            latents,
-            height,
-            width,
-            trajectory=False,
-        )[0]
+        request = Request.make(self, prompt, negative_prompt, seed, num_images, latents, height, width)
+        request = request.with_image(self, image, mask, strength)
+        condition = functools.partial(self._condition, weighted=weighted, chunked=chunked)
+        guided = self._guided(request, condition, pieces=weighted or chunked)
+        return self._generate(request, guided, guidance_scale, num_steps, sampler, trajectory=False)[0]
 
     def trajectory(
         self,
@@ -146,17 +193,10 @@ class Pipeline:
         seed: int | Sequence[int] = 0,
     ) -> Denoised:
         """The images of a call with every step's estimate of them; arguments as there."""
+        request = Request.make(self, prompt, negative_prompt, seed, 1, None, None, None)
+        guided = self._guided(request.with_image(self, None, None, None), self._condition, pieces=False)
         images, estimates = self._generate(
-            prompt,
-            negative_prompt,
-            guidance_scale,
-            num_steps,
-            sampler,
-            seed,
-            None,
-            None,
-            None,
-            trajectory=True,
+            request, guided, guidance_scale, num_steps, sampler, trajectory=True
         )
         levels = self.levels(self.num_steps if num_steps is None else num_steps)
         return Denoised(images, estimates, np.asarray(levels.log_snr[:-1]))
@@ -195,6 +235,25 @@ class Pipeline:
             raise UserError(f"guidance: {error}") from error
         return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), guidance)
 
+    def save_pretrained(self, directory: epath.PathLike) -> None:
+        """Writes a folder in diffusers' layout, which PyTorch diffusers and `difflax.from_pretrained` read.
+
+        Raises:
+            UserError: the model has no form that diffusers knows.
+        """
+        if self.configs is None:
+            raise UserError(
+                f"save_pretrained({str(directory)!r}): only a model that came from a checkpoint in diffusers'"
+                " layout can be saved in it"
+            )
+        save_stable_diffusion(
+            directory,
+            configs=self.configs,
+            params=self.params,
+            codec_params=self.codec_params,
+            text_encoder=self.text_encoder,
+        )
+
     def _sampler(self, sampler: str | Sampler | None) -> Sampler:
         if sampler is None:
             return self.sampler
@@ -204,115 +263,168 @@ class Pipeline:
             return self.samplers[sampler]
         return sampler
 
-    def _condition(self, prompts: Sequence[str]) -> Conditioning:
+    def _condition(
+        self, prompts: Sequence[str], *, weighted: bool = False, chunked: bool = False
+    ) -> Conditioning:
         """What the network is told of each prompt, in the fields that it was trained with; equal prompts are
         encoded once.
         """
         unique = list(dict.fromkeys(prompts))
         rows = np.asarray([unique.index(prompt) for prompt in prompts])
         # Filled up to whole batches, as the encoder would: another number of prompts compiles nothing.
-        filling = [""] * (-len(unique) % self.text_encoder.batch_size)
-        encoded = self.text_encoder.encode(unique + filling)
+        filled = unique + [""] * (-len(unique) % self.text_encoder.batch_size)
+        if weighted or chunked:
+            encoded = encode_prompts(self.text_encoder, filled, weighted=weighted, chunked=chunked)
+        else:
+            encoded = self.text_encoder.encode(filled)
         if self.null.pooled is None:
             encoded = dataclasses.replace(encoded, pooled=None)
         return jax.tree.map(lambda a: a[rows], encoded)
 
-    def _conditioning(self, prompts: Sequence[str], negative: Conditioning) -> Guided | Prompts:
-        """What a guidance goes towards and away from; a composition's prompts are joined by "AND"."""
-        needed = self.guidance.prompts
-        if needed == 1:
-            return Guided(positive=self._condition(prompts), negative=negative)
-        parts = [prompt.split(" AND ") for prompt in prompts]
-        for prompt, found in zip(prompts, parts, strict=True):
+    def _guided(self, request: Request, condition: Any, *, pieces: bool) -> Guided | Prompts:
+        """What a guidance goes towards and away from, one row an image; a composition's prompts are joined by
+        "AND".
+        """
+        count = len(request.prompts)
+        if self.guidance.prompts > 1:
+            return self._composed(request, condition)
+        if pieces:
+            # Together, so that both have as many pieces.
+            both = condition([*request.prompts, *(request.negatives or [""] * count)])
+            positive = jax.tree.map(lambda a: a[:count], both)
+            negative = jax.tree.map(lambda a: a[count:], both)
+        else:
+            positive = condition(request.prompts)
+            negative = self._negative(request, condition)
+        if self.fills_masks:
+            under = self._encode(request.image * (1 - request.mask))
+            seen = jnp.concatenate([self._latent_mask(request), under], axis=-1)
+            positive, negative = (dataclasses.replace(c, image=seen) for c in (positive, negative))
+        return Guided(positive=positive, negative=negative)
+
+    def _composed(self, request: Request, condition: Any) -> Prompts:
+        needed, parts = self.guidance.prompts, [prompt.split(" AND ") for prompt in request.prompts]
+        for prompt, found in zip(request.prompts, parts, strict=True):
             if len(found) != needed:
                 raise UserError(
                     f"prompt {prompt!r}: {needed} prompts joined by ' AND ' are needed, one for each weight"
                     " of the guidance"
                 )
-        return Prompts(tuple(self._condition(column) for column in zip(*parts, strict=True)), negative)
+        if self.fills_masks:
+            raise UserError("an inpainting checkpoint takes no composed prompts: choose another guidance")
+        return Prompts(
+            tuple(condition(list(column)) for column in zip(*parts, strict=True)),
+            self._negative(request, condition),
+        )
+
+    def _negative(self, request: Request, condition: Any) -> Conditioning:
+        """What training put in place of dropped captions, or the negative prompts."""
+        if request.negatives is not None:
+            return condition(request.negatives)
+        count = len(request.prompts)
+        return jax.tree.map(lambda a: jnp.broadcast_to(a, (count, *a.shape[1:])), self.null)
+
+    def _latent_mask(self, request: Request) -> Float[np.ndarray, "b lh lw 1"]:
+        height, width, _ = request.shape
+        edge_h, edge_w = request.mask.shape[1] // height, request.mask.shape[2] // width
+        return request.mask[:, ::edge_h, ::edge_w]
+
+    def _encode(self, images: np.ndarray) -> Float[Array, "b lh lw lc"]:
+        parts = [
+            _encode(self.codec, self.codec_params, jnp.asarray(images[start : start + self.batch_size]))
+            for start in range(0, len(images), self.batch_size)
+        ]
+        return jnp.concatenate(parts)
+
+    @functools.cached_property
+    def _devices(self) -> Mesh | None:
+        """All local devices in a row, or ``None`` where there is one or the parameters have their own."""
+        leaves = jax.tree.leaves(self.params)
+        spread = any(isinstance(a, jax.Array) and len(a.sharding.device_set) > 1 for a in leaves)
+        devices = jax.local_devices()
+        return None if spread or len(devices) == 1 else Mesh(np.asarray(devices), ("data",))
+
+    @functools.cached_property
+    def _placed(self) -> tuple[Params, Params]:
+        """Parameters of the network and the codec where a batch finds them."""
+        both = (self.params, self.codec_params)
+        if self._devices is None:
+            return both
+        return jax.device_put(both, NamedSharding(self._devices, PartitionSpec()))
 
     def _generate(
         self,
-        prompt: str | Sequence[str],
-        negative_prompt: str | Sequence[str] | None,
+        request: Request,
+        guided: Guided,
         guidance_scale: float | int | None,
         num_steps: int | None,
         sampler: str | Sampler | None,
-        seed: int | Sequence[int],
-        latents: Any,
-        height: int | None,
-        width: int | None,
         *,
         trajectory: bool,
     ) -> tuple[np.ndarray, np.ndarray]:
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not prompts:
-            raise UserError("prompt: the list of prompts is empty, give at least one")
-        count = len(prompts)
-        seeds = np.asarray(_each(seed, count, "seed"), np.uint32)
-        levels = self.levels(self.num_steps if num_steps is None else num_steps)
+        levels = request.levels(self.levels(self.num_steps if num_steps is None else num_steps))
         steps = levels.t.shape[0] - 1
         padded = (
             levels if trajectory else pad_levels(levels, -(-steps // STEPS_COMPILED) * STEPS_COMPILED + 1)
         )
-        shape = self.codec.latent_shape(height or self.height, width or self.width)
-        if latents is not None and tuple(latents.shape) != (count, *shape):
-            raise UserError(f"latents have shape {tuple(latents.shape)}, {(count, *shape)} is needed")
-        negative = (
-            jax.tree.map(lambda a: jnp.broadcast_to(a, (count, *a.shape[1:])), self.null)
-            if negative_prompt is None
-            else self._condition(_each(negative_prompt, count, "negative_prompt"))
-        )
-        conditioning = self._conditioning(prompts, negative)
+        params, codec_params = self._placed
+        weak_params = self.weak_params
+        if self.weak is not None and weak_params is None:
+            weak_params = params
         run = functools.partial(
             _sample_batch,
             self.model,
-            self.codec,
             self.schedule,
             self.prediction_type,
             self.network_input,
             self._sampler(sampler),
-            shape,
+            request.shape,
+            self.unit_start,
+            request.from_image,
             trajectory,
-            self.params,
+            params,
             padded,
             self.guidance_of_run(guidance_scale, levels),
             self.weak,
-            self.params if self.weak is not None and self.weak_params is None else self.weak_params,
+            weak_params,
         )
+        known = mask = None
+        if request.image is not None and (request.from_image or not self.fills_masks):
+            known = self._encode(request.image)
+        if request.mask is not None and not self.fills_masks:
+            mask = self._latent_mask(request)
         images, estimates = [], []
-        for start in range(0, count, self.batch_size):
-            stop = min(start + self.batch_size, count)
-            size = min(self.batch_size, 1 << (stop - start - 1).bit_length())
+        count, devices = len(request.prompts), 1 if self._devices is None else self._devices.size
+        batch_size = max(self.batch_size // devices, 1) * devices
+        for start in range(0, count, batch_size):
+            stop = min(start + batch_size, count)
+            size = min(batch_size, devices * (1 << (-(-(stop - start) // devices) - 1).bit_length()))
             rows = np.minimum(np.arange(start, start + size), stop - 1)
-            keys = jax.vmap(lambda s: streams.stream(s, "sample"))(jnp.asarray(seeds[rows]))
-            noise = None if latents is None else jnp.asarray(latents, jnp.float32)[rows]
-            made, steps_made = run(keys, jax.tree.map(lambda a, rows=rows: a[rows], conditioning), noise)
-            images.append(np.asarray(made)[: stop - start])
+            keys = jax.vmap(lambda s: streams.stream(s, "sample"))(jnp.asarray(request.seeds[rows]))
+            inputs = jax.tree.map(
+                lambda a, rows=rows: jnp.asarray(a)[rows], (guided, request.latents, known, mask)
+            )
+            if self._devices is not None:
+                spread = NamedSharding(self._devices, PartitionSpec("data"))
+                keys, inputs = jax.device_put((keys, inputs), spread)
+            latents, made = run(keys, *inputs)
+            images.append(np.asarray(_decode(self.codec, codec_params, latents))[: stop - start])
             if trajectory:
-                estimates.append(np.asarray(steps_made)[:, : stop - start])
+                decoded = jax.vmap(functools.partial(_decode, self.codec, codec_params))(made)
+                estimates.append(np.asarray(decoded)[:, : stop - start])
         return np.concatenate(images), np.concatenate(estimates, axis=1) if trajectory else np.zeros(0)
 
 
-def _each(value: Any, count: int, name: str) -> list:
-    """One value for all, or a list with one for each."""
-    if isinstance(value, str | int | np.integer):
-        return [value] * count
-    values = list(value)
-    if len(values) != count:
-        raise UserError(f"{name}: {len(values)} given for {count} prompts")
-    return values
-
-
-@functools.partial(jax.jit, static_argnums=(*range(8), 11))
+@functools.partial(jax.jit, static_argnums=(*range(9), 12))
 def _sample_batch(
     model: Functional,
-    codec: Codec,
     schedule: NoiseSchedule,
     prediction_type: PredictionType,
     network_input: NetworkInput,
     sampler: Sampler,
     shape: tuple[int, int, int],
+    unit_start: bool,
+    from_image: bool,
     trajectory: bool,
     params: Params,
     levels: NoiseLevel,
@@ -322,8 +434,12 @@ def _sample_batch(
     keys: Key[Array, " b"],
     conditioning: Guided | Prompts,
     noise: Float[Array, "b lh lw lc"] | None,
+    known: Float[Array, "b lh lw lc"] | None,
+    mask: Float[Array, "b lh lw 1"] | None,
 ) -> tuple[Array, Array | None]:
-    """One batch; scale, prompts, seeds and the number of steps are traced or padded, and compile nothing."""
+    """One batch of latents; scale, prompts, seeds and the number of steps are traced or padded, and compile
+    nothing.
+    """
     denoise = make_denoiser(
         conditional_network(model), params, schedule, prediction_type, network_input=network_input
     )
@@ -332,21 +448,31 @@ def _sample_batch(
         network = conditional_network(weak.model or model, weak.perturbation)
         worse = make_denoiser(network, weak_params, schedule, prediction_type, network_input=network_input)
     if noise is None:
-        x_init = initial_noise(streams.substream(keys, "init"), shape, levels)
+        noise = streams.normal(streams.substream(keys, "init"), shape)
+    first = levels[0]
+    if from_image:
+        x_init = add_noise(known, noise, first)
     else:
-        x_init = levels.sigma[0] * noise
+        x_init = (jnp.hypot(first.alpha, first.sigma) if unit_start else first.sigma) * noise
+    if mask is not None:
+        sampler = Inpaint(sampler=sampler, known=known, mask=1 - mask)
     made = sample(
         guidance.wrap(denoise, worse),
         sampler,
         levels,
-        x_init,
+        x_init.astype(jnp.float32),
         streams.substream(keys, "steps"),
         conditioning=conditioning,
         return_trajectory=trajectory,
     )
-    latents, estimates = made if trajectory else (made, None)
+    return made if trajectory else (made, None)
 
-    def to_image(x: Array) -> Array:
-        return jnp.clip(codec.decode({}, x) / 2 + 0.5, 0, 1)
 
-    return to_image(latents), None if estimates is None else jax.vmap(to_image)(estimates)
+@functools.partial(jax.jit, static_argnums=0)
+def _decode(codec: Codec, params: Params, latents: Float[Array, "b lh lw lc"]) -> Float[Array, "b h w c"]:
+    return jnp.clip(codec.decode(params, latents) / 2 + 0.5, 0, 1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(codec: Codec, params: Params, images: Float[Array, "b h w c"]) -> Float[Array, "b lh lw lc"]:
+    return codec.encode(params, images)

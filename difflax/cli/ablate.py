@@ -2,13 +2,17 @@
 a report that opens from disk.
 
     difflax ablate --workdir=runs/shapes --guidance_scales=0,1,1.5,2,3,4,6,8 --seeds=3 --output=runs/ablation
+    difflax ablate --pretrained=sd15 --prompts_file=prompts.txt --clip=clip-vit-base-patch32 --output=ablation
+
+A checkpoint has no evaluation prompts and no judge: its prompts are given, and a CLIP folder measures how
+well the images fit them.
 """
 
 from collections.abc import Sequence
 
 from absl import flags
 
-from difflax.cli.sample import define_model_flags, load_model
+from difflax.cli.sample import define_model_flags, define_prompt_flags, load_model, read_prompts
 from difflax.types import UserError
 
 SCALES = ["0", "1", "1.5", "2", "3", "4", "6", "8"]
@@ -18,6 +22,15 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Adds the flags of this command."""
     define_model_flags(values)
     flags.DEFINE_list("guidance_scales", SCALES, "real numbers, each once", flag_values=values)
+    define_measurement_flags(values)
+
+
+def define_measurement_flags(values: flags.FlagValues) -> None:
+    """What `sweep` reads beside the model's flags."""
+    define_prompt_flags(values)
+    flags.DEFINE_string(
+        "clip", None, "with --pretrained: folder of the CLIP that measures", flag_values=values
+    )
     flags.DEFINE_integer("seeds", None, "images a prompt and scale", flag_values=values)
 
 
@@ -32,14 +45,24 @@ def run(values: flags.FlagValues) -> None:
 
 def sweep(values: flags.FlagValues, scales: list[float] | None) -> None:
     """Measures at ``scales`` (the run's own if ``None``), writes everything and prints the outcome."""
+    if values.pretrained:
+        prompts = read_prompts(values)
+    elif values.prompt or values.prompts_file or values.clip:
+        raise UserError("--prompt, --prompts_file and --clip go with --pretrained: a run has its own")
     pipeline = load_model(values)
     from difflax import experiment
     from difflax.evaluation.ablation import run_ablation
     from difflax.evaluation.ablation_report import write_ablation
     from difflax.evaluation.results import Provenance, command_line
 
-    config, protocol, instruments, groups = experiment.evaluation(values.workdir)
-    seeds = protocol.seeds if values.seeds is None else values.seeds
+    if values.pretrained:
+        config, instruments, groups = experiment.evaluation_of_prompts(pipeline, prompts, values.clip)
+        judge, usual, checkpoint = "", 4, values.pretrained
+    else:
+        config, protocol, instruments, groups = experiment.evaluation(values.workdir)
+        judge, usual = type(protocol).__name__, protocol.seeds
+        checkpoint = f"{values.workdir}, step {pipeline.step}, averaged parameters"
+    seeds = usual if values.seeds is None else values.seeds
     if seeds < 1:
         raise UserError(f"--seeds={seeds} must be at least 1")
 
@@ -60,11 +83,11 @@ def sweep(values: flags.FlagValues, scales: list[float] | None) -> None:
         seeds=range(seeds),
         provenance=Provenance(
             command=command_line(),
-            checkpoint=f"{values.workdir}, step {pipeline.step}, averaged parameters",
+            checkpoint=checkpoint,
             sampler=values.sampler or type(pipeline.sampler).__name__,
             num_steps=values.num_steps or pipeline.num_steps,
             negative_prompt=values.negative_prompt or "",
-            judge=type(protocol).__name__,
+            judge=judge,
             config=config,
         ),
         directory=values.output,
@@ -72,7 +95,7 @@ def sweep(values: flags.FlagValues, scales: list[float] | None) -> None:
         batch_size=pipeline.batch_size,
     )
     report = write_ablation(result, values.output)
-    for group in result.groups:
+    for group in result.groups if judge else ():
         curve = result.curve(group.name, "accuracy")
         best = curve.best
         rows = [f"{scale:g}: {e.value:.3f}" for scale, e in zip(curve.scales, curve.estimates, strict=True)]

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from difflax.cli.ablate import sweep
+from difflax.cli.ablate import define_measurement_flags, sweep
 from difflax.cli.sample import define_model_flags
 
 
 def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Adds the flags of this command."""
     define_model_flags(values)
-    flags.DEFINE_integer("seeds", None, "images a prompt", flag_values=values)
+    define_measurement_flags(values)
 
 
 def run(values: flags.FlagValues) -> None:

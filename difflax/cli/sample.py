@@ -1,11 +1,16 @@
 """Prompts to PNG files: one an image, and a captioned grid; each holds its prompt, seed and settings.
 
 difflax sample --workdir=runs/shapes --prompt="a large red circle in the top left" --output=out
+difflax sample --pretrained=sd15 --prompt="a photograph of a cat" --negative_prompt=blurry --output=out
+difflax sample --pretrained=sd15 --prompt="a cat in oils" --image=cat.png --strength=0.6 --output=out
+difflax sample --pretrained=sd15_inpainting --prompt="a dog" --image=cat.png --mask=mask.png --output=out
 """
 
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 from absl import flags
 
 from difflax.types import UserError
@@ -14,34 +19,97 @@ from difflax.types import UserError
 def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Adds the flags of this command."""
     define_model_flags(values)
-    flags.DEFINE_multi_string("prompt", [], "a prompt; may be given several times", flag_values=values)
-    flags.DEFINE_string("prompts_file", None, "a text file with a prompt a line", flag_values=values)
+    define_prompt_flags(values)
     flags.DEFINE_float("guidance_scale", None, "1 is off, 0 unconditional", flag_values=values)
     flags.DEFINE_integer("seed", 0, "of a prompt's first image", flag_values=values)
     flags.DEFINE_integer("num_images", 1, "images a prompt, with successive seeds", flag_values=values)
+    flags.DEFINE_string("image", None, "picture to start from", flag_values=values)
+    flags.DEFINE_string("mask", None, "picture, white where --image is made anew", flag_values=values)
+    flags.DEFINE_float("strength", None, "how far --image is noised, up to 1", flag_values=values)
+    flags.DEFINE_integer("height", None, "of the images, in pixels", flag_values=values)
+    flags.DEFINE_integer("width", None, "of the images, in pixels", flag_values=values)
+    flags.DEFINE_bool("weighted", False, "prompts have weights, (word:1.3)", flag_values=values)
+    flags.DEFINE_bool("chunked", False, "encode long prompts in pieces, cut nothing", flag_values=values)
     flags.DEFINE_bool(
         "trajectory", False, "also how the images became what they are, step by step", flag_values=values
     )
 
 
+def define_prompt_flags(values: flags.FlagValues) -> None:
+    """The flags that `read_prompts` reads."""
+    flags.DEFINE_multi_string("prompt", [], "a prompt; may be given several times", flag_values=values)
+    flags.DEFINE_string("prompts_file", None, "a text file with a prompt a line", flag_values=values)
+
+
 def define_model_flags(values: flags.FlagValues) -> None:
     """The flags of every command that makes images with a trained model."""
     flags.DEFINE_string("workdir", None, "folder of a training run", flag_values=values)
+    define_pretrained_flags(values)
     flags.DEFINE_string("output", None, "folder for the results", flag_values=values)
     flags.DEFINE_string("negative_prompt", None, "what to go away from", flag_values=values)
     flags.DEFINE_integer("num_steps", None, "of the sampler", flag_values=values)
     flags.DEFINE_string("sampler", None, "by name; the run's own by default", flag_values=values)
 
 
-def load_model(values: flags.FlagValues):
-    """The pipeline of ``--workdir``, once all flags that could be wrong are looked at."""
+def define_pretrained_flags(values: flags.FlagValues) -> None:
+    """The flags of every command that reads a checkpoint of Stable Diffusion."""
+    flags.DEFINE_string(
+        "pretrained", None, "folder in diffusers' layout, Hub id, or one .safetensors", flag_values=values
+    )
+    flags.DEFINE_string("dtype", "float32", "float32, bfloat16 or float16", flag_values=values)
+    flags.DEFINE_string("variant", None, "of the weights, fp16", flag_values=values)
+    flags.DEFINE_string("revision", None, "branch, tag or commit on the Hub", flag_values=values)
+    flags.DEFINE_string(
+        "config", None, "for one file: a folder or Hub id to take configs of", flag_values=values
+    )
+    flags.DEFINE_string("tokenizer", None, "for one file: a folder or Hub id", flag_values=values)
+    flags.DEFINE_string("prediction_type", None, "for one file: epsilon or v_prediction", flag_values=values)
+
+
+def load_pretrained(values: flags.FlagValues):
+    """The pipeline of ``--pretrained``."""
     from difflax import experiment
 
-    if not values.workdir:
-        raise UserError("give --workdir=DIR, the folder of a training run")
+    names = ("dtype", "variant", "revision", "config", "tokenizer", "prediction_type")
+    return experiment.from_pretrained(values.pretrained, **{name: values[name].value for name in names})
+
+
+def load_model(values: flags.FlagValues):
+    """The pipeline of ``--workdir`` or ``--pretrained``, once all flags that could be wrong are looked at."""
+    from difflax import experiment
+
+    if bool(values.workdir) == bool(values.pretrained):
+        raise UserError("give --workdir=DIR, the folder of a training run, or --pretrained=DIR_OR_HUB_ID")
     if not values.output:
         raise UserError("give --output=DIR, a folder for the results")
-    return experiment.load(values.workdir)
+    return load_pretrained(values) if values.pretrained else experiment.load(values.workdir)
+
+
+def read_picture(values: flags.FlagValues, name: str):
+    """The picture that a flag names, uint8 [h, w, c]; ``None`` without one."""
+    from difflax.data.transforms import decode
+
+    if values[name].value is None:
+        return None
+    path = pathlib.Path(values[name].value)
+    if not path.is_file():
+        raise UserError(f"--{name}={path}: no such file")
+    return decode(path.read_bytes(), f"--{name}={path}")
+
+
+def picture_settings(values: flags.FlagValues) -> dict[str, Any]:
+    """What a call is given of ``--image``, ``--mask`` and the size; an image has its own size."""
+    image, mask = read_picture(values, "image"), read_picture(values, "mask")
+    settings = {"height": values.height, "width": values.width}
+    if image is not None:
+        for name, edge in zip(settings, image.shape[:2], strict=True):
+            settings[name] = settings[name] or edge
+        image = np.broadcast_to(image, (*image.shape[:2], 3))
+    if mask is not None:
+        mask = mask.mean(-1).astype(np.uint8)
+    given = {"image": image, "mask": mask, "strength": values.strength, **settings}
+    given |= {"weighted": values.weighted or None, "chunked": values.chunked or None}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def read_prompts(values: flags.FlagValues) -> list[str]:
@@ -64,6 +132,9 @@ def run(values: flags.FlagValues) -> None:
         raise UserError(f"--num_images={values.num_images} must be at least 1")
     if values.seed < 0:
         raise UserError(f"--seed={values.seed} must not be negative")
+    pictures = picture_settings(values)
+    if pictures and values.trajectory:
+        raise UserError(f"--trajectory does not go with --{next(iter(pictures))}")
     pipeline = load_model(values)
     from difflax.evaluation.grids import captioned_grid
     from difflax.evaluation.png import save_png
@@ -96,7 +167,7 @@ def run(values: flags.FlagValues) -> None:
             final=images,
         )
     else:
-        images = pipeline(prompts, seed=seeds, **settings)
+        images = pipeline(prompts, seed=seeds, **settings, **pictures)
     for i, (image, prompt, seed) in enumerate(zip(images, prompts, seeds, strict=True)):
         save_png(output / f"{i:04d}_seed{seed}.png", image, {"prompt": prompt, "seed": seed, **facts})
     grid = captioned_grid(images, prompts)

@@ -102,11 +102,11 @@ class DigitsProtocol:
         return digits_judge.accuracy(images, prompts)
 
 
-def clip_features(clip: CLIP) -> FeatureSpace:
+def clip_features(clip: CLIP, name: str = "CLIP of this run") -> FeatureSpace:
     """The joint space of a CLIP, for CLIP score, Fréchet distance and diversity."""
     vision = clip.config.vision_config
     return FeatureSpace(
-        name=f"CLIP of this run (ViT, width {vision.hidden_size}, patch {vision.patch_size})",
+        name=f"{name} (ViT, width {vision.hidden_size}, patch {vision.patch_size})",
         preprocessing=f"resized to {clip.pixels.size} px (bicubic, antialiased), mean {clip.pixels.mean},"
         f" deviation {clip.pixels.std}",
         image=lambda images: np.asarray(clip.image_features(images)),

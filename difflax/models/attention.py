@@ -19,6 +19,7 @@ class Attention(nnx.Module):
 
     Args:
         context_dim: width of the context; ``None`` for self-attention.
+        bias: of the layers to queries, keys and values.
         upcast: compute queries' and keys' products in float32 (SD 2.1 overflows in float16).
         implementation: see ``difflax.models.softmax_attention.attend``.
     """
@@ -32,6 +33,7 @@ class Attention(nnx.Module):
         *,
         heads: int,
         context_dim: int | None = None,
+        bias: bool = False,
         upcast: bool = False,
         implementation: str | None = None,
         dtype: DTypeLike = jnp.float32,
@@ -42,9 +44,9 @@ class Attention(nnx.Module):
                 f"attention_head_dim={heads} (the number of heads) does not divide {query_dim} channels"
             )
         source = query_dim if context_dim is None else context_dim
-        self.to_q = nnx.Linear(query_dim, query_dim, use_bias=False, dtype=dtype, rngs=rngs)
-        self.to_k = nnx.Linear(source, query_dim, use_bias=False, dtype=dtype, rngs=rngs)
-        self.to_v = nnx.Linear(source, query_dim, use_bias=False, dtype=dtype, rngs=rngs)
+        self.to_q = nnx.Linear(query_dim, query_dim, use_bias=bias, dtype=dtype, rngs=rngs)
+        self.to_k = nnx.Linear(source, query_dim, use_bias=bias, dtype=dtype, rngs=rngs)
+        self.to_v = nnx.Linear(source, query_dim, use_bias=bias, dtype=dtype, rngs=rngs)
         self.to_out = nnx.List([nnx.Linear(query_dim, query_dim, dtype=dtype, rngs=rngs)])
         self.heads = heads
         self.upcast = upcast

@@ -17,7 +17,12 @@ from difflax.types import Params, UserError
 
 @runtime_checkable
 class Codec(Protocol):
-    """Images to latents and back."""
+    """Images to latents and back.
+
+    ``channels`` is the number of an image's.
+    """
+
+    channels: int
 
     def encode(
         self, params: Params, images: Float[Array, "b h w c"], key: Key[Array, ""] | None = None

@@ -18,6 +18,27 @@ from difflax.models.perturbation import Perturbation
 from difflax.types import Conditioning, Network, Params
 
 
+class _Stream(nnx.RngStream):
+    """The keys of ``nnx.RngStream``, counted in Python: its own counter becomes slow under tracing, with the
+    square of the number of layers.
+    """
+
+    def __init__(self, key: Key[Array, ""]):
+        super().__init__(key, tag="params")
+        self.calls = 0
+
+    def __call__(self) -> Key[Array, ""]:
+        key = jax.random.fold_in(self.key[...], jax.numpy.uint32(self.calls))
+        self.calls += 1
+        return key
+
+
+def _rngs(key: Key[Array, ""]) -> nnx.Rngs:
+    rngs = nnx.Rngs()
+    rngs.params = _Stream(key)  # given to the constructor, it would be replaced by an nnx.RngStream
+    return rngs
+
+
 @dataclasses.dataclass(frozen=True)
 class Functional:
     """A module as three pure functions: ``init``, ``abstract`` and ``apply``.
@@ -31,7 +52,7 @@ class Functional:
 
     @functools.cached_property
     def _structure(self) -> tuple[nnx.GraphDef, dict[tuple, jax.ShapeDtypeStruct]]:
-        module = nnx.eval_shape(lambda: self.make_module(nnx.Rngs(0)))
+        module = nnx.eval_shape(lambda: self.make_module(_rngs(jax.random.key(0))))
         graph, params, rest = nnx.split(module, nnx.Param, ...)
         stray = ["/".join(map(str, path)) for path, _ in nnx.to_flat_state(rest)]
         if stray:
@@ -40,7 +61,7 @@ class Functional:
 
     def init(self, key: Key[Array, ""]) -> Params:
         """Fresh parameters: a nested dict of arrays. Pure, so it may be jitted with output shardings."""
-        params = nnx.state(self.make_module(nnx.Rngs(key)), nnx.Param)
+        params = nnx.state(self.make_module(_rngs(key)), nnx.Param)
         return _nest({path: variable.get_value() for path, variable in nnx.to_flat_state(params)})
 
     def abstract(self) -> Params:

@@ -2,7 +2,7 @@
 SDXL: Podell et al. 2023, https://arxiv.org/abs/2307.01952).
 
 Structure, option names and attribute paths are those of diffusers' ``UNet2DConditionModel``, so that a
-checkpoint's ``unet/config.json`` builds it and its weights load by path (``difflax.pretrained.unet``).
+checkpoint's ``unet/config.json`` builds it and its weights load by path (``difflax.pretrained.names``).
 
 For training from scratch, layers start with LeCun-normal kernels and zero biases, except the last layer of
 every residual branch over an image (``conv2``, ``proj_out``) and ``conv_out``, which start from zero
@@ -392,8 +392,8 @@ def supported_options(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: if a key is unknown, or an option has a value that is not supported.
     """
-    ours = {"dtype", "remat", "attention_implementation", "rngs"}
-    known = [name for name in inspect.signature(UNet2DConditionModel).parameters if name not in ours]
+    ours = {"self", "dtype", "remat", "attention_implementation", "rngs"}
+    known = [name for name in inspect.signature(UNet2DConditionModel.__init__).parameters if name not in ours]
     options = {}
     for name, value in config.items():
         if name.startswith("_"):

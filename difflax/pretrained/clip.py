@@ -5,26 +5,25 @@ Two layouts hold a text encoder: a CLIP folder (``config.json``, ``model.safeten
 subfolders ``text_encoder/`` and ``tokenizer/`` (what diffusers reads).
 """
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
-import safetensors
-import safetensors.numpy
 from etils import epath
 
+from difflax.models.functional import Functional, functional
+from difflax.pretrained.hub import INDEX
 from difflax.pretrained.names import from_torch, to_torch
-from difflax.text.clip_config import CLIPConfig, CLIPTextConfig
+from difflax.pretrained.tensor_files import Tensors, open_weights, read_json, write_file, write_json
+from difflax.text.clip import CLIPVisionModel, CLIPVisionModelWithProjection
+from difflax.text.clip_config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from difflax.text.encoders import TextEncoder, text_network
 from difflax.text.joint import CLIP, clip_network
 from difflax.text.pixels import PixelConfig
-from difflax.text.tokenizer import load_tokenizer
-from difflax.types import UserError
+from difflax.text.tokenizer import Tokenizer, load_tokenizer
+from difflax.types import Params, UserError
 
-CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model.safetensors", "preprocessor_config.json"
+CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model", "preprocessor_config.json"
 
 
 def load_clip(directory: epath.PathLike, *, batch_size: int = 64, dtype: Any = jnp.float32) -> CLIP:
@@ -42,12 +41,10 @@ def load_clip(directory: epath.PathLike, *, batch_size: int = 64, dtype: Any = j
     config = CLIPConfig.from_config(fields)
     length = config.text_config.max_position_embeddings
     return CLIP(
-        params=jax.device_put(
-            from_torch(_read_weights(path), clip_network(config).abstract(), f"the CLIP in {path}")
-        ),
+        params=from_torch(_open_weights(path), clip_network(config).abstract(), f"the CLIP in {path}"),
         config=config,
         tokenizer=load_tokenizer(path, max_length=length),
-        pixels=PixelConfig.from_config(_read_json(path / PREPROCESSOR)),
+        pixels=PixelConfig.from_config(read_json(path / PREPROCESSOR)),
         batch_size=batch_size,
         dtype=dtype,
     )
@@ -57,48 +54,121 @@ def save_clip(clip: CLIP, directory: epath.PathLike) -> None:
     """Writes a CLIP folder, which `load_clip` and transformers' ``CLIPModel`` and ``CLIPProcessor`` read."""
     path = epath.Path(directory)
     _write_model(path, clip.config.to_config(), to_torch(clip.params))
-    _write_json(path / PREPROCESSOR, clip.pixels.to_config())
+    write_json(path / PREPROCESSOR, clip.pixels.to_config())
     clip.tokenizer.save(path)
 
 
 def load_text_encoder(
     directory: epath.PathLike,
     *,
+    number: int = 1,
     layer: int = -1,
     final_norm: bool = True,
     batch_size: int = 64,
     dtype: Any = jnp.float32,
+    param_dtype: Any = None,
+    variant: str | None = None,
 ) -> TextEncoder:
     """The text tower of a pipeline folder or of a CLIP folder; arguments as for `TextEncoder`.
+
+    Args:
+        number: of a pipeline's text encoders, from 1: 2 is ``text_encoder_2/`` and ``tokenizer_2/``.
+        param_dtype: of the parameters; ``None``: float32.
+        variant: of the weights, see `open_weights`.
 
     Raises:
         UserError: the folder has no CLIP text tower, or its weights do not fit its config.
     """
     path = epath.Path(directory)
-    in_pipeline = (path / "text_encoder").is_dir()
-    model_path = path / "text_encoder" if in_pipeline else path
-    fields, tensors = _read_config(model_path), _read_weights(model_path)
+    suffix = "" if number == 1 else f"_{number}"
+    in_pipeline = number > 1 or (path / "text_encoder").is_dir() or (path / INDEX).is_file()
+    model_path = path / f"text_encoder{suffix}" if in_pipeline else path
+    tokenizer_path = path / f"tokenizer{suffix}" if in_pipeline else path
+
+    def tokenizer(length: int) -> Tokenizer:
+        if not tokenizer_path.is_dir():
+            raise UserError(f"no {tokenizer_path.name} in {path}: a pipeline folder needs its tokenizer")
+        return load_tokenizer(tokenizer_path, max_length=length)
+
+    return load_text_encoder_from(
+        _read_config(model_path),
+        _open_weights(model_path, variant),
+        tokenizer,
+        f"in {model_path}",
+        layer=layer,
+        final_norm=final_norm,
+        batch_size=batch_size,
+        dtype=dtype,
+        param_dtype=param_dtype,
+    )
+
+
+def load_text_encoder_from(
+    fields: Mapping[str, Any],
+    tensors: Tensors,
+    tokenizer: Callable[[int], Tokenizer],
+    where: str,
+    *,
+    layer: int = -1,
+    final_norm: bool = True,
+    batch_size: int = 64,
+    dtype: Any = jnp.float32,
+    param_dtype: Any = None,
+) -> TextEncoder:
+    """The text tower of a config and tensors by transformers' names.
+
+    Args:
+        fields: of a ``config.json``.
+        tokenizer: makes one whose rows have the given length.
+        where: for errors.
+    """
     match fields.get("model_type"):
         case "clip":
             config = CLIPConfig.from_config(fields).text_config
             tensors = {n: t for n, t in tensors.items() if n.startswith(("text_model.", "text_projection."))}
         case "clip_text_model":
             config = CLIPTextConfig.from_config(fields)
-            tensors = _with_prefix(tensors)
+            tensors = _with_prefix(tensors, "text_model.")
         case other:
-            raise UserError(f"{model_path / CONFIG} is of a {other!r} model: a CLIP text encoder is needed")
-    abstract = text_network(config, "text_projection.weight" in tensors).abstract()
+            raise UserError(f"{CONFIG} {where} is of a {other!r} model: a CLIP text encoder is needed")
+    projection = "text_projection.weight" in tensors or _is(fields, "CLIPTextModelWithProjection")
+    made = tokenizer(config.max_position_embeddings)
+    abstract = text_network(config, projection).abstract()
     return TextEncoder(
-        params=jax.device_put(from_torch(tensors, abstract, f"the text encoder in {model_path}")),
+        params=from_torch(tensors, abstract, f"the text encoder {where}", dtype=param_dtype),
         config=config,
-        tokenizer=load_tokenizer(
-            path / "tokenizer" if in_pipeline else path, max_length=config.max_position_embeddings
-        ),
+        tokenizer=made,
         layer=layer,
         final_norm=final_norm,
         batch_size=batch_size,
         dtype=dtype,
     )
+
+
+def load_image_encoder(
+    directory: epath.PathLike, *, dtype: Any = jnp.float32
+) -> tuple[Functional, Params, CLIPVisionConfig]:
+    """The image tower of a ``CLIPVisionModel``, ``CLIPVisionModelWithProjection`` or ``CLIPModel`` folder.
+
+    Raises:
+        UserError: the folder has no CLIP image tower, or its weights do not fit its config.
+    """
+    path = epath.Path(directory)
+    fields, tensors = _read_config(path), _open_weights(path)
+    match fields.get("model_type"):
+        case "clip":
+            config = CLIPConfig.from_config(fields).vision_config
+            parts = ("vision_model.", "visual_projection.")
+            tensors = {n: t for n, t in tensors.items() if n.startswith(parts)}
+        case "clip_vision_model":
+            config = CLIPVisionConfig.from_config(fields)
+            tensors = _with_prefix(tensors, "vision_model.")
+        case other:
+            raise UserError(f"{path / CONFIG} is of a {other!r} model: a CLIP image encoder is needed")
+    projection = "visual_projection.weight" in tensors or _is(fields, "CLIPVisionModelWithProjection")
+    kind = CLIPVisionModelWithProjection if projection else CLIPVisionModel
+    network = functional(lambda rngs: kind(config, dtype=dtype, rngs=rngs))
+    return network, from_torch(tensors, network.abstract(), f"the image encoder in {path}"), config
 
 
 def save_text_encoder(encoder: TextEncoder, directory: epath.PathLike) -> None:
@@ -113,45 +183,29 @@ def save_text_encoder(encoder: TextEncoder, directory: epath.PathLike) -> None:
     encoder.tokenizer.save(path / "tokenizer")
 
 
-def _with_prefix(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """transformers 5 saves a bare text tower without the ``text_model.`` that all older files have."""
-    bare = ("embeddings.", "encoder.", "final_layer_norm.")
-    return {f"text_model.{name}" if name.startswith(bare) else name: t for name, t in tensors.items()}
+def _is(config: Mapping[str, Any], architecture: str) -> bool:
+    return architecture in (config.get("architectures") or ())
+
+
+def _with_prefix(tensors: Tensors, prefix: str) -> Tensors:
+    """transformers 5 saves a bare tower without the ``text_model.`` that all older files have."""
+    bare = ("embeddings.", "encoder.", "final_layer_norm.", "pre_layrnorm.", "post_layernorm.")
+    return {f"{prefix}{name}" if name.startswith(bare) else name: t for name, t in tensors.items()}
 
 
 def _read_config(directory: epath.Path) -> dict[str, Any]:
     if not (directory / CONFIG).is_file():
         raise UserError(f"no {CONFIG} in {directory}: give a folder in the Hub's layout")
-    return _read_json(directory / CONFIG)
+    return read_json(directory / CONFIG)
 
 
-def _read_json(path: epath.Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"no {path.name} in {path.parent}: the folder is incomplete") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON ({error}): restore the file") from error
-
-
-def _read_weights(directory: epath.Path) -> dict[str, np.ndarray]:
+def _open_weights(directory: epath.Path, variant: str | None = None) -> Tensors:
     """All tensors of the folder, less the position indices that old files store among them."""
-    path = directory / WEIGHTS
-    if not path.is_file():
-        raise UserError(f"no {WEIGHTS} in {directory}: only safetensors are read; convert other files first")
-    try:
-        tensors = safetensors.numpy.load(path.read_bytes())
-    except safetensors.SafetensorError as error:
-        raise UserError(f"{path} is not a readable safetensors file ({error}): fetch it again") from error
+    tensors = open_weights(directory, WEIGHTS, variant=variant)
     return {name: tensor for name, tensor in tensors.items() if not name.endswith(".position_ids")}
 
 
-def _write_model(directory: epath.Path, config: Mapping[str, Any], tensors: dict[str, np.ndarray]) -> None:
+def _write_model(directory: epath.Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
-    _write_json(directory / CONFIG, config)
-    # transformers asks for the format that the tensors were written for.
-    (directory / WEIGHTS).write_bytes(safetensors.numpy.save(tensors, metadata={"format": "pt"}))
-
-
-def _write_json(path: epath.Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
+    write_json(directory / CONFIG, config)
+    write_file(directory / f"{WEIGHTS}.safetensors", tensors)

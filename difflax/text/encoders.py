@@ -75,7 +75,7 @@ class TextEncoder:
         An empty caption is the null condition; there is no mask, padding is attended to as in Stable
         Diffusion.
         """
-        return in_batches(self._condition, self.tokenizer(captions), self.batch_size)
+        return in_batches(self.condition_ids, self.tokenizer(captions), self.batch_size)
 
     @property
     def null(self) -> Conditioning:
@@ -102,7 +102,8 @@ class TextEncoder:
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
-    def _condition(self, input_ids: Int[Array, "b n"]) -> Conditioning:
+    def condition_ids(self, input_ids: Int[Array, "b n"]) -> Conditioning:
+        """The conditioning of one batch of token ids."""
         context, pooled = _encode(self.network, self.layer, self.final_norm, self.params, input_ids)
         return Conditioning(context=context, pooled=pooled)
 

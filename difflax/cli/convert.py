@@ -1,0 +1,33 @@
+"""One checkpoint file in the original layout to a folder in diffusers' layout, or a folder or Hub id to a
+folder with other settings; nothing but safetensors is read and written.
+
+    difflax convert --pretrained=v1-5-pruned-emaonly.safetensors --output=sd15
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+from difflax.cli.sample import define_pretrained_flags, load_pretrained
+from difflax.types import UserError
+
+
+def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
+    """Adds the flags of this command."""
+    define_pretrained_flags(values)
+    flags.DEFINE_string("output", None, "folder for the result", flag_values=values)
+
+
+def run(values: flags.FlagValues) -> None:
+    """Runs the command."""
+    import pathlib
+
+    if not values.pretrained:
+        raise UserError("give --pretrained=FILE.safetensors, a folder, or a Hub id")
+    if not values.output:
+        raise UserError("give --output=DIR, a folder for the result")
+    output = pathlib.Path(values.output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"--output={output} is not an empty folder: choose another")
+    load_pretrained(values).save_pretrained(output)
+    print(f"converted: {output}")

@@ -1,0 +1,248 @@
+"""Stable Diffusion 1.x and 2.x checkpoints, in diffusers' layout, in and out.
+
+A pipeline folder has ``model_index.json`` and a subfolder a component: ``unet/``, ``vae/``,
+``text_encoder/``, ``tokenizer/`` and ``scheduler/``. All configs, names and shapes are
+checked before a tensor is read.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from etils import epath
+from flax import nnx
+from jax.sharding import Sharding
+
+from difflax.models.autoencoder_kl import AutoencoderKLConfig, KLCodec
+from difflax.models.functional import Functional, functional
+from difflax.models.layers import choose
+from difflax.models.unet import UNet2DConditionModel
+from difflax.pretrained.clip import load_text_encoder, save_text_encoder
+from difflax.pretrained.hub import INDEX
+from difflax.pretrained.names import check_names, from_torch, to_torch
+from difflax.pretrained.schedulers import Sampling, read_scheduler
+from difflax.pretrained.tensor_files import Tensors, open_weights, read_json, write_file, write_json
+from difflax.text.encoders import TextEncoder
+from difflax.types import Params, UserError
+
+Config = dict[str, Any]
+
+PIPELINES = dict.fromkeys(
+    (
+        "StableDiffusionPipeline",
+        "StableDiffusionImg2ImgPipeline",
+        "StableDiffusionInpaintPipeline",
+        "StableDiffusionInpaintPipelineLegacy",
+    )
+)
+CONFIG, SCHEDULER_CONFIG, WEIGHTS = "config.json", "scheduler_config.json", "diffusion_pytorch_model"
+
+_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""Names in the autoencoders of the first checkpoints."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Configs:
+    """The JSON files of a pipeline folder as they are, so that saving gives them back."""
+
+    unet: Config
+    vae: Config
+    scheduler: Config
+
+    def build(self, dtype: Any) -> tuple[Functional, KLCodec, Sampling]:
+        """What they describe: UNet and autoencoder that compute in ``dtype``, and how to sample.
+
+        Raises:
+            UserError: something that is not supported.
+        """
+        for name, kind in (("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL")):
+            given = getattr(self, name).get("_class_name", kind)
+            if str(given).removeprefix("Flax") != kind:
+                raise UserError(f"{name}/{CONFIG}: _class_name = {given!r} is not supported, only {kind!r}")
+        vae = AutoencoderKLConfig.from_config(self.vae)
+        overflows = vae.force_upcast and jnp.dtype(dtype) == jnp.float16
+        codec = KLCodec(config=vae, dtype=jnp.float32 if overflows else dtype)
+        model = unet_network(json.dumps(self.unet, sort_keys=True), dtype)
+        return model, codec, read_scheduler(self.scheduler)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StableDiffusion:
+    """A checkpoint, ready to run.
+
+    Attributes:
+        model, params: the UNet.
+        codec, codec_params: the autoencoder.
+        sampling: what its scheduler config means.
+        configs: its files, for saving.
+    """
+
+    model: Functional
+    params: Params
+    codec: KLCodec
+    codec_params: Params
+    text_encoder: TextEncoder
+    sampling: Sampling
+    configs: Configs
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width that it was trained at, in pixels."""
+        size = self.configs.unet.get("sample_size") or 64
+        height, width = (size, size) if isinstance(size, int) else size
+        return height * self.codec.config.downscale, width * self.codec.config.downscale
+
+    @property
+    def fills_masks(self) -> bool:
+        """Whether the UNet also reads a mask and the image under it."""
+        channels, latent = self.configs.unet.get("in_channels", 4), self.codec.config.latent_channels
+        if channels not in (latent, 2 * latent + 1):
+            raise UserError(
+                f"unet/{CONFIG}: in_channels = {channels} is not supported with latents of {latent} channels,"
+                f" only {latent} (text to image) and {2 * latent + 1} (inpainting)"
+            )
+        return channels != latent
+
+
+@functools.cache
+def unet_network(config: str, dtype: Any, remat: str = "none") -> Functional:
+    """The UNet of a ``unet/config.json`` (its text) as pure functions, the same object for the same
+    arguments.
+    """
+    fields = json.loads(config)
+
+    def make(rngs: nnx.Rngs) -> UNet2DConditionModel:
+        return UNet2DConditionModel.from_config(fields, dtype=dtype, remat=remat, rngs=rngs)
+
+    return functional(make)
+
+
+def read_configs(folder: epath.PathLike) -> Configs:
+    """The configs of a pipeline folder.
+
+    Raises:
+        UserError: no pipeline folder, or a pipeline of another class.
+    """
+    folder = epath.Path(folder)
+    if not (folder / INDEX).is_file():
+        raise UserError(f"no {INDEX} in {folder}: give a pipeline folder in diffusers' layout")
+    name = str(read_json(folder / INDEX).get("_class_name", "")).removeprefix("Flax")
+    choose(PIPELINES, name, f"{folder / INDEX}: _class_name")
+    return Configs(
+        unet=read_json(folder / "unet" / CONFIG),
+        vae=read_json(folder / "vae" / CONFIG),
+        scheduler=read_json(folder / "scheduler" / SCHEDULER_CONFIG),
+    )
+
+
+def load_stable_diffusion(
+    folder: epath.PathLike,
+    *,
+    dtype: Any = jnp.float32,
+    variant: str | None = None,
+    shardings: Params | Sharding | None = None,
+) -> StableDiffusion:
+    """The checkpoint in a pipeline folder.
+
+    Args:
+        dtype: of the computation and of the parameters; the autoencoder stays in float32 where float16 would
+            overflow (``force_upcast``).
+        variant: of the weights, ``"fp16"``.
+        shardings: of the UNet's parameters, see `from_torch`.
+
+    Raises:
+        UserError: a file that is missing, damaged or not supported, or weights that do not fit.
+    """
+    folder = epath.Path(folder)
+    configs = read_configs(folder)
+    model, codec, _ = configs.build(dtype)
+    unet = open_weights(folder / "unet", WEIGHTS, variant=variant)
+    vae = _renamed(open_weights(folder / "vae", WEIGHTS, variant=variant))
+    where = f"in {folder}"
+    check_names(unet, model.abstract(), f"the UNet {where}")
+    check_names(vae, codec.network.abstract(), f"the autoencoder {where}")
+    encoder = load_text_encoder(folder, dtype=dtype, param_dtype=dtype, variant=variant, batch_size=8)
+    return assemble(configs, unet, vae, encoder, where, dtype=dtype, shardings=shardings)
+
+
+def assemble(
+    configs: Configs,
+    unet: Tensors,
+    vae: Tensors,
+    encoder: TextEncoder,
+    where: str,
+    *,
+    dtype: Any,
+    shardings: Params | Sharding | None = None,
+) -> StableDiffusion:
+    """Reads the weights of UNet and autoencoder into a checkpoint; ``where`` is for errors."""
+    model, codec, sampling = configs.build(dtype)
+    width = configs.unet.get("cross_attention_dim", 1280)
+    if width != encoder.config.hidden_size:
+        raise UserError(
+            f"the UNet {where} reads text of width {width}, its text encoder gives"
+            f" {encoder.config.hidden_size}: they do not belong together"
+        )
+    return StableDiffusion(
+        model=model,
+        params=from_torch(unet, model.abstract(), f"the UNet {where}", dtype=dtype, shardings=shardings),
+        codec=codec,
+        codec_params=from_torch(vae, codec.network.abstract(), f"the autoencoder {where}", dtype=codec.dtype),
+        text_encoder=encoder,
+        sampling=sampling,
+        configs=configs,
+    )
+
+
+def save_stable_diffusion(
+    folder: epath.PathLike,
+    *,
+    configs: Configs,
+    params: Params,
+    codec_params: Params,
+    text_encoder: TextEncoder,
+) -> None:
+    """Writes a pipeline folder, which PyTorch diffusers and `load_stable_diffusion` read.
+
+    There is no safety checker in it; diffusers takes its absence from the index.
+    """
+    folder = epath.Path(folder)
+    inpainting = configs.unet.get("in_channels", 4) != configs.vae.get("latent_channels", 4)
+    projects = "text_projection" in text_encoder.params
+    index = {
+        "_class_name": "StableDiffusionInpaintPipeline" if inpainting else "StableDiffusionPipeline",
+        "_diffusers_version": configs.unet.get("_diffusers_version", "0.36.0"),
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", configs.scheduler["_class_name"].removeprefix("Flax")],
+        "text_encoder": ["transformers", f"CLIPTextModel{'WithProjection' if projects else ''}"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    for name, config, weights in (("unet", configs.unet, params), ("vae", configs.vae, codec_params)):
+        place = folder / name
+        place.mkdir(parents=True, exist_ok=True)
+        write_json(place / CONFIG, config)
+        write_file(place / f"{WEIGHTS}.safetensors", to_torch(weights))
+    (folder / "scheduler").mkdir(exist_ok=True)
+    write_json(folder / "scheduler" / SCHEDULER_CONFIG, configs.scheduler)
+    save_text_encoder(text_encoder, folder)
+    # Last, so that a folder with an index is whole.
+    write_json(folder / INDEX, index)
+
+
+def _renamed(vae: Mapping[str, Any]) -> dict[str, Any]:
+    """The autoencoder's tensors, the attention's by their newer names."""
+    renamed = {}
+    for name, tensor in vae.items():
+        *parents, layer, last = name.split(".")
+        if layer in _OLD_ATTENTION and "attentions" in parents:
+            name = ".".join([*parents, _OLD_ATTENTION[layer], last])
+        renamed[name] = tensor
+    return renamed

@@ -1,0 +1,122 @@
+"""What a pipeline is asked for: the arguments of a call, checked, one row an image."""
+
+import dataclasses
+import typing
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from difflax.diffusion.level_sequences import levels_from
+from difflax.diffusion.levels import NoiseLevel
+from difflax.images import read_images, read_masks
+from difflax.types import UserError
+
+if typing.TYPE_CHECKING:
+    from difflax.generation import Pipeline
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """The checked arguments of a call, one row an image.
+
+    Attributes:
+        shape: of one latent.
+        image, mask: [b, h, w, c] in [-1, 1] and [b, h, w, 1].
+        strength: the share of the steps that is taken.
+        from_image: the run starts from the noised image.
+    """
+
+    prompts: list[str]
+    negatives: list[str] | None
+    seeds: np.ndarray
+    latents: Any
+    height: int
+    width: int
+    shape: tuple[int, int, int]
+    image: np.ndarray | None = None
+    mask: np.ndarray | None = None
+    strength: float = 1.0
+    from_image: bool = False
+
+    @classmethod
+    def make(
+        cls,
+        pipeline: "Pipeline",
+        prompt: str | Sequence[str],
+        negative_prompt: str | Sequence[str] | None,
+        seed: int | Sequence[int],
+        num_images: int,
+        latents: Any,
+        height: int | None,
+        width: int | None,
+    ) -> "Request":
+        """The text-to-image part; arguments as for a pipeline's call."""
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not prompts:
+            raise UserError("prompt: the list of prompts is empty, give at least one")
+        if num_images < 1:
+            raise UserError(f"num_images={num_images} must be at least 1")
+        seeds = np.asarray(_each(seed, len(prompts), "seed"), np.uint32)
+        negatives = None
+        if negative_prompt is not None:
+            negatives = np.repeat(
+                _each(negative_prompt, len(prompts), "negative_prompt"), num_images
+            ).tolist()
+        height, width = height or pipeline.height, width or pipeline.width
+        shape = pipeline.codec.latent_shape(height, width)
+        count = len(prompts) * num_images
+        if latents is not None and tuple(latents.shape) != (count, *shape):
+            raise UserError(f"latents have shape {tuple(latents.shape)}, {(count, *shape)} is needed")
+        return cls(
+            prompts=[prompt for prompt in prompts for _ in range(num_images)],
+            negatives=negatives,
+            seeds=(seeds[:, None] + np.arange(num_images, dtype=np.uint32)).ravel(),
+            latents=None if latents is None else jnp.asarray(latents, jnp.float32),
+            height=height,
+            width=width,
+            shape=shape,
+        )
+
+    def with_image(self, pipeline: "Pipeline", image: Any, mask: Any, strength: float | None) -> "Request":
+        """The same with the picture to start from."""
+        if pipeline.fills_masks and (image is None or mask is None):
+            raise UserError("this checkpoint fills masks in: give image and mask")
+        if image is None:
+            for name, value in (("mask", mask), ("strength", strength)):
+                if value is not None:
+                    raise UserError(f"{name} is given without an image")
+            return self
+        if strength is not None and not 0 < strength <= 1:
+            raise UserError(f"strength={strength} must lie in (0, 1]")
+        images = read_images(image, len(self.prompts), pipeline.codec.channels)
+        if images.shape[1:3] != (self.height, self.width):
+            raise UserError(
+                f"image is {images.shape[1]} × {images.shape[2]} pixels, {self.height} × {self.width} are"
+                " wanted: resize it, or give height and width"
+            )
+        masks = None if mask is None else read_masks(mask, len(self.prompts), self.height, self.width)
+        share = (0.8 if mask is None else 1.0) if strength is None else strength
+        return dataclasses.replace(
+            self,
+            image=images,
+            mask=masks,
+            strength=share,
+            # A mask at full strength leaves nothing of what was under it.
+            from_image=mask is None or share < 1,
+        )
+
+    def levels(self, levels: NoiseLevel) -> NoiseLevel:
+        """The part of a run that is taken."""
+        return levels if self.strength == 1 else levels_from(levels, self.strength)
+
+
+def _each(value: Any, count: int, name: str) -> list:
+    """One value for all, or a list with one for each."""
+    if isinstance(value, str | int | np.integer):
+        return [value] * count
+    values = list(value)
+    if len(values) != count:
+        raise UserError(f"{name}: {len(values)} given for {count} prompts")
+    return values

@@ -1,0 +1,111 @@
+"""Prompts with weights, and prompts that are too long."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from difflax.text.clip_config import CLIPTextConfig
+from difflax.text.encoders import TextEncoder, text_network
+from difflax.text.prompts import encode_prompts, parse_weights
+from difflax.text.tokenizer import train_bpe
+from difflax.types import UserError
+
+LONG = "red blue green yellow red blue green yellow red blue green yellow cat"
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    tokenizer = train_bpe([LONG] * 3, folder, vocab_size=600, max_length=12)
+    backend = tokenizer.backend
+    config = CLIPTextConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=12,
+        bos_token_id=backend.bos_token_id,
+        eos_token_id=backend.eos_token_id,
+        pad_token_id=backend.pad_token_id,
+    )
+    params = text_network(config, False).init(jax.random.key(0))
+    # As in a trained tower, the states' mean is not zero.
+    params["text_model"]["final_layer_norm"]["bias"] += 0.3
+    return TextEncoder(params=params, config=config, tokenizer=tokenizer, batch_size=4)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "pieces"),
+    [
+        ("a cat", [("a cat", 1.0)]),
+        ("a (red:1.3) cat", [("a ", 1.0), ("red", 1.3), (" cat", 1.0)]),
+        ("a (red) cat", [("a ", 1.0), ("red", 1.1), (" cat", 1.0)]),
+        ("a [red] cat", [("a ", 1.0), ("red", 1 / 1.1), (" cat", 1.0)]),
+        ("((red)) cat", [("red", 1.1 * 1.1), (" cat", 1.0)]),
+        ("(a (red:2) cat:0.5)", [("a ", 0.5), ("red", 1.0), (" cat", 0.5)]),
+        (r"a \(red\) cat", [("a (red) cat", 1.0)]),
+        ("time: 12:30, ok", [("time: 12:30, ok", 1.0)]),
+        ("(weight 0:0)", [("weight 0", 0.0)]),
+        ("", []),
+    ],
+)
+def test_weights(prompt, pieces):
+    made = parse_weights(prompt)
+    assert [text for text, _ in made] == [text for text, _ in pieces]
+    np.testing.assert_allclose([w for _, w in made], [w for _, w in pieces], rtol=1e-12)
+
+
+@pytest.mark.parametrize("prompt", ["a (red", "a red)", "[a", "a]", "(a]", "a:1.3)"])
+def test_brackets_that_do_not_match(prompt):
+    with pytest.raises(UserError, match=r"bracket|closed"):
+        parse_weights(prompt)
+
+
+def test_without_weights_and_short_it_is_the_plain_encoding(encoder):
+    prompts = ["red cat", ""]
+    plain = encoder.encode(prompts)
+    for settings in ({}, {"weighted": True}, {"chunked": True}):
+        made = encode_prompts(encoder, prompts, **settings)
+        np.testing.assert_allclose(made.context, plain.context, atol=1e-6)
+        np.testing.assert_allclose(made.pooled, plain.pooled, atol=1e-6)
+
+
+def test_a_weight_multiplies_its_tokens_and_keeps_the_mean(encoder):
+    plain = np.asarray(encoder.encode(["red cat"]).context[0])
+    made = np.asarray(encode_prompts(encoder, ["(red:1.5) cat"], weighted=True).context[0])
+    red = len(encoder.tokenizer.backend("red", add_special_tokens=False)["input_ids"])
+    weights = np.ones(12)
+    weights[1 : 1 + red] = 1.5
+    ratio = made / plain
+    np.testing.assert_allclose(ratio / ratio[0], np.broadcast_to(weights[:, None], ratio.shape), rtol=1e-3)
+    assert made.mean() == pytest.approx(plain.mean(), rel=1e-4)
+
+
+def test_a_long_prompt_is_cut_with_a_warning_that_shows_the_cut(encoder):
+    with pytest.warns(UserWarning, match="is cut to 12; lost: .*cat"):
+        made = encode_prompts(encoder, [LONG])
+    assert made.context.shape == (1, 12, 16)
+    with pytest.warns(UserWarning, match="cut to 12"):
+        np.testing.assert_allclose(made.context, encoder.encode([LONG]).context, atol=1e-6)
+
+
+def test_pieces_are_encoded_one_by_one_and_joined(encoder):
+    made = encode_prompts(encoder, [LONG, "red"], chunked=True)
+    backend = encoder.tokenizer.backend
+    ids = backend(LONG, add_special_tokens=False)["input_ids"]
+    count = -(-len(ids) // 10)
+    assert made.context.shape == (2, 12 * count, 16)
+    last = ids[10 * (count - 1) :]
+    row = [backend.bos_token_id, *last, backend.eos_token_id, *[backend.pad_token_id] * (10 - len(last))]
+    alone = encoder.condition_ids(jnp.asarray([row]))
+    np.testing.assert_allclose(made.context[0, -12:], alone.context[0], atol=1e-6)
+    np.testing.assert_allclose(made.context[1, -12:], encoder.encode([""]).context[0], atol=1e-6)
+
+
+def test_the_length_of_a_batch_has_no_part_in_it(encoder):
+    small = dataclasses.replace(encoder, batch_size=1)
+    a, b = (encode_prompts(e, [LONG, "red"], chunked=True, weighted=True) for e in (encoder, small))
+    np.testing.assert_allclose(a.context, b.context, atol=1e-6)
