@@ -47,7 +47,7 @@ def test_the_estimate_is_unbiased_for_a_mixture(x64):
         weight * stats.multivariate_normal(alpha * np.array(mean), spread**2).pdf(x)
         for weight, mean in zip(data.weights, data.means, strict=True)
     )
-    np.testing.assert_allclose(found, np.log(density), atol=0.05)
+    np.testing.assert_allclose(found, np.log(density), atol=0.1)  # three standard errors
 
 
 def inversion_error(steps, iterations):

@@ -27,7 +27,7 @@ def bfloat16_network(params, x, time, conditioning):
     return out + 0 * time.astype(jnp.bfloat16).reshape(-1, *[1] * (x.ndim - 1))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     shape=SHAPES,
     t=TIMES,
@@ -47,7 +47,7 @@ def test_conversions_keep_shape_and_precision(shape, t, schedule, prediction, dt
         assert a.shape == shape and a.dtype == dtype
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(t=TIMES, schedule=st.sampled_from(sorted(ALL_SCHEDULES)), rows=st.integers(1, 4))
 def test_one_level_or_one_a_row_are_the_same(t, schedule, rows):
     schedule = ALL_SCHEDULES[schedule]
@@ -56,7 +56,7 @@ def test_one_level_or_one_a_row_are_the_same(t, schedule, rows):
     np.testing.assert_allclose(add_noise(x0, eps, one), add_noise(x0, eps, each), rtol=1e-6, atol=1e-7)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     rows=st.integers(1, 4),
     scale=st.floats(-3, 12),

@@ -186,9 +186,9 @@ def ancestral(now: NoiseLevel, next: NoiseLevel, eta: float) -> tuple[NoiseLevel
     if eta == 0:
         return next, jnp.zeros_like(next.sigma)
     r = decay(now, next)
-    share = eta**2 * (1 - r) * (1 + r)
-    down = unscheduled_level(next.alpha, next.sigma * jnp.sqrt(1 - share))
-    return down, next.sigma * jnp.sqrt(share)
+    # What stays, 1 - eta^2 (1 - r^2), as a sum: as a difference it may round to below zero.
+    down = unscheduled_level(next.alpha, next.sigma * jnp.sqrt((1 - eta) * (1 + eta) + (eta * r) ** 2))
+    return down, next.sigma * eta * jnp.sqrt((1 - r) * (1 + r))
 
 
 def between(now: NoiseLevel, next: NoiseLevel, fraction: float | Array) -> NoiseLevel:
