@@ -221,7 +221,8 @@ class TestSaving:
             size = {"height": 32, "width": 32}
             images = p("a cat", num_inference_steps=2, generator=generator, output_type="np", **size).images
             made.append(images)
-        np.testing.assert_array_equal(*made)
+        # Equal weights at other addresses: PyTorch's kernels then add in another order.
+        np.testing.assert_allclose(*made, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
