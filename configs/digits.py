@@ -21,6 +21,9 @@ def get_config(arg: str = "") -> ConfigDict:
         "name": "denoising",
         "caption_dropout": 0.1,
         "weighting": {"name": "constant", "loss_space": "x0"},
+        "penalty": {"name": "mean_squared"},
+        "noise": {"name": "white"},
+        "uncertainty": {"name": "none"},
         "time_sampler": {"name": "logit_normal", "mean": 0.8, "std": 1.2, "stratified": True},
     }
     config.model = {

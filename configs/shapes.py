@@ -28,6 +28,9 @@ def get_config(arg: str = "") -> ConfigDict:
         "name": "denoising",
         "caption_dropout": 0.1,
         "weighting": {"name": "constant", "loss_space": "x0"},
+        "penalty": {"name": "mean_squared"},
+        "noise": {"name": "white"},
+        "uncertainty": {"name": "none"},
         "time_sampler": {"name": "logit_normal", "mean": 2.0, "std": 1.2, "stratified": True},
     }
     # Wide where it is cheap: convolutions alone on 8 × 8, attention on 4 × 4. The pooled text scales and
@@ -57,7 +60,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.ema = {"decay": 0.995}
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     config.training = {
-        "steps": 1100,
+        "steps": 900,
         "batch_size": 32,
         "log_every": 50,
         "checkpoint_every": 1000,

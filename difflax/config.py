@@ -69,11 +69,14 @@ def construct(
         if key not in known:
             raise UserError(f"{where} has no field {key!r}{nearest(key, known)}")
     hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
-    for key, value in fields.items():
+    values = {key: _plain(value) for key, value in fields.items()}
+    for key, value in values.items():
         if key in hints:
             _check_type(value, hints[key], f"{where}.{key}")
+            if hints[key] is float:
+                values[key] = float(value)
     try:
-        return cls(**{key: _plain(value) for key, value in fields.items()}, **given)
+        return cls(**values, **given)
     except (ValueError, TypeError, UserError) as error:
         raise UserError(f"{where}: {error}") from error
 
@@ -82,7 +85,11 @@ def _check_type(value: Any, hint: Any, where: str) -> None:
     """Refuses a number, string or truth value in each other's place; other types are the class's business."""
     choices = typing.get_args(hint) if typing.get_origin(hint) is not None else (hint,)
     simple = {int, float, str, bool, type(None)}
-    if typing.get_origin(hint) in (typing.Literal, tuple) or not set(choices) <= simple:
+    if typing.get_origin(hint) is typing.Literal:
+        if value not in choices:
+            raise UserError(f"{where} = {value!r} is unknown{nearest(value, choices)}")
+        return
+    if typing.get_origin(hint) is tuple or not set(choices) <= simple:
         return
     allowed = tuple(choices) + ((int,) if float in choices else ())
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in choices):

@@ -18,20 +18,34 @@ from difflax.data.caches import EmbeddingCache
 from difflax.data.loader import Loader
 from difflax.data.sources import SOURCES
 from difflax.diffusion.denoisers import NetworkInput
-from difflax.diffusion.guidance import GUIDANCES, ClassifierFreeGuidance
+from difflax.diffusion.guidance import (
+    CORRECTIONS,
+    GUIDANCES,
+    Autoguidance,
+    Bounds,
+    ClassifierFreeGuidance,
+    Guidance,
+    GuidancePlan,
+    PerturbationGuidance,
+    ScaleShape,
+    TwoConditionGuidance,
+)
 from difflax.diffusion.losses import PENALTIES
+from difflax.diffusion.noises import NOISES
 from difflax.diffusion.predictions import PREDICTIONS
+from difflax.diffusion.run_options import Restart, RunOptions
 from difflax.diffusion.samplers import SAMPLERS
 from difflax.diffusion.schedules import SCHEDULES
-from difflax.diffusion.time_grids import TIME_GRIDS, sampling_levels
-from difflax.diffusion.time_samplers import TIME_SAMPLERS
-from difflax.diffusion.weightings import WEIGHTINGS
+from difflax.diffusion.time_grids import TIME_GRIDS
+from difflax.diffusion.time_samplers import TIME_SAMPLERS, RunningLoss
+from difflax.diffusion.weightings import UNCERTAINTIES, WEIGHTINGS, NoUncertainty
 from difflax.evaluation.measurement import Instruments, PromptGroup
 from difflax.evaluation.protocols import PROTOCOLS, EvaluationProtocol, clip_features
-from difflax.generation import Pipeline
+from difflax.generation import Pipeline, WeakModel
 from difflax.models.autoencoder import CODECS
 from difflax.models.functional import Functional, functional
 from difflax.models.layers import choose
+from difflax.models.perturbation import Perturbation
 from difflax.models.unet import UNet2DConditionModel, reads_pooled
 from difflax.pretrained.clip import load_clip, load_text_encoder, save_clip, save_text_encoder
 from difflax.pretrained.hub import fetch
@@ -45,7 +59,7 @@ from difflax.text.tokenizer import Tokenizer, load_tokenizer, train_bpe
 from difflax.training.checkpoints import Checkpoints
 from difflax.training.ema import EMA
 from difflax.training.loop import Periodic, TrainingOptions, fit
-from difflax.training.objectives import Contrastive, Denoising, Objective
+from difflax.training.objectives import Contrastive, Denoising, Objective, network_params
 from difflax.training.optimizers import OPTIMIZERS
 from difflax.training.sharding import MeshShape
 from difflax.training.state import TrainState
@@ -66,10 +80,11 @@ class DenoisingLoss:
     """The fields of ``config.loss`` of a diffusion model, beside its sections.
 
     Attributes:
-        caption_dropout: see `Denoising`.
+        caption_dropout, masked: see `Denoising`.
     """
 
     caption_dropout: float = 0.1
+    masked: bool = False
 
     def __post_init__(self):
         if not 0 <= self.caption_dropout <= 1:
@@ -95,6 +110,21 @@ class TokenizerOptions:
     max_length: int = 24
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WeakOptions:
+    """``config.guidance.weak``: the worse model of autoguidance and perturbation guidance.
+
+    Attributes:
+        workdir: of another run, or empty for this one.
+        step: the checkpoint, ``None`` for the newest.
+        perturbation: of the network, ``None`` for the network as it is.
+    """
+
+    workdir: str = ""
+    step: int | None = None
+    perturbation: Perturbation | None = None
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """The parts of a config that are the same for every model, built and checked."""
@@ -118,12 +148,16 @@ class Diffusion:
     weighting: Any
     penalty: Any
     time_sampler: Any
+    noise: Any
+    uncertainty: Any
     loss: DenoisingLoss
     text_encoder: TextEncoderOptions
     sampler: Any
     time_grid: Any
     num_steps: int
-    guidance: Any
+    options: RunOptions
+    guidance: Guidance
+    weak: WeakOptions | None
 
 
 def check(config: ConfigDict) -> None:
@@ -156,6 +190,22 @@ def check(config: ConfigDict) -> None:
             f"config.autoencoder.channels = {parts.codec.channels}, but the images of config.data have"
             f" {channels}"
         )
+    if parts.loss.masked and not getattr(settings.source, "alpha_mask", False):
+        raise UserError(
+            "config.loss.masked: the images of config.data have no masks; a folder of images with"
+            " alpha_mask = True has"
+        )
+    own_past = parts.weak is not None and parts.weak.step is not None and not parts.weak.workdir
+    if own_past and settings.options.sample_every:
+        raise UserError(
+            "config.guidance.weak.step: a checkpoint of this run cannot guide the pictures that it draws: set"
+            " config.training.sample_every = 0, or name another run in config.guidance.weak.workdir"
+        )
+    if isinstance(parts.time_sampler, RunningLoss) and not isinstance(parts.uncertainty, NoUncertainty):
+        raise UserError(
+            "config.loss.time_sampler (running_loss) follows the size of the loss, which"
+            " config.loss.uncertainty (learned) takes away: choose one of them"
+        )
     shape = parts.codec.latent_shape(height, width)
     unet(config, shape[-1]).abstract()
     levels = len(config.model.block_out_channels)
@@ -170,11 +220,13 @@ def check(config: ConfigDict) -> None:
             f" config.training.steps = {settings.options.steps}"
         )
     try:
-        sampling_levels(
-            parts.schedule, parts.time_grid, parts.num_steps, prediction_type=parts.prediction_type
-        )
+        levels = parts.options.levels(parts.schedule, parts.time_grid, parts.num_steps, parts.prediction_type)
     except ValueError as error:
         raise UserError(f"config.sampler: {error}") from error
+    try:
+        parts.guidance.resolve(parts.schedule, levels)
+    except ValueError as error:
+        raise UserError(f"config.guidance: {error}") from error
 
 
 def make_settings(config: ConfigDict) -> Settings:
@@ -197,7 +249,21 @@ def make_diffusion(config: ConfigDict) -> Diffusion:
     num_steps, grid = sampler.pop("num_steps", 50), sampler.pop("time_grid", {"name": "trailing"})
     if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
         raise UserError(f"config.sampler.num_steps = {num_steps!r} must be a whole number, at least 1")
+    options = {
+        "schedule": sampler.pop("schedule", None),
+        "restart": sampler.pop("restart", None),
+        **{name: sampler.pop(name) for name in ("variance_exploding", "final_t") if name in sampler},
+    }
+    if options["schedule"] is not None:
+        options["schedule"] = build(SCHEDULES, options["schedule"], "config.sampler.schedule")
+    if options["restart"] is not None:
+        options["restart"] = construct(Restart, options["restart"], "config.sampler.restart")
+    guidance, weak = make_guidance(config.guidance)
     parts = {
+        "noise": build(NOISES, loss.pop("noise", {"name": "white"}), "config.loss.noise"),
+        "uncertainty": build(
+            UNCERTAINTIES, loss.pop("uncertainty", {"name": "none"}), "config.loss.uncertainty"
+        ),
         "weighting": build(WEIGHTINGS, loss.pop("weighting", {"name": "constant"}), "config.loss.weighting"),
         "penalty": build(PENALTIES, loss.pop("penalty", {"name": "mean_squared"}), "config.loss.penalty"),
         "time_sampler": build(
@@ -214,9 +280,50 @@ def make_diffusion(config: ConfigDict) -> Diffusion:
         sampler=build(SAMPLERS, sampler, "config.sampler"),
         time_grid=build(TIME_GRIDS, grid, "config.sampler.time_grid"),
         num_steps=num_steps,
-        guidance=build(GUIDANCES, config.guidance, "config.guidance"),
+        options=construct(RunOptions, options, "config.sampler"),
+        guidance=guidance,
+        weak=weak,
         **parts,
     )
+
+
+def make_guidance(section: ConfigDict) -> tuple[Guidance, WeakOptions | None]:
+    """``config.guidance``: a guidance's name and fields, and what every guidance may have beside them.
+
+    ``scale`` may be a number, a `ScaleShape` or one number a step; ``interval``: `Bounds`; ``corrections``: a
+    tuple of named sections; ``weak``: `WeakOptions`.
+    """
+    where = "config.guidance"
+    fields = dict(section)
+    plan: dict[str, Any] = {}
+    scale = fields.get("scale")
+    if isinstance(scale, ConfigDict | dict):
+        plan["scale_over_run"] = construct(ScaleShape, fields.pop("scale"), f"{where}.scale")
+    elif isinstance(scale, tuple | list):
+        plan["scale_over_run"] = tuple(fields.pop("scale"))
+    bounds = fields.pop("interval", None)
+    if bounds is not None:
+        plan["bounds"] = construct(Bounds, bounds, f"{where}.interval")
+    plan["corrections"] = tuple(
+        build(CORRECTIONS, correction, f"{where}.corrections[{i}]")
+        for i, correction in enumerate(fields.pop("corrections", ()))
+    )
+    weak = fields.pop("weak", None)
+    if weak is not None:
+        weak = dict(weak)
+        perturbation = weak.get("perturbation")
+        if perturbation is not None:
+            weak["perturbation"] = construct(Perturbation, perturbation, f"{where}.weak.perturbation")
+        weak = construct(WeakOptions, weak, f"{where}.weak")
+    guidance = build(GUIDANCES, fields, where)
+    if isinstance(guidance, Autoguidance | PerturbationGuidance) and weak is None:
+        raise UserError(f"{where} ({section.name}) needs {where}.weak, the worse model to go away from")
+    if isinstance(guidance, TwoConditionGuidance):
+        raise UserError(
+            f"{where}.name = {section.name!r} needs images as a condition, which no config trains yet: use"
+            " TwoConditionGuidance from Python"
+        )
+    return GuidancePlan(guidance, **plan) if any(plan.values()) else guidance, weak
 
 
 def unet(config: ConfigDict, channels: int) -> Functional:
@@ -307,19 +414,26 @@ def _diffusion_run(config: ConfigDict, settings: Settings, workdir: epath.Path) 
         network_input=parts.network_input,
         caption_dropout=parts.loss.caption_dropout,
         null=null,
+        noise=parts.noise,
+        uncertainty=parts.uncertainty,
+        masked=parts.loss.masked,
     )
     prompts = settings.options.sample_prompts or tuple(dict.fromkeys(loader.captions))[:8]
     # One for the whole run: its program is compiled once.
     pipeline = _pipeline(config, {}, encoder, null)
+    if parts.weak is not None and parts.weak.workdir:
+        pipeline = dataclasses.replace(pipeline, **_weak_model(parts.weak, workdir))
 
     def prepare(batch: dict[str, Any]) -> PyTree:
-        return {"image": batch["image"], "conditioning": cache.lookup(batch["caption"])}
+        mask = {"mask": batch["mask"]} if parts.loss.masked else {}
+        return {"image": batch["image"], "conditioning": cache.lookup(batch["caption"]), **mask}
 
     def draw(step: int, state: TrainState, logger: Any) -> None:
         from difflax.evaluation.grids import captioned_grid
         from difflax.evaluation.png import save_png
 
-        drawing = dataclasses.replace(pipeline, params=jax.tree.map(np.asarray, state.ema_params), step=step)
+        params = jax.tree.map(np.asarray, network_params(state.ema_params))
+        drawing = dataclasses.replace(pipeline, params=params, step=step)
         images = drawing(list(prompts), seed=list(range(len(prompts))))
         grid = captioned_grid(images, prompts)
         (workdir / "samples").mkdir(exist_ok=True)
@@ -384,9 +498,22 @@ def load(workdir: epath.PathLike) -> Pipeline:
     null = checkpoints.restore_constants()
     step = checkpoints.latest
     checkpoints.close()
-    return dataclasses.replace(
-        _pipeline(config, params, _text_encoder(workdir, parts), Conditioning(**null)), step=step
-    )
+    pipeline = _pipeline(config, params, _text_encoder(workdir, parts), Conditioning(**null))
+    return dataclasses.replace(pipeline, step=step, **_weak_model(parts.weak, workdir))
+
+
+def _weak_model(options: WeakOptions | None, workdir: epath.Path) -> dict[str, Any]:
+    """The pipeline's fields for the worse model of a guidance, where it is another than its own."""
+    if options is None or not (options.workdir or options.step is not None):
+        return {}
+    folder = epath.Path(options.workdir or workdir)
+    config = read_workdir_config(folder)
+    parts, settings = make_diffusion(config), make_settings(config)
+    model = unet(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1])
+    checkpoints = Checkpoints(folder / "checkpoints")
+    params = checkpoints.restore_params(model.abstract(), options.step)
+    checkpoints.close()
+    return {"weak": WeakModel(model, options.perturbation), "weak_params": params}
 
 
 def from_pretrained(
@@ -473,7 +600,9 @@ def _pipeline(config: ConfigDict, params: PyTree, encoder: TextEncoder, null: Co
         sampler=parts.sampler,
         time_grid=parts.time_grid,
         num_steps=parts.num_steps,
+        options=parts.options,
         guidance=parts.guidance,
+        weak=None if parts.weak is None else WeakModel(perturbation=parts.weak.perturbation),
         height=height,
         width=width,
     )

@@ -14,15 +14,16 @@ from jaxtyping import Array, Float, Key
 
 from difflax import streams
 from difflax.diffusion.denoisers import NetworkInput, make_denoiser
-from difflax.diffusion.guidance import Guidance, Guided
-from difflax.diffusion.level_sequences import variance_exploding
+from difflax.diffusion.guidance import Guidance, Guided, Prompts
 from difflax.diffusion.predictions import PredictionType
+from difflax.diffusion.run_options import RunOptions
 from difflax.diffusion.samplers.base import Sampler, sample
 from difflax.diffusion.samplers.inpaint import Inpaint
 from difflax.diffusion.schedules import NoiseLevel, NoiseSchedule, add_noise
-from difflax.diffusion.time_grids import TimeGrid, pad_levels, sampling_levels
+from difflax.diffusion.time_grids import TimeGrid, pad_levels
 from difflax.models.autoencoder import Codec
 from difflax.models.functional import Functional, conditional_network
+from difflax.models.perturbation import Perturbation
 from difflax.pretrained.schedulers import Sampling
 from difflax.pretrained.stable_diffusion import Configs, StableDiffusion, save_stable_diffusion
 from difflax.request import Request
@@ -49,6 +50,19 @@ class Denoised:
     log_snr: Float[np.ndarray, " steps"]
 
 
+@dataclasses.dataclass(frozen=True)
+class WeakModel:
+    """The worse model of autoguidance and perturbation guidance.
+
+    Attributes:
+        model: another network, ``None`` for the pipeline's own with its own parameters.
+        perturbation: of that network.
+    """
+
+    model: Functional | None = None
+    perturbation: Perturbation | None = None
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pipeline:
     """A trained model with all that it takes to make images of prompts.
@@ -60,7 +74,9 @@ class Pipeline:
         null: the condition that training put in place of dropped captions, one row: the negative where no
             negative prompt is given.
         sampler, time_grid, num_steps, guidance: the defaults of a call. ``guidance`` has a ``scale`` field.
-        final_t, unit_start, variance_exploding: how a checkpoint's own scheduler begins, steps and ends, see
+        options: what a run does with its time grid.
+        weak, weak_params: the worse model for guidances that need one, and its parameters.
+        unit_start: whether a run starts from noise of unit variance at any level, see
             `difflax.pretrained.schedulers.Sampling`.
         fills_masks: whether the network also reads a mask and the image under it (inpainting checkpoints).
         height, width: of the images, in pixels, unless a call says otherwise.
@@ -84,9 +100,10 @@ class Pipeline:
     time_grid: TimeGrid
     num_steps: int
     guidance: Guidance
-    final_t: float = 0.0
+    options: RunOptions = dataclasses.field(default_factory=RunOptions)
+    weak: WeakModel | None = None
+    weak_params: Params | None = None
     unit_start: bool = False
-    variance_exploding: bool = False
     fills_masks: bool = False
     height: int
     width: int
@@ -191,14 +208,7 @@ class Pipeline:
             UserError: for a number of steps that the time grid cannot make.
         """
         try:
-            levels = sampling_levels(
-                self.schedule,
-                self.time_grid,
-                num_steps,
-                prediction_type=self.prediction_type,
-                final_t=self.final_t,
-            )
-            return variance_exploding(levels) if self.variance_exploding else levels
+            return self.options.levels(self.schedule, self.time_grid, num_steps, self.prediction_type)
         except ValueError as error:
             raise UserError(f"num_steps={num_steps}: {error}") from error
 
@@ -208,9 +218,22 @@ class Pipeline:
             return self.guidance
         if not np.isfinite(scale):
             raise UserError(f"guidance_scale={scale}: give a finite number")
-        if "scale" not in {field.name for field in dataclasses.fields(self.guidance)}:
-            raise UserError(f"guidance_scale={scale}: {type(self.guidance).__name__} has no scale")
-        return dataclasses.replace(self.guidance, scale=float(scale))
+        try:
+            return self.guidance.with_scale(float(scale))
+        except ValueError as error:
+            raise UserError(f"guidance_scale={scale}: {error}") from error
+
+    def guidance_of_run(self, scale: float | None, levels: NoiseLevel) -> Guidance:
+        """The guidance of a run over ``levels``, its strengths as arrays.
+
+        Raises:
+            UserError: for a scale that is no number, or a guidance that does not fit the run's steps.
+        """
+        try:
+            guidance = self.with_guidance_scale(scale).resolve(self.schedule, levels)
+        except ValueError as error:
+            raise UserError(f"guidance: {error}") from error
+        return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), guidance)
 
     def save_pretrained(self, directory: epath.PathLike) -> None:
         """Writes a folder in diffusers' layout, which PyTorch diffusers and `difflax.from_pretrained` read.
@@ -258,9 +281,13 @@ class Pipeline:
             encoded = dataclasses.replace(encoded, pooled=None)
         return jax.tree.map(lambda a: a[rows], encoded)
 
-    def _guided(self, request: Request, condition: Any, *, pieces: bool) -> Guided:
-        """Both sides of the guidance, one row an image."""
+    def _guided(self, request: Request, condition: Any, *, pieces: bool) -> Guided | Prompts:
+        """What a guidance goes towards and away from, one row an image; a composition's prompts are joined by
+        "AND".
+        """
         count = len(request.prompts)
+        if self.guidance.prompts > 1:
+            return self._composed(request, condition)
         if pieces:
             # Together, so that both have as many pieces.
             both = condition([*request.prompts, *(request.negatives or [""] * count)])
@@ -268,16 +295,34 @@ class Pipeline:
             negative = jax.tree.map(lambda a: a[count:], both)
         else:
             positive = condition(request.prompts)
-            negative = (
-                jax.tree.map(lambda a: jnp.broadcast_to(a, (count, *a.shape[1:])), self.null)
-                if request.negatives is None
-                else condition(request.negatives)
-            )
+            negative = self._negative(request, condition)
         if self.fills_masks:
             under = self._encode(request.image * (1 - request.mask))
             seen = jnp.concatenate([self._latent_mask(request), under], axis=-1)
             positive, negative = (dataclasses.replace(c, image=seen) for c in (positive, negative))
         return Guided(positive=positive, negative=negative)
+
+    def _composed(self, request: Request, condition: Any) -> Prompts:
+        needed, parts = self.guidance.prompts, [prompt.split(" AND ") for prompt in request.prompts]
+        for prompt, found in zip(request.prompts, parts, strict=True):
+            if len(found) != needed:
+                raise UserError(
+                    f"prompt {prompt!r}: {needed} prompts joined by ' AND ' are needed, one for each weight"
+                    " of the guidance"
+                )
+        if self.fills_masks:
+            raise UserError("an inpainting checkpoint takes no composed prompts: choose another guidance")
+        return Prompts(
+            tuple(condition(list(column)) for column in zip(*parts, strict=True)),
+            self._negative(request, condition),
+        )
+
+    def _negative(self, request: Request, condition: Any) -> Conditioning:
+        """What training put in place of dropped captions, or the negative prompts."""
+        if request.negatives is not None:
+            return condition(request.negatives)
+        count = len(request.prompts)
+        return jax.tree.map(lambda a: jnp.broadcast_to(a, (count, *a.shape[1:])), self.null)
 
     def _latent_mask(self, request: Request) -> Float[np.ndarray, "b lh lw 1"]:
         height, width, _ = request.shape
@@ -319,9 +364,13 @@ class Pipeline:
     ) -> tuple[np.ndarray, np.ndarray]:
         levels = request.levels(self.levels(self.num_steps if num_steps is None else num_steps))
         steps = levels.t.shape[0] - 1
-        if not trajectory:
-            levels = pad_levels(levels, -(-steps // STEPS_COMPILED) * STEPS_COMPILED + 1)
+        padded = (
+            levels if trajectory else pad_levels(levels, -(-steps // STEPS_COMPILED) * STEPS_COMPILED + 1)
+        )
         params, codec_params = self._placed
+        weak_params = self.weak_params
+        if self.weak is not None and weak_params is None:
+            weak_params = params
         run = functools.partial(
             _sample_batch,
             self.model,
@@ -334,8 +383,10 @@ class Pipeline:
             request.from_image,
             trajectory,
             params,
-            levels,
-            jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), self.with_guidance_scale(guidance_scale)),
+            padded,
+            self.guidance_of_run(guidance_scale, levels),
+            self.weak,
+            weak_params,
         )
         known = mask = None
         if request.image is not None and (request.from_image or not self.fills_masks):
@@ -364,7 +415,7 @@ class Pipeline:
         return np.concatenate(images), np.concatenate(estimates, axis=1) if trajectory else np.zeros(0)
 
 
-@functools.partial(jax.jit, static_argnums=range(9))
+@functools.partial(jax.jit, static_argnums=(*range(9), 12))
 def _sample_batch(
     model: Functional,
     schedule: NoiseSchedule,
@@ -378,8 +429,10 @@ def _sample_batch(
     params: Params,
     levels: NoiseLevel,
     guidance: Guidance,
+    weak: WeakModel | None,
+    weak_params: Params | None,
     keys: Key[Array, " b"],
-    conditioning: Guided,
+    conditioning: Guided | Prompts,
     noise: Float[Array, "b lh lw lc"] | None,
     known: Float[Array, "b lh lw lc"] | None,
     mask: Float[Array, "b lh lw 1"] | None,
@@ -390,6 +443,10 @@ def _sample_batch(
     denoise = make_denoiser(
         conditional_network(model), params, schedule, prediction_type, network_input=network_input
     )
+    worse = None
+    if weak is not None:
+        network = conditional_network(weak.model or model, weak.perturbation)
+        worse = make_denoiser(network, weak_params, schedule, prediction_type, network_input=network_input)
     if noise is None:
         noise = streams.normal(streams.substream(keys, "init"), shape)
     first = levels[0]
@@ -400,7 +457,7 @@ def _sample_batch(
     if mask is not None:
         sampler = Inpaint(sampler=sampler, known=known, mask=1 - mask)
     made = sample(
-        guidance.wrap(denoise),
+        guidance.wrap(denoise, worse),
         sampler,
         levels,
         x_init.astype(jnp.float32),

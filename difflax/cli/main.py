@@ -14,6 +14,7 @@ COMMANDS = {
     "ablate": "sweep the guidance scale: table, plots, image grid and report",
     "convert": "a checkpoint of Stable Diffusion to diffusers' layout",
     "evaluate": "measure a trained model at its own guidance scale",
+    "samplers": "measure every sampler's order of convergence against exact solutions",
     "benchmark": "time the UNet, beside PyTorch where it is installed",
 }
 

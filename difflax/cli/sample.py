@@ -149,7 +149,7 @@ def run(values: flags.FlagValues) -> None:
         "sampler": values.sampler,
     }
     facts = {
-        "guidance_scale": pipeline.with_guidance_scale(values.guidance_scale).scale,
+        "guidance_scale": getattr(pipeline.with_guidance_scale(values.guidance_scale), "scale", None),
         "num_steps": values.num_steps or pipeline.num_steps,
         "sampler": values.sampler or type(pipeline.sampler).__name__,
         "negative_prompt": values.negative_prompt or "",

@@ -23,7 +23,7 @@ class Loader:
     """The batches of this process, without end or for some epochs.
 
     A batch is ``{"image": uint8 [b, h, w, c], "caption": list of b, "index": int64 [b]}``; ``index`` is the
-    example's row in its split.
+    example's row in its split. Records with masks add ``"mask"``: uint8 [b, h, w, 1].
 
     Args:
         records: what ``source.split(name)`` gives.
@@ -115,13 +115,14 @@ class InMemory:
         rows = records.__getitems__(range(len(records)))
         self.images = np.stack([row.image for row in rows])
         self.captions = [row.caption for row in rows]
+        self.masks = [row.mask for row in rows]
         self.flip = records.flip
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def __getitem__(self, row: int) -> Record:
-        return Record(self.images[row], self.captions[row])
+        return Record(self.images[row], self.captions[row], self.masks[row])
 
     def __getitems__(self, rows: Sequence[int]) -> list[Record]:
         return [self[row] for row in rows]
@@ -149,13 +150,17 @@ class _Mirror(grain.transforms.RandomMap):
     def random_map(self, element: tuple[int, Record], rng: np.random.Generator) -> tuple[int, Record]:
         row, record = element
         if rng.random() < self._probability:
-            record = Record(record.image[:, ::-1], record.caption)
+            mask = None if record.mask is None else record.mask[:, ::-1]
+            record = Record(record.image[:, ::-1], record.caption, mask)
         return row, record
 
 
 def _collate(rows: Sequence[tuple[int, Record]]) -> Batch:
-    return {
+    batch = {
         "image": np.stack([record.image for _, record in rows]),
         "caption": [record.caption for _, record in rows],
         "index": np.array([row for row, _ in rows], np.int64),
     }
+    if rows[0][1].mask is not None:
+        batch["mask"] = np.stack([record.mask for _, record in rows])
+    return batch

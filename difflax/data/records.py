@@ -14,10 +14,11 @@ from difflax.data import transforms
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One captioned image of one (grey) or three (RGB) channels."""
+    """One captioned image of one (grey) or three (RGB) channels, and perhaps a mask: 255 where it counts."""
 
     image: UInt8[np.ndarray, "h w c"]
     caption: str
+    mask: UInt8[np.ndarray, "h w 1"] | None = None
 
 
 @runtime_checkable
@@ -85,14 +86,19 @@ class TfdsRecords:
 
 
 class FolderRecords:
-    """Image files with their captions; a file is read when it is asked for."""
+    """Image files with their captions; a file is read when it is asked for. ``masks``: of their opacity."""
 
     def __init__(
-        self, rows: Sequence[tuple[epath.Path, str]], image_shape: tuple[int, int, int], flip: float = 0.0
+        self,
+        rows: Sequence[tuple[epath.Path, str]],
+        image_shape: tuple[int, int, int],
+        flip: float = 0.0,
+        masks: bool = False,
     ):
         self._paths = [path for path, _ in rows]
         self.captions = [caption for _, caption in rows]
         self._image_shape = image_shape
+        self._masks = masks
         self.flip = flip
 
     def __len__(self) -> int:
@@ -100,8 +106,12 @@ class FolderRecords:
 
     def __getitem__(self, row: int) -> Record:
         path = self._paths[row]
-        image = transforms.decode(path.read_bytes(), str(path))
-        return Record(transforms.fit(image, *self._image_shape), self.captions[row])
+        data, where = path.read_bytes(), str(path)
+        image = transforms.fit(transforms.decode(data, where), *self._image_shape)
+        mask = None
+        if self._masks:
+            mask = transforms.fit(transforms.decode_alpha(data, where), *self._image_shape[:2], 1)
+        return Record(image, self.captions[row], mask)
 
     def __getitems__(self, rows: Sequence[int]) -> list[Record]:
         return [self[row] for row in rows]

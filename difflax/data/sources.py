@@ -210,6 +210,7 @@ class Folder:
         height, width: of every image, in pixels; the middle of others is cut out and resized.
         caption_key: the key of the caption in ``metadata.jsonl``.
         flip: see `Records`.
+        alpha_mask: an image's opacity is its mask, for a loss of a part of each image.
     """
 
     path: str
@@ -217,6 +218,7 @@ class Folder:
     width: int
     caption_key: str = "text"
     flip: float = 0.0
+    alpha_mask: bool = False
 
     def __post_init__(self):
         _check_images(self.image_shape, self.flip)
@@ -241,7 +243,7 @@ class Folder:
         rows = self._listed(listing) if listing.exists() else self._paired(folder)
         if not rows:
             raise UserError(f"{where}: no image there ({', '.join(IMAGE_SUFFIXES)})")
-        return FolderRecords(rows, self.image_shape, self.flip)
+        return FolderRecords(rows, self.image_shape, self.flip, self.alpha_mask)
 
     def _listed(self, listing: epath.Path) -> list[tuple[epath.Path, str]]:
         rows = []

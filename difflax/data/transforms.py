@@ -19,11 +19,7 @@ def decode(data: bytes, where: str) -> UInt8[np.ndarray, "h w c"]:
     Raises:
         UserError: the bytes are no picture.
     """
-    try:
-        picture = Image.open(io.BytesIO(data))
-        picture.load()
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise UserError(f"{where} cannot be read as an image: replace or remove it") from error
+    picture = _open(data, where)
     if picture.mode == "1":
         picture = picture.convert("L")
     elif picture.mode not in ("L", "RGB") or "transparency" in picture.info:
@@ -31,6 +27,21 @@ def decode(data: bytes, where: str) -> UInt8[np.ndarray, "h w c"]:
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     flat = np.frombuffer(picture.tobytes(), np.uint8)
     return flat.reshape(picture.height, picture.width, len(picture.getbands()))
+
+
+def decode_alpha(data: bytes, where: str) -> UInt8[np.ndarray, "h w 1"]:
+    """The opacity of an encoded picture, 255 everywhere if it has none; arguments as for `decode`."""
+    alpha = _open(data, where).convert("RGBA").getchannel("A")
+    return np.asarray(alpha)[..., None]
+
+
+def _open(data: bytes, where: str) -> Image.Image:
+    try:
+        picture = Image.open(io.BytesIO(data))
+        picture.load()
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise UserError(f"{where} cannot be read as an image: replace or remove it") from error
+    return picture
 
 
 def fit(

@@ -18,7 +18,7 @@ from typing import Protocol, runtime_checkable
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 
 @flax.struct.dataclass
@@ -89,7 +89,7 @@ def unscheduled_level(alpha, sigma) -> NoiseLevel:
     return NoiseLevel(unknown, alpha, sigma, unknown, unknown)
 
 
-def expand(a: Float[Array, "*n"], x: Float[Array, "..."]) -> Float[Array, "..."]:
+def expand(a: Shaped[Array, "*n"], x: Float[Array, "..."]) -> Shaped[Array, "..."]:
     """``a`` (one number, or one an example) with trailing axes of size 1 to broadcast against ``x``."""
     return a.reshape(a.shape + (1,) * (x.ndim - a.ndim)) if a.ndim else a
 

@@ -108,5 +108,3 @@ def weighted_penalty(
         mask = jnp.broadcast_to(mask, cost.shape)
         per_example = (mask * cost).sum(axis=axes) / jnp.maximum(mask.sum(axis=axes), 1e-6)
     return (weighting(level) * per_example).astype(error.dtype)
-
-

@@ -17,6 +17,7 @@ from difflax.diffusion.checks import require
 from difflax.diffusion.levels import NoiseLevel, NoiseSchedule, as_time, log_snr, noise_level
 from difflax.diffusion.predictions import PredictionType, determinant
 from difflax.diffusion.schedules import ResolutionFlow
+from difflax.diffusion.spacings import Distilled, Leading, Linspace, Trailing
 
 
 @runtime_checkable
@@ -99,56 +100,6 @@ def pad_levels(levels: NoiseLevel, length: int) -> NoiseLevel:
     missing = length - levels.t.shape[0]
     require(missing >= 0, f"cannot pad {levels.t.shape[0]} levels to {length}")
     return jax.tree.map(lambda a: jnp.concatenate([a, jnp.repeat(a[-1:], missing)]), levels)
-
-
-# The spacings of the discrete processes (Lin et al., arXiv:2305.08891, table 2), as diffusers rounds them.
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Trailing:
-    """Every (T/n)-th timestep counted from the end: the first step starts at pure noise."""
-
-    num_timesteps: int = 1000
-
-    def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
-        _check_steps(self, num_steps)
-        return np.round(np.arange(num_steps, 0, -1) * self.num_timesteps / num_steps) / self.num_timesteps
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Leading:
-    """Every (T/n)-th timestep counted from the start, moved up by ``steps_offset`` (Stable Diffusion: 1)."""
-
-    num_timesteps: int = 1000
-    steps_offset: int = 0
-
-    def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
-        _check_steps(self, num_steps)
-        index = np.arange(num_steps)[::-1] * (self.num_timesteps // num_steps) + self.steps_offset
-        return (index + 1) / self.num_timesteps
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Linspace:
-    """n timesteps evenly from T - 1 to 0; ``rounded`` to whole timesteps as DDIM and DPM-Solver have them."""
-
-    num_timesteps: int = 1000
-    rounded: bool = True
-
-    def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
-        _check_steps(self, num_steps)
-        index = np.linspace(0, self.num_timesteps - 1, num_steps)[::-1]
-        return ((np.round(index) if self.rounded else index) + 1) / self.num_timesteps
-
-
-def _check_steps(grid, num_steps: int) -> None:
-    require(
-        num_steps <= grid.num_timesteps,
-        f"num_steps is {num_steps}, but the grid has only {grid.num_timesteps} timesteps",
-    )
-
-
-# Continuous grids.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -360,6 +311,7 @@ TIME_GRIDS = {
     "trailing": Trailing,
     "leading": Leading,
     "linspace": Linspace,
+    "distilled": Distilled,
     "even": Even,
     "quadratic": Quadratic,
     "uniform_log_snr": UniformLogSNR,
@@ -371,3 +323,26 @@ TIME_GRIDS = {
     "dynamic_flow_shift": DynamicFlowShift,
     "checkpoint_flow": CheckpointFlow,
 }
+
+__all__ = [
+    "TIME_GRIDS",
+    "AlignYourSteps",
+    "Beta",
+    "CheckpointFlow",
+    "Distilled",
+    "DynamicFlowShift",
+    "Even",
+    "FlowShift",
+    "Karras",
+    "Leading",
+    "Linspace",
+    "Quadratic",
+    "TimeGrid",
+    "Trailing",
+    "UniformLogSNR",
+    "check_levels",
+    "data_level",
+    "pad_levels",
+    "sampling_levels",
+    "shifted",
+]

@@ -12,7 +12,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key, PyTree
 
 from difflax.diffusion.checks import require
 from difflax.diffusion.levels import NoiseSchedule, as_time
@@ -127,6 +127,81 @@ class LogNormalSigma:
         return schedule.t_from_log_snr(-2 * (self.mean + self.std * jax.scipy.special.ndtri(u)))
 
 
+@flax.struct.dataclass
+class LossAwareTimes:
+    """Importance sampling by the running loss (Nichol & Dhariwal, arXiv:2102.09672, section 3.3), over bins
+    of t.
+
+    A bin is drawn in proportion to the root of its running mean squared loss, and the loss divided by what
+    that changes in density, so the expectation stays that of uniform t. Arrays only: a time sampler that is
+    part of the training state.
+
+    Attributes:
+        squares: running mean of the squared loss in each bin, ``[bins]`` (like ``counts``, its shape or
+            sharding in a tree of those).
+        counts: examples seen by each bin; while there are bins with none the sampling is uniform.
+        decay: of the running mean.
+        floor: the share of the density that stays uniform.
+        stratified: one low-discrepancy draw over the batch.
+    """
+
+    squares: PyTree
+    counts: PyTree
+    decay: float = flax.struct.field(pytree_node=False, default=0.9)
+    floor: float = flax.struct.field(pytree_node=False, default=1e-3)
+    stratified: bool = flax.struct.field(pytree_node=False, default=False)
+
+    @property
+    def density(self) -> Float[Array, " bins"]:
+        """The probability of each bin."""
+        root = jnp.sqrt(self.squares)
+        ready = jnp.all(self.counts > 0) & (root.sum() > 0)
+        share = jnp.where(ready, root / jnp.where(ready, root.sum(), 1), 1 / len(root))
+        return (1 - self.floor) * share + self.floor / len(root)
+
+    def quantile(self, u: Float[Array, "*n"], schedule: NoiseSchedule) -> Float[Array, "*n"]:
+        density = self.density
+        edges = jnp.concatenate([jnp.zeros(1), jnp.cumsum(density)])
+        u = u * edges[-1]
+        i = jnp.clip(jnp.searchsorted(edges, u, side="right") - 1, 0, len(density) - 1)
+        t = (i + (u - edges[i]) / density[i]) / len(density)
+        return jnp.clip(t, jnp.finfo(t.dtype).eps, 1)
+
+    def factor(self, t: Float[Array, " b"]) -> Float[Array, " b"]:
+        """What the loss at ``t`` is multiplied by, so that its expectation is that of uniform t."""
+        return 1 / (self.density[self._bin(t)] * len(self.squares))
+
+    def update(self, t: Float[Array, " b"], loss: Float[Array, " b"]) -> "LossAwareTimes":
+        """The state after a batch; ``loss`` without the factor."""
+        i = self._bin(t)
+        seen = jnp.zeros_like(self.counts).at[i].add(1.0)
+        mean = jnp.zeros_like(self.squares).at[i].add(loss**2) / jnp.maximum(seen, 1)
+        moved = jnp.where(self.counts > 0, self.decay * self.squares + (1 - self.decay) * mean, mean)
+        return self.replace(squares=jnp.where(seen > 0, moved, self.squares), counts=self.counts + seen)
+
+    def _bin(self, t: Float[Array, " b"]) -> Int[Array, " b"]:
+        return jnp.clip((t * len(self.squares)).astype(int), 0, len(self.squares) - 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunningLoss(Uniform):
+    """`LossAwareTimes` before the first step, when it is still uniform; ``begin`` makes its state."""
+
+    bins: int = 64
+    decay: float = 0.9
+    floor: float = 1e-3
+
+    def __post_init__(self):
+        require(self.bins >= 1, f"time_sampler.bins must be at least 1, got {self.bins}")
+        require(0 <= self.decay < 1, f"time_sampler.decay must lie in [0, 1), got {self.decay}")
+        require(0 < self.floor <= 1, f"time_sampler.floor must lie in (0, 1], got {self.floor}")
+
+    def begin(self) -> LossAwareTimes:
+        """The state that training carries along."""
+        settings = {"decay": self.decay, "floor": self.floor, "stratified": self.stratified}
+        return LossAwareTimes(jnp.zeros(self.bins), jnp.zeros(self.bins), **settings)
+
+
 TIME_SAMPLERS = {
     "uniform": Uniform,
     "stratified": Stratified,
@@ -134,53 +209,5 @@ TIME_SAMPLERS = {
     "mode": Mode,
     "cosmap": CosMap,
     "log_normal_sigma": LogNormalSigma,
+    "running_loss": RunningLoss,
 }
-
-
-@flax.struct.dataclass
-class LossAwareTimes:
-    """Importance sampling by the running loss (Nichol & Dhariwal, arXiv:2102.09672, section 3.3), over bins
-    of t.
-
-    A bin is drawn in proportion to the root of its running mean squared loss, and the loss divided by what
-    that changes in density, so the expectation stays that of uniform t. Arrays only: part of the training
-    state.
-
-    Attributes:
-        squares: running mean of the squared loss in each bin.
-        counts: examples seen by each bin; bins with none keep the sampling uniform.
-    """
-
-    squares: Float[Array, " bins"]
-    counts: Float[Array, " bins"]
-
-    @classmethod
-    def create(cls, bins: int = 64) -> "LossAwareTimes":
-        """Uniform until every bin was seen."""
-        require(bins >= 1, f"time_sampler.bins must be at least 1, got {bins}")
-        return cls(jnp.zeros(bins), jnp.zeros(bins))
-
-    def density(self, floor: float = 1e-3) -> Float[Array, " bins"]:
-        """The probability of each bin; a share ``floor`` stays uniform."""
-        root = jnp.sqrt(self.squares)
-        ready = jnp.all(self.counts > 0) & (root.sum() > 0)
-        share = jnp.where(ready, root / jnp.where(ready, root.sum(), 1), 1 / len(root))
-        return (1 - floor) * share + floor / len(root)
-
-    def sample(self, keys: Key[Array, " b"]) -> tuple[Float[Array, " b"], Float[Array, " b"]]:
-        """One time for each key, and the factor of its loss."""
-        density = self.density()
-        edges = jnp.concatenate([jnp.zeros(1), jnp.cumsum(density)])
-        u = jax.vmap(uniform)(keys) * edges[-1]
-        i = jnp.clip(jnp.searchsorted(edges, u, side="right") - 1, 0, len(density) - 1)
-        t = (i + (u - edges[i]) / density[i]) / len(density)
-        return jnp.clip(t, jnp.finfo(t.dtype).eps, 1), 1 / (density[i] * len(density))
-
-    def update(self, t: Float[Array, " b"], loss: Float[Array, " b"], decay: float = 0.9) -> "LossAwareTimes":
-        """The state after a batch; ``loss`` before the factor."""
-        bins = len(self.squares)
-        i = jnp.clip((t * bins).astype(int), 0, bins - 1)
-        seen = jnp.zeros(bins).at[i].add(1.0)
-        mean = jnp.zeros(bins).at[i].add(loss**2) / jnp.maximum(seen, 1)
-        moved = jnp.where(self.counts > 0, decay * self.squares + (1 - decay) * mean, mean)
-        return LossAwareTimes(jnp.where(seen > 0, moved, self.squares), self.counts + seen)

@@ -8,10 +8,9 @@ on x0 or eps; the two are ``SNR = alpha^2 / sigma^2`` apart.
 import dataclasses
 from typing import Literal, Protocol, runtime_checkable
 
-import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from difflax.diffusion.checks import require
 from difflax.diffusion.levels import NoiseLevel
@@ -194,31 +193,52 @@ WEIGHTINGS = {
 }
 
 
-@flax.struct.dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LearnedUncertainty:
     """EDM2's learned log-variance of the loss (Karras et al., arXiv:2312.02696, eq. 21 and appendix B.2).
 
     ``loss -> loss / exp(u) + u``, with u a linear map of random Fourier features of the level's ``log(sigma /
     alpha) / 4``, trained along with the network: the gradient that each noise level gives becomes of equal
-    size. The arrays belong into the trained parameters; ``frequencies`` and ``phases`` are not to be trained.
+    size. The map's weights are trained parameters; the features are the same in every run.
     """
 
-    weights: Float[Array, " k"]
-    frequencies: Float[Array, " k"]
-    phases: Float[Array, " k"]
+    features: int = 128
 
-    @classmethod
-    def create(cls, key: Key[Array, ""], features: int = 128) -> "LearnedUncertainty":
-        """u = 0 everywhere at the start."""
-        first, second = jax.random.split(key)
-        frequencies = 2 * jnp.pi * jax.random.normal(first, (features,))
-        phases = 2 * jnp.pi * jax.random.uniform(second, (features,))
-        return cls(jnp.zeros(features), frequencies, phases)
+    def __post_init__(self):
+        require(self.features >= 1, f"uncertainty.features must be at least 1, got {self.features}")
 
-    def __call__(self, loss: Float[Array, " b"], level: NoiseLevel) -> Float[Array, " b"]:
-        """The loss of each example, rescaled."""
-        noise = -level.log_snr[:, None] / 8
-        frequencies, phases = jax.lax.stop_gradient((self.frequencies, self.phases))
+    def init(self) -> Float[Array, " k"]:
+        """The weights before training: u = 0 everywhere."""
+        return jnp.zeros(self.features)
+
+    def log_variance(self, weights: Float[Array, " k"], level: NoiseLevel) -> Float[Array, " b"]:
+        """u at each level."""
+        first, second = jax.random.split(jax.random.key(0))
+        frequencies = 2 * jnp.pi * jax.random.normal(first, (self.features,))
+        phases = 2 * jnp.pi * jax.random.uniform(second, (self.features,))
+        # Finite where no signal or no noise is left.
+        noise = jnp.clip(-level.log_snr[:, None] / 8, -10, 10)
         features = jnp.sqrt(2.0) * jnp.cos(noise * frequencies + phases)
-        u = features @ self.weights / jnp.sqrt(len(self.weights))
+        return features @ weights / jnp.sqrt(self.features)
+
+    def __call__(
+        self, weights: Float[Array, " k"], loss: Float[Array, " b"], level: NoiseLevel
+    ) -> Float[Array, " b"]:
+        """The loss of each example, rescaled."""
+        u = self.log_variance(weights, level)
         return (loss / jnp.exp(u) + u).astype(loss.dtype)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoUncertainty:
+    """The loss as it is."""
+
+    def init(self) -> None:
+        return None
+
+    def __call__(self, weights: None, loss: Float[Array, " b"], level: NoiseLevel) -> Float[Array, " b"]:
+        """``loss``."""
+        return loss
+
+
+UNCERTAINTIES = {"none": NoUncertainty, "learned": LearnedUncertainty}

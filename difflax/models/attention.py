@@ -1,11 +1,14 @@
 """Attention over image tokens and text, and the transformer of the Stable Diffusion family's UNets."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float
 
 from difflax.models.layers import Conv2d, GroupNorm
+from difflax.models.perturbation import Perturbation
 from difflax.models.remat import remat
 from difflax.models.softmax_attention import attend
 from difflax.types import UserError
@@ -20,6 +23,9 @@ class Attention(nnx.Module):
         upcast: compute queries' and keys' products in float32 (SD 2.1 overflows in float16).
         implementation: see ``difflax.models.softmax_attention.attend``.
     """
+
+    perturbable = ("identity", "blur")
+    perturbation: Perturbation | None = None
 
     def __init__(
         self,
@@ -51,12 +57,19 @@ class Attention(nnx.Module):
         x: Float[Array, "b n d"],
         context: Float[Array, "b m e"] | None = None,
         mask: Bool[Array, "b m"] | None = None,
+        *,
+        grid: tuple[int, int] | None = None,
     ) -> Float[Array, "b n d"]:
+        """``grid``: height and width of the image that the tokens of ``x`` form, for a perturbation."""
         source = x if context is None else context
         query, key, value = (
             layer(tokens).reshape(*tokens.shape[:2], self.heads, -1)
             for layer, tokens in ((self.to_q, x), (self.to_k, source), (self.to_v, source))
         )
+        if self.perturbation is not None:
+            if self.perturbation.kind == "identity":
+                return self.to_out[0](value.reshape(x.shape))
+            query = self.perturbation.blur_tokens(query, grid)
         dtype = query.dtype
         if self.upcast:
             query, key, value = (a.astype(jnp.float32) for a in (query, key, value))
@@ -95,6 +108,9 @@ class BasicTransformerBlock(nnx.Module):
         only_cross_attention: the first attention reads the context too.
     """
 
+    perturbable = ("skip",)
+    perturbation: Perturbation | None = None
+
     def __init__(
         self,
         dim: int,
@@ -125,6 +141,10 @@ class BasicTransformerBlock(nnx.Module):
         self.attn1 = attention(context_dim if only_cross_attention else None)
         self.norm2 = norm()
         self.attn2 = attention(context_dim)
+        # Only self-attention is perturbed: what the tokens read from the text stays.
+        self.attn2.perturbable = ()
+        if only_cross_attention:
+            self.attn1.perturbable = ()
         self.norm3 = norm()
         self.ff = FeedForward(dim, dtype=dtype, rngs=rngs)
         self.only_cross_attention = only_cross_attention
@@ -134,9 +154,13 @@ class BasicTransformerBlock(nnx.Module):
         x: Float[Array, "b n d"],
         context: Float[Array, "b m e"],
         mask: Bool[Array, "b m"] | None = None,
+        *,
+        grid: tuple[int, int] | None = None,
     ) -> Float[Array, "b n d"]:
+        if self.perturbation is not None:
+            return x
         first = (context, mask) if self.only_cross_attention else ()
-        x = x + self.attn1(self.norm1(x), *first)
+        x = x + self.attn1(self.norm1(x), *first, grid=grid)
         x = x + self.attn2(self.norm2(x), context, mask)
         return x + self.ff(self.norm3(x))
 
@@ -196,5 +220,5 @@ class Transformer2DModel(nnx.Module):
         b, h, w, c = x.shape
         tokens = self.proj_in(self.norm(x)).reshape(b, h * w, c)
         for block in self.transformer_blocks:
-            tokens = remat(block, self.remat)(tokens, context, mask)
+            tokens = remat(functools.partial(block, grid=(h, w)), self.remat)(tokens, context, mask)
         return x + self.proj_out(tokens.reshape(b, h, w, c))

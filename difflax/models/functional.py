@@ -14,6 +14,7 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from difflax.models.perturbation import Perturbation
 from difflax.types import Conditioning, Network, Params
 
 
@@ -89,10 +90,11 @@ def functional(make_module: Callable[[nnx.Rngs], nnx.Module]) -> Functional:
     return Functional(make_module)
 
 
-def conditional_network(model: Functional) -> Network:
+def conditional_network(model: Functional, perturbation: Perturbation | None = None) -> Network:
     """The denoising network of a module that takes the fields of ``Conditioning`` by name, as the UNet does.
 
-    ``conditioning.image`` (inpainting, editing) is joined to the noisy image's channels.
+    ``conditioning.image`` (inpainting, editing) is joined to the noisy image's channels. With a
+    ``perturbation`` it is the same network made worse.
     """
 
     def network(
@@ -100,8 +102,10 @@ def conditional_network(model: Functional) -> Network:
     ) -> Float[Array, "b h w co"]:
         if conditioning.image is not None:
             x = jax.numpy.concatenate([x, conditioning.image.astype(x.dtype)], axis=-1)
-        return model.apply(
-            params,
+        module = model.module(params)
+        if perturbation is not None:
+            perturbation.put_into(module)
+        return module(
             x,
             time,
             conditioning.context,

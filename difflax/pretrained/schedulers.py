@@ -16,6 +16,7 @@ from jaxtyping import Array
 from difflax.diffusion.denoisers import NetworkInput
 from difflax.diffusion.levels import NoiseSchedule, as_time, log_snr
 from difflax.diffusion.predictions import X0, Epsilon, FlowVelocity, PredictionType, V
+from difflax.diffusion.run_options import RunOptions
 from difflax.diffusion.samplers import (
     DDIM,
     DDPM,
@@ -56,10 +57,9 @@ class Sampling:
     """How a checkpoint is meant to be sampled.
 
     Attributes:
-        final_t: where the last step lands, see `sampling_levels`.
+        options: where the last step lands, and whether steps go along straight lines in ``sigma / alpha``.
         unit_start: a run starts from noise of the length that images have on the path (1 on a
             variance-preserving one), not of the first level's sigma.
-        variance_exploding: steps go along straight lines in ``sigma / alpha``, see `variance_exploding`.
     """
 
     schedule: NoiseSchedule
@@ -67,9 +67,8 @@ class Sampling:
     network_input: NetworkInput
     sampler: Sampler
     time_grid: TimeGrid
-    final_t: float = 0.0
+    options: RunOptions = dataclasses.field(default_factory=RunOptions)
     unit_start: bool = True
-    variance_exploding: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,7 +136,7 @@ class _Class:
         rounded: its ``linspace`` has whole timesteps.
         karras_start: starts from noise of the first sigma unless the spacing is "leading".
         final: which key says where the last step lands.
-        variance_exploding: see `Sampling`.
+        variance_exploding: see `RunOptions`.
     """
 
     sampler: Callable[[Config], Sampler]
@@ -312,9 +311,8 @@ def read_scheduler(config: Config) -> Sampling:
         network_input=NetworkInput(time_scale=float(steps), time_offset=-1.0),
         sampler=kind.sampler(values),
         time_grid=_grid(kind, spacing, values),
-        final_t=landing[kind.final],
+        options=RunOptions(final_t=landing[kind.final], variance_exploding=kind.variance_exploding),
         unit_start=not kind.karras_start or spacing == "leading",
-        variance_exploding=kind.variance_exploding,
     )
 
 

@@ -61,12 +61,20 @@ class Checkpoints:
         )
         return restored.state, restored.data
 
-    def restore_params(self, abstract: PyTree) -> PyTree:
-        """The newest averaged parameters, in the shapes of ``abstract``, on this process's first device."""
+    def restore_params(self, abstract: PyTree, step: int | None = None) -> PyTree:
+        """The averaged parameters of ``step`` (the newest by default), in the shapes of ``abstract``, on this
+        process's first device.
+
+        Raises:
+            UserError: there is no such checkpoint.
+        """
+        kept = self._manager.all_steps()
+        if step is not None and step not in kept:
+            raise UserError(f"no checkpoint of step {step} in {self._manager.directory}; kept are {kept}")
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         item = {"ema_params": jax.tree.map(lambda s: _placed(s, here), abstract)}
         restored = self._manager.restore(
-            self._require_latest(),
+            self._require_latest() if step is None else step,
             args=ocp.args.Composite(
                 state=ocp.args.PyTreeRestore(
                     item, restore_args=ocp.checkpoint_utils.construct_restore_args(item), partial_restore=True

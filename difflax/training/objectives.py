@@ -10,10 +10,11 @@ from jaxtyping import Array, Float, Key, PyTree
 from difflax import streams
 from difflax.diffusion.denoisers import NetworkInput
 from difflax.diffusion.losses import MeanSquared, diffusion_loss
+from difflax.diffusion.noises import Noise, White
 from difflax.diffusion.predictions import PredictionType
 from difflax.diffusion.schedules import NoiseSchedule, noise_level
-from difflax.diffusion.time_samplers import TimeSampler, sample_times
-from difflax.diffusion.weightings import Weighting
+from difflax.diffusion.time_samplers import LossAwareTimes, RunningLoss, TimeSampler, sample_times
+from difflax.diffusion.weightings import LearnedUncertainty, NoUncertainty, Weighting
 from difflax.models.autoencoder import Codec
 from difflax.models.functional import Functional, conditional_network
 from difflax.text.contrastive import contrastive_loss, retrieval
@@ -27,18 +28,55 @@ class Objective(Protocol):
 
     model: Functional
 
+    def init(self, key: Key[Array, ""]) -> Params:
+        """All that is trained: the model's parameters and perhaps the loss's own."""
+        ...
+
+    def begin(self) -> PyTree:
+        """What the objective remembers from step to step, before the first; arrays, part of the state."""
+        ...
+
     def loss(
-        self, params: Params, batch: PyTree, key: Key[Array, ""]
+        self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = ()
     ) -> tuple[Float[Array, " b"], dict[str, Float[Array, ""]]]:
         """The loss of every example, and what else is worth logging."""
         ...
 
+    def advance(self, memory: PyTree, losses: Float[Array, " b"], key: Key[Array, ""]) -> PyTree:
+        """The memory after a step, from the losses that ``loss`` gave with the same key and memory."""
+        ...
+
+
+class Plain:
+    """An objective that trains the model alone and remembers nothing."""
+
+    model: Functional
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        return self.model.init(key)
+
+    def begin(self) -> PyTree:
+        return ()
+
+    def advance(self, memory: PyTree, losses: Float[Array, " b"], key: Key[Array, ""]) -> PyTree:
+        return memory
+
+
+LOSS_PARAMS = "loss"
+"""Where, beside the network's own parameters, those of the loss stand in the tree that is trained."""
+
+
+def network_params(params: Params) -> Params:
+    """The network's part of what is trained."""
+    return {name: value for name, value in params.items() if name != LOSS_PARAMS}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Denoising:
+class Denoising(Plain):
     """Denoising under a condition (Ho et al. 2020, https://arxiv.org/abs/2006.11239, algorithm 1).
 
-    A batch has ``image`` [b, h, w, c] uint8 and ``conditioning``.
+    A batch has ``image`` [b, h, w, c] uint8 and ``conditioning``, and ``mask`` [b, h, w, 1] uint8 where the
+    loss is ``masked`` to a part of each image (255: it counts).
 
     Attributes:
         caption_dropout: the share of examples that see ``null`` in place of their caption, so that the
@@ -56,30 +94,64 @@ class Denoising:
     network_input: NetworkInput
     caption_dropout: float
     null: Conditioning
+    noise: Noise = dataclasses.field(default_factory=White)
+    uncertainty: LearnedUncertainty | NoUncertainty = dataclasses.field(default_factory=NoUncertainty)
+    masked: bool = False
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        own = self.uncertainty.init()
+        params = self.model.init(key)
+        return params if own is None else {**params, LOSS_PARAMS: {"log_variance": own}}
+
+    def begin(self) -> PyTree:
+        return self.time_sampler.begin() if isinstance(self.time_sampler, RunningLoss) else ()
 
     def loss(
-        self, params: Params, batch: PyTree, key: Key[Array, ""]
+        self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = ()
     ) -> tuple[Float[Array, " b"], dict[str, Float[Array, ""]]]:
         images = batch["image"].astype(jnp.float32) / 127.5 - 1
         x0 = self.codec.encode({}, images)
-        keys = streams.sample_keys(key, jnp.arange(x0.shape[0]))
-        t = sample_times(self.time_sampler, streams.substream(keys, "time"), self.schedule)
-        eps = streams.normal(streams.substream(keys, "noise"), x0.shape[1:])
+        keys, t = self._times(key, x0.shape[0], memory)
+        eps = self.noise(streams.substream(keys, "noise"), x0)
+        level = noise_level(self.schedule, t)
+        mask = None
+        if self.masked:
+            mask = batch["mask"].astype(jnp.float32) / 255
+            mask = jax.image.resize(mask, (*x0.shape[:3], 1), "linear")
         losses = diffusion_loss(
             conditional_network(self.model),
-            params,
+            network_params(params),
             self.prediction_type,
             x0,
             eps,
-            noise_level(self.schedule, t),
+            level,
             drop_captions(
                 batch["conditioning"], self.null, self.caption_dropout, streams.substream(keys, "caption")
             ),
             weighting=self.weighting,
             penalty=self.penalty,
             network_input=self.network_input,
+            mask=mask,
         )
+        own = params.get(LOSS_PARAMS, {}).get("log_variance")
+        losses = self.uncertainty(own, losses, level)
+        if isinstance(memory, LossAwareTimes):
+            losses = losses * memory.factor(t)
         return losses, {}
+
+    def advance(self, memory: PyTree, losses: Float[Array, " b"], key: Key[Array, ""]) -> PyTree:
+        if not isinstance(memory, LossAwareTimes):
+            return memory
+        _, t = self._times(key, losses.shape[0], memory)
+        return memory.update(t, losses / memory.factor(t))
+
+    def _times(
+        self, key: Key[Array, ""], count: int, memory: PyTree
+    ) -> tuple[Key[Array, " b"], Float[Array, " b"]]:
+        """The keys of the examples and their times."""
+        keys = streams.sample_keys(key, jnp.arange(count))
+        sampler = memory if isinstance(memory, LossAwareTimes) else self.time_sampler
+        return keys, sample_times(sampler, streams.substream(keys, "time"), self.schedule)
 
 
 def drop_captions(
@@ -95,7 +167,7 @@ def drop_captions(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Contrastive:
+class Contrastive(Plain):
     """CLIP's (Radford et al. 2021, https://arxiv.org/abs/2103.00020, figure 3).
 
     A batch has ``image`` [b, h, w, c] uint8, ``input_ids`` [b, n] and ``caption_id`` [b], equal for equal
@@ -106,7 +178,7 @@ class Contrastive:
     pixels: PixelConfig
 
     def loss(
-        self, params: Params, batch: PyTree, key: Key[Array, ""]
+        self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = ()
     ) -> tuple[Float[Array, " b"], dict[str, Float[Array, ""]]]:
         images = batch["image"].astype(jnp.float32) / 255
         pixel_values = preprocess_images(images, self.pixels.size, self.pixels.mean, self.pixels.std)

@@ -16,19 +16,22 @@ class TrainState:
     params: float32 parameters.
     opt_state: the optimizer's, of optax.
     ema_params: their exponential moving average, what sampling uses.
+    memory: what the objective remembers from step to step, see `Objective.begin`.
     """
 
     step: PyTree
     params: Params
     opt_state: PyTree
     ema_params: Params
+    memory: PyTree = ()
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+def init_state(params: Params, optimizer: optax.GradientTransformation, memory: PyTree = ()) -> TrainState:
     """The state before the first step; the average starts as a copy of the parameters."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         opt_state=optimizer.init(params),
         ema_params=jax.tree.map(jnp.copy, params),
+        memory=memory,
     )

@@ -25,11 +25,11 @@ def make_train_step(
     def train_step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(streams.stream(seed, "train"), state.step)
 
-        def mean_loss(params: PyTree) -> tuple[Float[Array, ""], Metrics]:
-            losses, metrics = objective.loss(params, batch, key)
-            return jnp.mean(losses), metrics
+        def mean_loss(params: PyTree) -> tuple[Float[Array, ""], tuple[Float[Array, " b"], Metrics]]:
+            losses, metrics = objective.loss(params, batch, key, state.memory)
+            return jnp.mean(losses), (losses, metrics)
 
-        (loss, metrics), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+        (loss, (losses, metrics)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         step = state.step + 1
@@ -38,6 +38,7 @@ def make_train_step(
             params=params,
             opt_state=opt_state,
             ema_params=ema.update(state.ema_params, params, step),
+            memory=objective.advance(state.memory, losses, key),
         )
         return new, {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
 
@@ -51,7 +52,9 @@ def abstract_state(
     rules: tuple[Rule, ...] = TENSOR_RULES,
 ) -> TrainState:
     """The state's shapes with their shardings on ``mesh``, computing nothing."""
-    shapes = jax.eval_shape(lambda: init_state(objective.model.init(jax.random.key(0)), optimizer))
+    shapes = jax.eval_shape(
+        lambda: init_state(objective.init(jax.random.key(0)), optimizer, objective.begin())
+    )
     return jax.tree.map(
         lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
         shapes,
@@ -65,7 +68,7 @@ def init_sharded(
     """The state before the first step, every array created where ``abstract`` places it."""
 
     def init() -> TrainState:
-        return init_state(objective.model.init(streams.stream(seed, "init")), optimizer)
+        return init_state(objective.init(streams.stream(seed, "init")), optimizer, objective.begin())
 
     return jax.jit(init, out_shardings=jax.tree.map(lambda s: s.sharding, abstract))()
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from difflax.diffusion.predictions import EDM, PREDICTIONS, V, loss_space_factor, target, to_prediction
 from difflax.diffusion.schedules import SCHEDULES, add_noise, noise_level
+from difflax.diffusion.time_grids import check_levels, data_level
 
 from tests.diffusion.members import ALL_SCHEDULES
 
@@ -52,3 +53,24 @@ def test_edm_is_karras_preconditioning(x64):
     c_skip, c_out = data**2 / (sigma**2 + data**2), sigma * data / np.sqrt(sigma**2 + data**2)
     x, f = jnp.asarray([[0.4]]), jnp.asarray([[-1.1]])
     np.testing.assert_allclose(to_prediction(EDM(), f, x, level).x0, c_skip * x + c_out * f, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", PREDICTIONS)
+@pytest.mark.parametrize("schedule", ALL_SCHEDULES)
+def test_at_the_ends_of_time_it_goes_round_or_is_refused(x64, name, schedule):
+    """Where no signal or no noise is left a conversion is exact, or the levels are refused: never NaN."""
+    kind = PREDICTIONS[name]()
+    level = noise_level(ALL_SCHEDULES[schedule], jnp.asarray([1.0]))
+    data = data_level()
+    levels = jax.tree.map(lambda a, b: jnp.append(a, b), level, data)
+    try:
+        check_levels(levels, kind)
+    except ValueError as error:
+        assert "singular at t = 1" in str(error) or "not a number" in str(error)
+        return
+    x0, eps = (jax.random.normal(k, (1, 4)) for k in KEYS)
+    back = to_prediction(kind, target(kind, x0, eps, level), add_noise(x0, eps, level), level)
+    # The inverse of an almost lost x0 has few digits; the noise has them all.
+    amplification = float(np.max(level.sigma / np.maximum(level.alpha, 1e-300)))
+    np.testing.assert_allclose(back.eps, eps, atol=1e-9)
+    np.testing.assert_allclose(back.x0, x0, atol=1e-9 + 1e-14 * min(amplification, 1e12))

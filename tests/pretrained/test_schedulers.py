@@ -56,9 +56,9 @@ def run_ours(sampling, noise, steps):
         sampling.time_grid,
         steps,
         prediction_type=sampling.prediction_type,
-        final_t=sampling.final_t,
+        final_t=sampling.options.final_t,
     )
-    if sampling.variance_exploding:
+    if sampling.options.variance_exploding:
         levels = variance_exploding(levels)
     start = levels.sigma[0]
     if sampling.unit_start:
@@ -146,7 +146,7 @@ def test_stable_diffusion_1_and_2():
     first = read_scheduler(STABLE | {"_class_name": "PNDMScheduler"})
     assert isinstance(first.schedule, ScaledLinear)
     assert isinstance(first.sampler, PLMS)
-    levels = sampling_levels(first.schedule, first.time_grid, 50, final_t=first.final_t)
+    levels = sampling_levels(first.schedule, first.time_grid, 50, final_t=first.options.final_t)
     sigmas = np.asarray(levels.sigma / levels.alpha)
     # The published ends of the table of Stable Diffusion.
     assert sigmas[-1] == pytest.approx(0.0292, abs=1e-4)

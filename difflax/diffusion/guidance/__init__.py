@@ -27,6 +27,7 @@ from difflax.diffusion.guidance.intervals import (
     scale_schedule,
     scale_table,
 )
+from difflax.diffusion.guidance.plan import Bounds, GuidancePlan, ScaleShape
 from difflax.diffusion.guidance.weak import Autoguidance, PerturbationGuidance
 
 GUIDANCES = {
@@ -48,6 +49,7 @@ __all__ = [
     "SHAPES",
     "AdaptiveProjectedGuidance",
     "Autoguidance",
+    "Bounds",
     "CFGPlusPlus",
     "CFGZeroStar",
     "ClassifierFreeGuidance",
@@ -56,6 +58,7 @@ __all__ = [
     "DynamicThreshold",
     "FrequencyDecoupledGuidance",
     "Guidance",
+    "GuidancePlan",
     "Guided",
     "Interval",
     "NoGuidance",
@@ -64,6 +67,7 @@ __all__ = [
     "Prompts",
     "Rescale",
     "ScaleSchedule",
+    "ScaleShape",
     "StaticThreshold",
     "TwoConditionGuidance",
     "TwoConditions",

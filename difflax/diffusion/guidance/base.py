@@ -6,6 +6,7 @@ the order in which they are written, the innermost first:
     Interval(Corrected(ClassifierFreeGuidance(4.0), (Rescale(0.7),)), ...).wrap(denoise)
 """
 
+import dataclasses
 from typing import Any
 
 import flax.struct
@@ -16,7 +17,7 @@ from jaxtyping import Array, Float
 
 from difflax.diffusion.checks import require
 from difflax.diffusion.denoisers import Denoiser, MemoryDenoiser
-from difflax.diffusion.levels import NoiseLevel, expand
+from difflax.diffusion.levels import NoiseLevel, NoiseSchedule, expand
 from difflax.diffusion.predictions import Prediction
 from difflax.types import Conditioning
 
@@ -49,6 +50,25 @@ class Outcome:
 
 class Guidance:
     """Wraps a denoiser into a guided one. A subclass is a ``flax.struct.dataclass`` with ``evaluate``."""
+
+    @property
+    def prompts(self) -> int:
+        """How many prompts an image has; with more than one they come as ``Prompts``."""
+        return 1
+
+    def with_scale(self, scale: float) -> "Guidance":
+        """The same with another scale.
+
+        Raises:
+            ValueError: it has none, or this is no finite number.
+        """
+        names = {field.name for field in dataclasses.fields(self)}
+        require("scale" in names, f"{type(self).__name__} has no scale")
+        return dataclasses.replace(self, scale=scale)
+
+    def resolve(self, schedule: NoiseSchedule, levels: NoiseLevel) -> "Guidance":
+        """The guidance of a run over ``levels``, where it depends on them."""
+        return self
 
     def begin(self, x: Float[Array, "b ..."]) -> Any:
         """The memory at the start of a run."""

@@ -23,6 +23,7 @@ from difflax.diffusion.guidance.base import (
 )
 from difflax.diffusion.levels import NoiseLevel, expand
 from difflax.diffusion.predictions import Prediction
+from difflax.filters import gaussian_blur
 
 
 class Contrast(Guidance):
@@ -162,26 +163,10 @@ class FrequencyDecoupledGuidance(Contrast):
     def combine(self, cond, uncond, x, level, memory):
         require(x.ndim == 4, "frequency-decoupled guidance needs images [b, h, w, c]")
         difference = cond.x0 - uncond.x0
-        low = low_pass(difference, self.blur)
+        low = gaussian_blur(difference, self.blur)
         low_gain = strength_at(self.low_scale, level, x) - 1
         high_gain = strength_at(self.high_scale, level, x) - 1
         return with_x0(cond, cond.x0 + low_gain * low + high_gain * (difference - low), level), memory
-
-
-def low_pass(image: Float[Array, "b h w c"], blur: float | Float[Array, ""]) -> Float[Array, "b h w c"]:
-    """A Gaussian blur of standard deviation ``blur`` pixels, mirrored at the borders (so constants are
-    kept).
-    """
-    for axis in (1, 2):
-        size = image.shape[axis]
-        position = jnp.arange(size)
-        # Mirrored borders make the blur diagonal in the cosine basis; a matrix is simplest at image sizes.
-        distance = position[:, None] - jnp.arange(-size, 2 * size)[None]
-        weights = jnp.exp(-(distance**2) / (2 * jnp.maximum(blur, 1e-3) ** 2))
-        mirrored = weights[:, :size][:, ::-1] + weights[:, size : 2 * size] + weights[:, 2 * size :][:, ::-1]
-        mirrored = (mirrored / mirrored.sum(axis=1, keepdims=True)).astype(image.dtype)
-        image = jnp.moveaxis(jnp.tensordot(mirrored, image, axes=(1, axis)), 0, axis)
-    return image
 
 
 @flax.struct.dataclass
@@ -213,6 +198,10 @@ class ComposedGuidance(Guidance):
             self.weights if isinstance(self.weights, tuple | list) else [self.weights]
         ):
             check_number(weight, f"weights[{i}]")
+
+    @property
+    def prompts(self) -> int:
+        return len(self.weights)
 
     def evaluate(self, denoise, weak, x, level, conditioning, memory):
         count = len(conditioning.prompts)

@@ -4,7 +4,7 @@ Both are functions of the noise angle ``arctan2(sigma, alpha)`` in [0, pi/2], wh
 time and does not depend on the schedule; the units that people think in are converted to it once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import flax.struct
@@ -57,8 +57,8 @@ class Interval(Guidance):
 
 def interval(
     guidance: Guidance,
-    low: float,
-    high: float,
+    low: float | int,
+    high: float | int,
     unit: Unit,
     *,
     schedule: NoiseSchedule | None = None,
@@ -141,7 +141,7 @@ def scale_schedule(shape: str, levels: NoiseLevel, start: float, end: float) -> 
     return scale_table(levels, value)
 
 
-def scale_table(levels: NoiseLevel, values: np.ndarray | list[float] | tuple[float, ...]) -> ScaleSchedule:
+def scale_table(levels: NoiseLevel, values: np.ndarray | Sequence[float | int]) -> ScaleSchedule:
     """A strength given step by step."""
     values = np.asarray(values, float)
     count = levels.t.shape[0] - 1

@@ -2,7 +2,8 @@
 
 In ``rho = sigma / alpha`` the probability-flow ODE is ``d(x / alpha) / d rho = eps``, so with eps
 extrapolated by a polynomial through earlier steps, ``x' = DDIM + alpha' sum_j c_j (eps_j - eps_0)``. The step
-to the data is DDIM's; so is the one from pure noise, where rho is infinite, and its eps is not remembered.
+from pure noise, where rho is infinite, is DDIM's, and its eps is not remembered; the step to the data is
+DDIM's but for LMS, whose polynomial in rho reaches to 0.
 """
 
 import dataclasses
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from difflax.diffusion.checks import require
-from difflax.diffusion.samplers.base import Segment, half_log_snr_step, straight
+from difflax.diffusion.samplers.base import Segment, decay, straight
 from difflax.diffusion.samplers.dpm_solver import between_log_snr
 from difflax.diffusion.samplers.exponential import ramped_weights
 
@@ -20,6 +21,7 @@ class _AdamsBashforth:
     """Remembers ``order - 1`` noises, the log ratio ``log rho`` at each, and how many there are."""
 
     order: int
+    reaches_data = False
 
     def init(self, x, keys):
         past = self.order - 1
@@ -32,12 +34,12 @@ class _AdamsBashforth:
     def step(self, denoise, x, now, next, keys, state):
         noises, log_rhos, count = state
         prediction = denoise(x, now)
-        inside = (now.alpha > 0) & (next.sigma > 0)
+        inside = (now.alpha > 0) & ((next.sigma > 0) | self.reaches_data)
         log_rho = jnp.where(now.alpha > 0, -now.log_snr / 2, 0)
-        h = jnp.where(inside, half_log_snr_step(now, next), 1)
+        share = jnp.where(inside, decay(now, next), 0.5)  # rho at the end, in units of rho now
         # Distances in log rho, the latest first; rho is measured in units of its value now.
         nodes = jnp.concatenate([jnp.zeros(1, log_rhos.dtype), log_rhos - log_rho])
-        weights = self.weights(nodes, jnp.minimum(count, self.order - 1) + 1, h)[1:]
+        weights = self.weights(nodes, jnp.minimum(count, self.order - 1) + 1, share)[1:]
         scale = next.alpha * now.sigma / jnp.where(now.alpha > 0, now.alpha, 1)
         weights = jnp.where(inside, scale * weights, 0).astype(x.dtype)
         change = jnp.tensordot(weights, noises - prediction.eps, 1) if self.order > 1 else 0
@@ -46,8 +48,8 @@ class _AdamsBashforth:
         count = jnp.where(now.alpha > 0, count + 1, count)
         return straight(prediction, next) + change, (kept, log_rhos, count)
 
-    def weights(self, nodes, available, h) -> Float[Array, " k"]:
-        """``int eps-polynomial d rho`` over the step, rho in units of rho now."""
+    def weights(self, nodes, available, share) -> Float[Array, " k"]:
+        """``int eps-polynomial d rho`` from 1 to ``share``, rho in units of rho now."""
         raise NotImplementedError
 
 
@@ -57,12 +59,13 @@ class LMS(_AdamsBashforth):
 
     order: int = 4
     evaluations = 1
+    reaches_data = True
 
     def __post_init__(self):
         require(1 <= self.order <= 4, f"sampler.order must lie in 1..4, got {self.order}")
 
-    def weights(self, nodes, available, h):
-        return ramped_weights(jnp.exp(nodes), available, 1.0, jnp.exp(-h), jnp.ones_like)
+    def weights(self, nodes, available, share):
+        return ramped_weights(jnp.exp(nodes), available, 1.0, share, jnp.ones_like)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,8 +78,8 @@ class DEIS(_AdamsBashforth):
     def __post_init__(self):
         require(1 <= self.order <= 4, f"sampler.order must lie in 1..4, got {self.order}")
 
-    def weights(self, nodes, available, h):
-        return ramped_weights(nodes, available, 0.0, -h, jnp.exp)
+    def weights(self, nodes, available, share):
+        return ramped_weights(nodes, available, 0.0, jnp.log(share), jnp.exp)
 
 
 _PLMS = (

@@ -1,0 +1,42 @@
+"""Measures the order of every sampler against exact solutions and prints the table, or writes it into a page.
+
+difflax samplers --output=docs/samplers.md
+"""
+
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from difflax.types import UserError
+
+BEGIN, END = "<!-- orders: difflax samplers -->", "<!-- end of orders -->"
+
+
+def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
+    """Adds the flags of this command."""
+    flags.DEFINE_list("names", None, "rows of the table; all of them by default", flag_values=values)
+    page = "a page whose table, between its two comments, is replaced"
+    flags.DEFINE_string("output", None, page, flag_values=values)
+
+
+def run(values: flags.FlagValues) -> None:
+    """Runs the command."""
+    from difflax.config import nearest
+    from difflax.evaluation.convergence import CLAIMS, order_table
+
+    names = list(CLAIMS) if values.names is None else values.names
+    for name in names:
+        if name not in CLAIMS:
+            raise UserError(f"--names: no sampler {name!r}{nearest(name, CLAIMS)}")
+    if values.output is None:
+        print(order_table(names))
+        return
+    page = pathlib.Path(values.output)
+    text = page.read_text() if page.is_file() else ""
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise UserError(f"--output={values.output}: no page with one {BEGIN} and one {END} after it")
+    before, rest = text.split(BEGIN)
+    after = rest.split(END)[1]
+    page.write_text(f"{before}{BEGIN}\n{order_table(names)}\n{END}{after}")
+    print(f"{len(names)} samplers: {page}")

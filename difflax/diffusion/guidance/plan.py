@@ -1,0 +1,86 @@
+"""A guidance as a config states it: before the levels of the run are known, in units that people think in."""
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import numpy as np
+
+from difflax.diffusion.checks import require
+from difflax.diffusion.guidance.base import Guidance
+from difflax.diffusion.guidance.corrections import Corrected
+from difflax.diffusion.guidance.intervals import SHAPES, Unit, interval, scale_schedule, scale_table
+from difflax.diffusion.levels import NoiseLevel, NoiseSchedule
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ScaleShape:
+    """A scale that changes from ``start`` to ``end`` along the run's steps, in a shape of ``SHAPES``."""
+
+    shape: str = "cosine"
+    start: float = 1.0
+    end: float = 7.5
+
+    def __post_init__(self):
+        require(self.shape in SHAPES, f"shape must be one of {', '.join(SHAPES)}, got {self.shape!r}")
+        ends = (self.start, self.end)
+        require(bool(np.isfinite(ends).all()), f"start and end must be finite numbers, got {ends}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """Where a guidance acts; see `interval`."""
+
+    low: float
+    high: float
+    unit: Unit = "sigma"
+
+    def __post_init__(self):
+        known = ("sigma", "log_snr", "t", "step")
+        require(self.unit in known, f"unit must be one of {', '.join(known)}, got {self.unit!r}")
+        require(self.low <= self.high, f"low {self.low} must not exceed high {self.high}")
+
+
+@flax.struct.dataclass
+class GuidancePlan(Guidance):
+    """``guidance`` with a scale that changes, then ``corrections`` in their order, then within ``bounds``.
+
+    Attributes:
+        guidance: what acts.
+        corrections: of its result.
+        scale_over_run: replaces its scale: a shape, or one number a step.
+        bounds: where it acts; ``None``: everywhere.
+    """
+
+    guidance: Any
+    corrections: tuple = ()
+    scale_over_run: ScaleShape | tuple[float, ...] | None = flax.struct.field(pytree_node=False, default=None)
+    bounds: Bounds | None = flax.struct.field(pytree_node=False, default=None)
+
+    @property
+    def scale(self) -> Any:
+        """The guidance's own."""
+        return self.guidance.scale
+
+    @property
+    def prompts(self) -> int:
+        return self.guidance.prompts
+
+    def with_scale(self, scale: float) -> "GuidancePlan":
+        return dataclasses.replace(self, guidance=self.guidance.with_scale(scale), scale_over_run=None)
+
+    def resolve(self, schedule: NoiseSchedule, levels: NoiseLevel) -> Guidance:
+        guidance = self.guidance
+        if self.scale_over_run is not None:
+            if isinstance(self.scale_over_run, ScaleShape):
+                settings = dataclasses.asdict(self.scale_over_run)
+                scale = scale_schedule(levels=levels, **settings)
+            else:
+                scale = scale_table(levels, self.scale_over_run)
+            guidance = dataclasses.replace(guidance.with_scale(1.0), scale=scale)
+        if self.corrections:
+            guidance = Corrected(guidance, self.corrections)
+        if self.bounds is not None:
+            low, high, unit = self.bounds.low, self.bounds.high, self.bounds.unit
+            guidance = interval(guidance, low, high, unit, schedule=schedule, levels=levels)
+        return guidance

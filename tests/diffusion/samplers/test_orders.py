@@ -1,0 +1,19 @@
+"""Every sampler converges with the order that the literature gives it."""
+
+import pytest
+from difflax.diffusion.samplers import SAMPLERS
+from difflax.evaluation.convergence import CLAIMS, TOLERANCE
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_the_fitted_slope_is_the_order(x64, name):
+    """Log-log slope of the error against exact solutions; of mean and covariance for stochastic samplers."""
+    claim = CLAIMS[name]
+    assert claim.measured == pytest.approx(claim.order, abs=TOLERANCE)
+    assert (claim.errors[1:] < claim.errors[:-1]).all()
+
+
+def test_every_sampler_with_an_order_has_a_claim():
+    """LCM takes no path to the flow's end, and the adaptive pair chooses its own steps."""
+    covered = {type(claim.sampler) for claim in CLAIMS.values()}
+    assert set(SAMPLERS.values()) - covered == {SAMPLERS["lcm"], SAMPLERS["adaptive"]}
