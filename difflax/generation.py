@@ -223,7 +223,7 @@ class Pipeline:
         except ValueError as error:
             raise UserError(f"guidance_scale={scale}: {error}") from error
 
-    def guidance_of_run(self, scale: float | None, levels: NoiseLevel) -> Guidance:
+    def guidance_of_run(self, scale: float | int | None, levels: NoiseLevel) -> Guidance:
         """The guidance of a run over ``levels``, its strengths as arrays.
 
         Raises:

@@ -40,6 +40,7 @@ from difflax.models.functional import Functional, conditional_network, functiona
 from difflax.models.unet import UNet2DConditionModel
 from difflax.pretrained.names import to_torch
 from difflax.training.ema import EMA
+from difflax.training.objectives import Plain
 from difflax.training.optimizers import AdamW
 from difflax.training.sharding import MeshShape
 from difflax.training.state import init_state
@@ -120,13 +121,13 @@ class Case:
 
 
 @dataclasses.dataclass(frozen=True)
-class Regression:
+class Regression(Plain):
     """The objective of the benchmark: mean squared error to a fixed target."""
 
     model: Functional
 
     def loss(
-        self, params: Params, batch: PyTree, key: Key[Array, ""]
+        self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = ()
     ) -> tuple[Float[Array, " b"], dict[str, Float[Array, ""]]]:
         condition = Conditioning(context=batch["context"])
         out = conditional_network(self.model)(params, batch["x"], batch["timesteps"], condition)
@@ -294,8 +295,8 @@ class Timing:
         ours, theirs: of equal length, neighbours in time; ``theirs`` is empty if nothing was compared.
     """
 
-    ours: tuple[float, ...]
-    theirs: tuple[float, ...] = ()
+    ours: tuple[float | int, ...]
+    theirs: tuple[float | int, ...] = ()
 
     @property
     def ratio(self) -> float | None:

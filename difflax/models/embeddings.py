@@ -4,13 +4,13 @@ import math
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, DTypeLike, Float
+from jaxtyping import Array, DTypeLike, Float, Int
 
 from difflax.models.layers import ACTIVATIONS, choose
 
 
 def timestep_embedding(
-    timesteps: Float[Array, " b"], dim: int, *, flip_sin_to_cos: bool, freq_shift: float
+    timesteps: Float[Array, " b"] | Int[Array, " b"], dim: int, *, flip_sin_to_cos: bool, freq_shift: float
 ) -> Float[Array, "b {dim}"]:
     """Sinusoids of ``timesteps`` at ``dim // 2`` frequencies from 1 to 1/10000 (float32).
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key
 
@@ -268,14 +269,14 @@ class UNet2DConditionModel(nnx.Module):
 
     def __call__(
         self,
-        x: Float[Array, "b h w c"],
-        timesteps: Float[Array, " b"] | Int[Array, " b"],
-        context: Float[Array, "b m d"],
+        x: Float[Array | np.ndarray, "b h w c"],
+        timesteps: Float[Array | np.ndarray, " b"] | Int[Array | np.ndarray, " b"],
+        context: Float[Array | np.ndarray, "b m d"],
         *,
-        context_mask: Bool[Array, "b m"] | None = None,
-        pooled: Float[Array, "b p"] | None = None,
-        time_ids: Float[Array, "b k"] | None = None,
-        class_labels: Int[Array, " b"] | None = None,
+        context_mask: Bool[Array | np.ndarray, "b m"] | None = None,
+        pooled: Float[Array | np.ndarray, "b p"] | None = None,
+        time_ids: Float[Array | np.ndarray, "b k"] | None = None,
+        class_labels: Int[Array | np.ndarray, " b"] | None = None,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b h w co"]:
         """The network's output for noisy images ``x`` (NHWC) at ``timesteps`` (0 to 1000).
@@ -290,8 +291,11 @@ class UNet2DConditionModel(nnx.Module):
         Raises:
             ValueError: if a conditioning that this network needs is missing.
         """
-        x = x.astype(self.dtype)
-        context = context.astype(self.dtype)
+        x, context = jnp.asarray(x, self.dtype), jnp.asarray(context, self.dtype)
+        context_mask, timesteps, pooled, time_ids, class_labels = (
+            None if given is None else jnp.asarray(given)
+            for given in (context_mask, timesteps, pooled, time_ids, class_labels)
+        )
         if self.center_input_sample:
             x = 2 * x - 1
         temb = self._embed(timesteps, pooled, time_ids, class_labels)

@@ -89,7 +89,8 @@ def from_torch(
             continue
         wanted = leaf.dtype if dtype is None else dtype
         array = np.asarray(array.transpose(_axes(path, leaf.ndim, _FROM_TORCH)), wanted, order="C")
-        arrays.append(jax.device_put(array, place))
+        # Placed for good before the next is read: transfers run in the background and hold their source.
+        arrays.append(jax.block_until_ready(jax.device_put(array, place)))
     if not_finite:
         raise UserError(
             f"the weights of {what} are not finite numbers in {', '.join(not_finite)}: the file is damaged,"

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from difflax import generation
+from difflax.diffusion.run_options import RunOptions
 from difflax.models.autoencoder import Identity
 from difflax.types import UserError
 from PIL import Image
@@ -132,8 +133,8 @@ class TestPictures:
         image = np.random.default_rng(2).random((8, 16, 4), np.float32)
         mask = np.zeros((8, 16), bool)
         mask[2:6, 3:11] = True
-        final_t = dataclasses.replace(plain, final_t=0.0)
-        made = final_t("a cat", image=image, mask=mask, num_steps=3, height=8, width=16)[0]
+        to_the_data = dataclasses.replace(plain, options=RunOptions(final_t=0.0))
+        made = to_the_data("a cat", image=image, mask=mask, num_steps=3, height=8, width=16)[0]
         np.testing.assert_allclose(made[~mask], image[~mask], atol=1e-5)
         assert np.abs(made[mask] - image[mask]).mean() > 0.05
 
