@@ -355,7 +355,7 @@ class Pipeline:
     def _generate(
         self,
         request: Request,
-        guided: Guided,
+        guided: Guided | Prompts,
         guidance_scale: float | int | None,
         num_steps: int | None,
         sampler: str | Sampler | None,

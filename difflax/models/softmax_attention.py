@@ -76,6 +76,10 @@ def _attend_block(
     mask: Bool[Array, "b m"] | None,
 ) -> Float[Array, "b h r d"]:
     """Attention of scaled queries; products and softmax in float32."""
+    dtype = value.dtype
+    if dtype == jnp.float16 and jax.default_backend() == "cpu":
+        # XLA's CPU backend cannot sum products of float16 numbers in float32.
+        query, key, value = (a.astype(jnp.float32) for a in (query, key, value))
     scores = jnp.einsum("bhrd,bhmd->bhrm", query, key, preferred_element_type=jnp.float32)
     if mask is not None:
         scores = jnp.where(mask[:, None, None], scores, jnp.finfo(jnp.float32).min)
@@ -84,7 +88,7 @@ def _attend_block(
     summed = jnp.einsum(
         "bhrm,bhmd->bhrd", weights.astype(value.dtype), value, preferred_element_type=jnp.float32
     )
-    return (summed / total).astype(value.dtype)
+    return (summed / total).astype(dtype)
 
 
 def _heads_first(x: Array) -> Array:
