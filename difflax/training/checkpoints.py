@@ -21,7 +21,8 @@ class Checkpoints:
 
     def __init__(self, directory: epath.PathLike, *, keep: int = 2):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, step_prefix="step", create=True)
-        self._manager = ocp.CheckpointManager(epath.Path(directory), options=options)
+        # Orbax writes only below absolute paths.
+        self._manager = ocp.CheckpointManager(epath.Path(directory).resolve(), options=options)
 
     @property
     def latest(self) -> int | None:
