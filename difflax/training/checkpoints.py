@@ -21,8 +21,10 @@ class Checkpoints:
 
     def __init__(self, directory: epath.PathLike, *, keep: int = 2):
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, step_prefix="step", create=True)
-        # Orbax writes only below absolute paths.
-        self._manager = ocp.CheckpointManager(epath.Path(directory).resolve(), options=options)
+        path = epath.Path(directory)
+        # Orbax writes only below absolute paths; a bucket's are so.
+        path = path if "://" in str(path) else path.resolve()
+        self._manager = ocp.CheckpointManager(path, options=options)
 
     @property
     def latest(self) -> int | None:
