@@ -60,7 +60,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.ema = {"decay": 0.995}
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     config.training = {
-        "steps": 900,
+        "steps": 1000,
         "batch_size": 32,
         "log_every": 50,
         "checkpoint_every": 1000,

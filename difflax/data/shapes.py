@@ -31,8 +31,8 @@ COLOURS = {
 }
 RADII = {"small": 3.6, "large": 5.7}  # pixels; every shape fits the square of this half-width
 SIZES = tuple(RADII)
-ROWS = {"top": 8.0, "centre": 16.0, "bottom": 24.0}  # pixels from the upper edge
-COLUMNS = {"left": 8.0, "centre": 16.0, "right": 24.0}  # pixels from the left edge
+ROWS = {"top": 6.5, "centre": 16.0, "bottom": 25.5}  # pixels from the upper edge
+COLUMNS = {"left": 6.5, "centre": 16.0, "right": 25.5}  # pixels from the left edge
 POSITIONS = (
     "top left", "top centre", "top right",
     "centre left", "centre", "centre right",
