@@ -254,7 +254,8 @@ class Subprocess:
     def __init__(self, script: pathlib.Path, case: Case, params: Params, folder: pathlib.Path):
         facts = {**dataclasses.asdict(case), "options": case.options}
         (folder / "case.json").write_text(json.dumps(facts))
-        tensors = {f"weights/{name}": np.asarray(array) for name, array in to_torch(params).items()}
+        weights = to_torch(params)
+        tensors = {f"weights/{name}": np.ascontiguousarray(array) for name, array in weights.items()}
         tensors |= {f"inputs/{name}": array for name, array in case.inputs().items()}
         safetensors.numpy.save_file(tensors, folder / "weights.safetensors")
         self._process = subprocess.Popen(

@@ -47,6 +47,8 @@ class AdamW:
 
     def learning_rates(self, steps: int) -> optax.Schedule:
         """The learning rate of every step of a run of ``steps``."""
+        if self.schedule == "constant" and self.warmup_steps == 0:
+            return optax.constant_schedule(self.learning_rate)  # a rise of no steps stays at 0 in optax
         if self.schedule == "constant":
             return optax.warmup_constant_schedule(0.0, self.learning_rate, self.warmup_steps)
         return optax.warmup_cosine_decay_schedule(
