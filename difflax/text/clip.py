@@ -79,8 +79,10 @@ class CLIPAttention(nnx.Module):
             return y.reshape(*y.shape[:-1], self.num_heads, -1)
 
         query, key, value = (heads(project(x)) for project in (self.q_proj, self.k_proj, self.v_proj))
+        if query.dtype == jnp.float16:  # XLA has no float16 attention on the CPU
+            query, key, value = (y.astype(jnp.float32) for y in (query, key, value))
         out = jax.nn.dot_product_attention(query, key, value, is_causal=self.causal)
-        return self.out_proj(out.reshape(x.shape))
+        return self.out_proj(out.astype(x.dtype).reshape(x.shape))
 
 
 class CLIPMLP(nnx.Module):
