@@ -233,7 +233,7 @@ def test_half_precision(folder, pipeline, dtype):
     # The autoencoder overflows in float16 (force_upcast) and is kept out of it.
     expected = "float32" if dtype == "float16" else dtype
     assert {leaf.dtype.name for leaf in jax.tree.leaves(half.codec_params)} == {expected}
-    if dtype == "bfloat16":  # XLA has no float16 attention on the CPU
+    if dtype == "bfloat16":  # XLA has no float16 attention on the CPU, which the UNet needs
         made, full = (p("a cat", guidance_scale=1.0, **SMALL) for p in (half, pipeline))
         assert np.abs(made - full).mean() < 0.03
 
