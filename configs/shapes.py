@@ -1,13 +1,13 @@
-"""Text-to-image on the embedded ``shapes`` scenes: a 1.7 M-parameter UNet on 8 × 8 patches of 4 × 4 pixels.
+"""Text-to-image on the embedded ``shapes`` scenes: a 6.7 M-parameter UNet on 8 × 8 squares of 4 × 4 pixels.
 
 difflax train --config=configs/clip.py:shapes --workdir=runs/clip_shapes
 difflax train --config=configs/shapes.py --workdir=runs/shapes
+difflax ablate --workdir=runs/shapes --guidance_scales=0,1,1.5,2,3,4,6,8 --seeds=3 --output=runs/ablation
 
-Measured on two cores: 1,500 steps (48,000 examples) at 120 to 140 examples a second, 6 minutes. Then, with
-``difflax ablate --workdir=runs/shapes --guidance_scales=0,1,2,3,5 --seeds=1`` on 24 prompts of each kind,
-prompt accuracy of one object with seen pairs is 0.00, 0.21, 0.25, 0.25, 0.29, with held-out pairs 0.00, 0.25,
-0.29, 0.25, 0.25, and of two objects 0. At scale 2 colour, size and position are right in 0.92 to 0.96, shape
-in 0.25, which is chance.
+Measured on two cores: 900 steps (28,800 examples) at about 145 examples a second, 3.5 minutes, on a nearly idle
+machine. After 1,000 steps the prompt accuracy of 60 images at each scale is, for one object with seen pairs 0.00,
+0.95, 0.93, 1.00, 0.90, 0.78, 0.47, 0.07; with held-out pairs 0.00, 0.45, 0.48, 0.50, 0.52, 0.47, 0.22, 0.03; for
+two objects at most 0.02. Two objects, and the shapes of held-out pairs, are what is not learned in this time.
 """
 
 from ml_collections import ConfigDict
@@ -68,6 +68,6 @@ def get_config(arg: str = "") -> ConfigDict:
         "sample_prompts": (),
     }
     config.sampler = {"name": "dpmpp_2m", "num_steps": 12, "time_grid": {"name": "trailing"}}
-    config.guidance = {"name": "cfg", "scale": 3.0}
+    config.guidance = {"name": "cfg", "scale": 2.0}
     config.evaluation = {"name": "shapes", "prompts": 20, "seeds": 3, "real_images": 256}
     return config.lock()
