@@ -16,7 +16,8 @@ TINY = (
 
 def rows(page):
     """The cells of the page's first table, by the first word of each row."""
-    lines = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("|")]
+    table = page[page.index("\n|") + 1 :].split("\n\n")[0]
+    lines = [line.strip("| ").split(" | ") for line in table.splitlines()]
     return {cells[0].split()[0]: cells[1:] for cells in lines}
 
 
