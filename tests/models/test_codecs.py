@@ -7,7 +7,7 @@ import scipy.fft
 from difflax.models.autoencoder import CosineTransform, Identity, Patchify
 from difflax.types import UserError
 
-IMAGES = np.asarray(jax.random.uniform(jax.random.key(0), (2, 8, 12, 3), minval=-1.0))
+IMAGES = jax.random.uniform(jax.random.key(0), (2, 8, 12, 3), minval=-1.0)
 CODECS = [Identity(), Patchify(patch_size=4), CosineTransform(whitening=0.0), CosineTransform(whitening=1.25)]
 
 
