@@ -13,8 +13,8 @@ import jax
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
-    from difflax import experiment
     from difflax.cli.main import run
+    from difflax.experiment import training
     from difflax.training.loop import fit
     from difflax.training.state import TrainState
 
@@ -24,7 +24,7 @@ if __name__ == "__main__":
         states.append(fit(*args, **kwargs))
         return states[-1]
 
-    experiment.fit = watched
+    training.fit = watched
     status = run(sys.argv[2:])
     held = dict.fromkeys(map(str, jax.devices()), 0)
     arrays = [array for array in jax.tree.leaves(states[0]) if array.ndim]

@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from difflax import experiment
 from difflax.data import loader
+from difflax.experiment import prepared
 from tests.runs import command, small_run
 
 STEPS = 9  # of 16 examples: an epoch of 96 ends after the sixth
@@ -48,7 +48,7 @@ def batches(monkeypatch):
             seen.append(batch["index"].tolist())
             return batch
 
-    monkeypatch.setattr(experiment, "Loader", Watched)
+    monkeypatch.setattr(prepared, "Loader", Watched)
     return seen
 
 

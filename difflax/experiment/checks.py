@@ -1,0 +1,100 @@
+"""What can be wrong with a config, found before data, devices or a compiler are asked."""
+
+from ml_collections import ConfigDict
+
+from difflax.config import build, construct, nearest
+from difflax.diffusion.time_samplers import RunningLoss
+from difflax.diffusion.weightings import NoUncertainty
+from difflax.evaluation.protocols import PROTOCOLS
+from difflax.experiment.sections import (
+    TokenizerOptions,
+    clip_config,
+    make_diffusion,
+    make_settings,
+    model_name,
+    unet,
+)
+from difflax.types import UserError
+
+COMMON_SECTIONS = ("data", "ema", "loss", "mesh", "model", "optimizer", "seed", "training")
+
+
+CLIP_SECTIONS = (*COMMON_SECTIONS, "tokenizer")
+
+
+DIFFUSION_SECTIONS = (
+    *COMMON_SECTIONS,
+    *("autoencoder", "guidance", "prediction", "sampler", "schedule", "text_encoder"),
+)
+
+
+OPTIONAL_SECTIONS = ("evaluation", "network_input")
+
+
+def check(config: ConfigDict) -> None:
+    """Everything about a config that can be wrong without data or devices.
+
+    Raises:
+        UserError: naming the key, its value and what is valid.
+    """
+    name = model_name(config)
+    wanted = CLIP_SECTIONS if name == "clip" else DIFFUSION_SECTIONS
+    for section in config:
+        if section not in (*wanted, *OPTIONAL_SECTIONS):
+            raise UserError(
+                f"config has no section {section!r}{nearest(section, [*wanted, *OPTIONAL_SECTIONS])}"
+            )
+    missing = [section for section in wanted if section not in config]
+    if missing:
+        raise UserError(f"config has no section {', '.join(missing)}: a {name} run needs {', '.join(wanted)}")
+    settings = make_settings(config)
+    if name == "clip":
+        clip_config(config, vocab_size=config.tokenizer.get("vocab_size", 1024))
+        construct(TokenizerOptions, config.tokenizer, "config.tokenizer")
+        return
+    if "evaluation" in config:
+        build(PROTOCOLS, config.evaluation, "config.evaluation")
+    parts = make_diffusion(config)
+    height, width, channels = settings.source.image_shape
+    if parts.codec.channels != channels:
+        raise UserError(
+            f"config.autoencoder.channels = {parts.codec.channels}, but the images of config.data have"
+            f" {channels}"
+        )
+    if parts.loss.masked and not getattr(settings.source, "alpha_mask", False):
+        raise UserError(
+            "config.loss.masked: the images of config.data have no masks; a folder of images with"
+            " alpha_mask = True has"
+        )
+    own_past = parts.weak is not None and parts.weak.step is not None and not parts.weak.workdir
+    if own_past and settings.options.sample_every:
+        raise UserError(
+            "config.guidance.weak.step: a checkpoint of this run cannot guide the pictures that it draws: set"
+            " config.training.sample_every = 0, or name another run in config.guidance.weak.workdir"
+        )
+    if isinstance(parts.time_sampler, RunningLoss) and not isinstance(parts.uncertainty, NoUncertainty):
+        raise UserError(
+            "config.loss.time_sampler (running_loss) follows the size of the loss, which"
+            " config.loss.uncertainty (learned) takes away: choose one of them"
+        )
+    shape = parts.codec.latent_shape(height, width)
+    unet(config, shape[-1]).abstract()
+    levels = len(config.model.block_out_channels)
+    if any(edge % 2 ** (levels - 1) for edge in shape[:2]):
+        raise UserError(
+            f"config.model.block_out_channels has {levels} levels, which halve {levels - 1} times, but the"
+            f" latent is {shape[0]} × {shape[1]}: use fewer levels or a smaller config.autoencoder.patch_size"
+        )
+    if settings.options.steps <= settings.optimizer.warmup_steps:
+        raise UserError(
+            f"config.optimizer.warmup_steps = {settings.optimizer.warmup_steps} must be less than"
+            f" config.training.steps = {settings.options.steps}"
+        )
+    try:
+        levels = parts.options.levels(parts.schedule, parts.time_grid, parts.num_steps, parts.prediction_type)
+    except ValueError as error:
+        raise UserError(f"config.sampler: {error}") from error
+    try:
+        parts.guidance.resolve(parts.schedule, levels)
+    except ValueError as error:
+        raise UserError(f"config.guidance: {error}") from error

@@ -1,0 +1,91 @@
+"""`load` and `from_pretrained`: from a workdir or a checkpoint to a pipeline."""
+
+import dataclasses
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+
+from difflax.config import read_workdir_config
+from difflax.diffusion.guidance import ClassifierFreeGuidance
+from difflax.diffusion.samplers import SAMPLERS
+from difflax.experiment.diffusion import make_pipeline, read_text_encoder, weak_model
+from difflax.experiment.sections import make_diffusion, make_settings, model_name, unet
+from difflax.generation import Pipeline
+from difflax.models.layers import choose
+from difflax.pretrained.hub import fetch
+from difflax.pretrained.single_file import load_single_file
+from difflax.pretrained.stable_diffusion import load_stable_diffusion
+from difflax.training.checkpoints import Checkpoints
+from difflax.types import Conditioning, UserError
+
+
+def load(workdir: epath.PathLike) -> Pipeline:
+    """The pipeline of a workdir, from its newest checkpoint's averaged parameters.
+
+    Raises:
+        UserError: no workdir, no checkpoint, or not of a diffusion model.
+    """
+    workdir = epath.Path(workdir)
+    config = read_workdir_config(workdir)
+    if model_name(config) == "clip":
+        raise UserError(
+            f"{workdir} holds a CLIP, which makes no images: give the workdir of a diffusion model"
+        )
+    if not (workdir / "checkpoints").exists():
+        raise UserError(f"{workdir} has no checkpoint yet: train it first (difflax train)")
+    parts, settings = make_diffusion(config), make_settings(config)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    model = unet(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1])
+    params = checkpoints.restore_params(model.abstract())
+    null = checkpoints.restore_constants()
+    step = checkpoints.latest
+    checkpoints.close()
+    pipeline = make_pipeline(config, params, read_text_encoder(workdir, parts), Conditioning(**null))
+    return dataclasses.replace(pipeline, step=step, **weak_model(parts.weak, workdir))
+
+
+def from_pretrained(
+    source: epath.PathLike,
+    *,
+    dtype: Any = "float32",
+    variant: str | None = None,
+    revision: str | None = None,
+    cache_dir: str | None = None,
+    local_files_only: bool = False,
+    batch_size: int | None = None,
+    tile: int | None = None,
+    config: epath.PathLike | None = None,
+    tokenizer: epath.PathLike | None = None,
+    prediction_type: str | None = None,
+) -> Pipeline:
+    """The pipeline of a checkpoint; see `difflax.from_pretrained`."""
+    kinds = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+    kind = choose(kinds, jnp.dtype(dtype).name if not isinstance(dtype, str) else dtype, "dtype")
+    single = {"config": config, "tokenizer": tokenizer, "prediction_type": prediction_type}
+    if epath.Path(source).is_file():
+        checkpoint = load_single_file(source, dtype=kind, **single)
+    else:
+        for name, value in single.items():
+            if value is not None:
+                raise UserError(f"{name}={os.fspath(value)!r} is for a single file, {source} is none")
+        folder = fetch(
+            source,
+            revision=revision,
+            variant=variant,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+        checkpoint = load_stable_diffusion(folder, dtype=kind, variant=variant)
+    if tile is not None:
+        codec = dataclasses.replace(checkpoint.codec, tile=tile // checkpoint.codec.config.downscale)
+        checkpoint = dataclasses.replace(checkpoint, codec=codec)
+    return Pipeline.of_checkpoint(
+        checkpoint,
+        samplers={name: cls() for name, cls in SAMPLERS.items()},
+        guidance=ClassifierFreeGuidance(scale=7.5),
+        num_steps=50,
+        batch_size=4 * jax.local_device_count() if batch_size is None else batch_size,
+    )

@@ -1,0 +1,45 @@
+"""`train`: from a config to a trained workdir."""
+
+from etils import epath
+from ml_collections import ConfigDict
+
+from difflax.config import to_json
+from difflax.experiment.checks import check
+from difflax.experiment.clip import prepare_clip
+from difflax.experiment.diffusion import prepare_diffusion
+from difflax.experiment.sections import make_settings, model_name
+from difflax.training.loop import fit
+from difflax.types import UserError
+
+
+def train(config: ConfigDict, workdir: epath.PathLike, *, stop_at: int | None = None) -> None:
+    """Trains what the config names, or goes on with it; see `fit`."""
+    check(config)
+    workdir = epath.Path(workdir)
+    settings = make_settings(config)
+    mesh = settings.mesh.make()
+    if settings.options.batch_size % (mesh.shape["data"] * mesh.shape["fsdp"]):
+        raise UserError(
+            f"config.training.batch_size = {settings.options.batch_size} must be a multiple of the"
+            f" {mesh.shape['data'] * mesh.shape['fsdp']} devices of the mesh's data and fsdp axes"
+        )
+    run = prepare_clip if model_name(config) == "clip" else prepare_diffusion
+    prepared = run(config, settings, workdir)
+    state = fit(
+        workdir,
+        to_json(config),
+        objective=prepared.objective,
+        optimizer=settings.optimizer.build(settings.options.steps),
+        ema=settings.ema,
+        mesh=mesh,
+        seed=settings.seed,
+        options=settings.options,
+        loader=prepared.loader,
+        prepare=prepared.prepare,
+        constants=prepared.constants,
+        periodic=prepared.periodic,
+        label=model_name(config),
+        stop_at=stop_at,
+    )
+    if int(state.step) == settings.options.steps and prepared.finish is not None:
+        prepared.finish(state)
