@@ -7,9 +7,13 @@ from difflax.config import to_json
 from difflax.experiment.checks import check
 from difflax.experiment.clip import prepare_clip
 from difflax.experiment.diffusion import prepare_diffusion
+from difflax.experiment.finetune import prepare_finetune
 from difflax.experiment.sections import make_settings, model_name
 from difflax.training.loop import fit
 from difflax.types import UserError
+
+KINDS = {"clip": prepare_clip, "unet2d_condition": prepare_diffusion, "pretrained": prepare_finetune}
+"""What prepares a run, by ``config.model.name``."""
 
 
 def train(config: ConfigDict, workdir: epath.PathLike, *, stop_at: int | None = None) -> None:
@@ -23,8 +27,7 @@ def train(config: ConfigDict, workdir: epath.PathLike, *, stop_at: int | None = 
             f"config.training.batch_size = {settings.options.batch_size} must be a multiple of the"
             f" {mesh.shape['data'] * mesh.shape['fsdp']} devices of the mesh's data and fsdp axes"
         )
-    run = prepare_clip if model_name(config) == "clip" else prepare_diffusion
-    prepared = run(config, settings, workdir)
+    prepared = KINDS[model_name(config)](config, settings, workdir)
     state = fit(
         workdir,
         to_json(config),
@@ -40,6 +43,8 @@ def train(config: ConfigDict, workdir: epath.PathLike, *, stop_at: int | None = 
         periodic=prepared.periodic,
         label=model_name(config),
         stop_at=stop_at,
+        start=prepared.start,
+        frozen=prepared.frozen,
     )
     if int(state.step) == settings.options.steps and prepared.finish is not None:
         prepared.finish(state)
