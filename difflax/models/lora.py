@@ -7,6 +7,7 @@ with ``{"down", "up"}`` in place of the adapted layers' parameters; what is not 
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,12 +63,13 @@ def add_factors(
     for name, (down, up) in by_layer(factors).items():
         path = (*name.split("."), "kernel")
         own = scale[name] if isinstance(scale, Mapping) else scale
-        change = jnp.tensordot(down.astype(jnp.float32), up.reshape(up.shape[-2:]).astype(jnp.float32), 1)
+        down, up = jnp.asarray(down, jnp.float32), jnp.asarray(up, jnp.float32)
+        change = jnp.tensordot(down, up.reshape(up.shape[-2:]), 1)
         flat[path] = (flat[path].astype(jnp.float32) + own * change).astype(flat[path].dtype)
     return traverse_util.unflatten_dict(flat)
 
 
-def by_layer(factors: Params) -> dict[str, tuple[Array, Array]]:
+def by_layer(factors: Params) -> dict[str, tuple[Any, Any]]:
     """``(down, up)`` of every adapted layer, by its dotted name."""
     flat = traverse_util.flatten_dict(factors)
     return {
