@@ -1,11 +1,12 @@
-"""DreamBooth (Ruiz et al. 2022, https://arxiv.org/abs/2208.12242): a few pictures of one dog become "sks dog".
+"""DreamBooth (Ruiz et al. 2022, https://arxiv.org/abs/2208.12242): pictures of one dog become "sks dog".
 
 difflax train --config=configs/dreambooth.py --workdir=runs/dreambooth --config.data.path=my_dog
 difflax sample --workdir=runs/dreambooth --prompt="a photo of sks dog on the moon" --output=out
 
 The 200 pictures of the class are made by the checkpoint before training, in the workdir, unless
 ``config.data.class_path`` names a folder with them; ``--config.data.class_prompt=`` trains without them.
-``--config.tune.text_encoder=True`` trains the text encoder as well; ``configs/dreambooth.py:lora`` trains a LoRA.
+``--config.tune.text_encoder=True --config.cache.text=False`` trains the text encoder as well, and
+``configs/dreambooth.py:lora`` a LoRA.
 """
 
 import pathlib

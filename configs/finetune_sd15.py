@@ -22,8 +22,8 @@ def get_config(arg: str = "stable-diffusion-v1-5/stable-diffusion-v1-5") -> Conf
     config.model = {
         "name": "pretrained",
         "path": arg,
-        "variant": None,
-        "revision": None,
+        "variant": "",
+        "revision": "",
         "dtype": "bfloat16",
         "remat": "full",
         "copy": True,

@@ -4,8 +4,8 @@ difflax train --config=configs/lora_sd15.py --workdir=runs/lora --config.data.pa
 difflax sample --pretrained=stable-diffusion-v1-5/stable-diffusion-v1-5 --lora=runs/lora/trained:0.8 \
   --prompt="…" --output=out
 
-``runs/lora/trained/pytorch_lora_weights.safetensors`` is what diffusers' ``load_lora_weights`` reads. Targets are
-the ends of layers' names; attention and the feed-forward: ``("to_q", "to_k", "to_v", "to_out.0",
+``runs/lora/trained/pytorch_lora_weights.safetensors`` is what diffusers' ``load_lora_weights`` reads. Targets
+are the ends of layers' names; attention and the feed-forward: ``("to_q", "to_k", "to_v", "to_out.0",
 "ff.net.0.proj", "ff.net.2")``.
 """
 

@@ -1,11 +1,11 @@
-"""Textual inversion (Gal et al. 2022, https://arxiv.org/abs/2208.01618): a new word for what a few pictures show.
+"""Textual inversion (Gal et al. 2022, https://arxiv.org/abs/2208.01618): a new word for what pictures show.
 
 difflax train --config=configs/textual_inversion.py --workdir=runs/toy --config.data.path=my_toy
 difflax sample --pretrained=stable-diffusion-v1-5/stable-diffusion-v1-5 --textual_inversion=runs/toy/trained \
   --prompt="a <toy> in the snow" --output=out
 
-``runs/toy/trained/learned_embeds.safetensors`` is what diffusers' ``load_textual_inversion`` reads. Another word:
-``configs/textual_inversion.py:<dog>``.
+``runs/toy/trained/learned_embeds.safetensors`` is what diffusers' ``load_textual_inversion`` reads. Another
+word: ``configs/textual_inversion.py:<dog>``.
 """
 
 import pathlib

@@ -27,7 +27,7 @@ def run(values: flags.FlagValues) -> None:
     import pathlib
 
     if not values.pretrained and not values.workdir:
-        raise UserError("give --pretrained=FILE.safetensors, a folder, or a Hub id; or --workdir=DIR of a run")
+        raise UserError("give --pretrained=FILE.safetensors, a folder or a Hub id, or --workdir=DIR of a run")
     if not values.output:
         raise UserError("give --output=DIR, a folder for the result")
     output = pathlib.Path(values.output)

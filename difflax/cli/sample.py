@@ -70,7 +70,7 @@ def define_pretrained_flags(values: flags.FlagValues) -> None:
         "lora", [], "a LoRA's file or folder, and :weight; may be given several times", flag_values=values
     )
     flags.DEFINE_multi_string(
-        "textual_inversion", [], "a learned word's file or folder; several times for several", flag_values=values
+        "textual_inversion", [], "a learned word's file or folder; may be repeated", flag_values=values
     )
 
 
@@ -79,9 +79,7 @@ def load_pretrained(values: flags.FlagValues):
     from difflax import experiment
 
     names = ("dtype", "variant", "revision", "config", "tokenizer", "prediction_type")
-    pipeline = experiment.from_pretrained(
-        values.pretrained, **{name: values[name].value for name in names}
-    )
+    pipeline = experiment.from_pretrained(values.pretrained, **{name: values[name].value for name in names})
     return with_additions(values, pipeline)
 
 

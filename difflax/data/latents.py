@@ -1,5 +1,6 @@
 """Latents of a data set's images, computed once: training reads rows instead of running the autoencoder."""
 
+import uuid
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -43,7 +44,7 @@ def cache_latents(
 
 def _write(records: Records, encode: Callable, path: epath.Path, batch_size: int) -> None:
     count = len(records)
-    unfinished = path.parent / f".{path.name}"
+    unfinished = path.parent / f".{path.name}-{uuid.uuid4().hex}"
     with unfinished.open("wb") as file:
         for start in range(0, count, batch_size):
             rows = [min(row, count - 1) for row in range(start, start + batch_size)]

@@ -45,7 +45,7 @@ LATENTS = "latents.npy"
 
 def prepare_finetune(config: ConfigDict, settings: Settings, workdir: epath.Path) -> Prepared:
     parts, mesh = make_pretrained(config), settings.mesh.make()
-    original = read_checkpoint(parts.model, workdir)
+    original = read_checkpoint(parts.model, workdir, mesh)
     check_source(original, settings.source)
     checkpoint = parts.tuning.prepare(original)
     claim_workdir(workdir, config)
@@ -97,10 +97,13 @@ def prepare_finetune(config: ConfigDict, settings: Settings, workdir: epath.Path
 def make_objective(parts: Pretrained, checkpoint: StableDiffusion) -> FineTuning:
     """The loss of the run, with the checkpoint's own schedule and prediction type."""
     encoder, sampling = checkpoint.text_encoder, checkpoint.sampling
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), checkpoint.networks)
+    # The step gives the parameters.
+    reader = encoder.replace(params=shapes["text_encoder"])
     loss = {name: value for name, value in parts.loss.items() if name != "loss"}
 
     def encode(networks: PyTree, tokens: PyTree) -> Conditioning:
-        found = encoder.replace(params=networks["text_encoder"]).condition_ids(tokens)
+        found = reader.replace(params=networks["text_encoder"]).condition_ids(tokens)
         return _condition(checkpoint, found)
 
     return FineTuning(
@@ -116,7 +119,7 @@ def make_objective(parts: Pretrained, checkpoint: StableDiffusion) -> FineTuning
             **loss,
         ),
         tuning=parts.tuning,
-        networks=jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), checkpoint.networks),
+        networks=shapes,
         codec=checkpoint.codec,
         encode=encode,
         null_tokens=encoder.tokenizer([""])[0],
@@ -149,7 +152,7 @@ def _batches(
     parts: Pretrained, checkpoint: StableDiffusion, settings: Settings, records: Records, workdir: epath.Path
 ) -> tuple[Callable[[dict[str, Any]], PyTree], Loader]:
     """A batch of the loader to the objective's, and the loader, which reads no images that are cached."""
-    encoder = checkpoint.text_encoder
+    encoder, tokenizer = checkpoint.text_encoder, checkpoint.text_encoder.tokenizer
     weights = getattr(records, "weights", None)
     latents = texts = None
     if parts.cache.latents:
@@ -170,7 +173,7 @@ def _batches(
         else:
             made["moments"] = latents[batch["index"]]
         if texts is None:
-            made["tokens"] = encoder.tokenizer(batch["caption"])
+            made["tokens"] = tokenizer(batch["caption"])
         else:
             made["conditioning"] = texts.lookup(batch["caption"])
         if weights is not None:

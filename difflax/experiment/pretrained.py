@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from etils import epath
+from jax.sharding import Mesh
+from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from difflax.config import build, construct
@@ -18,9 +20,10 @@ from difflax.models.layers import choose
 from difflax.models.remat import POLICIES
 from difflax.pretrained.hub import fetch
 from difflax.pretrained.single_file import load_single_file
-from difflax.pretrained.stable_diffusion import StableDiffusion, load_stable_diffusion
+from difflax.pretrained.stable_diffusion import StableDiffusion, load_stable_diffusion, read_configs
 from difflax.training.checkpoints import Checkpoints
 from difflax.training.objectives import network_params
+from difflax.training.sharding import shardings
 from difflax.training.tunings import TUNINGS, Tuning
 from difflax.types import UserError
 
@@ -36,7 +39,7 @@ class PretrainedOptions:
 
     Attributes:
         path: a folder in diffusers' layout, a Hub id, or a ``.safetensors`` file in the original layout.
-        variant, revision: see `difflax.pretrained.hub.fetch`.
+        variant, revision: see `difflax.pretrained.hub.fetch`; empty for none.
         dtype: of the computation; parameters are float32.
         remat: of the UNet, see ``difflax.models.remat``.
         copy: keep the checkpoint in the workdir, so that the workdir alone is enough; otherwise ``path`` must
@@ -44,8 +47,8 @@ class PretrainedOptions:
     """
 
     path: str
-    variant: str | None = None
-    revision: str | None = None
+    variant: str = ""
+    revision: str = ""
     dtype: str = "bfloat16"
     remat: str = "none"
     copy: bool = True
@@ -120,26 +123,34 @@ def make_pretrained(config: ConfigDict) -> Pretrained:
     )
 
 
-def read_checkpoint(options: PretrainedOptions, workdir: epath.Path, mesh: Any = None) -> StableDiffusion:
+def read_checkpoint(
+    options: PretrainedOptions, workdir: epath.Path, mesh: Mesh | None = None
+) -> StableDiffusion:
     """The checkpoint with float32 parameters, ready for the tuning: the workdir's copy, or that of ``path``.
+    A folder's UNet is read straight to its places on ``mesh``.
 
     Raises:
         UserError: it cannot be had, is damaged or is not supported.
     """
     stored = workdir / STORED
     if stored.exists():
-        checkpoint = load_stable_diffusion(stored)
+        checkpoint = load_stable_diffusion(stored, shardings=_places(stored, mesh))
     elif epath.Path(options.path).is_file():
         checkpoint = load_single_file(options.path, dtype=jnp.float32)
     else:
-        folder = fetch(options.path, revision=options.revision, variant=options.variant)
-        checkpoint = load_stable_diffusion(folder, variant=options.variant)
+        variant = options.variant or None
+        folder = fetch(options.path, revision=options.revision or None, variant=variant)
+        checkpoint = load_stable_diffusion(folder, variant=variant, shardings=_places(folder, mesh))
     if checkpoint.fills_masks:
         raise UserError(
             f"config.model.path = {options.path!r} fills masks in, and is not trained here: take a checkpoint"
             " whose UNet reads the noisy image alone"
         )
     return checkpoint.computing_in(DTYPES[options.dtype], options.remat)
+
+
+def _places(folder: epath.Path, mesh: Mesh | None) -> PyTree:
+    return None if mesh is None else shardings(read_configs(folder).build(jnp.float32)[0].abstract(), mesh)
 
 
 def check_source(checkpoint: StableDiffusion, source: Source) -> None:

@@ -3,8 +3,8 @@
 What diffusers' ``load_lora_weights`` reads is written: ``unet.….to_q.lora_A.weight`` [rank, in] and
 ``lora_B.weight`` [out, rank], and in the header each network's rank, alpha and targets. Read are that,
 diffusers' older spellings (``lora.down``, ``to_q_lora.down``, ``lora_linear_layer.down``, ``.processor.``), a
-peft adapter (``base_model.model.…`` with ``adapter_config.json`` beside it), and kohya's (``lora_unet_…`` with
-``lora_down``, ``lora_up`` and ``alpha``). A file without an alpha has ``alpha = rank``.
+peft adapter (``base_model.model.…`` with ``adapter_config.json`` beside it), and kohya's (``lora_unet_…``,
+``lora_te_…`` with ``lora_down``, ``lora_up`` and ``alpha``). A file without an alpha has ``alpha = rank``.
 """
 
 import dataclasses

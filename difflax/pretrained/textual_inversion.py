@@ -1,7 +1,7 @@
 """Learned words (Gal et al. 2022, https://arxiv.org/abs/2208.01618): new tokens with embeddings of their own.
 
 The file is diffusers' ``learned_embeds.safetensors``: one tensor [d] or [vectors, d] under the token's name.
-A token of several vectors is the tokens ``<cat>``, ``<cat>_1``, … in the tokenizer, and prompts say ``<cat>``.
+A token of several vectors is the tokens ``<cat>``, ``<cat>_1``, … in the tokenizer; prompts say ``<cat>``.
 """
 
 import dataclasses

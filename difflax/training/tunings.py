@@ -184,7 +184,7 @@ class TextualInversion:
         ids = encoder.tokenizer.backend(self.initializer, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             raise UserError(
-                f"config.tune.initializer = {self.initializer!r} is {len(ids)} tokens: take a word that is one"
+                f"config.tune.initializer = {self.initializer!r} is {len(ids)} tokens: take a word of one"
             )
         row = embedding_table(encoder.params)[ids[0]]
         try:

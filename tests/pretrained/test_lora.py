@@ -12,6 +12,7 @@ from difflax.models.lora import add_factors, by_layer, init_factors, matching_la
 from difflax.pretrained.lora import FILE, merge_lora, read_lora, save_lora
 from difflax.pretrained.names import to_torch
 from difflax.types import UserError
+
 from tests.fixtures import make_stable_diffusion as reference
 
 UNET = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "proj_in")
@@ -109,7 +110,7 @@ def kohya(path, networks, tensors):
         stem, _, part = rest.removesuffix(".weight").rpartition(".")
         stem = names[network] + stem.replace(".", "_")
         out[f"{stem}.{ {'lora_A': 'lora_down', 'lora_B': 'lora_up'}[part] }.weight"] = tensor
-        out[f"{stem}.alpha"] = np.float32(6.0)
+        out[f"{stem}.alpha"] = np.array(6.0, np.float32)
     safetensors.numpy.save_file(out, path)
 
 
