@@ -272,8 +272,10 @@ def _stated(path: epath.Path) -> dict[str, Stated]:
     stated = {name: Stated.read(facts, f"{name}.") for name in ("unet", "text_encoder")}
     config = path.parent / ADAPTER_CONFIG
     if path.name == ADAPTER_FILE and config.is_file():
+        facts = read_json(config)
+    if "lora_alpha" in facts:
         # An adapter is of one network, whose name is nowhere.
-        stated = dict.fromkeys(stated, Stated.read(read_json(config)))
+        stated = dict.fromkeys(stated, Stated.read(facts))
     return stated
 
 

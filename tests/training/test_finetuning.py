@@ -101,6 +101,7 @@ def test_the_loss_is_that_of_diffusers(case, tmp_path):
     np.testing.assert_allclose(losses, expected.numpy(), rtol=2e-4)
 
 
+@pytest.mark.slow
 def test_dropped_captions_are_the_empty_one(folder):
     """With all of them dropped, any caption gives the loss of none."""
     config = config_of("finetune_sd15", folder, loss={"caption_dropout": 1.0})
@@ -159,6 +160,7 @@ def train(name, workdir, path, *more, steps=2):
     )
 
 
+@pytest.mark.slow
 def test_lora_run_stopped_and_taken_up_again(folder, pictures, tmp_path):
     """The file that training leaves, merged into the checkpoint, is what the workdir loads; a run that was
     stopped leaves the same file, bit for bit.
