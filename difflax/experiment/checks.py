@@ -10,9 +10,11 @@ from difflax.diffusion.weightings import NoUncertainty
 from difflax.evaluation.protocols import PROTOCOLS
 from difflax.experiment.pretrained import make_pretrained
 from difflax.experiment.sections import (
+    AutoencodingLoss,
     DenoisingLoss,
     Settings,
     TokenizerOptions,
+    autoencoder_config,
     clip_config,
     make_diffusion,
     make_settings,
@@ -24,6 +26,7 @@ from difflax.types import UserError
 COMMON_SECTIONS = ("data", "ema", "loss", "mesh", "model", "optimizer", "seed", "training")
 
 
+AUTOENCODER_SECTIONS = COMMON_SECTIONS
 CLIP_SECTIONS = (*COMMON_SECTIONS, "tokenizer")
 
 
@@ -37,6 +40,7 @@ PRETRAINED_SECTIONS = (*COMMON_SECTIONS, "cache", "guidance", "sampler", "tune")
 
 
 SECTIONS = {
+    "autoencoder_kl": AUTOENCODER_SECTIONS,
     "clip": CLIP_SECTIONS,
     "unet2d_condition": DIFFUSION_SECTIONS,
     "pretrained": PRETRAINED_SECTIONS,
@@ -66,6 +70,10 @@ def check(config: ConfigDict) -> None:
     if name == "clip":
         clip_config(config, vocab_size=config.tokenizer.get("vocab_size", 1024))
         construct(TokenizerOptions, config.tokenizer, "config.tokenizer")
+        return
+    if name == "autoencoder_kl":
+        autoencoder_config(config, settings.source.image_shape)
+        build({"autoencoding": AutoencodingLoss}, config.loss, "config.loss")
         return
     if settings.options.steps <= settings.optimizer.warmup_steps:
         raise UserError(

@@ -4,6 +4,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from difflax.config import to_json
+from difflax.experiment.autoencoder import prepare_autoencoder
 from difflax.experiment.checks import check
 from difflax.experiment.clip import prepare_clip
 from difflax.experiment.diffusion import prepare_diffusion
@@ -12,7 +13,12 @@ from difflax.experiment.sections import make_settings, model_name
 from difflax.training.loop import fit
 from difflax.types import UserError
 
-KINDS = {"clip": prepare_clip, "unet2d_condition": prepare_diffusion, "pretrained": prepare_finetune}
+KINDS = {
+    "autoencoder_kl": prepare_autoencoder,
+    "clip": prepare_clip,
+    "pretrained": prepare_finetune,
+    "unet2d_condition": prepare_diffusion,
+}
 """What prepares a run, by ``config.model.name``."""
 
 
