@@ -4,26 +4,23 @@ photograph of the cat and two others, each under its caption, and the captions r
     pip install -e '.[test]'
     python scripts/finetune_cat.py runs/cat
 
-The checkpoint is that of the tests' fixtures. Its random autoencoder shows nothing of a picture, so it is
-first fitted to the three; then ``difflax train`` does the rest with ``configs/finetune_cat.py``. Reported is
-the PSNR of what each caption makes against each photograph, and what the autoencoder itself can show.
+UNet and text encoder are those of the tests' fixtures. A random autoencoder shows nothing of a picture, so
+one is first trained on the three; then ``difflax train`` does the rest with ``configs/finetune_cat.py``.
+Reported is the PSNR of what each caption makes against each photograph, and of what the autoencoder can show.
 """
 
-import dataclasses
 import json
 import pathlib
 import runpy
+import shutil
 import sys
 
 import difflax
-import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import skimage
 from difflax import experiment
 from difflax.data.transforms import decode, fit
-from difflax.pretrained.stable_diffusion import load_stable_diffusion
 from PIL import Image
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -31,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 
 from tests.fixtures import make_stable_diffusion as fixture  # noqa: E402
 
-EDGE, STEPS, COPIES = 64, 2500, 8
+EDGE, COPIES, AUTOENCODER_STEPS = 32, 8, 1200
 PICTURES = {
     "chelsea.png": "a photograph of a red cat",
     "coffee.png": "an oil painting of the sea at night",
@@ -46,35 +43,34 @@ def photographs() -> np.ndarray:
     return np.stack([fit(decode((data / name).read_bytes(), name), EDGE, EDGE, 3) for name in PICTURES])
 
 
-def fit_autoencoder(folder: pathlib.Path, images: np.ndarray) -> None:
-    """The checkpoint's autoencoder, fitted to the pictures: squared error of what is decoded from a draw."""
-    checkpoint = load_stable_diffusion(folder, variant="fp16")
-    codec, x = checkpoint.codec, jnp.asarray(images, jnp.float32) / 127.5 - 1
-    optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0.0, 6e-3, 100, STEPS))
+def config_of(name: str, argument: str):
+    return runpy.run_path(str(ROOT / "configs" / f"{name}.py"))["get_config"](argument)
 
-    def loss(params, key):
-        posterior = codec.posterior(params, x)
-        z = posterior.sample(key)
-        # Latents of about unit variance, as a checkpoint's are once they are scaled.
-        spread = jnp.square(jnp.mean(jnp.square(posterior.mean)) - 1)
-        made = codec.network.apply(params, z, method="decode")
-        return jnp.mean(jnp.square(made - x)) + 1e-2 * spread
 
-    @jax.jit
-    def run(params):
-        def step(carry, i):
-            params, state = carry
-            value, grads = jax.value_and_grad(loss)(params, jax.random.fold_in(jax.random.key(0), i))
-            updates, state = optimizer.update(grads, state, params)
-            return (optax.apply_updates(params, updates), state), value
+def write_pictures(folder: pathlib.Path, images: np.ndarray) -> None:
+    """Each picture `COPIES` times with its caption, since a batch holds different files."""
+    for split in ("train", "test"):
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        for number, (image, caption) in enumerate(zip(images, PICTURES.values(), strict=True)):
+            for copy in range(COPIES):
+                path = folder / split / f"{number}_{copy}.png"
+                Image.fromarray(image).save(path)
+                path.with_suffix(".txt").write_text(caption)
 
-        return jax.lax.scan(step, (params, optimizer.init(params)), jnp.arange(STEPS))
 
-    (params, _), losses = run(checkpoint.codec_params)
-    print(f"autoencoder: squared error {losses[0]:.3f} -> {losses[-1]:.5f}")
-    configs = dataclasses.replace(checkpoint.configs, vae=checkpoint.configs.vae | {"scaling_factor": 1.0})
-    fitted = dataclasses.replace(checkpoint, configs=configs, codec_params=params)
-    fitted.save(folder.parent / "checkpoint")
+def fit_autoencoder(place: pathlib.Path) -> None:
+    """An autoencoder trained on the three pictures, in the random one's place."""
+    config = config_of("autoencoder", "").unlock()
+    config.data = {"name": "folder", "path": str(place / "pictures"), "height": EDGE, "width": EDGE}
+    widths = {"block_out_channels": (16, 16, 32, 32), "latent_channels": 4, "norm_num_groups": 4}
+    config.model = {"name": "autoencoder_kl", "layers_per_block": 1, **widths}
+    config.loss.kl_weight = 1e-6
+    config.optimizer.learning_rate = 4e-3
+    config.training.update(steps=AUTOENCODER_STEPS, batch_size=12, sample_every=0)
+    experiment.train(config.lock(), place / "autoencoder")
+    fixture.build("sd15", place / "checkpoint")
+    shutil.rmtree(place / "checkpoint" / "vae")
+    shutil.copytree(place / "autoencoder" / "vae", place / "checkpoint" / "vae")
 
 
 def psnr(image: np.ndarray, target: np.ndarray) -> float:
@@ -84,19 +80,15 @@ def psnr(image: np.ndarray, target: np.ndarray) -> float:
 
 def main(place: pathlib.Path) -> None:
     images, captions = photographs(), list(PICTURES.values())
+    write_pictures(place / "pictures", images)
     if not (place / "checkpoint" / "model_index.json").exists():
-        fixture.build("sd15", place / "random")
-        fit_autoencoder(place / "random", images)
-    pictures = place / "pictures"
-    pictures.mkdir(parents=True, exist_ok=True)
-    for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        for copy in range(COPIES):
-            Image.fromarray(image).save(pictures / f"{number}_{copy}.png")
-            (pictures / f"{number}_{copy}.txt").write_text(caption)
-    config = runpy.run_path(str(ROOT / "configs" / "finetune_cat.py"))["get_config"](str(place))
-    experiment.train(config, place / "run")
+        fit_autoencoder(place)
+    experiment.train(config_of("finetune_cat", str(place)), place / "run")
 
-    before, after = difflax.from_pretrained(str(place / "checkpoint")), difflax.load(str(place / "run"))
+    before, after = (
+        difflax.from_pretrained(str(place / "checkpoint"), variant="fp16"),
+        difflax.load(str(place / "run")),
+    )
     targets = images / np.float32(255)
     codec, params = after.codec, after.codec_params
     shown = np.asarray(codec.decode(params, codec.encode(params, jnp.asarray(targets * 2 - 1)))) / 2 + 0.5

@@ -122,7 +122,7 @@ def make_objective(parts: Pretrained, checkpoint: StableDiffusion) -> FineTuning
         networks=shapes,
         codec=checkpoint.codec,
         encode=encode,
-        null_tokens=encoder.tokenizer([""])[0],
+        null_tokens=jnp.asarray(encoder.tokenizer([""])[0]),
     )
 
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from difflax.cli.sample import read_lora_flag
 from difflax.models.lora import add_factors, by_layer, init_factors, matching_layers
 from difflax.pretrained.lora import FILE, merge_lora, read_lora, save_lora
 from difflax.pretrained.names import to_torch
@@ -235,6 +236,21 @@ class TestAgainstDiffusers:
         their = theirs()
         their.load_lora_weights(path)
         self.compare(their, pipeline.with_lora([(path, 1.0)]), apply)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("a/b.safetensors", ("a/b.safetensors", 1.0)),
+        ("a/b.safetensors:-0.5", ("a/b.safetensors", -0.5)),
+        ("gs://a/b", ("gs://a/b", 1.0)),
+        ("gs://a/b:2", ("gs://a/b", 2.0)),
+    ],
+)
+def test_the_flag_of_the_command_line(given, expected):
+    assert read_lora_flag(given) == expected
+    with pytest.raises(UserError, match="no weight"):
+        read_lora_flag(given + ":much")
 
 
 def write(path, tensors):

@@ -1,7 +1,5 @@
 """Fine-tuning of a tiny checkpoint of the true structure: the loss against PyTorch, and whole runs."""
 
-import pathlib
-
 import difflax
 import jax
 import jax.numpy as jnp
@@ -17,6 +15,7 @@ from difflax.pretrained.textual_inversion import embedding_table
 from difflax.training.finetuning import CODEC
 from difflax.training.sharding import MeshShape
 from difflax.training.step import abstract_state
+from etils import epath
 from PIL import Image
 from tests.fixtures import make_stable_diffusion as reference
 from tests.runs import ROOT, command, load_config
@@ -50,7 +49,7 @@ def config_of(name, path, **changes):
 def prepared(config):
     """The run's objective with a checkpoint's arrays in it, and what it would train at first."""
     parts = make_pretrained(config)
-    checkpoint = parts.tuning.prepare(read_checkpoint(parts.model, pathlib.Path("nowhere")))
+    checkpoint = parts.tuning.prepare(read_checkpoint(parts.model, epath.Path("nowhere")))
     frozen = {**parts.tuning.frozen(checkpoint.networks), CODEC: checkpoint.codec_params}
     objective = make_objective(parts, checkpoint).reading(frozen)
     start = parts.tuning.start(checkpoint.networks) or objective.init(jax.random.key(0))
