@@ -1,6 +1,7 @@
 """A run that starts from a checkpoint: what it gives to the common loop, and what it leaves."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +29,7 @@ from difflax.experiment.pretrained import (
     read_checkpoint,
 )
 from difflax.experiment.sections import Settings
+from difflax.generation import Pipeline
 from difflax.models.unet import reads_pooled
 from difflax.pretrained.stable_diffusion import StableDiffusion
 from difflax.training.checkpoints import has_checkpoint
@@ -35,7 +37,7 @@ from difflax.training.finetuning import CODEC, FineTuning
 from difflax.training.objectives import Denoising, network_params, pixels
 from difflax.training.sharding import place, shardings
 from difflax.training.state import TrainState
-from difflax.types import Conditioning
+from difflax.types import Conditioning, UserError
 
 TRAINED = "trained"
 """Where in the workdir what was trained lies, in diffusers' own format."""
@@ -45,11 +47,15 @@ LATENTS = "latents.npy"
 
 def prepare_finetune(config: ConfigDict, settings: Settings, workdir: epath.Path) -> Prepared:
     parts, mesh = make_pretrained(config), settings.mesh.make()
+    if parts.model.copy and jax.process_count() > 1:
+        raise UserError(
+            "config.model.copy: several processes write no copy of the checkpoint; set it to False"
+        )
     original = read_checkpoint(parts.model, workdir, mesh)
     check_source(original, settings.source)
     checkpoint = parts.tuning.prepare(original)
     claim_workdir(workdir, config)
-    if parts.model.copy and not (workdir / STORED).exists() and jax.process_index() == 0:
+    if parts.model.copy and not (workdir / STORED).exists():
         original.save(workdir / STORED)
     settings = with_class_images(parts, original, settings, workdir)
     records = settings.source.split("train")
@@ -76,7 +82,7 @@ def prepare_finetune(config: ConfigDict, settings: Settings, workdir: epath.Path
         folder.mkdir(exist_ok=True)
         parts.tuning.save(folder, merged, params)
 
-    def pipeline(step: int, state: TrainState):
+    def pipeline(step: int, state: TrainState) -> Pipeline:
         merged, _ = trained(state)
         made = pipeline_of(parts, merged, settings.source.image_shape[:2])
         return dataclasses.replace(made, step=step)
@@ -135,17 +141,29 @@ def with_class_images(
         return settings
     if not source.class_path:
         source = dataclasses.replace(source, class_path=str(workdir / "class_images"))
-    missing = source.missing_class_images()
-    if missing and jax.process_index() == 0:
-        from difflax.evaluation.png import save_png
-
-        made = pipeline_of(parts, checkpoint, source.image_shape[:2])
-        for seed in range(source.class_images - missing, source.class_images):
-            seed += settings.seed
-            image = made(source.class_prompt, seed=seed)[0]
-            facts = {"prompt": source.class_prompt, "seed": seed}
-            save_png(epath.Path(source.class_path) / f"made_{seed:06d}.png", image, facts)
+    if source.missing_class_images():
+        if jax.process_count() > 1:
+            raise UserError(
+                f"config.data.class_path = {source.class_path!r} has {source.missing_class_images()} pictures"
+                " too few, and several processes make none: start the run in one process first"
+            )
+        make_class_images(source, pipeline_of(parts, checkpoint, source.image_shape[:2]), settings.seed)
     return dataclasses.replace(settings, source=source)
+
+
+def make_class_images(source: Subject, pipeline: Pipeline, seed: int) -> None:
+    """Fills ``class_path`` with pictures of the class prompt, a seed each, from ``seed`` up."""
+    from difflax.evaluation.png import save_png
+
+    folder = epath.Path(source.class_path).expanduser()
+    files = ((s, folder / f"made_{s:06d}.png") for s in itertools.count(seed))
+    free = ((s, file) for s, file in files if not file.exists())
+    wanted = list(itertools.islice(free, source.missing_class_images()))
+    for start in range(0, len(wanted), pipeline.batch_size):
+        batch = wanted[start : start + pipeline.batch_size]
+        images = pipeline([source.class_prompt] * len(batch), seed=[s for s, _ in batch])
+        for image, (s, file) in zip(images, batch, strict=True):
+            save_png(file, image, {"prompt": source.class_prompt, "seed": s})
 
 
 def _batches(
