@@ -24,8 +24,10 @@ from difflax.diffusion.time_grids import TimeGrid, pad_levels
 from difflax.models.autoencoder import Codec
 from difflax.models.functional import Functional, conditional_network
 from difflax.models.perturbation import Perturbation
+from difflax.pretrained.lora import merge_lora
 from difflax.pretrained.schedulers import Sampling
 from difflax.pretrained.stable_diffusion import Configs, StableDiffusion, save_stable_diffusion
+from difflax.pretrained.textual_inversion import add_token, read_embeddings
 from difflax.request import Request
 from difflax.text.encoders import TextEncoder
 from difflax.text.prompts import encode_prompts
@@ -253,6 +255,36 @@ class Pipeline:
             codec_params=self.codec_params,
             text_encoder=self.text_encoder,
         )
+
+    def with_lora(self, loras: Sequence[tuple[epath.PathLike, float]]) -> "Pipeline":
+        """The pipeline with LoRA files merged in, each ``(file or folder, weight)``.
+
+        Raises:
+            UserError: a file that is none, or of another model; see `difflax.pretrained.lora.read_lora`.
+        """
+        networks = {"unet": self.params, "text_encoder": self.text_encoder.params}
+        for path, weight in loras:
+            networks = merge_lora(path, networks, weight)
+        changed = dataclasses.replace(self, params=networks["unet"])
+        return changed.with_text_encoder(self.text_encoder.replace(params=networks["text_encoder"]))
+
+    def with_textual_inversion(self, path: epath.PathLike, token: str | None = None) -> "Pipeline":
+        """The pipeline with the token of a textual inversion's file; prompts may then name it.
+
+        Args:
+            token: how prompts name it; ``None``: as the file does.
+
+        Raises:
+            UserError: no such file, one of another model, or a token that the tokenizer already has.
+        """
+        token, rows = read_embeddings(path, token)
+        return self.with_text_encoder(add_token(self.text_encoder, token, rows))
+
+    def with_text_encoder(self, encoder: TextEncoder) -> "Pipeline":
+        """The pipeline with another text encoder, and what it says of no prompt."""
+        null = encoder.encode([""])
+        null = dataclasses.replace(null, pooled=None) if self.null.pooled is None else null
+        return dataclasses.replace(self, text_encoder=encoder, null=null)
 
     def _sampler(self, sampler: str | Sampler | None) -> Sampler:
         if sampler is None:

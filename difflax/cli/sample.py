@@ -3,6 +3,8 @@
 difflax sample --workdir=runs/shapes --prompt="a large red circle in the top left" --output=out
 difflax sample --pretrained=sd15 --prompt="a photograph of a cat" --negative_prompt=blurry --output=out
 difflax sample --pretrained=sd15 --prompt="a cat in oils" --image=cat.png --strength=0.6 --output=out
+difflax sample --pretrained=sd15 --lora=style.safetensors:0.8 --textual_inversion=learned --prompt="a <cat>" \
+  --output=out
 difflax sample --pretrained=sd15_inpainting --prompt="a dog" --image=cat.png --mask=mask.png --output=out
 """
 
@@ -64,6 +66,12 @@ def define_pretrained_flags(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_string("tokenizer", None, "for one file: a folder or Hub id", flag_values=values)
     flags.DEFINE_string("prediction_type", None, "for one file: epsilon or v_prediction", flag_values=values)
+    flags.DEFINE_multi_string(
+        "lora", [], "a LoRA's file or folder, and :weight; may be given several times", flag_values=values
+    )
+    flags.DEFINE_multi_string(
+        "textual_inversion", [], "a learned word's file or folder; may be repeated", flag_values=values
+    )
 
 
 def load_pretrained(values: flags.FlagValues):
@@ -71,7 +79,30 @@ def load_pretrained(values: flags.FlagValues):
     from difflax import experiment
 
     names = ("dtype", "variant", "revision", "config", "tokenizer", "prediction_type")
-    return experiment.from_pretrained(values.pretrained, **{name: values[name].value for name in names})
+    pipeline = experiment.from_pretrained(values.pretrained, **{name: values[name].value for name in names})
+    return with_additions(values, pipeline)
+
+
+def with_additions(values: flags.FlagValues, pipeline):
+    """The pipeline with what ``--lora`` and ``--textual_inversion`` name."""
+    loras = [read_lora_flag(text) for text in values.lora]
+    for path in values.textual_inversion:
+        pipeline = pipeline.with_textual_inversion(path)
+    return pipeline.with_lora(loras) if loras else pipeline
+
+
+def read_lora_flag(text: str) -> tuple[str, float]:
+    """``PATH`` or ``PATH:WEIGHT``."""
+    path, colon, weight = text.rpartition(":")
+    if not colon:
+        return text, 1.0
+    try:
+        return path, float(weight)
+    except ValueError:
+        # A path with a colon of its own: gs://bucket/file
+        if "/" in weight:
+            return text, 1.0
+        raise UserError(f"--lora={text}: {weight!r} is no weight; give FILE or FILE:0.8") from None
 
 
 def load_model(values: flags.FlagValues):
@@ -82,7 +113,9 @@ def load_model(values: flags.FlagValues):
         raise UserError("give --workdir=DIR, the folder of a training run, or --pretrained=DIR_OR_HUB_ID")
     if not values.output:
         raise UserError("give --output=DIR, a folder for the results")
-    return load_pretrained(values) if values.pretrained else experiment.load(values.workdir)
+    if values.pretrained:
+        return load_pretrained(values)
+    return with_additions(values, experiment.load(values.workdir))
 
 
 def read_picture(values: flags.FlagValues, name: str):

@@ -15,9 +15,8 @@ from etils import epath
 
 from difflax.data import digits, shapes
 from difflax.data.records import FolderRecords, Records, TfdsRecords
+from difflax.data.subjects import IMAGE_SUFFIXES, Subject, check_images, images_of
 from difflax.types import UserError
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
 @runtime_checkable
@@ -139,7 +138,7 @@ class Tfds:
     data_dir: str | None = None
 
     def __post_init__(self):
-        _check_images(self.image_shape, self.flip)
+        check_images(self.image_shape, self.flip)
         if self.caption_template.count("{}") != 1:
             raise ValueError(f"caption_template must hold one {{}}, got {self.caption_template!r}")
 
@@ -221,7 +220,7 @@ class Folder:
     alpha_mask: bool = False
 
     def __post_init__(self):
-        _check_images(self.image_shape, self.flip)
+        check_images(self.image_shape, self.flip)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -265,7 +264,7 @@ class Folder:
         return rows
 
     def _paired(self, folder: epath.Path) -> list[tuple[epath.Path, str]]:
-        images = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        images = images_of(folder)
         bare = [path for path in images if not path.with_suffix(".txt").exists()]
         if bare:
             raise UserError(
@@ -275,16 +274,15 @@ class Folder:
         return [(path, path.with_suffix(".txt").read_text().strip()) for path in images]
 
 
-SOURCES: dict[str, type[Source]] = {"shapes": Shapes, "digits": Digits, "tfds": Tfds, "folder": Folder}
+SOURCES: dict[str, type[Source]] = {
+    "shapes": Shapes,
+    "digits": Digits,
+    "tfds": Tfds,
+    "folder": Folder,
+    "subject": Subject,
+}
 
 
 def _check_split(data: str, name: str, splits: Sequence[str]):
     if name not in splits:
         raise UserError(f"{data} has no split {name!r}; there are {', '.join(splits)}")
-
-
-def _check_images(image_shape: tuple[int, int, int], flip: float):
-    if min(image_shape) < 1 or image_shape[-1] not in (1, 3):
-        raise ValueError(f"images of height, width, channels = {image_shape}; channels are 1 or 3")
-    if not 0 <= flip <= 1:
-        raise ValueError(f"flip must be a probability in [0, 1], got {flip}")

@@ -47,12 +47,23 @@ def uniform(key: Key[Array, ""]) -> Float[Array, ""]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Uniform:
-    """t uniform in (0, 1)."""
+    """t uniform in (0, 1), or on the ``timesteps`` times ``1/T, 2/T, … 1``, which checkpoints of the Hub are
+    trained on.
+    """
 
     stratified: bool = False
+    timesteps: int | None = None
+
+    def __post_init__(self):
+        require(
+            self.timesteps is None or self.timesteps >= 1,
+            f"time_sampler.timesteps must be at least 1, got {self.timesteps}",
+        )
 
     def quantile(self, u: Float[Array, "*n"], schedule: NoiseSchedule) -> Float[Array, "*n"]:
-        return u
+        if self.timesteps is None:
+            return u
+        return jnp.minimum(jnp.floor(u * self.timesteps) + 1, self.timesteps) / self.timesteps
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -192,6 +203,7 @@ class RunningLoss(Uniform):
     floor: float = 1e-3
 
     def __post_init__(self):
+        require(self.timesteps is None, "time_sampler.timesteps: running_loss has bins, and no timesteps")
         require(self.bins >= 1, f"time_sampler.bins must be at least 1, got {self.bins}")
         require(0 <= self.decay < 1, f"time_sampler.decay must lie in [0, 1), got {self.decay}")
         require(0 < self.floor <= 1, f"time_sampler.floor must lie in (0, 1], got {self.floor}")

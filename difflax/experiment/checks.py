@@ -1,13 +1,18 @@
 """What can be wrong with a config, found before data, devices or a compiler are asked."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from difflax.config import build, construct, nearest
 from difflax.diffusion.time_samplers import RunningLoss
 from difflax.diffusion.weightings import NoUncertainty
 from difflax.evaluation.protocols import PROTOCOLS
+from difflax.experiment.pretrained import make_pretrained
 from difflax.experiment.sections import (
     AutoencodingLoss,
+    DenoisingLoss,
+    Settings,
     TokenizerOptions,
     autoencoder_config,
     clip_config,
@@ -31,6 +36,17 @@ DIFFUSION_SECTIONS = (
 )
 
 
+PRETRAINED_SECTIONS = (*COMMON_SECTIONS, "cache", "guidance", "sampler", "tune")
+
+
+SECTIONS = {
+    "autoencoder_kl": AUTOENCODER_SECTIONS,
+    "clip": CLIP_SECTIONS,
+    "unet2d_condition": DIFFUSION_SECTIONS,
+    "pretrained": PRETRAINED_SECTIONS,
+}
+
+
 OPTIONAL_SECTIONS = ("evaluation", "network_input")
 
 
@@ -41,7 +57,7 @@ def check(config: ConfigDict) -> None:
         UserError: naming the key, its value and what is valid.
     """
     name = model_name(config)
-    wanted = {"clip": CLIP_SECTIONS, "autoencoder_kl": AUTOENCODER_SECTIONS}.get(name, DIFFUSION_SECTIONS)
+    wanted = SECTIONS[name]
     for section in config:
         if section not in (*wanted, *OPTIONAL_SECTIONS):
             raise UserError(
@@ -59,6 +75,15 @@ def check(config: ConfigDict) -> None:
         autoencoder_config(config, settings.source.image_shape)
         build({"autoencoding": AutoencodingLoss}, config.loss, "config.loss")
         return
+    if settings.options.steps <= settings.optimizer.warmup_steps:
+        raise UserError(
+            f"config.optimizer.warmup_steps = {settings.optimizer.warmup_steps} must be less than"
+            f" config.training.steps = {settings.options.steps}"
+        )
+    if name == "pretrained":
+        pretrained = make_pretrained(config).loss
+        check_loss(settings, **{key: pretrained[key] for key in ("loss", "time_sampler", "uncertainty")})
+        return
     if "evaluation" in config:
         build(PROTOCOLS, config.evaluation, "config.evaluation")
     parts = make_diffusion(config)
@@ -68,22 +93,13 @@ def check(config: ConfigDict) -> None:
             f"config.autoencoder.channels = {parts.codec.channels}, but the images of config.data have"
             f" {channels}"
         )
-    if parts.loss.masked and not getattr(settings.source, "alpha_mask", False):
-        raise UserError(
-            "config.loss.masked: the images of config.data have no masks; a folder of images with"
-            " alpha_mask = True has"
-        )
     own_past = parts.weak is not None and parts.weak.step is not None and not parts.weak.workdir
     if own_past and settings.options.sample_every:
         raise UserError(
             "config.guidance.weak.step: a checkpoint of this run cannot guide the pictures that it draws: set"
             " config.training.sample_every = 0, or name another run in config.guidance.weak.workdir"
         )
-    if isinstance(parts.time_sampler, RunningLoss) and not isinstance(parts.uncertainty, NoUncertainty):
-        raise UserError(
-            "config.loss.time_sampler (running_loss) follows the size of the loss, which"
-            " config.loss.uncertainty (learned) takes away: choose one of them"
-        )
+    check_loss(settings, parts.loss, parts.time_sampler, parts.uncertainty)
     shape = parts.codec.latent_shape(height, width)
     unet(config, shape[-1]).abstract()
     levels = len(config.model.block_out_channels)
@@ -91,11 +107,6 @@ def check(config: ConfigDict) -> None:
         raise UserError(
             f"config.model.block_out_channels has {levels} levels, which halve {levels - 1} times, but the"
             f" latent is {shape[0]} × {shape[1]}: use fewer levels or a smaller config.autoencoder.patch_size"
-        )
-    if settings.options.steps <= settings.optimizer.warmup_steps:
-        raise UserError(
-            f"config.optimizer.warmup_steps = {settings.optimizer.warmup_steps} must be less than"
-            f" config.training.steps = {settings.options.steps}"
         )
     try:
         levels = parts.options.levels(parts.schedule, parts.time_grid, parts.num_steps, parts.prediction_type)
@@ -105,3 +116,17 @@ def check(config: ConfigDict) -> None:
         parts.guidance.resolve(parts.schedule, levels)
     except ValueError as error:
         raise UserError(f"config.guidance: {error}") from error
+
+
+def check_loss(settings: Settings, loss: DenoisingLoss, time_sampler: Any, uncertainty: Any) -> None:
+    """What fields of ``config.loss`` ask of each other and of the data."""
+    if loss.masked and not getattr(settings.source, "alpha_mask", False):
+        raise UserError(
+            "config.loss.masked: the images of config.data have no masks; a folder of images with"
+            " alpha_mask = True has"
+        )
+    if isinstance(time_sampler, RunningLoss) and not isinstance(uncertainty, NoUncertainty):
+        raise UserError(
+            "config.loss.time_sampler (running_loss) follows the size of the loss, which"
+            " config.loss.uncertainty (learned) takes away: choose one of them"
+        )

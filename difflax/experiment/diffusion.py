@@ -13,14 +13,13 @@ from ml_collections import ConfigDict
 from difflax.config import claim_workdir, read_workdir_config
 from difflax.data.caches import EmbeddingCache
 from difflax.diffusion.samplers import SAMPLERS
-from difflax.experiment.prepared import Prepared, make_loader
+from difflax.experiment.prepared import Prepared, make_loader, picture_task
 from difflax.experiment.sections import Diffusion, Settings, WeakOptions, make_diffusion, make_settings, unet
 from difflax.generation import Pipeline, WeakModel
 from difflax.models.unet import reads_pooled
 from difflax.pretrained.clip import load_text_encoder, save_text_encoder
 from difflax.text.encoders import TextEncoder
 from difflax.training.checkpoints import Checkpoints
-from difflax.training.loop import Periodic
 from difflax.training.objectives import Denoising, network_params
 from difflax.training.state import TrainState
 from difflax.types import Conditioning, UserError
@@ -63,24 +62,16 @@ def prepare_diffusion(config: ConfigDict, settings: Settings, workdir: epath.Pat
         mask = {"mask": batch["mask"]} if parts.loss.masked else {}
         return {"image": batch["image"], "conditioning": cache.lookup(batch["caption"]), **mask}
 
-    def draw(step: int, state: TrainState, logger: Any) -> None:
-        from difflax.evaluation.grids import captioned_grid
-        from difflax.evaluation.png import save_png
-
+    def drawing(step: int, state: TrainState) -> Pipeline:
         params = jax.tree.map(np.asarray, network_params(state.ema_params))
-        drawing = dataclasses.replace(pipeline, params=params, step=step)
-        images = drawing(list(prompts), seed=list(range(len(prompts))))
-        grid = captioned_grid(images, prompts)
-        (workdir / "samples").mkdir(exist_ok=True)
-        save_png(workdir / "samples" / f"step_{step:07d}.png", grid, {"step": step, "prompts": list(prompts)})
-        logger.picture(step, "samples", np.asarray(grid.convert("RGB")))
+        return dataclasses.replace(pipeline, params=params, step=step)
 
     return Prepared(
         objective,
         loader,
         prepare,
         constants={"context": null.context} | ({} if null.pooled is None else {"pooled": null.pooled}),
-        periodic=(Periodic(settings.options.sample_every, draw),),
+        periodic=(picture_task(settings.options.sample_every, drawing, prompts, workdir),),
     )
 
 

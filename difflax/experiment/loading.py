@@ -12,6 +12,7 @@ from difflax.config import read_workdir_config
 from difflax.diffusion.guidance import ClassifierFreeGuidance
 from difflax.diffusion.samplers import SAMPLERS
 from difflax.experiment.diffusion import make_pipeline, read_text_encoder, weak_model
+from difflax.experiment.pretrained import DTYPES, load_pretrained_run
 from difflax.experiment.sections import make_diffusion, make_settings, model_name, unet
 from difflax.generation import Pipeline
 from difflax.models.layers import choose
@@ -36,6 +37,8 @@ def load(workdir: epath.PathLike) -> Pipeline:
         )
     if not (workdir / "checkpoints").exists():
         raise UserError(f"{workdir} has no checkpoint yet: train it first (difflax train)")
+    if model_name(config) == "pretrained":
+        return load_pretrained_run(config, workdir)
     parts, settings = make_diffusion(config), make_settings(config)
     checkpoints = Checkpoints(workdir / "checkpoints")
     model = unet(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1])
@@ -62,8 +65,7 @@ def from_pretrained(
     prediction_type: str | None = None,
 ) -> Pipeline:
     """The pipeline of a checkpoint; see `difflax.from_pretrained`."""
-    kinds = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
-    kind = choose(kinds, jnp.dtype(dtype).name if not isinstance(dtype, str) else dtype, "dtype")
+    kind = choose(DTYPES, jnp.dtype(dtype).name if not isinstance(dtype, str) else dtype, "dtype")
     single = {"config": config, "tokenizer": tokenizer, "prediction_type": prediction_type}
     if epath.Path(source).is_file():
         checkpoint = load_single_file(source, dtype=kind, **single)

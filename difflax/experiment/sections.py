@@ -42,7 +42,7 @@ from difflax.training.optimizers import OPTIMIZERS
 from difflax.training.sharding import MeshShape
 from difflax.types import UserError
 
-MODELS = ("unet2d_condition", "clip", "autoencoder_kl")
+MODELS = ("unet2d_condition", "clip", "autoencoder_kl", "pretrained")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -174,7 +174,7 @@ def make_settings(config: ConfigDict) -> Settings:
 
 def make_diffusion(config: ConfigDict) -> Diffusion:
     """The parts of a diffusion model's config."""
-    loss, sampler = dict(config.loss), dict(config.sampler)
+    sampler = dict(config.sampler)
     num_steps, grid = sampler.pop("num_steps", 50), sampler.pop("time_grid", {"name": "trailing"})
     if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
         raise UserError(f"config.sampler.num_steps = {num_steps!r} must be a whole number, at least 1")
@@ -188,6 +188,25 @@ def make_diffusion(config: ConfigDict) -> Diffusion:
     if options["restart"] is not None:
         options["restart"] = construct(Restart, options["restart"], "config.sampler.restart")
     guidance, weak = make_guidance(config.guidance)
+    return Diffusion(
+        codec=build(CODECS, config.autoencoder, "config.autoencoder"),
+        schedule=build(SCHEDULES, config.schedule, "config.schedule"),
+        prediction_type=build(PREDICTIONS, config.prediction, "config.prediction"),
+        network_input=construct(NetworkInput, config.get("network_input", {}), "config.network_input"),
+        text_encoder=build({"clip": TextEncoderOptions}, config.text_encoder, "config.text_encoder"),
+        sampler=build(SAMPLERS, sampler, "config.sampler"),
+        time_grid=build(TIME_GRIDS, grid, "config.sampler.time_grid"),
+        num_steps=num_steps,
+        options=construct(RunOptions, options, "config.sampler"),
+        guidance=guidance,
+        weak=weak,
+        **make_loss(config.loss),
+    )
+
+
+def make_loss(section: ConfigDict) -> dict[str, Any]:
+    """``config.loss`` of a diffusion model: its sections' objects, and under ``loss`` its own fields."""
+    loss = dict(section)
     parts = {
         "noise": build(NOISES, loss.pop("noise", {"name": "white"}), "config.loss.noise"),
         "uncertainty": build(
@@ -199,21 +218,7 @@ def make_diffusion(config: ConfigDict) -> Diffusion:
             TIME_SAMPLERS, loss.pop("time_sampler", {"name": "uniform"}), "config.loss.time_sampler"
         ),
     }
-    return Diffusion(
-        codec=build(CODECS, config.autoencoder, "config.autoencoder"),
-        schedule=build(SCHEDULES, config.schedule, "config.schedule"),
-        prediction_type=build(PREDICTIONS, config.prediction, "config.prediction"),
-        network_input=construct(NetworkInput, config.get("network_input", {}), "config.network_input"),
-        loss=build({"denoising": DenoisingLoss}, loss, "config.loss"),
-        text_encoder=build({"clip": TextEncoderOptions}, config.text_encoder, "config.text_encoder"),
-        sampler=build(SAMPLERS, sampler, "config.sampler"),
-        time_grid=build(TIME_GRIDS, grid, "config.sampler.time_grid"),
-        num_steps=num_steps,
-        options=construct(RunOptions, options, "config.sampler"),
-        guidance=guidance,
-        weak=weak,
-        **parts,
-    )
+    return {**parts, "loss": build({"denoising": DenoisingLoss}, loss, "config.loss")}
 
 
 def make_guidance(section: ConfigDict) -> tuple[Guidance, WeakOptions | None]:

@@ -8,9 +8,18 @@ from difflax.experiment.autoencoder import prepare_autoencoder
 from difflax.experiment.checks import check
 from difflax.experiment.clip import prepare_clip
 from difflax.experiment.diffusion import prepare_diffusion
+from difflax.experiment.finetune import prepare_finetune
 from difflax.experiment.sections import make_settings, model_name
 from difflax.training.loop import fit
 from difflax.types import UserError
+
+KINDS = {
+    "autoencoder_kl": prepare_autoencoder,
+    "clip": prepare_clip,
+    "pretrained": prepare_finetune,
+    "unet2d_condition": prepare_diffusion,
+}
+"""What prepares a run, by ``config.model.name``."""
 
 
 def train(config: ConfigDict, workdir: epath.PathLike, *, stop_at: int | None = None) -> None:
@@ -24,10 +33,7 @@ def train(config: ConfigDict, workdir: epath.PathLike, *, stop_at: int | None = 
             f"config.training.batch_size = {settings.options.batch_size} must be a multiple of the"
             f" {mesh.shape['data'] * mesh.shape['fsdp']} devices of the mesh's data and fsdp axes"
         )
-    run = {"clip": prepare_clip, "autoencoder_kl": prepare_autoencoder}.get(
-        model_name(config), prepare_diffusion
-    )
-    prepared = run(config, settings, workdir)
+    prepared = KINDS[model_name(config)](config, settings, workdir)
     state = fit(
         workdir,
         to_json(config),
@@ -43,6 +49,8 @@ def train(config: ConfigDict, workdir: epath.PathLike, *, stop_at: int | None = 
         periodic=prepared.periodic,
         label=model_name(config),
         stop_at=stop_at,
+        start=prepared.start,
+        frozen=prepared.frozen,
     )
     if int(state.step) == settings.options.steps and prepared.finish is not None:
         prepared.finish(state)

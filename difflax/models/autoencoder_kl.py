@@ -294,8 +294,15 @@ class KLCodec:
     def encode(
         self, params: Params, images: Float[Array, "b h w c"], key: Key[Array, ""] | None = None
     ) -> Float[Array, "b lh lw lc"]:
-        posterior = self.network.apply(params, images, method="encode")
-        z = posterior.mean if key is None else posterior.sample(key)
+        posterior = self.posterior(params, images)
+        return self.scale(posterior.mean if key is None else posterior.sample(key))
+
+    def posterior(self, params: Params, images: Float[Array, "b h w c"]) -> Posterior:
+        """What the encoder says of images, before scale and shift."""
+        return self.network.apply(params, images, method="encode")
+
+    def scale(self, z: Float[Array, "b lh lw lc"]) -> Float[Array, "b lh lw lc"]:
+        """The encoder's numbers as latents of about unit variance."""
         return (z - (self.config.shift_factor or 0.0)) * self.config.scaling_factor
 
     def decode(self, params: Params, latents: Float[Array, "b lh lw lc"]) -> Float[Array, "b h w c"]:

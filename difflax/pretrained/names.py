@@ -24,8 +24,9 @@ from jax.sharding import Sharding
 
 from difflax.types import Params, UserError
 
-_FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0)}
-_TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}
+FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0)}
+TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}
+"""The axes of a kernel, by their number."""
 
 
 def check_names(tensors: Mapping[str, Any], abstract: Params, what: str) -> None:
@@ -36,7 +37,7 @@ def check_names(tensors: Mapping[str, Any], abstract: Params, what: str) -> None
     """
     leaves = jax.tree_util.tree_flatten_with_path(abstract)[0]
     expected = {
-        torch_name(path): tuple(leaf.shape[i] for i in _axes(path, leaf.ndim, _TO_TORCH))
+        torch_name(path): tuple(leaf.shape[i] for i in _axes(path, leaf.ndim, TO_TORCH))
         for path, leaf in leaves
     }
     problems = [f"missing {name}" for name in expected if name not in tensors]
@@ -88,7 +89,7 @@ def from_torch(
             arrays.clear()
             continue
         wanted = leaf.dtype if dtype is None else dtype
-        array = np.asarray(array.transpose(_axes(path, leaf.ndim, _FROM_TORCH)), wanted, order="C")
+        array = np.asarray(array.transpose(_axes(path, leaf.ndim, FROM_TORCH)), wanted, order="C")
         # Placed for good before the next is read: transfers run in the background and hold their source.
         arrays.append(jax.block_until_ready(jax.device_put(array, place)))
     if not_finite:
@@ -122,7 +123,7 @@ class TorchTensor:
 def to_torch(params: Params) -> dict[str, TorchTensor]:
     """``params`` by PyTorch's names and in its layout, each fetched when NumPy asks for it."""
     return {
-        torch_name(path): TorchTensor(leaf, _axes(path, np.ndim(leaf), _TO_TORCH))
+        torch_name(path): TorchTensor(leaf, _axes(path, np.ndim(leaf), TO_TORCH))
         for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]
     }
 

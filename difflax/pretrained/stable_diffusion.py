@@ -103,6 +103,36 @@ class StableDiffusion:
             )
         return channels != latent
 
+    @property
+    def networks(self) -> dict[str, Params]:
+        """What can be trained, by the names of its folders."""
+        return {"unet": self.params, "text_encoder": self.text_encoder.params}
+
+    def with_networks(self, networks: Mapping[str, Params]) -> "StableDiffusion":
+        """The checkpoint with other parameters of them."""
+        encoder = self.text_encoder.replace(params=networks["text_encoder"])
+        return dataclasses.replace(self, params=networks["unet"], text_encoder=encoder)
+
+    def computing_in(self, dtype: Any, remat: str = "none") -> "StableDiffusion":
+        """The same parameters in networks that compute in ``dtype``; ``remat``: of the UNet."""
+        _, codec, _ = self.configs.build(dtype)
+        return dataclasses.replace(
+            self,
+            model=unet_network(json.dumps(self.configs.unet, sort_keys=True), dtype, remat),
+            codec=codec,
+            text_encoder=self.text_encoder.replace(dtype=dtype),
+        )
+
+    def save(self, folder: epath.PathLike) -> None:
+        """Writes a pipeline folder, see `save_stable_diffusion`."""
+        save_stable_diffusion(
+            folder,
+            configs=self.configs,
+            params=self.params,
+            codec_params=self.codec_params,
+            text_encoder=self.text_encoder,
+        )
+
 
 @functools.cache
 def unet_network(config: str, dtype: Any, remat: str = "none") -> Functional:

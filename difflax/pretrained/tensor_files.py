@@ -84,38 +84,60 @@ def open_file(path: epath.PathLike) -> dict[str, StoredTensor]:
         UserError: no such file, or one that is cut, damaged, or no safetensors file.
     """
     path = epath.Path(path)
-    if not path.is_file():
-        raise UserError(f"no {path.name} in {path.parent}: fetch it again")
-    size = path.stat().length
-
-    def broken(why: str) -> UserError:
-        return UserError(f"{path} is not a readable safetensors file ({why}): fetch it again")
-
-    with path.open("rb") as file:
-        head = file.read(8)
-        if len(head) < 8:
-            raise broken(f"it has {len(head)} bytes")
-        (length,) = struct.unpack("<Q", head)
-        if length > min(size - 8, HEADER_LIMIT):
-            raise broken(f"its header would be {length} bytes long, the file has {size}")
-        text = file.read(length)
+    header, length, size = _header(path)
     try:
-        header = json.loads(text)
         entries = {name: _entry(value) for name, value in header.items() if name != "__metadata__"}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise broken(f"damaged header: {reason}") from error
+        raise _damaged(path, error) from error
     end = 0
     for name, (dtype, shape, (start, stop)) in sorted(entries.items(), key=lambda item: item[1][2]):
         if start != end or stop - start != math.prod(shape) * np.dtype(dtype).itemsize:
-            raise broken(f"the place of {name} does not fit its shape or its neighbours")
+            raise _broken(path, f"the place of {name} does not fit its shape or its neighbours")
         end = stop
     if end != size - 8 - length:
-        raise broken(f"its tensors take {end} bytes, {size - 8 - length} are there")
+        raise _broken(path, f"its tensors take {end} bytes, {size - 8 - length} are there")
     return {
         name: StoredTensor(path, shape, np.dtype(dtype), 8 + length + place[0])
         for name, (dtype, shape, place) in entries.items()
     }
+
+
+def read_metadata(path: epath.PathLike) -> dict[str, str]:
+    """What a file's header says beside its tensors; errors as for `open_file`."""
+    header, _, _ = _header(epath.Path(path))
+    facts = header.get("__metadata__")
+    return {str(key): str(value) for key, value in facts.items()} if isinstance(facts, dict) else {}
+
+
+def _header(path: epath.Path) -> tuple[dict[str, Any], int, int]:
+    """A file's header with its length, and the file's size, in bytes."""
+    if not path.is_file():
+        raise UserError(f"no {path.name} in {path.parent}: fetch it again")
+    size = path.stat().length
+    with path.open("rb") as file:
+        head = file.read(8)
+        if len(head) < 8:
+            raise _broken(path, f"it has {len(head)} bytes")
+        (length,) = struct.unpack("<Q", head)
+        if length > min(size - 8, HEADER_LIMIT):
+            raise _broken(path, f"its header would be {length} bytes long, the file has {size}")
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, error) from error
+    if not isinstance(header, dict):
+        raise _broken(path, "damaged header: no mapping")
+    return header, length, size
+
+
+def _broken(path: epath.Path, why: str) -> UserError:
+    return UserError(f"{path} is not a readable safetensors file ({why}): fetch it again")
+
+
+def _damaged(path: epath.Path, error: Exception) -> UserError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return _broken(path, f"damaged header: {reason}")
 
 
 def _entry(value: Mapping[str, Any]) -> tuple[Any, tuple[int, ...], tuple[int, int]]:
@@ -182,16 +204,19 @@ def write_json(path: epath.Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n")
 
 
-def write_file(path: epath.PathLike, tensors: Mapping[str, Any]) -> None:
+def write_file(
+    path: epath.PathLike, tensors: Mapping[str, Any], metadata: Mapping[str, str] | None = None
+) -> None:
     """Writes a safetensors file, one tensor at a time; ``numpy.asarray`` must read the values.
 
-    Values need ``shape`` and ``dtype``; what is larger than a host's memory may be lazy.
+    Values need ``shape`` and ``dtype``; what is larger than a host's memory may be lazy. ``metadata`` goes
+    into the header.
     """
     names = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
     # The format asks for alignment: wide dtypes first.
     order = sorted(tensors, key=lambda name: (-np.dtype(tensors[name].dtype).itemsize, name))
     # transformers asks for the framework that the tensors were written for.
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     end = 0
     for name in order:
         tensor = tensors[name]

@@ -106,6 +106,7 @@ def _tokens(encoder: TextEncoder, prompt: str, weighted: bool) -> tuple[list[int
     ids: list[int] = []
     weights: list[float] = []
     for text, weight in pieces:
+        text = encoder.tokenizer.expand(text)
         found = encoder.tokenizer.backend(text, add_special_tokens=False)["input_ids"]
         ids += found
         weights += [weight] * len(found)

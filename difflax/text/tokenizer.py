@@ -6,7 +6,9 @@ can be encoded, since all 256 bytes are symbols. A caption is ``<|startoftext|>`
 ``<|endoftext|>``, and as many more ``<|endoftext|>`` as fill the length.
 """
 
+import copy
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -54,7 +56,8 @@ class Tokenizer:
             raise TypeError("captions is a list of strings, not one string")
         if not captions:
             return np.zeros((0, self.max_length), np.int32)
-        rows = self.backend(list(captions), padding="max_length", max_length=self.max_length)["input_ids"]
+        captions = [self.expand(caption) for caption in captions]
+        rows = self.backend(captions, padding="max_length", max_length=self.max_length)["input_ids"]
         for caption, row in zip(captions, rows, strict=True):
             if len(row) > self.max_length:
                 self._warn_of_cut(caption)
@@ -63,7 +66,43 @@ class Tokenizer:
 
     def count_tokens(self, caption: str) -> int:
         """How many tokens the whole caption takes, start and end included."""
-        return len(self.backend(caption)["input_ids"])
+        return len(self.backend(self.expand(caption))["input_ids"])
+
+    def expand(self, caption: str) -> str:
+        """The caption with every learned token of several vectors, ``<cat>``, as all of them,
+        ``<cat> <cat>_1 …``.
+        """
+        for token, parts in self._of_several.items():
+            caption = caption.replace(token, " ".join(parts))
+        return caption
+
+    @functools.cached_property
+    def _of_several(self) -> dict[str, list[str]]:
+        """The added tokens that stand for several vectors, which are named as diffusers names them."""
+        added = self.backend.get_added_vocab()
+        several = {}
+        for token in added:
+            parts = [token]
+            while f"{token}_{len(parts)}" in added:
+                parts.append(f"{token}_{len(parts)}")
+            if len(parts) > 1:
+                several[token] = parts
+        return several
+
+    def with_tokens(self, tokens: Sequence[str]) -> "Tokenizer":
+        """A tokenizer that also reads each of ``tokens`` as one token, with the ids that follow.
+
+        Raises:
+            UserError: a token that it already has.
+        """
+        for token in tokens:
+            if not token.strip():
+                raise UserError("a new token must not be empty")
+            if token in self.backend.get_vocab():
+                raise UserError(f"token {token!r} is already in the vocabulary: choose another")
+        backend = copy.deepcopy(self.backend)
+        backend.add_tokens(list(tokens))
+        return dataclasses.replace(self, backend=backend)
 
     def fingerprint(self) -> str:
         """A hash of everything that decides which ids a caption gets."""

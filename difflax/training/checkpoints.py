@@ -102,5 +102,15 @@ class Checkpoints:
         return self.latest
 
 
+def has_checkpoint(directory: epath.PathLike) -> bool:
+    """Whether a run has saved something there."""
+    if not epath.Path(directory).exists():
+        return False
+    checkpoints = Checkpoints(directory)
+    found = checkpoints.latest is not None
+    checkpoints.close()
+    return found
+
+
 def _placed(shape: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)

@@ -78,6 +78,8 @@ def fit(
     periodic: Sequence[Periodic] = (),
     label: str = "train",
     stop_at: int | None = None,
+    start: PyTree = None,
+    frozen: PyTree = None,
 ) -> TrainState:
     """Trains until step ``options.steps`` (or ``stop_at``), from the newest checkpoint of ``workdir`` if any.
 
@@ -86,6 +88,8 @@ def fit(
         prepare: a batch of the loader, on the host, to the arrays of the objective's batch.
         constants: stored with every checkpoint, see `Checkpoints.save`.
         stop_at: end early, with a checkpoint, as if the job's time were over; the next call goes on.
+        start: the parameters of a new run, ``None`` for fresh ones; they are used up.
+        frozen: arrays on ``mesh`` that the objective reads and does not train; they are in no checkpoint.
 
     Returns:
         the state after the last step, on ``mesh``.
@@ -94,18 +98,19 @@ def fit(
     checkpoints = Checkpoints(workdir / "checkpoints", keep=options.keep_checkpoints)
     abstract = abstract_state(objective, optimizer, mesh)
     if checkpoints.latest is None:
-        state = init_sharded(objective, optimizer, seed, abstract)
+        state = init_sharded(objective, optimizer, seed, abstract, start)
     else:
         state, position = checkpoints.restore(abstract)
         loader.set_state(position)
-    start = int(state.step)
+    first = int(state.step)
     last = options.steps if stop_at is None else min(stop_at, options.steps)
-    train_step = compile_step(make_train_step(objective, optimizer, ema, seed), abstract, mesh)
-    logger = Logger(workdir, start=start, total=options.steps, label=label)
+    train_step = compile_step(make_train_step(objective, optimizer, ema, seed), abstract, mesh, frozen)
+    given = () if frozen is None else (frozen,)
+    logger = Logger(workdir, start=first, total=options.steps, label=label)
     history: list[dict[str, jax.Array]] = []
     try:
-        for step in range(start + 1, last + 1):
-            state, metrics = train_step(state, put_batch(prepare(next(loader)), mesh))
+        for step in range(first + 1, last + 1):
+            state, metrics = train_step(state, put_batch(prepare(next(loader)), mesh), *given)
             history.append(metrics)
             logger.advance()
             if step % options.log_every == 0 or step == last:

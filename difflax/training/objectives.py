@@ -46,6 +46,10 @@ class Objective(Protocol):
         """The memory after a step, from the losses that ``loss`` gave with the same key and memory."""
         ...
 
+    def reading(self, frozen: PyTree) -> "Objective":
+        """The objective with the arrays that it reads and does not train, if it has such."""
+        ...
+
 
 class Plain:
     """An objective that trains the model alone and remembers nothing."""
@@ -60,6 +64,9 @@ class Plain:
 
     def advance(self, memory: PyTree, losses: Float[Array, " b"], key: Key[Array, ""]) -> PyTree:
         return memory
+
+    def reading(self, frozen: PyTree) -> Objective:
+        return self
 
 
 LOSS_PARAMS = "loss"
@@ -109,8 +116,21 @@ class Denoising(Plain):
     def loss(
         self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = ()
     ) -> tuple[Float[Array, " b"], dict[str, Float[Array, ""]]]:
-        images = batch["image"].astype(jnp.float32) / 127.5 - 1
-        x0 = self.codec.encode({}, images)
+        x0 = self.codec.encode({}, pixels(batch))
+        return self.loss_of_latents(params, x0, batch, self.null, key, memory)
+
+    def loss_of_latents(
+        self,
+        params: Params,
+        x0: Float[Array, "b h w c"],
+        batch: PyTree,
+        null: Conditioning | None,
+        key: Key[Array, ""],
+        memory: PyTree = (),
+    ) -> tuple[Float[Array, " b"], dict[str, Float[Array, ""]]]:
+        """The loss of images that are encoded; ``null`` takes the place of dropped captions, ``None`` drops
+        none.
+        """
         keys, t = self._times(key, x0.shape[0], memory)
         eps = self.noise(streams.substream(keys, "noise"), x0)
         level = noise_level(self.schedule, t)
@@ -118,6 +138,10 @@ class Denoising(Plain):
         if self.masked:
             mask = batch["mask"].astype(jnp.float32) / 255
             mask = jax.image.resize(mask, (*x0.shape[:3], 1), "linear")
+        conditioning = batch["conditioning"]
+        if null is not None:
+            keys_of_captions = streams.substream(keys, "caption")
+            conditioning = drop_captions(conditioning, null, self.caption_dropout, keys_of_captions)
         losses = diffusion_loss(
             conditional_network(self.model),
             network_params(params),
@@ -125,9 +149,7 @@ class Denoising(Plain):
             x0,
             eps,
             level,
-            drop_captions(
-                batch["conditioning"], self.null, self.caption_dropout, streams.substream(keys, "caption")
-            ),
+            conditioning,
             weighting=self.weighting,
             penalty=self.penalty,
             network_input=self.network_input,
@@ -154,16 +176,19 @@ class Denoising(Plain):
         return keys, sample_times(sampler, streams.substream(keys, "time"), self.schedule)
 
 
-def drop_captions(
-    conditioning: Conditioning, null: Conditioning, share: float, keys: Key[Array, " b"]
-) -> Conditioning:
-    """``null`` in place of each row with probability ``share``."""
+def pixels(batch: PyTree) -> Float[Array, "b h w c"]:
+    """A batch's images in [-1, 1]."""
+    return batch["image"].astype(jnp.float32) / 127.5 - 1
+
+
+def drop_captions(captions: PyTree, null: PyTree, share: float, keys: Key[Array, " b"]) -> PyTree:
+    """``null`` in place of each row of conditions or tokens with probability ``share``."""
     dropped = jax.vmap(lambda k: jax.random.bernoulli(k, share))(keys)
 
     def replace(given: Array, empty: Array) -> Array:
         return jnp.where(dropped.reshape(-1, *[1] * (given.ndim - 1)), empty, given)
 
-    return jax.tree.map(replace, conditioning, null)
+    return jax.tree.map(replace, captions, null)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -97,3 +98,14 @@ def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
     """This process's share of a batch as part of one global array each."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda a: jax.make_array_from_process_local_data(sharding, np.asarray(a)), batch)
+
+
+def place(tree: PyTree, places: PyTree) -> PyTree:
+    """``tree`` with each array where ``places`` says; what lies there already is not copied."""
+
+    def put(array: Any, where: NamedSharding) -> jax.Array:
+        there = isinstance(array, jax.Array) and array.sharding.is_equivalent_to(where, array.ndim)
+        # From the host, since devices of other processes can be reached from nowhere else.
+        return array if there else jax.device_put(np.asarray(array), where)
+
+    return jax.tree.map(put, tree, places)

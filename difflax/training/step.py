@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from difflax import streams
 from difflax.training.ema import EMA
 from difflax.training.objectives import Objective
-from difflax.training.sharding import TENSOR_RULES, Rule, batch_sharding, shardings
+from difflax.training.sharding import TENSOR_RULES, Rule, batch_sharding, place, shardings
 from difflax.training.state import TrainState, init_state
 
 Metrics = dict[str, Float[Array, ""]]
@@ -20,13 +20,17 @@ Metrics = dict[str, Float[Array, ""]]
 def make_train_step(
     objective: Objective, optimizer: optax.GradientTransformation, ema: EMA, seed: int
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]:
-    """``(state, batch) -> (state, metrics)``; its randomness is a function of ``seed`` and the step alone."""
+    """``(state, batch) -> (state, metrics)``; its randomness is a function of ``seed`` and the step alone.
 
-    def train_step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
+    A third argument are the arrays that the objective reads and does not train, see `Objective.reading`.
+    """
+
+    def train_step(state: TrainState, batch: PyTree, frozen: PyTree = None) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(streams.stream(seed, "train"), state.step)
+        here = objective if frozen is None else objective.reading(frozen)
 
         def mean_loss(params: PyTree) -> tuple[Float[Array, ""], tuple[Float[Array, " b"], Metrics]]:
-            losses, metrics = objective.loss(params, batch, key, state.memory)
+            losses, metrics = here.loss(params, batch, key, state.memory)
             return jnp.mean(losses), (losses, metrics)
 
         (loss, (losses, metrics)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
@@ -63,23 +67,38 @@ def abstract_state(
 
 
 def init_sharded(
-    objective: Objective, optimizer: optax.GradientTransformation, seed: int, abstract: TrainState
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    abstract: TrainState,
+    start: PyTree = None,
 ) -> TrainState:
-    """The state before the first step, every array created where ``abstract`` places it."""
+    """The state before the first step, every array created where ``abstract`` places it.
 
-    def init() -> TrainState:
-        return init_state(objective.init(streams.stream(seed, "init")), optimizer, objective.begin())
+    ``start``: parameters to begin with in place of the objective's own; their arrays become the state's.
+    """
+    places = jax.tree.map(lambda s: s.sharding, abstract)
 
-    return jax.jit(init, out_shardings=jax.tree.map(lambda s: s.sharding, abstract))()
+    def init(params: PyTree) -> TrainState:
+        if params is None:
+            params = objective.init(streams.stream(seed, "init"))
+        return init_state(params, optimizer, objective.begin())
+
+    if start is not None:
+        start = place(start, places.params)
+    return jax.jit(init, out_shardings=places, donate_argnums=0)(start)
 
 
-def compile_step(step: Callable, abstract: TrainState, mesh: Mesh) -> Callable:
-    """``step`` jitted with its state donated and both its arguments placed on ``mesh``."""
+def compile_step(step: Callable, abstract: TrainState, mesh: Mesh, frozen: PyTree = None) -> Callable:
+    """``step`` jitted with its state donated and its arguments placed on ``mesh``; with ``frozen`` arrays (or
+    shapes with shardings) it takes those as a third.
+    """
     state = jax.tree.map(lambda s: s.sharding, abstract)
     copied = NamedSharding(mesh, PartitionSpec())
+    more = () if frozen is None else (jax.tree.map(lambda a: a.sharding, frozen),)
     return jax.jit(
         step,
-        in_shardings=(state, batch_sharding(mesh)),
+        in_shardings=(state, batch_sharding(mesh), *more),
         out_shardings=(state, copied),
         donate_argnums=0,
     )

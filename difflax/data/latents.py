@@ -1,0 +1,75 @@
+"""Latents of a data set's images, computed once: training reads rows instead of running the autoencoder."""
+
+import uuid
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from etils import epath
+from jaxtyping import Array, Float, UInt8
+
+from difflax.data.records import Record, Records
+from difflax.types import UserError
+
+
+def cache_latents(
+    records: Records,
+    encode: Callable[[UInt8[np.ndarray, "b h w c"]], Float[Array, "b lh lw k"]],
+    path: epath.Path,
+    *,
+    batch_size: int = 8,
+) -> Float[np.ndarray, "rows lh lw k"]:
+    """What ``encode`` says of every row's image, from the file at ``path`` if it is there, else computed and
+    written. A local file is mapped into memory and read as it is needed.
+
+    Args:
+        encode: always called with ``batch_size`` images; the last batch is filled up with repetitions.
+
+    Raises:
+        UserError: a file that is broken or of other data.
+    """
+    if not path.exists():
+        _write(records, encode, path, batch_size)
+    try:
+        if "://" in str(path):
+            with path.open("rb") as file:
+                latents = np.load(file)
+        else:
+            latents = np.load(path, mmap_mode="r")
+    except (ValueError, EOFError, OSError) as error:
+        raise UserError(f"the latents in {path} cannot be read ({error}): delete the file") from error
+    if len(latents) != len(records):
+        raise UserError(f"{path} has {len(latents)} latents, the data {len(records)} images: delete the file")
+    return latents
+
+
+def _write(records: Records, encode: Callable, path: epath.Path, batch_size: int) -> None:
+    count = len(records)
+    unfinished = path.parent / f".{path.name}-{uuid.uuid4().hex}"
+    with unfinished.open("wb") as file:
+        for start in range(0, count, batch_size):
+            rows = [min(row, count - 1) for row in range(start, start + batch_size)]
+            images = np.stack([record.image for record in records.__getitems__(rows)])
+            made = np.asarray(encode(images), np.float32)
+            if start == 0:
+                header = {"descr": "<f4", "fortran_order": False, "shape": (count, *made.shape[1:])}
+                np.lib.format.write_array_header_2_0(file, header)
+            file.write(np.ascontiguousarray(made[: count - start]).tobytes())
+    unfinished.replace(path)
+
+
+class WithoutImages:
+    """Records whose images are read from elsewhere: a row is its caption, and a picture of no pixels."""
+
+    flip = 0.0
+
+    def __init__(self, captions: Sequence[str]):
+        self.captions = captions
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    def __getitem__(self, row: int) -> Record:
+        return Record(np.zeros((0, 0, 3), np.uint8), self.captions[row])
+
+    def __getitems__(self, rows: Sequence[int]) -> list[Record]:
+        return [self[row] for row in rows]

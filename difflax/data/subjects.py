@@ -1,0 +1,116 @@
+"""A few pictures of one thing with prompts that name it: what DreamBooth and textual inversion learn from."""
+
+import dataclasses
+
+import numpy as np
+from etils import epath
+from jaxtyping import Float
+
+from difflax.data.records import FolderRecords
+from difflax.types import UserError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subject:
+    """Every picture with every prompt, and perhaps pictures of other members of its class.
+
+    The class's pictures keep the model's idea of the class while it learns the one member (prior
+    preservation: Ruiz et al. 2022, https://arxiv.org/abs/2208.12242, eq. 2). Rows take turns, so a batch has
+    as many of the one as of the other on average, and the class's count ``prior_weight``.
+
+    Attributes:
+        path: a folder with pictures, or one picture.
+        prompts: what the subject's pictures show.
+        height, width: of every image, in pixels; the middle of others is cut out and resized.
+        class_prompt: what the class's pictures show; empty for no prior preservation.
+        class_path: a folder with the class's pictures; empty for one in the workdir. What is missing there of
+            ``class_images`` pictures, training makes with the model as it was.
+        prior_weight: lambda of eq. 2.
+        flip: see `Records`.
+    """
+
+    path: str
+    prompts: tuple[str, ...]
+    height: int
+    width: int
+    class_prompt: str = ""
+    class_path: str = ""
+    class_images: int = 200
+    prior_weight: float = 1.0
+    flip: float = 0.0
+
+    def __post_init__(self):
+        check_images(self.image_shape, self.flip)
+        texts = () if isinstance(self.prompts, str) else self.prompts
+        if not texts or not all(isinstance(prompt, str) and prompt.strip() for prompt in texts):
+            raise ValueError(f"prompts must be one or more prompts, none of them empty, got {self.prompts!r}")
+        if self.class_path and not self.class_prompt:
+            raise ValueError("class_path needs a class_prompt, which says what its pictures show")
+        if self.class_images < 1:
+            raise ValueError(f"class_images must be at least 1, got {self.class_images}")
+        if self.prior_weight < 0:
+            raise ValueError(f"prior_weight must not be negative, got {self.prior_weight}")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self.height, self.width, 3
+
+    def split(self, name: str) -> "SubjectRecords":
+        """See `Source`; the one split is "train"."""
+        if name != "train":
+            raise UserError(f"subject has no split {name!r}; there is train")
+        root = epath.Path(self.path).expanduser()
+        if root.is_file():
+            pictures = [root]
+        elif root.is_dir():
+            pictures = images_of(root)
+        else:
+            raise UserError(f"config.data.path = {self.path!r}: no such folder or picture")
+        if not pictures:
+            raise UserError(f"config.data.path = {self.path!r}: no image there ({', '.join(IMAGE_SUFFIXES)})")
+        own = [(picture, prompt) for picture in pictures for prompt in self.prompts]
+        return SubjectRecords(own, self._class_rows(), self)
+
+    def missing_class_images(self) -> int:
+        """How many pictures too few there are in ``class_path``."""
+        return max(0, self.class_images - len(images_of(epath.Path(self.class_path).expanduser())))
+
+    def _class_rows(self) -> list[tuple[epath.Path, str]]:
+        if not self.class_prompt:
+            return []
+        pictures = images_of(epath.Path(self.class_path).expanduser())[: self.class_images]
+        if not pictures:
+            raise UserError(f"config.data.class_path = {self.class_path!r}: no image there")
+        return [(picture, self.class_prompt) for picture in pictures]
+
+
+class SubjectRecords(FolderRecords):
+    """The subject's rows and the class's in turns, the fewer of them repeated."""
+
+    def __init__(
+        self, own: list[tuple[epath.Path, str]], others: list[tuple[epath.Path, str]], source: Subject
+    ):
+        rows = list(own)
+        self.weights: Float[np.ndarray, " rows"] | None = None
+        if others:
+            count = max(len(own), len(others))
+            rows = [row for i in range(count) for row in (own[i % len(own)], others[i % len(others)])]
+            self.weights = np.tile(np.array([1.0, source.prior_weight], np.float32), count)
+        super().__init__(rows, source.image_shape, source.flip)
+
+
+def images_of(folder: epath.Path) -> list[epath.Path]:
+    """The pictures in a folder, in the order of their names; none if there is no folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def check_images(image_shape: tuple[int, int, int], flip: float):
+    """Raises ValueError for a shape or probability that no source has."""
+    if min(image_shape) < 1 or image_shape[-1] not in (1, 3):
+        raise ValueError(f"images of height, width, channels = {image_shape}; channels are 1 or 3")
+    if not 0 <= flip <= 1:
+        raise ValueError(f"flip must be a probability in [0, 1], got {flip}")

@@ -1,0 +1,199 @@
+"""The sections of a run that starts from a checkpoint, and the checkpoint itself."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
+
+from difflax.config import build, construct
+from difflax.data.sources import Source
+from difflax.diffusion.guidance import Guidance
+from difflax.diffusion.samplers import SAMPLERS
+from difflax.experiment.sections import make_guidance, make_loss, make_settings
+from difflax.generation import Pipeline
+from difflax.models.layers import choose
+from difflax.models.remat import POLICIES
+from difflax.pretrained.hub import fetch
+from difflax.pretrained.single_file import load_single_file
+from difflax.pretrained.stable_diffusion import StableDiffusion, load_stable_diffusion, read_configs
+from difflax.training.checkpoints import Checkpoints
+from difflax.training.objectives import network_params
+from difflax.training.sharding import shardings
+from difflax.training.tunings import TUNINGS, Tuning
+from difflax.types import UserError
+
+STORED = "pretrained"
+"""The checkpoint's copy in a workdir."""
+
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PretrainedOptions:
+    """``config.model`` of a run that starts from a checkpoint.
+
+    Attributes:
+        path: a folder in diffusers' layout, a Hub id, or a ``.safetensors`` file in the original layout.
+        variant, revision: see `difflax.pretrained.hub.fetch`; empty for none.
+        dtype: of the computation; parameters are float32.
+        remat: of the UNet, see ``difflax.models.remat``.
+        copy: keep the checkpoint in the workdir, so that the workdir alone is enough; otherwise ``path`` must
+            stay what it is.
+    """
+
+    path: str
+    variant: str = ""
+    revision: str = ""
+    dtype: str = "bfloat16"
+    remat: str = "none"
+    copy: bool = True
+
+    def __post_init__(self):
+        choose(DTYPES, self.dtype, "dtype")
+        choose(POLICIES, self.remat, "remat")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CacheOptions:
+    """``config.cache``: what is computed once before training, and not in every step.
+
+    Attributes:
+        latents: what the autoencoder says of the images; they are not mirrored then.
+        text: what the text encoder says of the captions, where it is not trained.
+    """
+
+    latents: bool = False
+    text: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SamplerOptions:
+    """``config.sampler``: the rest is the checkpoint's own."""
+
+    num_steps: int = 50
+
+    def __post_init__(self):
+        if self.num_steps < 1:
+            raise ValueError(f"num_steps must be at least 1, got {self.num_steps}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """The parts of the config, built and checked; nothing is read or computed yet."""
+
+    model: PretrainedOptions
+    tuning: Tuning
+    cache: CacheOptions
+    loss: dict[str, Any]
+    num_steps: int
+    guidance: Guidance
+
+
+def make_pretrained(config: ConfigDict) -> Pretrained:
+    """The parts of the config of a run that starts from a checkpoint.
+
+    Raises:
+        UserError: naming the key, its value and what is valid.
+    """
+    model = {key: value for key, value in config.model.items() if key != "name"}
+    tuning = build(TUNINGS, config.tune, "config.tune")
+    cache = construct(CacheOptions, config.cache, "config.cache")
+    guidance, weak = make_guidance(config.guidance)
+    if weak is not None:
+        raise UserError("config.guidance.weak: a pretrained model has no worse one; take another guidance")
+    if cache.text and "text_encoder" in tuning.trains:
+        raise UserError("config.cache.text: the text encoder is trained, its states change; set it to False")
+    parts = make_loss(config.loss)
+    if cache.latents and config.data.get("flip"):
+        raise UserError("config.cache.latents: cached images are not mirrored; set config.data.flip = 0")
+    if cache.latents and parts["loss"].masked:
+        raise UserError("config.cache.latents does not go with config.loss.masked, whose masks it leaves out")
+    return Pretrained(
+        model=construct(PretrainedOptions, model, "config.model (pretrained)"),
+        tuning=tuning,
+        cache=cache,
+        loss=parts,
+        num_steps=construct(SamplerOptions, config.sampler, "config.sampler").num_steps,
+        guidance=guidance,
+    )
+
+
+def read_checkpoint(
+    options: PretrainedOptions, workdir: epath.Path, mesh: Mesh | None = None
+) -> StableDiffusion:
+    """The checkpoint with float32 parameters, ready for the tuning: the workdir's copy, or that of ``path``.
+    A folder's UNet is read straight to its places on ``mesh``.
+
+    Raises:
+        UserError: it cannot be had, is damaged or is not supported.
+    """
+    stored = workdir / STORED
+    if stored.exists():
+        checkpoint = load_stable_diffusion(stored, shardings=_places(stored, mesh))
+    elif epath.Path(options.path).is_file():
+        checkpoint = load_single_file(options.path, dtype=jnp.float32)
+    else:
+        variant = options.variant or None
+        folder = fetch(options.path, revision=options.revision or None, variant=variant)
+        checkpoint = load_stable_diffusion(folder, variant=variant, shardings=_places(folder, mesh))
+    if checkpoint.fills_masks:
+        raise UserError(
+            f"config.model.path = {options.path!r} fills masks in, and is not trained here: take a checkpoint"
+            " whose UNet reads the noisy image alone"
+        )
+    return checkpoint.computing_in(DTYPES[options.dtype], options.remat)
+
+
+def _places(folder: epath.Path, mesh: Mesh | None) -> PyTree:
+    return None if mesh is None else shardings(read_configs(folder).build(jnp.float32)[0].abstract(), mesh)
+
+
+def check_source(checkpoint: StableDiffusion, source: Source) -> None:
+    """Refuses images that the checkpoint's autoencoder cannot encode."""
+    height, width, channels = source.image_shape
+    if channels != checkpoint.codec.channels:
+        raise UserError(
+            f"the images of config.data have {channels} channels, the autoencoder reads"
+            f" {checkpoint.codec.channels}: choose data with as many"
+        )
+    try:
+        checkpoint.codec.latent_shape(height, width)
+    except UserError as error:
+        raise UserError(f"config.data.height, width: {error}") from error
+
+
+def pipeline_of(parts: Pretrained, checkpoint: StableDiffusion, size: tuple[int, int]) -> Pipeline:
+    """The pipeline of a checkpoint with the run's defaults; ``size``: height and width of the images."""
+    made = Pipeline.of_checkpoint(
+        checkpoint,
+        samplers={name: cls() for name, cls in SAMPLERS.items()},
+        guidance=parts.guidance,
+        num_steps=parts.num_steps,
+        batch_size=4 * jax.local_device_count(),
+    )
+    return dataclasses.replace(made, height=size[0], width=size[1])
+
+
+def load_pretrained_run(config: ConfigDict, workdir: epath.Path) -> Pipeline:
+    """The pipeline of a workdir of such a run, from its newest checkpoint's averaged parameters."""
+    parts = make_pretrained(config)
+    checkpoint = parts.tuning.prepare(read_checkpoint(parts.model, workdir))
+    key = jax.random.key(0)
+    abstract = jax.eval_shape(lambda: parts.tuning.init(key, checkpoint.networks))
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    trained, step = checkpoints.restore_params(abstract), checkpoints.latest
+    checkpoints.close()
+    merged = merged_checkpoint(parts.tuning, checkpoint, trained)
+    made = pipeline_of(parts, merged, make_settings(config).source.image_shape[:2])
+    return dataclasses.replace(made, step=step)
+
+
+def merged_checkpoint(tuning: Tuning, checkpoint: StableDiffusion, trained: Any) -> StableDiffusion:
+    """The checkpoint with what was trained in it."""
+    frozen = tuning.frozen(checkpoint.networks)
+    return checkpoint.with_networks(tuning.merge(frozen, network_params(trained)))

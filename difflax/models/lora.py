@@ -1,0 +1,90 @@
+"""Low-rank adaptation (Hu et al. 2021, https://arxiv.org/abs/2106.09685) of a network's kernels.
+
+A kernel becomes ``W + alpha / rank · B A`` (section 4.1), with ``A`` of ``rank`` rows and ``B`` of ``rank``
+columns. Kernels here are transposed (inputs first), so ``down`` is ``A`` and ``up`` is ``B`` transposed; a
+convolution's ``down`` has its window and ``up`` is 1 × 1. A set of factors is a tree as the network's own,
+with ``{"down", "up"}`` in place of the adapted layers' parameters; what is not adapted is not in it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+from jaxtyping import Array, Float, Key
+
+from difflax.models.layers import choose
+from difflax.types import Params
+
+
+def adaptable_layers(params: Params) -> dict[str, tuple[int, ...]]:
+    """The layers with a kernel, by PyTorch's dotted names, with the kernel's shape; arrays or shapes."""
+    flat = traverse_util.flatten_dict(params)
+    return {".".join(path[:-1]): tuple(leaf.shape) for path, leaf in flat.items() if path[-1] == "kernel"}
+
+
+def matching_layers(params: Params, targets: Sequence[str], where: str) -> dict[str, tuple[int, ...]]:
+    """The layers whose name is, or ends in, one of ``targets`` (whole parts of it: ``"to_q"``,
+    ``"attn2.to_k"``, ``"ff.net.0.proj"``), as peft chooses them.
+
+    Raises:
+        UserError: a target that is no layer's; ``where`` says whose target it is.
+    """
+    layers = adaptable_layers(params)
+    for target in targets:
+        if not any(_matches(name, target) for name in layers):
+            choose(dict.fromkeys(sorted(map(_last_parts, layers))), target, where)
+    return {name: shape for name, shape in layers.items() if any(_matches(name, t) for t in targets)}
+
+
+def init_factors(key: Key[Array, ""], layers: Mapping[str, tuple[int, ...]], rank: int) -> Params:
+    """Factors before the first step: ``down`` normal with standard deviation 1 / rank, ``up`` zero, so that
+    the network starts as it is.
+    """
+    keys = jax.random.split(key, max(len(layers), 1))
+    factors = {}
+    for key, (name, (*window, inputs, outputs)) in zip(keys, sorted(layers.items()), strict=True):
+        path = tuple(name.split("."))
+        factors[*path, "down"] = jax.random.normal(key, (*window, inputs, rank)) / rank
+        factors[*path, "up"] = jnp.zeros((*[1] * len(window), rank, outputs))
+    return traverse_util.unflatten_dict(factors)
+
+
+def add_factors(
+    params: Params, factors: Params, scale: float | Mapping[str, float] | Float[Array, ""]
+) -> Params:
+    """``params`` with ``scale · down · up`` added to the adapted kernels, in float32, in the kernel's dtype.
+
+    Args:
+        scale: ``alpha / rank``; one for all, or one a layer by its dotted name.
+    """
+    flat = traverse_util.flatten_dict(params)
+    for name, (down, up) in by_layer(factors).items():
+        path = (*name.split("."), "kernel")
+        own = scale[name] if isinstance(scale, Mapping) else scale
+        down, up = jnp.asarray(down, jnp.float32), jnp.asarray(up, jnp.float32)
+        change = jnp.tensordot(down, up.reshape(up.shape[-2:]), 1)
+        flat[path] = (flat[path].astype(jnp.float32) + own * change).astype(flat[path].dtype)
+    return traverse_util.unflatten_dict(flat)
+
+
+def by_layer(factors: Params) -> dict[str, tuple[Any, Any]]:
+    """``(down, up)`` of every adapted layer, by its dotted name."""
+    flat = traverse_util.flatten_dict(factors)
+    return {
+        ".".join(path[:-1]): (leaf, flat[*path[:-1], "up"])
+        for path, leaf in flat.items()
+        if path[-1] == "down"
+    }
+
+
+def _matches(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
+def _last_parts(name: str) -> str:
+    """The end of a name from its last part that is no number."""
+    parts = name.split(".")
+    start = next((i for i in reversed(range(len(parts))) if not parts[i].isdigit()), 0)
+    return ".".join(parts[start:])

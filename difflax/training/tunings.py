@@ -1,0 +1,220 @@
+"""What of a pretrained model is trained, and how it meets the rest: one frozen dataclass a way.
+
+The model is a mapping of its networks' parameters by diffusers' names, ``{"unet": …, "text_encoder": …}``. A
+tuning says which tree is trained, and joins it with the arrays that stay as they are; everything else (loop,
+loss, checkpoints, sharding) is the same for all.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from flax import traverse_util
+from jaxtyping import Key
+
+from difflax.models.lora import add_factors, init_factors, matching_layers
+from difflax.pretrained import textual_inversion
+from difflax.pretrained.lora import FILE, save_lora
+from difflax.pretrained.stable_diffusion import StableDiffusion
+from difflax.pretrained.textual_inversion import TABLE, add_token, embedding_table, with_embedding_table
+from difflax.types import Params, UserError
+
+Networks = dict[str, Params]
+
+
+@runtime_checkable
+class Tuning(Protocol):
+    """A way to train a pretrained model."""
+
+    @property
+    def trains(self) -> tuple[str, ...]:
+        """The networks that change."""
+        ...
+
+    def prepare(self, checkpoint: StableDiffusion) -> StableDiffusion:
+        """The checkpoint before the first step.
+
+        Raises:
+            UserError: the tuning does not fit it.
+        """
+        ...
+
+    def init(self, key: Key[jax.Array, ""], networks: Networks) -> Params:
+        """What is trained, before the first step; ``networks``: arrays or shapes of the prepared
+        checkpoint's. Where `start` gives values, these count for their shapes alone.
+        """
+        ...
+
+    def start(self, networks: Networks) -> Params | None:
+        """What is trained, where it starts from the checkpoint's own values."""
+        ...
+
+    def frozen(self, networks: Networks) -> Networks:
+        """What is read and not trained."""
+        ...
+
+    def merge(self, frozen: Networks, trained: Params) -> Networks:
+        """The networks that the trained parameters make."""
+        ...
+
+    def save(self, folder: epath.Path, checkpoint: StableDiffusion, trained: Params) -> None:
+        """What was trained, in diffusers' own format; ``checkpoint`` holds the merged networks."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Full:
+    """Every parameter of the UNet, and of the text encoder if it is told so."""
+
+    text_encoder: bool = False
+
+    @property
+    def trains(self) -> tuple[str, ...]:
+        return ("unet", "text_encoder") if self.text_encoder else ("unet",)
+
+    def prepare(self, checkpoint: StableDiffusion) -> StableDiffusion:
+        return checkpoint
+
+    def init(self, key: Key[jax.Array, ""], networks: Networks) -> Params:
+        trained = {name: networks[name] for name in self.trains}
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), trained)
+
+    def start(self, networks: Networks) -> Params | None:
+        return {name: networks[name] for name in self.trains}
+
+    def frozen(self, networks: Networks) -> Networks:
+        return {name: params for name, params in networks.items() if name not in self.trains}
+
+    def merge(self, frozen: Networks, trained: Params) -> Networks:
+        return {**frozen, **trained}
+
+    def save(self, folder: epath.Path, checkpoint: StableDiffusion, trained: Params) -> None:
+        checkpoint.save(folder)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Lora:
+    """Low-rank factors of chosen layers, see `difflax.models.lora`.
+
+    Attributes:
+        rank: of the change of a layer.
+        alpha: the change counts ``alpha / rank``.
+        unet, text_encoder: which layers of each: the ends of their names.
+    """
+
+    rank: int = 4
+    alpha: float = 4.0
+    unet: Sequence[str] = ("to_q", "to_k", "to_v", "to_out.0")
+    text_encoder: Sequence[str] = ()
+
+    def __post_init__(self):
+        if self.rank < 1:
+            raise UserError(f"rank = {self.rank} must be at least 1")
+        if not self.targets:
+            raise UserError("unet and text_encoder name no layers, so there is nothing to train")
+
+    @property
+    def targets(self) -> dict[str, tuple[str, ...]]:
+        """The targets of the networks that have some."""
+        chosen = {"unet": tuple(self.unet), "text_encoder": tuple(self.text_encoder)}
+        return {name: targets for name, targets in chosen.items() if targets}
+
+    @property
+    def trains(self) -> tuple[str, ...]:
+        return tuple(self.targets)
+
+    def prepare(self, checkpoint: StableDiffusion) -> StableDiffusion:
+        for name, targets in self.targets.items():
+            matching_layers(checkpoint.networks[name], targets, f"config.tune.{name}")
+        return checkpoint
+
+    def init(self, key: Key[jax.Array, ""], networks: Networks) -> Params:
+        factors = {}
+        for number, (name, targets) in enumerate(self.targets.items()):
+            layers = matching_layers(networks[name], targets, f"config.tune.{name}")
+            factors[name] = init_factors(jax.random.fold_in(key, number), layers, self.rank)
+        return factors
+
+    def start(self, networks: Networks) -> Params | None:
+        return None
+
+    def frozen(self, networks: Networks) -> Networks:
+        return networks
+
+    def merge(self, frozen: Networks, trained: Params) -> Networks:
+        changed = {
+            name: add_factors(frozen[name], factors, self.alpha / self.rank)
+            for name, factors in trained.items()
+        }
+        return {**frozen, **changed}
+
+    def save(self, folder: epath.Path, checkpoint: StableDiffusion, trained: Params) -> None:
+        save_lora(folder / FILE, trained, alpha=self.alpha, targets=self.targets)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextualInversion:
+    """The embeddings of one new token, see `difflax.pretrained.textual_inversion`.
+
+    Attributes:
+        token: how prompts name it.
+        initializer: the known word whose embedding it starts from; it must be one token.
+        vectors: how many embeddings stand for it.
+    """
+
+    token: str
+    initializer: str
+    vectors: int = 1
+
+    def __post_init__(self):
+        if self.vectors < 1:
+            raise UserError(f"vectors = {self.vectors} must be at least 1")
+        if not self.token.strip() or self.token != self.token.strip() or " " in self.token:
+            raise UserError(f"token = {self.token!r} must be a word without spaces, such as '<cat>'")
+
+    @property
+    def trains(self) -> tuple[str, ...]:
+        return ("text_encoder",)
+
+    def prepare(self, checkpoint: StableDiffusion) -> StableDiffusion:
+        encoder = checkpoint.text_encoder
+        ids = encoder.tokenizer.backend(self.initializer, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1:
+            raise UserError(
+                f"config.tune.initializer = {self.initializer!r} is {len(ids)} tokens: take a word of one"
+            )
+        row = embedding_table(encoder.params)[ids[0]]
+        try:
+            extended = add_token(encoder, self.token, jnp.tile(row, (self.vectors, 1)))
+        except UserError as error:
+            raise UserError(f"config.tune.token: {error}") from error
+        return dataclasses.replace(checkpoint, text_encoder=extended)
+
+    def init(self, key: Key[jax.Array, ""], networks: Networks) -> Params:
+        table = embedding_table(networks["text_encoder"])
+        return self._tree(jnp.zeros((self.vectors, table.shape[-1]), table.dtype))
+
+    def start(self, networks: Networks) -> Params | None:
+        return self._tree(embedding_table(networks["text_encoder"])[-self.vectors :])
+
+    def frozen(self, networks: Networks) -> Networks:
+        return networks
+
+    def merge(self, frozen: Networks, trained: Params) -> Networks:
+        encoder = frozen["text_encoder"]
+        rows = embedding_table(trained["text_encoder"])
+        table = jnp.concatenate([embedding_table(encoder)[: -self.vectors], rows])
+        return {**frozen, "text_encoder": with_embedding_table(encoder, table)}
+
+    def save(self, folder: epath.Path, checkpoint: StableDiffusion, trained: Params) -> None:
+        rows = embedding_table(trained["text_encoder"])
+        textual_inversion.save_embeddings(folder / textual_inversion.FILE, self.token, rows)
+
+    def _tree(self, rows: jax.Array) -> Params:
+        return {"text_encoder": traverse_util.unflatten_dict({TABLE: rows})}
+
+
+TUNINGS = {"full": Full, "lora": Lora, "textual_inversion": TextualInversion}
