@@ -5,6 +5,7 @@ pipeline = difflax.load("runs/shapes")
 images = pipeline("a large red circle in the top left", guidance_scale=3.0, seed=0)
 """
 
+import os
 import typing
 
 if typing.TYPE_CHECKING:
@@ -13,7 +14,7 @@ if typing.TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(workdir: str) -> "Pipeline":
+def load(workdir: str | os.PathLike[str]) -> "Pipeline":
     """The trained model of a workdir, ready to make images; see `difflax.generation.Pipeline`.
 
     Raises:

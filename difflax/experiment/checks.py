@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from etils import epath
 from ml_collections import ConfigDict
 
 from difflax.config import build, construct, nearest
@@ -50,7 +51,7 @@ SECTIONS = {
 OPTIONAL_SECTIONS = ("evaluation", "network_input")
 
 
-def check(config: ConfigDict) -> None:
+def check(config: ConfigDict, workdir: epath.PathLike | None = None) -> None:
     """Everything about a config that can be wrong without data or devices.
 
     Raises:
@@ -86,7 +87,14 @@ def check(config: ConfigDict) -> None:
         return
     if "evaluation" in config:
         build(PROTOCOLS, config.evaluation, "config.evaluation")
-    parts = make_diffusion(config)
+    parts = make_diffusion(config, workdir)
+    if config.autoencoder.name == "autoencoder_kl":
+        if config.data.get("flip"):
+            raise UserError(
+                "config.data.flip: images for a trained autoencoder are encoded once and not mirrored; set 0"
+            )
+        if parts.loss.masked:
+            raise UserError("config.loss.masked does not go with a trained autoencoder")
     height, width, channels = settings.source.image_shape
     if parts.codec.channels != channels:
         raise UserError(

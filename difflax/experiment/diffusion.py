@@ -1,6 +1,7 @@
 """A diffusion model's run: its objective and pictures for the loop, and its pipeline."""
 
 import dataclasses
+import functools
 import shutil
 from typing import Any
 
@@ -12,21 +13,37 @@ from ml_collections import ConfigDict
 
 from difflax.config import claim_workdir, read_workdir_config
 from difflax.data.caches import EmbeddingCache
+from difflax.data.latents import cache_latents
 from difflax.diffusion.samplers import SAMPLERS
 from difflax.experiment.prepared import Prepared, make_loader, picture_task
-from difflax.experiment.sections import Diffusion, Settings, WeakOptions, make_diffusion, make_settings, unet
+from difflax.experiment.sections import (
+    CODEC,
+    AutoencoderOptions,
+    Diffusion,
+    Settings,
+    WeakOptions,
+    codec_folder,
+    make_diffusion,
+    make_settings,
+    unet,
+)
 from difflax.generation import Pipeline, WeakModel
+from difflax.models.autoencoder_kl import KLCodec
 from difflax.models.unet import reads_pooled
+from difflax.pretrained.autoencoder import load_codec, save_codec
 from difflax.pretrained.clip import load_text_encoder, save_text_encoder
 from difflax.text.encoders import TextEncoder
 from difflax.training.checkpoints import Checkpoints
-from difflax.training.objectives import Denoising, network_params
+from difflax.training.objectives import Denoising, network_params, pixels
 from difflax.training.state import TrainState
-from difflax.types import Conditioning, UserError
+from difflax.types import Conditioning, Params, UserError
+
+LATENTS = "latents.npy"
+"""A workdir's latents of the training images, computed once."""
 
 
 def prepare_diffusion(config: ConfigDict, settings: Settings, workdir: epath.Path) -> Prepared:
-    parts = make_diffusion(config)
+    parts = make_diffusion(config, workdir)
     stored = (workdir / "text_encoder").exists()
     folder = workdir if stored else clip_folder(parts.text_encoder.path, "config.text_encoder.path")
     encoder = read_text_encoder(folder, parts)
@@ -35,7 +52,17 @@ def prepare_diffusion(config: ConfigDict, settings: Settings, workdir: epath.Pat
     claim_workdir(workdir, config)
     if not stored:
         store_text_encoder(encoder, folder, workdir)
-    loader = make_loader(settings)
+    store_codec(config, workdir)
+    codec_params = read_codec_params(parts, workdir)
+    latents = None
+    if codec_params:
+        latents = cache_latents(
+            settings.source.split("train"),
+            functools.partial(_encode, parts.codec, codec_params),
+            workdir / LATENTS,
+            batch_size=64,
+        )
+    loader = make_loader(settings, images=latents is None)
     cache = EmbeddingCache(loader.captions, lambda captions: encode_condition(config, encoder, captions))
     objective = Denoising(
         model=unet(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1]),
@@ -54,13 +81,19 @@ def prepare_diffusion(config: ConfigDict, settings: Settings, workdir: epath.Pat
     )
     prompts = settings.options.sample_prompts or tuple(dict.fromkeys(loader.captions))[:8]
     # One for the whole run: its program is compiled once.
-    pipeline = make_pipeline(config, {}, encoder, null)
+    pipeline = make_pipeline(config, {}, encoder, null, workdir)
     if parts.weak is not None and parts.weak.workdir:
         pipeline = dataclasses.replace(pipeline, **weak_model(parts.weak, workdir))
 
     def prepare(batch: dict[str, Any]) -> PyTree:
-        mask = {"mask": batch["mask"]} if parts.loss.masked else {}
-        return {"image": batch["image"], "conditioning": cache.lookup(batch["caption"]), **mask}
+        made = {"conditioning": cache.lookup(batch["caption"])}
+        if latents is None:
+            made["image"] = batch["image"]
+        else:
+            made["latent"] = latents[batch["index"]]
+        if parts.loss.masked:
+            made["mask"] = batch["mask"]
+        return made
 
     def drawing(step: int, state: TrainState) -> Pipeline:
         params = jax.tree.map(np.asarray, network_params(state.ema_params))
@@ -75,13 +108,17 @@ def prepare_diffusion(config: ConfigDict, settings: Settings, workdir: epath.Pat
     )
 
 
-def make_pipeline(config: ConfigDict, params: PyTree, encoder: TextEncoder, null: Conditioning) -> Pipeline:
-    parts, settings = make_diffusion(config), make_settings(config)
+def make_pipeline(
+    config: ConfigDict, params: PyTree, encoder: TextEncoder, null: Conditioning, workdir: epath.Path
+) -> Pipeline:
+    """The pipeline of a run; what is trained apart from the network is read from ``workdir``."""
+    parts, settings = make_diffusion(config, workdir), make_settings(config)
     height, width, _ = settings.source.image_shape
     return Pipeline(
         model=unet(config, parts.codec.latent_shape(height, width)[-1]),
         params=params,
         codec=parts.codec,
+        codec_params=read_codec_params(parts, workdir),
         schedule=parts.schedule,
         prediction_type=parts.prediction_type,
         network_input=parts.network_input,
@@ -105,7 +142,7 @@ def weak_model(options: WeakOptions | None, workdir: epath.Path) -> dict[str, An
         return {}
     folder = epath.Path(options.workdir or workdir)
     config = read_workdir_config(folder)
-    parts, settings = make_diffusion(config), make_settings(config)
+    parts, settings = make_diffusion(config, folder), make_settings(config)
     model = unet(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1])
     checkpoints = Checkpoints(folder / "checkpoints")
     params = checkpoints.restore_params(model.abstract(), options.step)
@@ -139,6 +176,25 @@ def store_text_encoder(encoder: TextEncoder, folder: epath.Path, workdir: epath.
     save_text_encoder(encoder, workdir)
     if (folder / "preprocessor_config.json").exists():
         shutil.copytree(folder, workdir / "clip")
+
+
+def store_codec(config: ConfigDict, workdir: epath.Path) -> None:
+    """A trained autoencoder into the workdir, for the same reason."""
+    if config.autoencoder.name != "autoencoder_kl" or (workdir / CODEC).is_dir():
+        return
+    options = AutoencoderOptions(path=config.autoencoder.path)
+    codec, params = load_codec(codec_folder(options, None))
+    save_codec(codec, params, workdir / CODEC)
+
+
+def read_codec_params(parts: Diffusion, workdir: epath.Path) -> Params:
+    """The weights of the codec, none if it has none."""
+    return load_codec(workdir / CODEC)[1] if isinstance(parts.codec, KLCodec) else {}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(codec: KLCodec, params: Params, images: Any) -> Any:
+    return codec.encode(params, pixels({"image": images}))
 
 
 def encode_condition(config: ConfigDict, encoder: TextEncoder, captions: list[str]) -> Conditioning:

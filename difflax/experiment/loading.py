@@ -31,22 +31,23 @@ def load(workdir: epath.PathLike) -> Pipeline:
     """
     workdir = epath.Path(workdir)
     config = read_workdir_config(workdir)
-    if model_name(config) == "clip":
-        raise UserError(
-            f"{workdir} holds a CLIP, which makes no images: give the workdir of a diffusion model"
-        )
+    for name, kind in (("clip", "a CLIP"), ("autoencoder_kl", "an autoencoder")):
+        if model_name(config) == name:
+            raise UserError(
+                f"{workdir} holds {kind}, which makes no images: give the workdir of a diffusion model"
+            )
     if not (workdir / "checkpoints").exists():
         raise UserError(f"{workdir} has no checkpoint yet: train it first (difflax train)")
     if model_name(config) == "pretrained":
         return load_pretrained_run(config, workdir)
-    parts, settings = make_diffusion(config), make_settings(config)
+    parts, settings = make_diffusion(config, workdir), make_settings(config)
     checkpoints = Checkpoints(workdir / "checkpoints")
     model = unet(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1])
     params = checkpoints.restore_params(model.abstract())
     null = checkpoints.restore_constants()
     step = checkpoints.latest
     checkpoints.close()
-    pipeline = make_pipeline(config, params, read_text_encoder(workdir, parts), Conditioning(**null))
+    pipeline = make_pipeline(config, params, read_text_encoder(workdir, parts), Conditioning(**null), workdir)
     return dataclasses.replace(pipeline, step=step, **weak_model(parts.weak, workdir))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import PyTree
 
+from difflax.data.latents import WithoutImages
 from difflax.data.loader import Loader
 from difflax.experiment.sections import Settings
 from difflax.generation import Pipeline
@@ -30,8 +31,11 @@ class Prepared:
     frozen: PyTree = None
 
 
-def make_loader(settings: Settings) -> Loader:
+def make_loader(settings: Settings, *, images: bool = True) -> Loader:
+    """The training batches; ``images=False`` where what is known of the images replaces them."""
     split = settings.source.split("train")
+    if not images:
+        split = WithoutImages(split.captions)
     return Loader(split, batch_size=settings.options.batch_size, seed=settings.seed)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from typing import Any
 
+from etils import epath
 from ml_collections import ConfigDict
 
 from difflax.config import build, construct
@@ -29,11 +30,12 @@ from difflax.diffusion.schedules import SCHEDULES
 from difflax.diffusion.time_grids import TIME_GRIDS
 from difflax.diffusion.time_samplers import TIME_SAMPLERS
 from difflax.diffusion.weightings import UNCERTAINTIES, WEIGHTINGS
-from difflax.models.autoencoder import CODECS
+from difflax.models.autoencoder import CODECS, Codec
 from difflax.models.autoencoder_kl import DOWN_BLOCK, UP_BLOCK, AutoencoderKLConfig
 from difflax.models.functional import Functional, functional
 from difflax.models.perturbation import Perturbation
 from difflax.models.unet import UNet2DConditionModel
+from difflax.pretrained.autoencoder import read_codec
 from difflax.text.clip_config import CLIPConfig
 from difflax.text.tokenizer import Tokenizer
 from difflax.training.ema import EMA
@@ -41,6 +43,9 @@ from difflax.training.loop import TrainingOptions
 from difflax.training.optimizers import OPTIMIZERS
 from difflax.training.sharding import MeshShape
 from difflax.types import UserError
+
+CODEC = "vae"
+"""Folder of an autoencoder in a workdir, as in a pipeline folder of diffusers."""
 
 MODELS = ("unet2d_condition", "clip", "autoencoder_kl", "pretrained")
 
@@ -70,6 +75,15 @@ class TextEncoderOptions:
     path: str
     layer: int = -1
     final_norm: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AutoencoderOptions:
+    """``config.autoencoder`` of a trained one (``autoencoder_kl``): its folder in diffusers' layout, or the
+    workdir of a run that trained one.
+    """
+
+    path: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -172,8 +186,8 @@ def make_settings(config: ConfigDict) -> Settings:
     )
 
 
-def make_diffusion(config: ConfigDict) -> Diffusion:
-    """The parts of a diffusion model's config."""
+def make_diffusion(config: ConfigDict, workdir: epath.PathLike | None = None) -> Diffusion:
+    """The parts of a diffusion model's config; a ``workdir`` may hold copies of what the config names."""
     sampler = dict(config.sampler)
     num_steps, grid = sampler.pop("num_steps", 50), sampler.pop("time_grid", {"name": "trailing"})
     if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
@@ -189,7 +203,7 @@ def make_diffusion(config: ConfigDict) -> Diffusion:
         options["restart"] = construct(Restart, options["restart"], "config.sampler.restart")
     guidance, weak = make_guidance(config.guidance)
     return Diffusion(
-        codec=build(CODECS, config.autoencoder, "config.autoencoder"),
+        codec=make_codec(config.autoencoder, workdir),
         schedule=build(SCHEDULES, config.schedule, "config.schedule"),
         prediction_type=build(PREDICTIONS, config.prediction, "config.prediction"),
         network_input=construct(NetworkInput, config.get("network_input", {}), "config.network_input"),
@@ -219,6 +233,34 @@ def make_loss(section: ConfigDict) -> dict[str, Any]:
         ),
     }
     return {**parts, "loss": build({"denoising": DenoisingLoss}, loss, "config.loss")}
+
+
+def make_codec(section: ConfigDict, workdir: epath.PathLike | None = None) -> Codec:
+    """``config.autoencoder``; of a trained one the weights are not read."""
+    kinds = {**CODECS, "autoencoder_kl": AutoencoderOptions}
+    built = build(kinds, section, "config.autoencoder")
+    return read_codec(codec_folder(built, workdir)) if isinstance(built, AutoencoderOptions) else built
+
+
+def codec_folder(options: AutoencoderOptions, workdir: epath.PathLike | None) -> epath.Path:
+    """Where a trained autoencoder lies: in the workdir that uses it, else where the config says.
+
+    Raises:
+        UserError: there is none.
+    """
+    if workdir is not None and (epath.Path(workdir) / CODEC).is_dir():
+        return epath.Path(workdir) / CODEC
+    folder, where = epath.Path(options.path), f"config.autoencoder.path = {options.path!r}"
+    if (folder / CODEC).is_dir():
+        return folder / CODEC
+    if (folder / "metrics.jsonl").exists():
+        raise UserError(f"{where}: that run has not finished; train it to its last step first")
+    if not folder.is_dir():
+        raise UserError(
+            f"{where}: no such folder; train an autoencoder there first (configs/autoencoder.py), or name the"
+            " folder of one"
+        )
+    return folder
 
 
 def make_guidance(section: ConfigDict) -> tuple[Guidance, WeakOptions | None]:

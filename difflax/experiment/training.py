@@ -24,8 +24,8 @@ KINDS = {
 
 def train(config: ConfigDict, workdir: epath.PathLike, *, stop_at: int | None = None) -> None:
     """Trains what the config names, or goes on with it; see `fit`."""
-    check(config)
     workdir = epath.Path(workdir)
+    check(config, workdir)
     settings = make_settings(config)
     mesh = settings.mesh.make()
     if settings.options.batch_size % (mesh.shape["data"] * mesh.shape["fsdp"]):

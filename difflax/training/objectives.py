@@ -82,8 +82,8 @@ def network_params(params: Params) -> Params:
 class Denoising(Plain):
     """Denoising under a condition (Ho et al. 2020, https://arxiv.org/abs/2006.11239, algorithm 1).
 
-    A batch has ``image`` [b, h, w, c] uint8 and ``conditioning``, and ``mask`` [b, h, w, 1] uint8 where the
-    loss is ``masked`` to a part of each image (255: it counts).
+    A batch has ``image`` [b, h, w, c] uint8, or ``latent`` [b, lh, lw, lc] instead, and ``conditioning``;
+    also ``mask`` [b, h, w, 1] uint8 where the loss is ``masked`` to a part of each image (255: it counts).
 
     Attributes:
         caption_dropout: the share of examples that see ``null`` in place of their caption, so that the
@@ -116,7 +116,7 @@ class Denoising(Plain):
     def loss(
         self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = ()
     ) -> tuple[Float[Array, " b"], dict[str, Float[Array, ""]]]:
-        x0 = self.codec.encode({}, pixels(batch))
+        x0 = batch["latent"] if "latent" in batch else self.codec.encode({}, pixels(batch))
         return self.loss_of_latents(params, x0, batch, self.null, key, memory)
 
     def loss_of_latents(

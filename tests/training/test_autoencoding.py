@@ -2,6 +2,7 @@
 
 import json
 
+import difflax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,7 @@ from difflax.pretrained.autoencoder import load_codec, save_codec
 from difflax.pretrained.clip import load_clip
 from difflax.training.autoencoding import Autoencoding, FeatureDistance
 from difflax.types import UserError
-from tests.runs import ROOT, command
+from tests.runs import ROOT, command, small_run
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,22 @@ def test_diffusers_reads_them_and_reconstructs_alike(run):
         given = torch.from_numpy(images).permute(0, 3, 1, 2)
         made = theirs.decode(theirs.encode(given).latent_dist.mode()).sample.permute(0, 2, 3, 1).numpy()
     np.testing.assert_allclose(reconstruct(codec, params, images), made, atol=1e-4)
+
+
+def test_latent_diffusion_trains_on_it_and_its_workdir_is_enough(run, clip_folder, tmp_path):
+    workdir = tmp_path / "latent"
+    arguments = small_run(clip_folder, workdir, f"--config.autoencoder.path={run}", steps=3)
+    status, _, errors = command(*(a.replace("shapes.py", "shapes_latent.py") for a in arguments))
+    assert status == 0, errors
+    codec, params = load_codec(run / "vae")
+    split = Shapes(train=96, test=64, held_out=64).split("train")
+    images = np.stack([split[i].image for i in range(4)]).astype(np.float32) / 127.5 - 1
+    np.testing.assert_allclose(
+        np.load(workdir / "latents.npy")[:4], codec.encode(params, jnp.asarray(images)), atol=1e-4
+    )
+    pipeline = difflax.load(workdir)
+    jax.tree.map(np.testing.assert_array_equal, pipeline.codec_params, params)
+    assert pipeline("a red circle", num_steps=2).shape == (1, 32, 32, 3)
 
 
 @pytest.fixture(scope="module")
@@ -125,6 +142,14 @@ def test_bad_values_are_one_line(override, message, tmp_path):
     assert status == 2
     assert message in errors
     assert len(errors.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_codec_that_is_not_there_is_one_line(tmp_path, clip_folder):
+    arguments = small_run(clip_folder, tmp_path / "run", "--config.autoencoder.path=nowhere")
+    status, _, errors = command(*(a.replace("shapes.py", "shapes_latent.py") for a in arguments))
+    assert status == 2
+    assert "config.autoencoder.path = 'nowhere': no such folder" in errors
     assert not (tmp_path / "run").exists()
 
 
