@@ -8,6 +8,7 @@ checked before a tensor is read.
 import dataclasses
 import functools
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
