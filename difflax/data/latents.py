@@ -14,7 +14,7 @@ from difflax.types import UserError
 def cache_latents(
     records: Records,
     encode: Callable[[UInt8[np.ndarray, "b h w c"]], Float[Array, "b lh lw k"]],
-    path: epath.Path,
+    path: epath.PathLike,
     *,
     batch_size: int = 8,
 ) -> Float[np.ndarray, "rows lh lw k"]:
@@ -27,6 +27,7 @@ def cache_latents(
     Raises:
         UserError: a file that is broken or of other data.
     """
+    path = epath.Path(path)
     if not path.exists():
         _write(records, encode, path, batch_size)
     try:

@@ -247,9 +247,10 @@ class Stated:
     @classmethod
     def read(cls, facts: Mapping[str, Any], prefix: str = "") -> "Stated":
         """From a peft config's fields."""
+        alpha, patterns = facts.get(f"{prefix}lora_alpha"), facts.get(f"{prefix}alpha_pattern") or {}
         return cls(
-            facts.get(f"{prefix}lora_alpha"),
-            facts.get(f"{prefix}alpha_pattern") or {},
+            None if alpha is None else float(alpha),
+            {key: float(value) for key, value in patterns.items()},
             bool(facts.get(f"{prefix}use_rslora")),
         )
 

@@ -5,6 +5,7 @@ A token of several vectors is the tokens ``<cat>``, ``<cat>_1``, … in the toke
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -77,8 +78,8 @@ def add_token(encoder: TextEncoder, token: str, rows: Float[Array | np.ndarray, 
     )
 
 
-def embedding_table(params: Params) -> Float[Array, "n d"]:
-    """A text tower's token embeddings."""
+def embedding_table(params: Params) -> Any:
+    """A text tower's token embeddings [n, d], an array or a shape."""
     for name in TABLE:
         params = params[name]
     return params

@@ -6,7 +6,6 @@ loss, checkpoints, sharding) is the same for all.
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -107,8 +106,8 @@ class Lora:
 
     rank: int = 4
     alpha: float = 4.0
-    unet: Sequence[str] = ("to_q", "to_k", "to_v", "to_out.0")
-    text_encoder: Sequence[str] = ()
+    unet: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    text_encoder: tuple[str, ...] = ()
 
     def __post_init__(self):
         if self.rank < 1:
@@ -119,7 +118,7 @@ class Lora:
     @property
     def targets(self) -> dict[str, tuple[str, ...]]:
         """The targets of the networks that have some."""
-        chosen = {"unet": tuple(self.unet), "text_encoder": tuple(self.text_encoder)}
+        chosen = {"unet": self.unet, "text_encoder": self.text_encoder}
         return {name: targets for name, targets in chosen.items() if targets}
 
     @property

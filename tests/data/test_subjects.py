@@ -54,7 +54,6 @@ def test_one_picture_is_a_subject_too(tmp_path):
     ("fields", "says"),
     [
         ({"prompts": ()}, "prompts must be one or more"),
-        ({"prompts": "a cat"}, "prompts must be one or more"),
         ({"class_path": "x"}, "class_path needs a class_prompt"),
         ({"class_images": 0}, "at least 1"),
         ({"prior_weight": -1.0}, "negative"),
