@@ -22,6 +22,7 @@ from difflax.text.encoders import TextEncoder
 from difflax.training.checkpoints import Checkpoints
 from difflax.training.loop import Periodic
 from difflax.training.objectives import Denoising, network_params
+from difflax.training.sharding import fetch
 from difflax.training.state import TrainState
 from difflax.types import Conditioning, UserError
 
@@ -38,21 +39,7 @@ def prepare_diffusion(config: ConfigDict, settings: Settings, workdir: epath.Pat
         store_text_encoder(encoder, folder, workdir)
     loader = make_loader(settings)
     cache = EmbeddingCache(loader.captions, lambda captions: encode_condition(config, encoder, captions))
-    objective = Denoising(
-        model=unet(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1]),
-        codec=parts.codec,
-        schedule=parts.schedule,
-        prediction_type=parts.prediction_type,
-        time_sampler=parts.time_sampler,
-        weighting=parts.weighting,
-        penalty=parts.penalty,
-        network_input=parts.network_input,
-        caption_dropout=parts.loss.caption_dropout,
-        null=null,
-        noise=parts.noise,
-        uncertainty=parts.uncertainty,
-        masked=parts.loss.masked,
-    )
+    objective = make_objective(config, settings, parts, null)
     prompts = settings.options.sample_prompts or tuple(dict.fromkeys(loader.captions))[:8]
     # One for the whole run: its program is compiled once.
     pipeline = make_pipeline(config, {}, encoder, null)
@@ -67,7 +54,9 @@ def prepare_diffusion(config: ConfigDict, settings: Settings, workdir: epath.Pat
         from difflax.evaluation.grids import captioned_grid
         from difflax.evaluation.png import save_png
 
-        params = jax.tree.map(np.asarray, network_params(state.ema_params))
+        params = fetch(network_params(state.ema_params))
+        if jax.process_index() != 0:
+            return
         drawing = dataclasses.replace(pipeline, params=params, step=step)
         images = drawing(list(prompts), seed=list(range(len(prompts))))
         grid = captioned_grid(images, prompts)
@@ -81,6 +70,25 @@ def prepare_diffusion(config: ConfigDict, settings: Settings, workdir: epath.Pat
         prepare,
         constants={"context": null.context} | ({} if null.pooled is None else {"pooled": null.pooled}),
         periodic=(Periodic(settings.options.sample_every, draw),),
+    )
+
+
+def make_objective(config: ConfigDict, settings: Settings, parts: Diffusion, null: Conditioning) -> Denoising:
+    """What a diffusion model's run trains."""
+    return Denoising(
+        model=unet(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1]),
+        codec=parts.codec,
+        schedule=parts.schedule,
+        prediction_type=parts.prediction_type,
+        time_sampler=parts.time_sampler,
+        weighting=parts.weighting,
+        penalty=parts.penalty,
+        network_input=parts.network_input,
+        caption_dropout=parts.loss.caption_dropout,
+        null=null,
+        noise=parts.noise,
+        uncertainty=parts.uncertainty,
+        masked=parts.loss.masked,
     )
 
 

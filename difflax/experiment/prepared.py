@@ -10,6 +10,7 @@ from difflax.data.loader import Loader
 from difflax.experiment.sections import Settings
 from difflax.training.loop import Periodic
 from difflax.training.objectives import Objective
+from difflax.training.sharding import places
 from difflax.training.state import TrainState
 
 
@@ -26,5 +27,12 @@ class Prepared:
 
 
 def make_loader(settings: Settings) -> Loader:
-    split = settings.source.split("train")
-    return Loader(split, batch_size=settings.options.batch_size, seed=settings.seed)
+    """The training batches of this process, those of its devices."""
+    size = settings.options.batch_size
+    return Loader(
+        settings.source.split("train"),
+        batch_size=size,
+        seed=settings.seed,
+        places=places(settings.mesh.make(), size),
+        max_bad_examples=settings.options.max_bad_examples,
+    )

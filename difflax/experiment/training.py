@@ -8,6 +8,7 @@ from difflax.experiment.checks import check
 from difflax.experiment.clip import prepare_clip
 from difflax.experiment.diffusion import prepare_diffusion
 from difflax.experiment.sections import make_settings, model_name
+from difflax.training.distributed import first_process_first
 from difflax.training.loop import fit
 from difflax.types import UserError
 
@@ -24,7 +25,8 @@ def train(config: ConfigDict, workdir: epath.PathLike, *, stop_at: int | None = 
             f" {mesh.shape['data'] * mesh.shape['fsdp']} devices of the mesh's data and fsdp axes"
         )
     run = prepare_clip if model_name(config) == "clip" else prepare_diffusion
-    prepared = run(config, settings, workdir)
+    with first_process_first():
+        prepared = run(config, settings, workdir)
     state = fit(
         workdir,
         to_json(config),

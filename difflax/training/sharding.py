@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
@@ -91,6 +92,21 @@ def shardings(tree: PyTree, mesh: Mesh | AbstractMesh, rules: Sequence[Rule] = T
         return NamedSharding(mesh, PartitionSpec(*spec))
 
     return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def places(mesh: Mesh, batch_size: int) -> list[int]:
+    """Which rows of a global batch this process's devices hold, in order."""
+    spans = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return sorted({row for (span,) in spans for row in range(batch_size)[span]})
+
+
+def fetch(tree: PyTree) -> PyTree:
+    """A state's arrays whole, on the host of every process; each of them must ask."""
+
+    def whole(array: jax.Array) -> np.ndarray:
+        return np.asarray(array if array.is_fully_addressable else multihost_utils.process_allgather(array))
+
+    return jax.tree.map(whole, tree)
 
 
 def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:

@@ -20,7 +20,11 @@ Metrics = dict[str, Float[Array, ""]]
 def make_train_step(
     objective: Objective, optimizer: optax.GradientTransformation, ema: EMA, seed: int
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]:
-    """``(state, batch) -> (state, metrics)``; its randomness is a function of ``seed`` and the step alone."""
+    """``(state, batch) -> (state, metrics)``; its randomness is a function of ``seed`` and the step alone.
+
+    A step whose loss or gradient is not finite changes nothing but ``step`` and ``skipped``; that is decided
+    on the device.
+    """
 
     def train_step(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(streams.stream(seed, "train"), state.step)
@@ -33,14 +37,26 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         step = state.step + 1
+        grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+
+        def unless_skipped(new: PyTree, old: PyTree) -> PyTree:
+            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+        skip = (~finite).astype(jnp.int32)
+        skipped = {
+            "total": state.skipped["total"] + skip,
+            "in_a_row": (state.skipped["in_a_row"] + 1) * skip,
+        }
         new = TrainState(
             step=step,
-            params=params,
-            opt_state=opt_state,
-            ema_params=ema.update(state.ema_params, params, step),
-            memory=objective.advance(state.memory, losses, key),
+            params=unless_skipped(params, state.params),
+            opt_state=unless_skipped(opt_state, state.opt_state),
+            ema_params=unless_skipped(ema.update(state.ema_params, params, step), state.ema_params),
+            memory=unless_skipped(objective.advance(state.memory, losses, key), state.memory),
+            skipped=skipped,
         )
-        return new, {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
+        return new, {"loss": loss, "grad_norm": grad_norm, "skipped_in_a_row": skipped["in_a_row"], **metrics}
 
     return train_step
 

@@ -1,0 +1,71 @@
+"""The train step compiled ahead of its first use, so that compiling is timed and its FLOPs are known."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from difflax.training.flops import count_flops
+from difflax.training.state import TrainState
+from difflax.training.step import Metrics, compile_step
+from difflax.training.throughput import cache_counts
+
+
+@dataclasses.dataclass(frozen=True)
+class Compilation:
+    """Attributes:
+    trace_seconds, compile_seconds: how long it took to write the program down, and to compile it.
+    cache_hits, cache_misses: programs of these that the persistent cache had, and had not.
+    flops: of one step, over all devices.
+    """
+
+    trace_seconds: float
+    compile_seconds: float
+    cache_hits: int
+    cache_misses: int
+    flops: float
+
+    def line(self) -> str:
+        """All of it, for the log."""
+        return (
+            f"train step traced in {self.trace_seconds:.1f} s, compiled in {self.compile_seconds:.1f} s"
+            f" (compilation cache: {self.cache_hits} hits, {self.cache_misses} misses),"
+            f" {self.flops / 1e9:.3g} GFLOP a step"
+        )
+
+
+class CompiledStep:
+    """``step`` for states like ``abstract``, compiled for the first batch that it is given."""
+
+    def __init__(self, step: Callable, abstract: TrainState, mesh: Mesh):
+        self._step = compile_step(step, abstract, mesh)
+        self._abstract = abstract
+        self._compiled: Any = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is compiled."""
+        return self._compiled is not None
+
+    def compile(self, batch: PyTree) -> Compilation:
+        """Compiles for batches like ``batch``."""
+        counts = cache_counts()
+        before = dict(counts)
+        start = time.perf_counter()
+        traced = self._step.trace(self._abstract, batch)
+        lowered = traced.lower()
+        between = time.perf_counter()
+        self._compiled = lowered.compile()
+        return Compilation(
+            trace_seconds=between - start,
+            compile_seconds=time.perf_counter() - between,
+            cache_hits=counts["hits"] - before.get("hits", 0),
+            cache_misses=counts["misses"] - before.get("misses", 0),
+            flops=count_flops(traced.jaxpr),
+        )
+
+    def __call__(self, state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
+        return self._compiled(state, batch)
