@@ -1,7 +1,7 @@
 """`plan`: the train step of a config, compiled for a machine that need not be there."""
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from difflax.experiment.checks import check
@@ -40,28 +40,21 @@ def plan(config: ConfigDict, topology: str, *, tokens: int = TOKENS) -> planning
             f"config.training.batch_size = {size} must be a multiple of {shares}, the batch's shares"
         )
 
-    def shapes(rows: int) -> Conditioning:
-        width = config.model.cross_attention_dim
-        pooled = None
-        if reads_pooled(dict(config.model)):
-            pooled = (rows, config.model.projection_class_embeddings_input_dim)
-        context = (rows, tokens, width if isinstance(width, int) else width[0])
-        return Conditioning(context=context, pooled=pooled)
-
-    def made(rows: int, make) -> Conditioning:
-        wanted = shapes(rows)
-        return Conditioning(
-            context=make(wanted.context, jnp.float32),
-            pooled=None if wanted.pooled is None else make(wanted.pooled, jnp.float32),
-        )
-
-    objective = make_objective(config, settings, parts, made(1, jnp.zeros))
+    width = config.model.cross_attention_dim
+    null = Conditioning(
+        context=jnp.zeros((1, tokens, width if isinstance(width, int) else width[0])),
+        pooled=jnp.zeros((1, config.model.projection_class_embeddings_input_dim))
+        if reads_pooled(dict(config.model))
+        else None,
+    )
+    objective = make_objective(config, settings, parts, null)
     optimizer = settings.optimizer.build(settings.options.steps)
-    batch = {
-        "image": jax.ShapeDtypeStruct((size, *settings.source.image_shape), jnp.uint8),
-        "conditioning": made(size, jax.ShapeDtypeStruct),
-    }
-    if parts.loss.masked:
-        batch["mask"] = jax.ShapeDtypeStruct((size, *settings.source.image_shape[:2], 1), jnp.uint8)
-    step = make_train_step(objective, optimizer, settings.ema, settings.seed)
-    return planning.plan(step, abstract_state(objective, optimizer, mesh), batch, mesh)
+    image = np.zeros((1, *settings.source.image_shape), np.uint8)
+    mask = {"mask": image[..., :1]} if parts.loss.masked else {}
+    batch = {"image": image, "conditioning": null, **mask}
+    step = make_train_step(
+        objective, optimizer, settings.ema, settings.seed, accumulate=settings.options.accumulate
+    )
+    return planning.plan(
+        step, abstract_state(objective, optimizer, mesh, settings.mesh.rules), batch, size, mesh
+    )

@@ -37,6 +37,7 @@ def train(config: ConfigDict, workdir: epath.PathLike, *, stop_at: int | None = 
         optimizer=settings.optimizer.build(settings.options.steps),
         ema=settings.ema,
         mesh=mesh,
+        rules=settings.mesh.rules,
         seed=settings.seed,
         options=settings.options,
         loader=prepared.loader,

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
@@ -37,12 +38,29 @@ class Compilation:
         )
 
 
+def trace_step(
+    step: Callable, abstract: TrainState, mesh: Mesh, batch: PyTree, *, rows: int | None = None
+) -> Any:
+    """``step`` on ``mesh`` as a program of the state and the leaves of a batch, not compiled yet.
+
+    Args:
+        batch: arrays, of whose values nothing is read.
+        rows: of the global batch, where it is not that of ``batch``.
+    """
+    leaves, structure = jax.tree.flatten(batch)
+    shapes = [jax.ShapeDtypeStruct((rows or len(leaf), *leaf.shape[1:]), leaf.dtype) for leaf in leaves]
+
+    def of_leaves(state: TrainState, leaves: list) -> tuple[TrainState, Metrics]:
+        return step(state, structure.unflatten(leaves))
+
+    return compile_step(of_leaves, abstract, mesh).trace(abstract, shapes)
+
+
 class CompiledStep:
     """``step`` for states like ``abstract``, compiled for the first batch that it is given."""
 
     def __init__(self, step: Callable, abstract: TrainState, mesh: Mesh):
-        self._step = compile_step(step, abstract, mesh)
-        self._abstract = abstract
+        self._step, self._abstract, self._mesh = step, abstract, mesh
         self._compiled: Any = None
 
     @property
@@ -55,7 +73,7 @@ class CompiledStep:
         counts = cache_counts()
         before = dict(counts)
         start = time.perf_counter()
-        traced = self._step.trace(self._abstract, batch)
+        traced = trace_step(self._step, self._abstract, self._mesh, batch)
         lowered = traced.lower()
         between = time.perf_counter()
         self._compiled = lowered.compile()
@@ -68,4 +86,4 @@ class CompiledStep:
         )
 
     def __call__(self, state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
-        return self._compiled(state, batch)
+        return self._compiled(state, jax.tree.leaves(batch))

@@ -20,7 +20,7 @@ from difflax.training.objectives import Objective
 from difflax.training.profile import Profile
 from difflax.training.recovery import Recovery
 from difflax.training.retention import Retention
-from difflax.training.sharding import put_batch
+from difflax.training.sharding import TENSOR_RULES, Rule, put_batch
 from difflax.training.state import TrainState
 from difflax.training.step import abstract_state, init_sharded, make_train_step
 from difflax.training.throughput import Throughput
@@ -45,6 +45,7 @@ class TrainingOptions:
     """Attributes:
     steps: of the whole run; the learning rate's decay ends there.
     batch_size: examples a step, over all devices.
+    accumulate: parts that each batch is taken in, see `make_train_step`.
     log_every, checkpoint_every, sample_every: in steps; ``sample_every`` 0 draws no pictures.
     keep_checkpoints, keep_every, keep_best, best_metric, best_is: which stay, see `Retention`.
     max_failed_saves: so many saves in a row may fail before the run does.
@@ -59,6 +60,7 @@ class TrainingOptions:
 
     steps: int = 1000
     batch_size: int = 64
+    accumulate: int = 1
     log_every: int = 50
     checkpoint_every: int = 1000
     keep_checkpoints: int = 2
@@ -77,9 +79,11 @@ class TrainingOptions:
 
     def __post_init__(self):
         positive = ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints")
-        for name in (*positive, "max_skipped_in_a_row"):
+        for name in (*positive, "accumulate", "max_skipped_in_a_row"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate = {self.accumulate} must divide batch_size = {self.batch_size}")
         for name in ("sample_every", "keep_every", "keep_best", "max_failed_saves", "max_roll_backs"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
@@ -118,6 +122,7 @@ def fit(
     optimizer: optax.GradientTransformation,
     ema: EMA,
     mesh: Mesh,
+    rules: tuple[Rule, ...] = TENSOR_RULES,
     seed: int,
     options: TrainingOptions,
     loader: Loader,
@@ -131,6 +136,7 @@ def fit(
 
     Args:
         config: the resolved config, stored with every checkpoint.
+        rules: how the state is split over ``mesh``, see `shardings`.
         prepare: a batch of the loader, on the host, to the arrays of the objective's batch.
         constants: stored with every checkpoint, see `Checkpoints.save`.
         stop_at: end early, with a checkpoint, as if the job's time were over; the next call goes on.
@@ -150,7 +156,7 @@ def fit(
         max_failed_saves=options.max_failed_saves,
         report=lambda message: events("checkpoint", message),
     )
-    abstract = abstract_state(objective, optimizer, mesh)
+    abstract = abstract_state(objective, optimizer, mesh, rules)
     recovery = Recovery(
         checkpoints=checkpoints,
         abstract=abstract,
@@ -162,7 +168,8 @@ def fit(
     state = recovery.start()
     step = int(state.step)
     last = options.steps if stop_at is None else min(stop_at, options.steps)
-    train_step = CompiledStep(make_train_step(objective, optimizer, ema, seed), abstract, mesh)
+    stepping = make_train_step(objective, optimizer, ema, seed, accumulate=options.accumulate)
+    train_step = CompiledStep(stepping, abstract, mesh)
     logger = Logger(workdir, start=step, total=options.steps, label=label)
     speed = Throughput(options.batch_size, mesh.size)
     speed.reset(step)

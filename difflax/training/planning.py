@@ -14,9 +14,9 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from difflax.hardware import Chip, chip
+from difflax.training.compiled import trace_step
 from difflax.training.flops import count_flops
 from difflax.training.state import TrainState
-from difflax.training.step import compile_step
 from difflax.types import UserError
 
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "f64": 8, "s64": 8, "u64": 8}
@@ -153,14 +153,15 @@ def topology_devices(topology: str) -> list[Any]:
         ) from error
 
 
-def plan(step: Callable, abstract: TrainState, batch: PyTree, mesh: Mesh) -> Plan:
+def plan(step: Callable, abstract: TrainState, batch: PyTree, rows: int, mesh: Mesh) -> Plan:
     """Compiles ``step`` for states and batches of these shapes on ``mesh``, and reads the program.
 
     Args:
-        batch: shapes of the global batch, on the host's side (no shardings).
+        batch: a batch of any size, of whose values nothing is read.
+        rows: of the global batch.
     """
     start = time.perf_counter()
-    traced = compile_step(step, abstract, mesh).trace(abstract, batch)
+    traced = trace_step(step, abstract, mesh, batch, rows=rows)
     lowered = traced.lower()
     between = time.perf_counter()
     compiled = lowered.compile()
@@ -172,7 +173,7 @@ def plan(step: Callable, abstract: TrainState, batch: PyTree, mesh: Mesh) -> Pla
     return Plan(
         devices=mesh.size,
         kind=kind,
-        batch_size=jax.tree.leaves(batch)[0].shape[0],
+        batch_size=rows,
         parameters=bytes_per_device(abstract.params),
         optimizer=bytes_per_device(abstract.opt_state),
         average=bytes_per_device(abstract.ema_params),
