@@ -53,7 +53,7 @@ class TrainingOptions:
         good checkpoint and on with other data; looked at with every log line.
     max_roll_backs: so often; then it stops.
     max_bad_examples: the share of the data that may be unreadable or without a caption.
-    profile_steps: the first and the last step that a profile records, in ``workdir/profile``; ``None``: none.
+    profile_steps: the first and the last step that a profile records, in ``workdir/profile``; empty: none.
     record_order: write down the rows of every batch, see `Order`.
     sample_prompts: what the pictures show; empty for the first captions of the data.
     """
@@ -72,7 +72,7 @@ class TrainingOptions:
     max_skipped_in_a_row: int = 20
     max_roll_backs: int = 3
     max_bad_examples: float = 0.01
-    profile_steps: tuple[int, int] | None = None
+    profile_steps: tuple[int, ...] = ()
     record_order: bool = False
     sample_every: int = 0
     sample_prompts: tuple[str, ...] = ()
@@ -89,10 +89,10 @@ class TrainingOptions:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 <= self.max_bad_examples < 1:
             raise ValueError(f"max_bad_examples must lie in [0, 1), got {self.max_bad_examples}")
-        if self.profile_steps is not None:
-            first, last = self.profile_steps
-            if not 1 <= first <= last:
-                raise ValueError(f"profile_steps must be (first, last) step, got {self.profile_steps}")
+        if self.profile_steps and not (
+            len(self.profile_steps) == 2 and 1 <= self.profile_steps[0] <= self.profile_steps[1]
+        ):
+            raise ValueError(f"profile_steps must be (first, last) step, got {self.profile_steps}")
 
     @property
     def retention(self) -> Retention:

@@ -6,9 +6,9 @@ from jaxtyping import PyTree
 
 
 class Profile:
-    """Records the steps ``first`` to ``last`` in ``workdir/profile``; nothing where ``steps`` is ``None``."""
+    """Records the steps ``first`` to ``last`` in ``workdir/profile``; nothing where ``steps`` is empty."""
 
-    def __init__(self, workdir: epath.PathLike, steps: tuple[int, int] | None):
+    def __init__(self, workdir: epath.PathLike, steps: tuple[int, ...]):
         self._folder = str(epath.Path(workdir) / "profile")
         self._first, self._last = steps or (0, 0)
         self._running = False
