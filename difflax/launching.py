@@ -6,10 +6,12 @@ Every script starts one JAX process a task, all with the same command, and start
 
 import dataclasses
 import shlex
+import signal
 from collections.abc import Callable
 
 from difflax.types import REQUEUE, UserError
 
+ABORTED = 128 + signal.SIGABRT
 PORT = 8476  # of the first process
 GRACE_SECONDS = 120  # for the last checkpoint
 RUNTIME = "v2-alpha-tpuv5-lite"  # of TPU hosts
@@ -75,7 +77,8 @@ def slurm(job: Job) -> str:
 # Every task finds the others by itself (jax.distributed under SLURM).
 srun --kill-on-bad-exit=0 {job.command}
 status=$?
-if [ "$status" -eq {REQUEUE} ]; then
+# {ABORTED}: how JAX ends a process when it has lost another.
+if [ "$status" -eq {REQUEUE} ] || [ "$status" -eq {ABORTED} ]; then
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"

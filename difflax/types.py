@@ -62,7 +62,8 @@ REQUEUE = 75
 
 
 class Interrupted(Exception):
-    """A run that ended early with a checkpoint, as the machine was wanted back.
+    """A run that ended early, as the machine was wanted back or a part of it was lost; it goes on from its
+    newest checkpoint.
 
     The command line prints the line and exits with status `REQUEUE`.
     """

@@ -79,7 +79,7 @@ class TfdsRecords:
         self._image_shape, self._image_key, self._caption_key = image_shape, image_key, caption_key
         feature = builder.info.features[caption_key]
         names: Callable = feature.int2str if isinstance(feature, tfds.features.ClassLabel) else bytes.decode
-        self._caption_of = lambda fields: caption_template.format(names(fields[caption_key]))
+        self._names, self._caption_template = names, caption_template
         self.flip = flip
 
     def __len__(self) -> int:
@@ -106,6 +106,11 @@ class TfdsRecords:
             return [self._caption_or_nothing(row) for row in range(len(self))]
         return [self._caption_of(fields) for fields in rows]
 
+    def _caption_of(self, fields: Mapping) -> str:
+        value = fields[self._caption_key]
+        # A reader gives nothing for what stood behind the end of a file that was cut short.
+        return "" if value is None else self._caption_template.format(self._names(value))
+
     def _caption_or_nothing(self, row: int) -> str:
         try:
             return self._caption_of(self._rows[row])
@@ -114,6 +119,8 @@ class TfdsRecords:
 
     def _record(self, row: int, fields: Mapping) -> Record:
         where = f"{self._where} row {row}"
+        if fields[self._image_key] is None:
+            raise BadExample(f"{where} is empty: its file is cut short or broken")
         image = transforms.decode(fields[self._image_key], where)
         return Record(transforms.fit(image, *self._image_shape), captioned(self._caption_of(fields), where))
 

@@ -2,12 +2,14 @@
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 
 import jax
 import orbax.checkpoint as ocp
 
-from difflax.types import UserError
+from difflax.training.events import announce
+from difflax.types import Interrupted, UserError
 
 HEARTBEAT_SECONDS = 60
 """A process that gives no sign for so long is given up, and with it the run: the others end with a message
@@ -28,7 +30,6 @@ def initialize(
     coordinator: str | None = None,
     processes: int | None = None,
     process: int | None = None,
-    heartbeat_seconds: int | None = None,
 ) -> None:
     """Joins this process to the others of its run; does nothing for a run of one.
 
@@ -43,7 +44,6 @@ def initialize(
     coordinator = coordinator or os.environ.get("DIFFLAX_COORDINATOR")
     processes = _number("DIFFLAX_PROCESSES") if processes is None else processes
     process = _number("DIFFLAX_PROCESS") if process is None else process
-    heartbeat = heartbeat_seconds or _number("DIFFLAX_HEARTBEAT_SECONDS") or HEARTBEAT_SECONDS
     given = [value is not None for value in (coordinator, processes, process)]
     if any(given) and not all(given):
         raise UserError(
@@ -62,7 +62,7 @@ def initialize(
             processes,
             process,
             initialization_timeout=START_SECONDS,
-            heartbeat_timeout_seconds=heartbeat,
+            heartbeat_timeout_seconds=_heartbeat(),
         )
     except RuntimeError as error:
         raise UserError(
@@ -81,6 +81,10 @@ def _scheduled() -> bool:
         or "MEGASCALE_COORDINATOR_ADDRESS" in os.environ
         or "JOB_COMPLETION_INDEX" in os.environ
     )
+
+
+def _heartbeat() -> int:
+    return _number("DIFFLAX_HEARTBEAT_SECONDS") or HEARTBEAT_SECONDS
 
 
 def _number(name: str) -> int | None:
@@ -105,6 +109,27 @@ def first_process_first() -> Iterator[None]:
     yield
     if first:
         wait_for_all("first process is done")
+
+
+@contextlib.contextmanager
+def lost_processes_named() -> Iterator[None]:
+    """Around work that all processes share: when it fails as a connection breaks, the coordinator is given
+    the time to find out which process is lost. It then ends this one with a message that names it.
+
+    Raises:
+        Interrupted: it found none.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
+            raise
+        announce(
+            f"process {jax.process_index()} of {jax.process_count()}: the work with the others failed"
+            f" ({_first(error)}); looking for the process that is lost"
+        )
+        time.sleep(2 * _heartbeat())
+        raise Interrupted("the connection to another process broke: the same command goes on") from error
 
 
 def wait_for_all(name: str) -> None:

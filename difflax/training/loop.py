@@ -12,6 +12,7 @@ from jaxtyping import PyTree
 
 from difflax.training.checkpoints import Checkpoints
 from difflax.training.compiled import CompiledStep
+from difflax.training.distributed import lost_processes_named
 from difflax.training.ema import EMA
 from difflax.training.events import Events
 from difflax.training.interruption import StopRequest
@@ -179,7 +180,7 @@ def fit(
     order = Order(workdir)
     stop = StopRequest()
     try:
-        with stop.listening():
+        with stop.listening(), lost_processes_named():
             while step < last:
                 with speed.waiting():
                     examples = next(loader)

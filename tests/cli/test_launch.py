@@ -34,7 +34,7 @@ def test_slurm_itself_takes_the_script(tmp_path):
     assert subprocess.run(["sbatch", "--test-only", script]).returncode == 0
 
 
-@pytest.mark.parametrize(("status", "queued"), [(75, True), (0, False), (2, False)])
+@pytest.mark.parametrize(("status", "queued"), [(75, True), (134, True), (0, False), (2, False)])
 def test_an_interrupted_slurm_job_queues_again(status, queued, tmp_path):
     """The script under a shell, with srun and scontrol that say what they are asked."""
     for name, text in (("srun", f"exit {status}"), ("scontrol", f'echo "$@" > {tmp_path}/asked')):
