@@ -36,23 +36,23 @@ def run(values: flags.FlagValues) -> None:
 def table(plan) -> str:
     """Markdown."""
 
-    def gigabytes(count: float) -> str:
-        return f"{count / 1e9:.3f} GB"
+    def size(count: float) -> str:
+        return f"{count / 1e9:.3f} GB" if count >= 1e9 else f"{count / 1e6:.3f} MB"
 
     rows = {
         "devices": f"{plan.devices} × {plan.kind}",
         "batch": str(plan.batch_size),
-        "parameters": gigabytes(plan.parameters),
-        "optimizer": gigabytes(plan.optimizer),
-        "average of parameters": gigabytes(plan.average),
-        "activations, gradients and other temporaries": gigabytes(plan.temporaries),
-        "peak": gigabytes(plan.peak),
+        "parameters": size(plan.parameters),
+        "optimizer": size(plan.optimizer),
+        "average of parameters": size(plan.average),
+        "activations, gradients and other temporaries": size(plan.temporaries),
+        "peak": size(plan.peak),
         "FLOPs of a step": f"{plan.flops / 1e12:.4g} TFLOP",
-        "collectives": ", ".join(f"{name} {gigabytes(n)}" for name, n in plan.collectives.items()) or "none",
+        "collectives": ", ".join(f"{name} {size(n)}" for name, n in plan.collectives.items()) or "none",
     }
     if plan.chip is not None:
         rows |= {
-            "fits": f"{'yes' if plan.fits else 'no'}, of {gigabytes(plan.chip.memory)}",
+            "fits": f"{'yes' if plan.fits else 'no'}, of {size(plan.chip.memory)}",
             "largest batch, about": str(plan.largest_batch),
             **{f"{name} at the peak": f"{seconds * 1e3:.2f} ms" for name, seconds in plan.times.items()},
             "roofline: step": f"{plan.step_seconds * 1e3:.2f} ms",

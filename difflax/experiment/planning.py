@@ -24,10 +24,11 @@ def plan(config: ConfigDict, topology: str, *, tokens: int = TOKENS) -> planning
     Raises:
         UserError: the config or the topology is wrong, or the mesh and the batch do not fit them.
     """
+    # First: the number of virtual devices is fixed when JAX starts.
+    devices = planning.topology_devices(topology)
     check(config)
     if model_name(config) == "clip":
         raise UserError("difflax plan is for diffusion models")
-    devices = planning.topology_devices(topology)
     if devices[0].platform != "cpu" and config.model.get("attention_implementation") is None:
         config = config.copy_and_resolve_references()
         with config.unlocked():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import os
 import subprocess
 import sys
 
@@ -71,7 +72,7 @@ def test_loops_count_as_often_as_they_run_and_strides_only_what_they_touch():
     assert count_flops(jax.make_jaxpr(strided)(w, x)) == forward
     np.testing.assert_allclose(count_flops(jax.make_jaxpr(jax.grad(strided))(w, x)), 2 * forward)
     both = jax.make_jaxpr(jax.grad(strided, argnums=(0, 1)))(w, x)
-    np.testing.assert_allclose(count_flops(both), 3 * forward, rtol=0.3)
+    np.testing.assert_allclose(count_flops(both), 3 * forward)
 
 
 PROGRAM = """
@@ -124,7 +125,12 @@ def test_a_small_plan_on_virtual_devices(tmp_path):
         "--config.mesh.data=1", "--config.mesh.fsdp=4", f"--output={tmp_path / 'plan.md'}",
     ]  # fmt: skip
     program = "import sys; from difflax.cli.main import run; sys.exit(run(sys.argv[1:]))"
-    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     rows = dict(
         [part.strip() for part in line.strip("|").split("|")]
@@ -132,8 +138,8 @@ def test_a_small_plan_on_virtual_devices(tmp_path):
         if line.startswith("|") and "---" not in line
     )
     assert rows["devices"].startswith("4 × ")
-    numbers = {name: float(rows[name].split(" ")[0]) for name in ("parameters", "optimizer")}
-    assert numbers["optimizer"] == pytest.approx(2 * numbers["parameters"], abs=2e-3)
+    numbers = {name: float(rows[name].removesuffix(" MB")) for name in ("parameters", "optimizer")}
+    assert numbers["optimizer"] == pytest.approx(2 * numbers["parameters"], rel=0.02)
     assert "all-gather" in rows["collectives"]
 
 
