@@ -177,7 +177,7 @@ class Lion(Optimizer):
 class Muon(Optimizer):
     """Orthogonalised momentum for matrices and convolutions (Jordan et al.,
     https://kellerjordan.github.io/posts/muon/; a convolution as the matrix from all its inputs to its
-    outputs), Adam for the rest.
+    outputs); Adam for the rest. Both with Nesterov's momentum.
 
     Attributes:
         beta: of the momentum.
