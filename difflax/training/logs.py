@@ -89,6 +89,7 @@ class Order:
         self._path = epath.Path(workdir) / f"order.{jax.process_index()}.jsonl"
 
     def __call__(self, step: int, rows: Int64[np.ndarray, " b"]) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a") as file:
             file.write(json.dumps({"step": step, "rows": rows.tolist()}) + "\n")
 
