@@ -31,7 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "b2": 0.98,
     }
     config.ema = {"decay": 0.99}
-    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+    config.mesh = {"data": -1, "fsdp": 1, "context": 1, "tensor": 1}
     config.training = {
         "steps": 600,
         "batch_size": 16,
@@ -39,5 +39,9 @@ def get_config(arg: str = "") -> ConfigDict:
         "checkpoint_every": 1000,
         "sample_every": 200,
         "sample_prompts": (),
+        "accumulate": 1,
+        "keep_checkpoints": 2,
+        "profile_steps": (),
+        "record_order": False,
     }
     return config.lock()

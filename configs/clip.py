@@ -44,11 +44,15 @@ def get_config(arg: str = "shapes") -> ConfigDict:
         "b2": 0.98,
     }
     config.ema = {"decay": 0.98}
-    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+    config.mesh = {"data": -1, "fsdp": 1, "context": 1, "tensor": 1}
     config.training = {
         "steps": 150 if digits else 350,
         "batch_size": 128,
         "log_every": 50,
         "checkpoint_every": 1000,
+        "accumulate": 1,
+        "keep_checkpoints": 2,
+        "profile_steps": (),
+        "record_order": False,
     }
     return config.lock()

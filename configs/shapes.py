@@ -59,7 +59,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "b2": 0.98,
     }
     config.ema = {"decay": 0.995}
-    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+    config.mesh = {"data": -1, "fsdp": 1, "context": 1, "tensor": 1}
     config.training = {
         "steps": 1000,
         "batch_size": 32,
@@ -67,6 +67,10 @@ def get_config(arg: str = "") -> ConfigDict:
         "checkpoint_every": 1000,
         "sample_every": 0,
         "sample_prompts": (),
+        "accumulate": 1,
+        "keep_checkpoints": 2,
+        "profile_steps": (),
+        "record_order": False,
     }
     config.sampler = {"name": "dpmpp_2m", "num_steps": 12, "time_grid": {"name": "trailing"}}
     config.guidance = {"name": "cfg", "scale": 2.0}

@@ -51,3 +51,19 @@ class UserError(Exception):
 
     The command line prints the line and exits with status 2; nothing has been written when it is raised.
     """
+
+
+class BadExample(UserError):
+    """An example that cannot be used: its key and what is wrong. Training goes on without a few of them."""
+
+
+REQUEUE = 75
+"""Exit status of a run that is to be started again: EX_TEMPFAIL of BSD's sysexits.h."""
+
+
+class Interrupted(Exception):
+    """A run that ended early, as the machine was wanted back or a part of it was lost; it goes on from its
+    newest checkpoint.
+
+    The command line prints the line and exits with status `REQUEUE`.
+    """

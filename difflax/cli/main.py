@@ -2,11 +2,11 @@
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from difflax.types import UserError
+from difflax.types import REQUEUE, Interrupted, UserError
 
 COMMANDS = {
     "train": "train what a config names, or go on with it",
@@ -15,6 +15,8 @@ COMMANDS = {
     "convert": "a checkpoint of Stable Diffusion to diffusers' layout",
     "evaluate": "measure a trained model at its own guidance scale",
     "samplers": "measure every sampler's order of convergence against exact solutions",
+    "plan": "compile a train step for a machine that need not be there: memory, FLOPs, time",
+    "launch": "a job script for SLURM, Kubernetes, a TPU pod or several processes here",
     "benchmark": "time the UNet, beside PyTorch where it is installed",
 }
 
@@ -30,21 +32,37 @@ def run(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("--help", "-h", "help"):
         print(usage())
         return 0 if argv else 2
-    try:
-        name = argv[0]
-        if name not in COMMANDS:
-            from difflax.config import nearest
+    return ending(lambda: _run(argv[0], argv[1:]))
 
-            raise UserError(f"no command {name!r}{nearest(name, COMMANDS)}")
-        command = importlib.import_module(f"difflax.cli.{name}")
-        values = parse(command, name, argv[1:])
-        if values is None:
-            return 0
+
+def _run(name: str, argv: Sequence[str]) -> None:
+    if name not in COMMANDS:
+        from difflax.config import nearest
+
+        raise UserError(f"no command {name!r}{nearest(name, COMMANDS)}")
+    command = importlib.import_module(f"difflax.cli.{name}")
+    argv, rest = list(argv), []
+    if hasattr(command, "POSITIONAL"):
+        split = argv.index("--") if "--" in argv else len(argv)
+        argv, rest = argv[:split], [argv[split + 1 :]]
+        if argv and not argv[0].startswith("-"):
+            argv[0] = f"--{command.POSITIONAL}={argv[0]}"
+    values = parse(command, name, argv)
+    if values is not None:
         set_up()
-        command.run(values)
+        command.run(values, *rest)
+
+
+def ending(work: Callable[[], None]) -> int:
+    """Does ``work``; its exit status, after a line about what was wrong."""
+    try:
+        work()
     except UserError as error:
         print(f"difflax: error: {error}", file=sys.stderr)
         return 2
+    except Interrupted as interruption:
+        print(f"difflax: {interruption}", file=sys.stderr)
+        return REQUEUE
     return 0
 
 

@@ -1,10 +1,15 @@
 """Batches through Grain, in an order that is a function of the seed alone.
 
-shuffle → repeat → mirror → share among processes → batch. Every epoch is shuffled anew. Processes take turns
-in one global order, so batch ``k`` of all processes together holds the same rows however many there are. The
-state is the number of the next batch: the same on every process, and valid for another number of them.
+shuffle → repeat → mirror → share among processes → batch. Every epoch is shuffled anew. Each process reads
+its own places of every global batch and no others, so batch ``k`` of all processes together is the same, row
+by row, however many there are. The state is the number of the next batch: the same on every process, and
+valid for another number of them.
+
+A row that cannot be used (`BadExample`) is noted, and the next one that can stands in for it: what a batch
+holds depends on the data and the seed alone.
 """
 
+import threading
 from collections.abc import Iterator, Sequence
 
 import grain
@@ -12,7 +17,7 @@ import jax
 import numpy as np
 
 from difflax.data.records import Record, Records
-from difflax.types import Batch, UserError
+from difflax.types import BadExample, Batch, UserError
 
 IN_MEMORY_BYTES = 2**30  # decoded images up to this size stay in memory: 350,000 of 32×32×3
 READ_THREADS = 4  # that decode images where they do not
@@ -33,10 +38,13 @@ class Loader:
         num_epochs: ``None`` repeats for ever, and a batch may hold the end of one epoch and the start of the
             next. A number ends after so many; the last batch may be short, so that each row comes once.
         in_memory: decode everything at once and keep it; ``None`` does so up to `IN_MEMORY_BYTES`.
+        places: which rows of every global batch are this process's, increasing; ``None``: the
+            ``process_index``-th of ``process_count`` equal blocks.
         process_index, process_count: default to JAX's.
+        max_bad_examples: the share of the rows that may be unusable.
 
     Raises:
-        UserError: too few rows, or a batch that the processes cannot share equally.
+        UserError: too few rows, a batch that the processes cannot share equally, or too many unusable rows.
     """
 
     def __init__(
@@ -48,14 +56,16 @@ class Loader:
         shuffle: bool = True,
         num_epochs: int | None = None,
         in_memory: bool | None = None,
+        places: Sequence[int] | None = None,
         process_index: int | None = None,
         process_count: int | None = None,
+        max_bad_examples: float = 0.0,
     ):
         index = jax.process_index() if process_index is None else process_index
         count = jax.process_count() if process_count is None else process_count
         if not 0 <= index < count:
             raise ValueError(f"process {index} of {count}")
-        if batch_size < 1 or batch_size % count:
+        if batch_size < 1 or (places is None and batch_size % count):
             raise UserError(f"batch_size = {batch_size} must be a positive multiple of the {count} processes")
         needed = batch_size if num_epochs is None else 1
         if len(records) < needed:
@@ -63,17 +73,21 @@ class Loader:
                 f"the data has {len(records)} examples, fewer than batch_size = {batch_size}: "
                 "lower it or add data"
             )
+        if places is None:
+            places = range(index * batch_size // count, (index + 1) * batch_size // count)
         if in_memory is None:
-            in_memory = records[0].image.nbytes * len(records) <= IN_MEMORY_BYTES
+            first = _Sound(records, max_bad_examples)[0][1]
+            in_memory = first.image.nbytes * len(records) <= IN_MEMORY_BYTES
         self._records = InMemory(records) if in_memory else records
+        self._sound = _Sound(self._records, max_bad_examples)
 
-        rows = grain.MapDataset.source(_Numbered(self._records))
+        rows = grain.MapDataset.source(self._sound)
         if shuffle:
             rows = rows.shuffle(seed=seed)
         rows = rows.repeat(num_epochs)
         if records.flip:
             rows = rows.random_map(_Mirror(records.flip), seed=seed)
-        batches = rows[index::count].batch(batch_size // count, batch_fn=_collate)
+        batches = _Places(rows, batch_size, tuple(places)).batch(len(places), batch_fn=_collate)
         threads, ahead = (0, 0) if in_memory else (READ_THREADS, BATCHES_AHEAD)
         self._batches = iter(batches.to_iter_dataset(grain.ReadOptions(threads, ahead)))
         self._order = {"batch_size": batch_size, "seed": seed, "shuffle": shuffle, "rows": len(records)}
@@ -88,6 +102,10 @@ class Loader:
 
     def __next__(self) -> Batch:
         return next(self._batches)
+
+    def new_faults(self) -> list[str]:
+        """What is wrong with rows that were found unusable since the last call."""
+        return self._sound.new_faults()
 
     def get_state(self) -> dict[str, int | bool]:
         """The position and what the order depends on, as JSON values; equal on all processes."""
@@ -112,33 +130,95 @@ class InMemory:
     """Records decoded once: after that an example costs no more than a copy."""
 
     def __init__(self, records: Records):
-        rows = records.__getitems__(range(len(records)))
-        self.images = np.stack([row.image for row in rows])
-        self.captions = [row.caption for row in rows]
-        self.masks = [row.mask for row in rows]
+        self._bad: dict[int, str] = {}
+        try:
+            rows: list[Record | None] = list(records.__getitems__(range(len(records))))
+        except BadExample:
+            rows = [self._read(records, row) for row in range(len(records))]
+        sound = next((row for row in rows if row is not None), None)
+        if sound is None:
+            raise UserError(f"no example of the data can be used; the first: {self._bad[0]}")
+        filled = [sound if row is None else row for row in rows]
+        self.images = np.stack([row.image for row in filled])
+        self.captions = [row.caption for row in filled]
+        self.masks = [row.mask for row in filled]
         self.flip = records.flip
+
+    def _read(self, records: Records, row: int) -> Record | None:
+        try:
+            return records[row]
+        except BadExample as error:
+            self._bad[row] = str(error)
+            return None
 
     def __len__(self) -> int:
         return len(self.captions)
 
     def __getitem__(self, row: int) -> Record:
+        if row in self._bad:
+            raise BadExample(self._bad[row])
         return Record(self.images[row], self.captions[row], self.masks[row])
 
     def __getitems__(self, rows: Sequence[int]) -> list[Record]:
         return [self[row] for row in rows]
 
 
-class _Numbered:
-    """Records with their row."""
+class _Sound:
+    """Records with their row; the next row that can be used, with its own number, where one cannot."""
 
-    def __init__(self, records: Records):
-        self._records = records
+    def __init__(self, records: Records, max_bad: float):
+        self._records, self._max_bad = records, max_bad
+        self._bad: set[int] = set()
+        self._new: list[str] = []
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, row: int) -> tuple[int, Record]:
-        return row, self._records[row]
+        while True:
+            if row not in self._bad:
+                try:
+                    return row, self._records[row]
+                except BadExample as error:
+                    self._note(row, error)
+            row = (row + 1) % len(self)
+
+    def _note(self, row: int, error: BadExample) -> None:
+        with self._lock:
+            if row in self._bad:
+                return
+            self._bad.add(row)
+            self._new.append(str(error))
+            if self._max_bad == 0:
+                raise error
+            if len(self._bad) > self._max_bad * len(self):
+                raise UserError(
+                    f"{len(self._bad)} of {len(self)} examples cannot be used, more than the share"
+                    f" max_bad_examples = {self._max_bad:g}; the last: {error}"
+                ) from error
+
+    def new_faults(self) -> list[str]:
+        """What is wrong with the rows found since the last call."""
+        with self._lock:
+            new, self._new = self._new, []
+        return new
+
+
+class _Places(grain.MapDataset):
+    """Of every ``batch_size`` elements those at ``places``."""
+
+    def __init__(self, parent: grain.MapDataset, batch_size: int, places: tuple[int, ...]):
+        super().__init__(parent)
+        self._batch_size, self._places = batch_size, places
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self._parent), self._batch_size)
+        return whole * len(self._places) + sum(place < rest for place in self._places)
+
+    def __getitem__(self, index):
+        batch, place = divmod(index, len(self._places))
+        return self._parent[batch * self._batch_size + self._places[place]]
 
 
 class _Mirror(grain.transforms.RandomMap):

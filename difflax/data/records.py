@@ -10,6 +10,10 @@ from etils import epath
 from jaxtyping import UInt8
 
 from difflax.data import transforms
+from difflax.types import BadExample
+
+UNREADABLE = (ValueError, IndexError, OSError, RuntimeError)
+"""What readers raise at a file that is cut short or broken."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +46,17 @@ class Records(Protocol):
         ...
 
 
+def captioned(caption: str, where: str) -> str:
+    """The caption, if it says something.
+
+    Raises:
+        BadExample: it is empty, which is the condition of saying nothing.
+    """
+    if not caption.strip():
+        raise BadExample(f"{where} has an empty caption: write one or remove it")
+    return caption
+
+
 class TfdsRecords:
     """The rows of a split of a prepared TFDS data set, in file order; see `Tfds` for the arguments."""
 
@@ -64,25 +79,50 @@ class TfdsRecords:
         self._image_shape, self._image_key, self._caption_key = image_shape, image_key, caption_key
         feature = builder.info.features[caption_key]
         names: Callable = feature.int2str if isinstance(feature, tfds.features.ClassLabel) else bytes.decode
-        self._caption_of = lambda fields: caption_template.format(names(fields[caption_key]))
+        self._names, self._caption_template = names, caption_template
         self.flip = flip
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, row: int) -> Record:
-        return self._record(row, self._rows[row])
+        return self.__getitems__([row])[0]
 
     def __getitems__(self, rows: Sequence[int]) -> list[Record]:
-        return [self._record(*item) for item in zip(rows, self._rows.__getitems__(rows), strict=True)]
+        try:
+            read = self._rows.__getitems__(rows)
+        except UNREADABLE as error:
+            where = f"{self._where} row {rows[0]}" + (f" to {rows[-1]}" if len(rows) > 1 else "")
+            raise BadExample(
+                f"{where} cannot be read, as its file is cut short or broken: {error}"
+            ) from error
+        return [self._record(*item) for item in zip(rows, read, strict=True)]
 
     @functools.cached_property
     def captions(self) -> list[str]:
-        return [self._caption_of(fields) for fields in self._rows.__getitems__(range(len(self)))]
+        try:
+            rows = self._rows.__getitems__(range(len(self)))
+        except UNREADABLE:
+            return [self._caption_or_nothing(row) for row in range(len(self))]
+        return [self._caption_of(fields) for fields in rows]
+
+    def _caption_of(self, fields: Mapping) -> str:
+        value = fields[self._caption_key]
+        # A reader gives nothing for what stood behind the end of a file that was cut short.
+        return "" if value is None else self._caption_template.format(self._names(value))
+
+    def _caption_or_nothing(self, row: int) -> str:
+        try:
+            return self._caption_of(self._rows[row])
+        except UNREADABLE:
+            return ""
 
     def _record(self, row: int, fields: Mapping) -> Record:
-        image = transforms.decode(fields[self._image_key], f"{self._where} row {row}")
-        return Record(transforms.fit(image, *self._image_shape), self._caption_of(fields))
+        where = f"{self._where} row {row}"
+        if fields[self._image_key] is None:
+            raise BadExample(f"{where} is empty: its file is cut short or broken")
+        image = transforms.decode(fields[self._image_key], where)
+        return Record(transforms.fit(image, *self._image_shape), captioned(self._caption_of(fields), where))
 
 
 class FolderRecords:
@@ -106,12 +146,16 @@ class FolderRecords:
 
     def __getitem__(self, row: int) -> Record:
         path = self._paths[row]
-        data, where = path.read_bytes(), str(path)
+        where = str(path)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise BadExample(f"{where} cannot be read: {error}") from error
         image = transforms.fit(transforms.decode(data, where), *self._image_shape)
         mask = None
         if self._masks:
             mask = transforms.fit(transforms.decode_alpha(data, where), *self._image_shape[:2], 1)
-        return Record(image, self.captions[row], mask)
+        return Record(image, captioned(self.captions[row], where), mask)
 
     def __getitems__(self, rows: Sequence[int]) -> list[Record]:
         return [self[row] for row in rows]

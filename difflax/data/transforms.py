@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
-from difflax.types import UserError
+from difflax.types import BadExample
 
 
 def decode(data: bytes, where: str) -> UInt8[np.ndarray, "h w c"]:
@@ -17,7 +17,7 @@ def decode(data: bytes, where: str) -> UInt8[np.ndarray, "h w c"]:
         where: the file or record, for the error.
 
     Raises:
-        UserError: the bytes are no picture.
+        BadExample: the bytes are no picture.
     """
     picture = _open(data, where)
     if picture.mode == "1":
@@ -40,7 +40,7 @@ def _open(data: bytes, where: str) -> Image.Image:
         picture = Image.open(io.BytesIO(data))
         picture.load()
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise UserError(f"{where} cannot be read as an image: replace or remove it") from error
+        raise BadExample(f"{where} cannot be read as an image: replace or remove it") from error
     return picture
 
 

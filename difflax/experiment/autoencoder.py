@@ -20,6 +20,7 @@ from difflax.pretrained.autoencoder import save_codec
 from difflax.pretrained.clip import load_clip
 from difflax.training.autoencoding import Autoencoding, FeatureDistance
 from difflax.training.loop import Periodic
+from difflax.training.sharding import fetch
 from difflax.training.state import TrainState
 
 MEASURED = 512
@@ -52,7 +53,10 @@ def prepare_autoencoder(config: ConfigDict, settings: Settings, workdir: epath.P
         from difflax.evaluation.grids import captioned_grid
         from difflax.evaluation.png import save_png
 
-        made = reconstruct(KLCodec(config=network_config), _on_host(state), pictures)
+        params = _on_host(state)
+        if jax.process_index() != 0:
+            return
+        made = reconstruct(KLCodec(config=network_config), params, pictures)
         both = np.clip(np.concatenate([pictures, made]) / 2 + 0.5, 0, 1)
         grid = captioned_grid(both, ["image"] * count + ["reconstruction"] * count, columns=count)
         (workdir / "samples").mkdir(exist_ok=True)
@@ -61,6 +65,8 @@ def prepare_autoencoder(config: ConfigDict, settings: Settings, workdir: epath.P
 
     def finish(state: TrainState) -> None:
         params = _on_host(state)
+        if jax.process_index() != 0:
+            return
         split = settings.source.split("train")
         images = np.stack([split[i].image for i in range(min(MEASURED, len(split)))])
         raw = dataclasses.replace(network_config, scaling_factor=1.0, shift_factor=None)
@@ -92,7 +98,7 @@ def in_batches(function: Any, images: np.ndarray, size: int = 64) -> np.ndarray:
 
 
 def _on_host(state: TrainState) -> PyTree:
-    return jax.tree.map(np.asarray, state.ema_params)
+    return fetch(state.ema_params)
 
 
 @functools.partial(jax.jit, static_argnums=0)

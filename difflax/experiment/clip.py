@@ -16,6 +16,7 @@ from difflax.text.joint import CLIP, clip_network
 from difflax.text.pixels import PixelConfig
 from difflax.text.tokenizer import load_tokenizer, train_bpe
 from difflax.training.objectives import Contrastive
+from difflax.training.sharding import fetch
 from difflax.training.state import TrainState
 
 
@@ -41,7 +42,8 @@ def prepare_clip(config: ConfigDict, settings: Settings, workdir: epath.Path) ->
         return {"image": batch["image"], "input_ids": ids[rows], "caption_id": rows}
 
     def finish(state: TrainState) -> None:
-        params = jax.tree.map(np.asarray, state.ema_params)
-        save_clip(CLIP(params, network_config, tokenizer, pixels), workdir / "clip")
+        params = fetch(state.ema_params)
+        if jax.process_index() == 0:
+            save_clip(CLIP(params, network_config, tokenizer, pixels), workdir / "clip")
 
     return Prepared(objective, loader, prepare, constants={}, finish=finish)

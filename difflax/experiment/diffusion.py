@@ -6,14 +6,13 @@ import shutil
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from difflax.config import claim_workdir, read_workdir_config
 from difflax.data.caches import EmbeddingCache
-from difflax.data.latents import cache_latents
+from difflax.data.latents import WithoutImages, cache_latents
 from difflax.diffusion.samplers import SAMPLERS
 from difflax.experiment.prepared import Prepared, make_loader, picture_task
 from difflax.experiment.sections import (
@@ -35,6 +34,7 @@ from difflax.pretrained.clip import load_text_encoder, save_text_encoder
 from difflax.text.encoders import TextEncoder
 from difflax.training.checkpoints import Checkpoints
 from difflax.training.objectives import Denoising, network_params, pixels
+from difflax.training.sharding import fetch
 from difflax.training.state import TrainState
 from difflax.types import Conditioning, Params, UserError
 
@@ -54,31 +54,18 @@ def prepare_diffusion(config: ConfigDict, settings: Settings, workdir: epath.Pat
         store_text_encoder(encoder, folder, workdir)
     store_codec(config, workdir)
     codec_params = read_codec_params(parts, workdir)
-    latents = None
+    latents, records = None, settings.source.split("train")
     if codec_params:
         latents = cache_latents(
-            settings.source.split("train"),
+            records,
             functools.partial(_encode, parts.codec, codec_params),
             workdir / LATENTS,
             batch_size=64,
         )
-    loader = make_loader(settings, images=latents is None)
+        records = WithoutImages(records.captions)
+    loader = make_loader(settings, records)
     cache = EmbeddingCache(loader.captions, lambda captions: encode_condition(config, encoder, captions))
-    objective = Denoising(
-        model=unet(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1]),
-        codec=parts.codec,
-        schedule=parts.schedule,
-        prediction_type=parts.prediction_type,
-        time_sampler=parts.time_sampler,
-        weighting=parts.weighting,
-        penalty=parts.penalty,
-        network_input=parts.network_input,
-        caption_dropout=parts.loss.caption_dropout,
-        null=null,
-        noise=parts.noise,
-        uncertainty=parts.uncertainty,
-        masked=parts.loss.masked,
-    )
+    objective = make_objective(config, settings, parts, null)
     prompts = settings.options.sample_prompts or tuple(dict.fromkeys(loader.captions))[:8]
     # One for the whole run: its program is compiled once.
     pipeline = make_pipeline(config, {}, encoder, null, workdir)
@@ -95,9 +82,9 @@ def prepare_diffusion(config: ConfigDict, settings: Settings, workdir: epath.Pat
             made["mask"] = batch["mask"]
         return made
 
-    def drawing(step: int, state: TrainState) -> Pipeline:
-        params = jax.tree.map(np.asarray, network_params(state.ema_params))
-        return dataclasses.replace(pipeline, params=params, step=step)
+    def drawing(step: int, state: TrainState) -> Pipeline | None:
+        params = fetch(network_params(state.ema_params))
+        return dataclasses.replace(pipeline, params=params, step=step) if jax.process_index() == 0 else None
 
     return Prepared(
         objective,
@@ -105,6 +92,25 @@ def prepare_diffusion(config: ConfigDict, settings: Settings, workdir: epath.Pat
         prepare,
         constants={"context": null.context} | ({} if null.pooled is None else {"pooled": null.pooled}),
         periodic=(picture_task(settings.options.sample_every, drawing, prompts, workdir),),
+    )
+
+
+def make_objective(config: ConfigDict, settings: Settings, parts: Diffusion, null: Conditioning) -> Denoising:
+    """What a diffusion model's run trains."""
+    return Denoising(
+        model=unet(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1]),
+        codec=parts.codec,
+        schedule=parts.schedule,
+        prediction_type=parts.prediction_type,
+        time_sampler=parts.time_sampler,
+        weighting=parts.weighting,
+        penalty=parts.penalty,
+        network_input=parts.network_input,
+        caption_dropout=parts.loss.caption_dropout,
+        null=null,
+        noise=parts.noise,
+        uncertainty=parts.uncertainty,
+        masked=parts.loss.masked,
     )
 
 

@@ -18,7 +18,7 @@ from difflax.data.latents import WithoutImages, cache_latents
 from difflax.data.loader import Loader
 from difflax.data.records import Records
 from difflax.data.subjects import Subject
-from difflax.experiment.prepared import Prepared, picture_task
+from difflax.experiment.prepared import Prepared, make_loader, picture_task
 from difflax.experiment.pretrained import (
     STORED,
     Pretrained,
@@ -35,7 +35,7 @@ from difflax.pretrained.stable_diffusion import StableDiffusion
 from difflax.training.checkpoints import has_checkpoint
 from difflax.training.finetuning import CODEC, FineTuning
 from difflax.training.objectives import Denoising, network_params, pixels
-from difflax.training.sharding import place, shardings
+from difflax.training.sharding import fetch, place, shardings
 from difflax.training.state import TrainState
 from difflax.types import Conditioning, UserError
 
@@ -73,7 +73,7 @@ def prepare_finetune(config: ConfigDict, settings: Settings, workdir: epath.Path
     checkpoint = dataclasses.replace(checkpoint.with_networks(kept), codec_params=frozen[CODEC])
 
     def trained(state: TrainState) -> tuple[StableDiffusion, PyTree]:
-        params = jax.tree.map(np.asarray, network_params(state.ema_params))
+        params = fetch(network_params(state.ema_params))
         return merged_checkpoint(parts.tuning, checkpoint, params), params
 
     def save(step: int, state: TrainState, logger: Any) -> None:
@@ -182,7 +182,7 @@ def _batches(
             batch_size=encoder.batch_size,
         )
     rows = records if latents is None else WithoutImages(records.captions)
-    loader = Loader(rows, batch_size=settings.options.batch_size, seed=settings.seed)
+    loader = make_loader(settings, rows)
 
     def prepare(batch: dict[str, Any]) -> PyTree:
         made: dict[str, Any] = {}

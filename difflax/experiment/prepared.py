@@ -8,12 +8,13 @@ import numpy as np
 from etils import epath
 from jaxtyping import PyTree
 
-from difflax.data.latents import WithoutImages
 from difflax.data.loader import Loader
+from difflax.data.records import Records
 from difflax.experiment.sections import Settings
 from difflax.generation import Pipeline
 from difflax.training.loop import Periodic
 from difflax.training.objectives import Objective
+from difflax.training.sharding import places
 from difflax.training.state import TrainState
 
 
@@ -31,27 +32,37 @@ class Prepared:
     frozen: PyTree = None
 
 
-def make_loader(settings: Settings, *, images: bool = True) -> Loader:
-    """The training batches; ``images=False`` where what is known of the images replaces them."""
-    split = settings.source.split("train")
-    if not images:
-        split = WithoutImages(split.captions)
-    return Loader(split, batch_size=settings.options.batch_size, seed=settings.seed)
+def make_loader(settings: Settings, records: Records | None = None) -> Loader:
+    """The batches of this process, those of its devices, of ``records`` or the training split."""
+    size = settings.options.batch_size
+    return Loader(
+        settings.source.split("train") if records is None else records,
+        batch_size=size,
+        seed=settings.seed,
+        places=places(settings.mesh.make(), size),
+        max_bad_examples=settings.options.max_bad_examples,
+    )
 
 
 def picture_task(
     every: int,
-    pipeline: Callable[[int, TrainState], Pipeline],
+    pipeline: Callable[[int, TrainState], Pipeline | None],
     prompts: Sequence[str],
     workdir: epath.Path,
 ) -> Periodic:
-    """Draws the same prompts with the same seeds, as ``samples/step_N.png`` and for TensorBoard."""
+    """Draws the same prompts with the same seeds, as ``samples/step_N.png`` and for TensorBoard.
+
+    ``pipeline`` is called by all processes; those that it gives ``None`` draw nothing.
+    """
 
     def draw(step: int, state: TrainState, logger: Any) -> None:
         from difflax.evaluation.grids import captioned_grid
         from difflax.evaluation.png import save_png
 
-        images = pipeline(step, state)(list(prompts), seed=list(range(len(prompts))))
+        drawing = pipeline(step, state)
+        if drawing is None:
+            return
+        images = drawing(list(prompts), seed=list(range(len(prompts))))
         grid = captioned_grid(images, prompts)
         (workdir / "samples").mkdir(exist_ok=True)
         save_png(workdir / "samples" / f"step_{step:07d}.png", grid, {"step": step, "prompts": list(prompts)})

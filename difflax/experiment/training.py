@@ -10,6 +10,7 @@ from difflax.experiment.clip import prepare_clip
 from difflax.experiment.diffusion import prepare_diffusion
 from difflax.experiment.finetune import prepare_finetune
 from difflax.experiment.sections import make_settings, model_name
+from difflax.training.distributed import first_process_first
 from difflax.training.loop import fit
 from difflax.types import UserError
 
@@ -33,7 +34,8 @@ def train(config: ConfigDict, workdir: epath.PathLike, *, stop_at: int | None = 
             f"config.training.batch_size = {settings.options.batch_size} must be a multiple of the"
             f" {mesh.shape['data'] * mesh.shape['fsdp']} devices of the mesh's data and fsdp axes"
         )
-    prepared = KINDS[model_name(config)](config, settings, workdir)
+    with first_process_first():
+        prepared = KINDS[model_name(config)](config, settings, workdir)
     state = fit(
         workdir,
         to_json(config),
@@ -41,6 +43,7 @@ def train(config: ConfigDict, workdir: epath.PathLike, *, stop_at: int | None = 
         optimizer=settings.optimizer.build(settings.options.steps),
         ema=settings.ema,
         mesh=mesh,
+        rules=settings.mesh.rules,
         seed=settings.seed,
         options=settings.options,
         loader=prepared.loader,

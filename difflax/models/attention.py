@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, DTypeLike, Float
 
 from difflax.models.layers import Conv2d, GroupNorm
 from difflax.models.perturbation import Perturbation
+from difflax.models.placement import split_tokens
 from difflax.models.remat import remat
 from difflax.models.softmax_attention import attend
 from difflax.types import UserError
@@ -220,5 +221,6 @@ class Transformer2DModel(nnx.Module):
         b, h, w, c = x.shape
         tokens = self.proj_in(self.norm(x)).reshape(b, h * w, c)
         for block in self.transformer_blocks:
+            tokens = split_tokens(tokens)
             tokens = remat(functools.partial(block, grid=(h, w)), self.remat)(tokens, context, mask)
         return x + self.proj_out(tokens.reshape(b, h, w, c))

@@ -16,9 +16,11 @@ POLICIES: dict[str, Callable | None] = {
     "none": jax.checkpoint_policies.everything_saveable,
     "dots": _products,
     "full": jax.checkpoint_policies.nothing_saveable,
+    "offload": jax.checkpoint_policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
 }
 """``none`` keeps all; ``dots`` keeps the outputs of matrix products and convolutions, which cost most to
-repeat; ``full`` keeps only the input of each residual and transformer block."""
+repeat; ``full`` keeps only the input of each residual and transformer block; ``offload`` keeps the
+outputs of matrix products in the host's memory."""
 
 
 def remat(function: Callable, name: str) -> Callable:

@@ -73,7 +73,7 @@ class UNet2DConditionModel(nnx.Module):
             ``addition_time_embed_dim`` and ``projection_class_embeddings_input_dim``.
         dropout: in the residual blocks, where a key is given at the call.
         dtype: of the computation; parameters are float32.
-        remat: ``"none"``, ``"dots"`` or ``"full"``, see ``difflax.models.remat``.
+        remat: ``"none"``, ``"dots"``, ``"full"`` or ``"offload"``, see ``difflax.models.remat``.
         attention_implementation: see ``difflax.models.attention.Attention``.
 
     Raises:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import optax
@@ -11,12 +11,21 @@ from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from difflax.training.checkpoints import Checkpoints
+from difflax.training.compiled import CompiledStep
+from difflax.training.distributed import lost_processes_named
 from difflax.training.ema import EMA
-from difflax.training.logs import Logger, mean_metrics
+from difflax.training.events import Events
+from difflax.training.interruption import StopRequest
+from difflax.training.logs import Logger, Order, mean_metrics
 from difflax.training.objectives import Objective
-from difflax.training.sharding import put_batch
+from difflax.training.profile import Profile
+from difflax.training.recovery import Recovery
+from difflax.training.retention import Retention
+from difflax.training.sharding import TENSOR_RULES, Rule, put_batch
 from difflax.training.state import TrainState
-from difflax.training.step import abstract_state, compile_step, init_sharded, make_train_step
+from difflax.training.step import abstract_state, init_sharded, make_train_step
+from difflax.training.throughput import Throughput
+from difflax.types import Interrupted
 
 
 @runtime_checkable
@@ -27,31 +36,75 @@ class Loader(Iterator, Protocol):
 
     def set_state(self, state: Any) -> None: ...
 
+    def new_faults(self) -> Sequence[str]:
+        """Examples that could not be used since the last call, each with its key and what is wrong."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
     """Attributes:
     steps: of the whole run; the learning rate's decay ends there.
     batch_size: examples a step, over all devices.
+    accumulate: parts that each batch is taken in, see `make_train_step`.
     log_every, checkpoint_every, sample_every: in steps; ``sample_every`` 0 draws no pictures.
-    keep_checkpoints: how many of the newest stay.
+    keep_checkpoints, keep_every, keep_best, best_metric, best_is: which stay, see `Retention`.
+    max_failed_saves: so many saves in a row may fail before the run does.
+    max_skipped_in_a_row: so many steps without a finite loss and gradient, and the run goes back to its last
+        good checkpoint and on with other data; looked at with every log line.
+    max_roll_backs: so often; then it stops.
+    max_bad_examples: the share of the data that may be unreadable or without a caption.
+    profile_steps: the first and the last step that a profile records, in ``workdir/profile``; empty: none.
+    record_order: write down the rows of every batch, see `Order`.
     sample_prompts: what the pictures show; empty for the first captions of the data.
     """
 
     steps: int = 1000
     batch_size: int = 64
+    accumulate: int = 1
     log_every: int = 50
     checkpoint_every: int = 1000
     keep_checkpoints: int = 2
+    keep_every: int = 0
+    keep_best: int = 0
+    best_metric: str = "loss"
+    best_is: Literal["lowest", "highest"] = "lowest"
+    max_failed_saves: int = 3
+    max_skipped_in_a_row: int = 20
+    max_roll_backs: int = 3
+    max_bad_examples: float = 0.01
+    profile_steps: tuple[int, ...] = ()
+    record_order: bool = False
     sample_every: int = 0
     sample_prompts: tuple[str, ...] = ()
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"):
+        positive = ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints")
+        for name in (*positive, "accumulate", "max_skipped_in_a_row"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.sample_every < 0:
-            raise ValueError(f"sample_every must not be negative, got {self.sample_every}")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate = {self.accumulate} must divide batch_size = {self.batch_size}")
+        for name in ("sample_every", "keep_every", "keep_best", "max_failed_saves", "max_roll_backs"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0 <= self.max_bad_examples < 1:
+            raise ValueError(f"max_bad_examples must lie in [0, 1), got {self.max_bad_examples}")
+        if self.profile_steps and not (
+            len(self.profile_steps) == 2 and 1 <= self.profile_steps[0] <= self.profile_steps[1]
+        ):
+            raise ValueError(f"profile_steps must be (first, last) step, got {self.profile_steps}")
+
+    @property
+    def retention(self) -> Retention:
+        """Which checkpoints stay."""
+        return Retention(
+            newest=self.keep_checkpoints,
+            every=self.keep_every,
+            best=self.keep_best,
+            metric=self.best_metric,
+            best_is=self.best_is,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +123,7 @@ def fit(
     optimizer: optax.GradientTransformation,
     ema: EMA,
     mesh: Mesh,
+    rules: tuple[Rule, ...] = TENSOR_RULES,
     seed: int,
     options: TrainingOptions,
     loader: Loader,
@@ -85,6 +139,7 @@ def fit(
 
     Args:
         config: the resolved config, stored with every checkpoint.
+        rules: how the state is split over ``mesh``, see `shardings`.
         prepare: a batch of the loader, on the host, to the arrays of the objective's batch.
         constants: stored with every checkpoint, see `Checkpoints.save`.
         stop_at: end early, with a checkpoint, as if the job's time were over; the next call goes on.
@@ -93,35 +148,92 @@ def fit(
 
     Returns:
         the state after the last step, on ``mesh``.
+
+    Raises:
+        Interrupted: after SIGTERM, with a checkpoint.
+        UserError: the run cannot go on: damaged checkpoints, failing saves, a loss that stays not finite.
     """
     workdir = epath.Path(workdir)
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=options.keep_checkpoints)
-    abstract = abstract_state(objective, optimizer, mesh)
-    if checkpoints.latest is None:
-        state = init_sharded(objective, optimizer, seed, abstract, start)
-    else:
-        state, position = checkpoints.restore(abstract)
-        loader.set_state(position)
-    first = int(state.step)
+    events = Events(workdir)
+    checkpoints = Checkpoints(
+        workdir / "checkpoints",
+        retention=options.retention,
+        max_failed_saves=options.max_failed_saves,
+        report=lambda message: events("checkpoint", message),
+    )
+    abstract = abstract_state(objective, optimizer, mesh, rules)
+    recovery = Recovery(
+        checkpoints=checkpoints,
+        abstract=abstract,
+        init=lambda: init_sharded(objective, optimizer, seed, abstract, start),
+        loader=loader,
+        events=events,
+        max_roll_backs=options.max_roll_backs,
+    )
+    state = recovery.start()
+    step = int(state.step)
     last = options.steps if stop_at is None else min(stop_at, options.steps)
-    train_step = compile_step(make_train_step(objective, optimizer, ema, seed), abstract, mesh, frozen)
-    given = () if frozen is None else (frozen,)
-    logger = Logger(workdir, start=first, total=options.steps, label=label)
+    stepping = make_train_step(objective, optimizer, ema, seed, accumulate=options.accumulate)
+    train_step = CompiledStep(stepping, abstract, mesh, frozen)
+    logger = Logger(workdir, start=step, total=options.steps, label=label)
+    speed = Throughput(options.batch_size, mesh.size)
+    speed.reset(step)
+    profile = Profile(workdir, options.profile_steps)
     history: list[dict[str, jax.Array]] = []
+    numbers: dict[str, float | None] = {}
+    order = Order(workdir)
+    stop = StopRequest()
     try:
-        for step in range(first + 1, last + 1):
-            state, metrics = train_step(state, put_batch(prepare(next(loader)), mesh), *given)
-            history.append(metrics)
-            logger.advance()
-            if step % options.log_every == 0 or step == last:
-                logger.scalars(step, mean_metrics(history), examples_per_step=options.batch_size)
-                history.clear()
-            if step % options.checkpoint_every == 0 or step == last:
-                checkpoints.save(step, state, loader.get_state(), config, constants)
-            for task in periodic:
-                if task.every and (step % task.every == 0 or step == options.steps):
-                    task.action(step, state, logger)
+        with stop.listening(), lost_processes_named():
+            while step < last:
+                with speed.waiting():
+                    examples = next(loader)
+                    batch = put_batch(prepare(examples), mesh)
+                if not train_step.ready:
+                    with speed.away():
+                        facts = train_step.compile(batch)
+                    speed.knows_flops(facts.flops)
+                    events("compiled", facts.line(), step=step)
+                step += 1
+                if options.record_order:
+                    order(step, examples["index"])
+                profile.before(step)
+                state, metrics = train_step(state, batch)
+                profile.after(step, metrics)
+                history.append(metrics)
+                logger.advance()
+                if step % options.log_every == 0 or step == last:
+                    numbers, in_a_row = mean_metrics(history)
+                    history.clear()
+                    logger.scalars(step, {**numbers, **speed.line(step)})
+                    checkpoints.poll()
+                    for fault in loader.new_faults():
+                        events("data", fault, step=step)
+                    if in_a_row:
+                        events("skipped", f"{numbers['skipped_steps']} steps were skipped", step=step)
+                    if in_a_row >= options.max_skipped_in_a_row:
+                        state = recovery.roll_back(state, step, in_a_row)
+                        step = int(state.step)
+                        logger.rewind(step)
+                        speed.reset(step)
+                        continue
+                ends = stop.reached(step) or step == last
+                if ends or step % options.checkpoint_every == 0:
+                    good = int(metrics["skipped_in_a_row"]) == 0
+                    if good or ends:
+                        position = recovery.position()
+                        checkpoints.save(step, state, position, config, constants, metrics=numbers, good=good)
+                for task in periodic:
+                    if task.every and (step % task.every == 0 or step == options.steps):
+                        with speed.away():
+                            task.action(step, state, logger)
+                if ends and step < last:
+                    checkpoints.finish()
+                    events("interrupted", f"stopped after step {step}, as the machine asked for", step=step)
+                    raise Interrupted(f"stopped after step {step}; the same command goes on")
+        checkpoints.finish()
     finally:
+        profile.close()
         logger.close()
         checkpoints.close()
     return state

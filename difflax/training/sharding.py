@@ -8,18 +8,21 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from difflax.types import UserError
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "context", "tensor")
 
 Rule = tuple[str, tuple[str | None, ...]]
 
 TENSOR_RULES: tuple[Rule, ...] = (
+    # UNet and MMDiT (to_q, add_q_proj, net), CLIP (q_proj, fc1), T5 (q, wi).
     (r"(to_q|to_k|to_v|q_proj|k_proj|v_proj|fc1|net/0/proj)/kernel$", (None, "tensor")),
-    (r"(to_out/0|out_proj|fc2|net/2)/kernel$", ("tensor", None)),
+    (r"(SelfAttention/[qkv]|DenseReluDense/wi(_[01])?)/kernel$", (None, "tensor")),
+    (r"(to_out/0|to_add_out|out_proj|fc2|net/2|SelfAttention/o|DenseReluDense/wo)/kernel$", ("tensor", None)),
 )
 """Attention heads and feed-forward channels split, so that each pair of layers needs one sum over devices
 (Megatron-LM, https://arxiv.org/abs/1909.08053, section 3).
@@ -33,12 +36,17 @@ class MeshShape:
     Attributes:
         data: copies of the parameters, each with its share of the batch.
         fsdp: shares of the batch between which parameters and optimizer state are split as well.
-        tensor: shares of single matrix products (``TENSOR_RULES``).
+        context: shares of the tokens of an image, see `difflax.models.placement.split_tokens`.
+        tensor: shares of single matrix products.
+        rules: which axes of which parameters are split, ``((expression, (axis or None, ...)), ...)``; the
+            first whose expression is found in the parameter's path counts.
     """
 
     data: int = -1
     fsdp: int = 1
+    context: int = 1
     tensor: int = 1
+    rules: tuple[Rule, ...] = TENSOR_RULES
 
     def __post_init__(self):
         sizes = [getattr(self, axis) for axis in AXES]
@@ -46,6 +54,8 @@ class MeshShape:
             raise ValueError(
                 f"axes must be positive, at most one -1, got {dict(zip(AXES, sizes, strict=True))}"
             )
+        for rule in self.rules:
+            _check_rule(rule)
 
     def make(self, devices: Sequence[jax.Device] | None = None) -> Mesh:
         """The mesh over ``devices`` (all of them by default).
@@ -62,7 +72,34 @@ class MeshShape:
                 f"config.mesh: {dict(zip(AXES, sizes, strict=True))} does not multiply to the {len(devices)}"
                 " devices there are; leave one axis at -1"
             )
-        return Mesh(np.asarray(devices).reshape(sizes), AXES)
+        return Mesh(_arranged(devices, sizes), AXES)
+
+
+def _check_rule(rule: Rule) -> None:
+    try:
+        pattern, axes = rule
+        re.compile(pattern)
+        sound = all(axis is None or axis in AXES for axis in axes)
+    except (TypeError, ValueError, re.error) as error:
+        raise ValueError(f"rules: {rule!r} is no (expression, axes): {error}") from error
+    if not sound:
+        raise ValueError(f"rules: {rule!r} names axes other than {', '.join(AXES)} and None")
+
+
+def _arranged(devices: Sequence[jax.Device], sizes: Sequence[int]) -> np.ndarray:
+    """The devices in the mesh's shape: near ones side by side, slices of several along ``data``, whose sums
+    are the only ones that the slow network between slices has to carry.
+    """
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices > 1:
+        if sizes[0] % slices:
+            raise UserError(f"config.mesh.data = {sizes[0]} must be a multiple of the {slices} slices")
+        inside = (sizes[0] // slices, *sizes[1:])
+        between = (slices, *[1] * (len(sizes) - 1))
+        return mesh_utils.create_hybrid_device_mesh(inside, between, devices)
+    if devices[0].platform == "tpu":
+        return mesh_utils.create_device_mesh(sizes, devices)
+    return np.asarray(devices).reshape(sizes)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -92,6 +129,21 @@ def shardings(tree: PyTree, mesh: Mesh | AbstractMesh, rules: Sequence[Rule] = T
         return NamedSharding(mesh, PartitionSpec(*spec))
 
     return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def places(mesh: Mesh, batch_size: int) -> list[int]:
+    """Which rows of a global batch this process's devices hold, in order."""
+    spans = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return sorted({row for (span,) in spans for row in range(batch_size)[span]})
+
+
+def fetch(tree: PyTree) -> PyTree:
+    """A state's arrays whole, on the host of every process; each of them must ask."""
+
+    def whole(array: jax.Array) -> np.ndarray:
+        return np.asarray(array if array.is_fully_addressable else multihost_utils.process_allgather(array))
+
+    return jax.tree.map(whole, tree)
 
 
 def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:

@@ -1,5 +1,7 @@
 """What a training run consists of between two steps: arrays and nothing else."""
 
+import dataclasses
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -12,11 +14,13 @@ from difflax.types import Params
 @flax.struct.dataclass
 class TrainState:
     """Attributes:
-    step: optimizer steps taken, int32 scalar (like all fields, its shape or sharding in a tree of those).
+    step: steps taken, int32 scalar (like all fields, its shape or sharding in a tree of those).
     params: float32 parameters.
     opt_state: the optimizer's, of optax.
     ema_params: their exponential moving average, what sampling uses.
     memory: what the objective remembers from step to step, see `Objective.begin`.
+    skipped: steps that changed nothing else, as their loss or gradient was not finite: ``total``, and how
+        many ``in_a_row`` up to now; int32 scalars.
     """
 
     step: PyTree
@@ -24,6 +28,7 @@ class TrainState:
     opt_state: PyTree
     ema_params: Params
     memory: PyTree = ()
+    skipped: PyTree = dataclasses.field(default_factory=dict)
 
 
 def init_state(params: Params, optimizer: optax.GradientTransformation, memory: PyTree = ()) -> TrainState:
@@ -34,4 +39,5 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, memory: 
         opt_state=optimizer.init(params),
         ema_params=jax.tree.map(jnp.copy, params),
         memory=memory,
+        skipped={"total": jnp.zeros((), jnp.int32), "in_a_row": jnp.zeros((), jnp.int32)},
     )

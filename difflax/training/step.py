@@ -6,47 +6,110 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
 from difflax import streams
 from difflax.training.ema import EMA
 from difflax.training.objectives import Objective
 from difflax.training.sharding import TENSOR_RULES, Rule, batch_sharding, place, shardings
 from difflax.training.state import TrainState, init_state
+from difflax.types import Params, UserError
 
 Metrics = dict[str, Float[Array, ""]]
 
 
 def make_train_step(
-    objective: Objective, optimizer: optax.GradientTransformation, ema: EMA, seed: int
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    ema: EMA,
+    seed: int,
+    *,
+    accumulate: int = 1,
 ) -> Callable[[TrainState, PyTree], tuple[TrainState, Metrics]]:
     """``(state, batch) -> (state, metrics)``; its randomness is a function of ``seed`` and the step alone.
 
-    A third argument are the arrays that the objective reads and does not train, see `Objective.reading`.
+    A step whose loss or gradient is not finite changes nothing but ``step`` and ``skipped``; that is decided
+    on the device. A third argument are the arrays that the objective reads and does not train, see
+    `Objective.reading`.
+
+    Args:
+        accumulate: parts that the batch is taken in, one after the other; the step uses the mean of their
+            gradients, and needs memory for the activations of one.
     """
 
     def train_step(state: TrainState, batch: PyTree, frozen: PyTree = None) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(streams.stream(seed, "train"), state.step)
         here = objective if frozen is None else objective.reading(frozen)
 
-        def mean_loss(params: PyTree) -> tuple[Float[Array, ""], tuple[Float[Array, " b"], Metrics]]:
-            losses, metrics = here.loss(params, batch, key, state.memory)
-            return jnp.mean(losses), (losses, metrics)
-
-        (loss, (losses, metrics)), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
+        if accumulate == 1:
+            grads, memory, metrics = gradient(here, state.params, batch, key, state.memory)
+        else:
+            grads, memory, metrics = accumulated(here, state, batch, key, accumulate)
+        loss = metrics["loss"]
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         step = state.step + 1
+        grad_norm = optax.tree.norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+
+        def unless_skipped(new: PyTree, old: PyTree) -> PyTree:
+            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+
+        skip = (~finite).astype(jnp.int32)
+        skipped = {
+            "total": state.skipped["total"] + skip,
+            "in_a_row": (state.skipped["in_a_row"] + 1) * skip,
+        }
         new = TrainState(
             step=step,
-            params=params,
-            opt_state=opt_state,
-            ema_params=ema.update(state.ema_params, params, step),
-            memory=objective.advance(state.memory, losses, key),
+            params=unless_skipped(params, state.params),
+            opt_state=unless_skipped(opt_state, state.opt_state),
+            ema_params=unless_skipped(ema.update(state.ema_params, params, step), state.ema_params),
+            memory=unless_skipped(memory, state.memory),
+            skipped=skipped,
         )
-        return new, {"loss": loss, "grad_norm": optax.tree.norm(grads), **metrics}
+        return new, {**metrics, "grad_norm": grad_norm, "skipped_in_a_row": skipped["in_a_row"]}
 
     return train_step
+
+
+def gradient(
+    objective: Objective, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree
+) -> tuple[Params, PyTree, Metrics]:
+    """The gradient of the mean loss, the objective's next memory, and metrics with the ``loss``."""
+
+    def mean_loss(params: Params) -> tuple[Float[Array, ""], tuple[Float[Array, " b"], Metrics]]:
+        losses, metrics = objective.loss(params, batch, key, memory)
+        return jnp.mean(losses), (losses, metrics)
+
+    (loss, (losses, metrics)), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
+    return grads, objective.advance(memory, losses, key), {"loss": loss, **metrics}
+
+
+def accumulated(
+    objective: Objective, state: TrainState, batch: PyTree, key: Key[Array, ""], parts: int
+) -> tuple[Params, PyTree, Metrics]:
+    """As `gradient`, in ``parts`` of the batch. Part ``i`` has every ``parts``-th example from ``i`` on, so
+    that each device takes its own share of every part.
+    """
+
+    def split(array: Array) -> Array:
+        if array.shape[0] % parts:
+            raise UserError(f"a batch of {array.shape[0]} is not divided by training.accumulate = {parts}")
+        return array.reshape(-1, parts, *array.shape[1:]).swapaxes(0, 1)
+
+    def add(carried: tuple[Params, PyTree], part: tuple[PyTree, Array]) -> tuple[tuple, Metrics]:
+        total, memory = carried
+        examples, number = part
+        own = jax.random.fold_in(key, number)
+        grads, memory, metrics = gradient(objective, state.params, examples, own, memory)
+        return (jax.tree.map(jnp.add, total, grads), memory), metrics
+
+    nothing = jax.tree.map(jnp.zeros_like, state.params)
+    parts_of = (jax.tree.map(split, batch), jnp.arange(parts))
+    (total, memory), metrics = jax.lax.scan(add, (nothing, state.memory), parts_of)
+    mean = jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
+    return jax.tree.map(lambda g: g / parts, total), memory, mean
 
 
 def abstract_state(
@@ -96,8 +159,13 @@ def compile_step(step: Callable, abstract: TrainState, mesh: Mesh, frozen: PyTre
     state = jax.tree.map(lambda s: s.sharding, abstract)
     copied = NamedSharding(mesh, PartitionSpec())
     more = () if frozen is None else (jax.tree.map(lambda a: a.sharding, frozen),)
+
+    def placed(state: TrainState, batch: PyTree, *frozen: PyTree) -> tuple[TrainState, Metrics]:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return step(state, batch, *frozen)
+
     return jax.jit(
-        step,
+        placed,
         in_shardings=(state, batch_sharding(mesh), *more),
         out_shardings=(state, copied),
         donate_argnums=0,

@@ -70,7 +70,7 @@ def test_resume_is_bit_exact(stop, reading, batches, tmp_path, clip_folder, monk
     assert batches == order
 
     one, other = stored(whole, STEPS), stored(parts, STEPS)
-    assert set(one.state) == {"step", "params", "opt_state", "ema_params", "memory"}
+    assert set(one.state) == {"step", "params", "opt_state", "ema_params", "memory", "skipped"}
     jax.tree.map(np.testing.assert_array_equal, one.state, other.state)
     assert one.data == other.data
     assert losses(whole) == losses(parts)

@@ -1,0 +1,65 @@
+"""Compiles a config's train step for a machine that need not be there: memory, FLOPs, time, what to change.
+
+difflax plan --config=configs/shapes.py --topology=v5e:4x4 --config.mesh.fsdp=16 --config.mesh.data=1
+"""
+
+from collections.abc import Sequence
+
+from absl import flags
+
+
+def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
+    """Adds the flags of this command."""
+    from difflax.cli.train import define_config
+
+    define_config(values, argv)
+    flags.DEFINE_string(
+        "topology", "here", "v5e:4x4 or another TPU slice, cpu:8, or here", flag_values=values
+    )
+    flags.DEFINE_integer("tokens", 77, "of a caption", lower_bound=1, flag_values=values)
+    flags.DEFINE_string("output", None, "a Markdown file; printed in any case", flag_values=values)
+
+
+def run(values: flags.FlagValues) -> None:
+    """Runs the command."""
+    import pathlib
+
+    from difflax.cli.train import read_config
+    from difflax.experiment.planning import plan
+
+    page = table(plan(read_config(values), values.topology, tokens=values.tokens))
+    print(page)
+    if values.output:
+        pathlib.Path(values.output).write_text(page)
+
+
+def table(plan) -> str:
+    """Markdown."""
+
+    def size(count: float) -> str:
+        return f"{count / 1e9:.3f} GB" if count >= 1e9 else f"{count / 1e6:.3f} MB"
+
+    rows = {
+        "devices": f"{plan.devices} × {plan.kind}",
+        "batch": str(plan.batch_size),
+        "parameters": size(plan.parameters),
+        "optimizer": size(plan.optimizer),
+        "average of parameters": size(plan.average),
+        "activations, gradients and other temporaries": size(plan.temporaries),
+        "peak": size(plan.peak),
+        "FLOPs of a step": f"{plan.flops / 1e12:.4g} TFLOP",
+        "collectives": ", ".join(f"{name} {size(n)}" for name, n in plan.collectives.items()) or "none",
+    }
+    if plan.chip is not None:
+        rows |= {
+            "fits": f"{'yes' if plan.fits else 'no'}, of {size(plan.chip.memory)}",
+            "largest batch, about": str(plan.largest_batch),
+            **{f"{name} at the peak": f"{seconds * 1e3:.2f} ms" for name, seconds in plan.times.items()},
+            "roofline: step": f"{plan.step_seconds * 1e3:.2f} ms",
+            "roofline: MFU": f"{plan.mfu:.0%}",
+        }
+    rows["traced, compiled"] = f"{plan.trace_seconds:.0f} s, {plan.compile_seconds:.0f} s"
+    lines = ["| a device | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
+    return (
+        "\n".join([*lines, *([""] if plan.advice() else []), *(f"- {text}" for text in plan.advice())]) + "\n"
+    )

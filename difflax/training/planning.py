@@ -1,0 +1,241 @@
+"""What a train step will need on a machine, from its compiled program; the machine need not be there."""
+
+import collections
+import contextlib
+import dataclasses
+import math
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from difflax.hardware import Chip, chip
+from difflax.training.compiled import trace_step
+from difflax.training.flops import count_flops
+from difflax.training.state import TrainState
+from difflax.types import UserError
+
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "f64": 8, "s64": 8, "u64": 8}
+_COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Everything of one device, in bytes, FLOPs and seconds.
+
+    Attributes:
+        devices: how many there are; ``kind``: their name.
+        batch_size: of all devices together.
+        parameters, optimizer, average: shares of the state.
+        arguments: the state and the batch as the program takes them.
+        temporaries: activations, gradients and what else the program holds for a while.
+        peak: of memory.
+        flops: of a step, see `count_flops`.
+        accessed: bytes read and written, the compiler's own estimate.
+        collectives: bytes that each kind of collective moves.
+        trace_seconds, compile_seconds: what planning took.
+        chip: ``None`` where its peak is not known.
+    """
+
+    devices: int
+    kind: str
+    batch_size: int
+    parameters: int
+    optimizer: int
+    average: int
+    arguments: int
+    temporaries: int
+    peak: int
+    flops: float
+    accessed: float
+    collectives: dict[str, int]
+    trace_seconds: float
+    compile_seconds: float
+    chip: Chip | None
+
+    @property
+    def times(self) -> dict[str, float]:
+        """Seconds that the step's arithmetic, memory and collectives take at the chip's peaks."""
+        if self.chip is None:
+            return {}
+        return {
+            "arithmetic": self.flops / self.chip.flops,
+            "memory": self.accessed / self.chip.bandwidth,
+            "collectives": sum(self.collectives.values()) / self.chip.links,
+        }
+
+    @property
+    def step_seconds(self) -> float | None:
+        """The roofline (Williams et al. 2009, https://doi.org/10.1145/1498765.1498785): the longest of
+        `times`, which run beside each other at best.
+        """
+        return max(self.times.values()) if self.times else None
+
+    @property
+    def mfu(self) -> float | None:
+        """The share of the chip's peak that the roofline allows."""
+        return self.times["arithmetic"] / self.step_seconds if self.step_seconds else None
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether the peak is below the chip's memory."""
+        return None if self.chip is None else self.peak <= self.chip.memory
+
+    @property
+    def largest_batch(self) -> int | None:
+        """An estimate: what does not belong to the state or the gradients grows with the batch."""
+        if self.chip is None:
+            return None
+        fixed = self.parameters + self.optimizer + self.average + self.parameters
+        growing = max(self.peak - fixed, 1)
+        fit = self.batch_size * max(self.chip.memory - fixed, 0) / growing
+        return int(fit) // self.devices * self.devices
+
+    def advice(self) -> list[str]:
+        """What to change, most useful first."""
+        if self.chip is None:
+            return []
+        found = []
+        state = self.parameters + self.optimizer + self.average
+        if not self.fits and state > 0.5 * self.chip.memory:
+            found.append(
+                "the state alone fills half of a chip: raise mesh.fsdp, or optimizer.moments = bfloat16"
+            )
+        if not self.fits:
+            found.append(
+                f"lower training.batch_size (about {self.largest_batch} fit), model.remat = dots or full,"
+                " training.accumulate, or model.dtype = bfloat16"
+            )
+        longest = max(self.times, key=self.times.get)
+        if longest == "collectives":
+            found.append(
+                "the links are the bottleneck: a larger batch, or less fsdp and more data in the mesh"
+            )
+        if longest == "memory":
+            found.append("the memory is the bottleneck: model.dtype = bfloat16, or a larger batch a chip")
+        if self.fits and self.peak < 0.5 * self.chip.memory:
+            found.append(f"there is room for a batch of about {self.largest_batch}")
+        return found
+
+
+def topology_devices(topology: str) -> list[Any]:
+    """The devices of a machine: ``"v5e:4x4"`` (any TPU slice that libtpu knows, without having one),
+    ``"cpu:8"`` (virtual, before JAX has started), or ``"here"``.
+
+    Raises:
+        UserError: there is no such machine, or libtpu is missing.
+    """
+    if topology == "here":
+        return jax.devices()
+    kind, _, shape = topology.partition(":")
+    if kind == "cpu" and shape.isdecimal() and int(shape):
+        with contextlib.suppress(RuntimeError):  # JAX has started
+            jax.config.update("jax_num_cpu_devices", int(shape))
+        devices = jax.devices("cpu")
+        if len(devices) < int(shape):
+            raise UserError(f"--topology={topology}: JAX has started with {len(devices)} CPU devices already")
+        return devices[: int(shape)]
+    if not re.fullmatch(r"v\d\w*:\d+(x\d+)+", topology):
+        raise UserError(f"--topology={topology!r}: give v5e:4x4 or another TPU slice, cpu:8, or here")
+    from jax.experimental import topologies
+
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+    except Exception as error:  # libtpu raises what it likes
+        text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"--topology={topology}: no TPU compiler for it here ({text}); pip install 'difflax[tpu]', or"
+            " plan for virtual devices with cpu:8"
+        ) from error
+
+
+def plan(step: Callable, abstract: TrainState, batch: PyTree, rows: int, mesh: Mesh) -> Plan:
+    """Compiles ``step`` for states and batches of these shapes on ``mesh``, and reads the program.
+
+    Args:
+        batch: a batch of any size, of whose values nothing is read.
+        rows: of the global batch.
+    """
+    start = time.perf_counter()
+    traced = trace_step(step, abstract, mesh, batch, rows=rows)
+    lowered = traced.lower()
+    between = time.perf_counter()
+    compiled = lowered.compile()
+    end = time.perf_counter()
+    memory = compiled.memory_analysis()
+    cost = compiled.cost_analysis()
+    cost = cost[0] if isinstance(cost, list) else cost or {}
+    kind = mesh.devices.flat[0].device_kind
+    return Plan(
+        devices=mesh.size,
+        kind=kind,
+        batch_size=rows,
+        parameters=bytes_per_device(abstract.params),
+        optimizer=bytes_per_device(abstract.opt_state),
+        average=bytes_per_device(abstract.ema_params),
+        arguments=memory.argument_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
+        peak=memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes,
+        flops=count_flops(traced.jaxpr) / mesh.size,
+        accessed=cost.get("bytes accessed", 0.0),
+        collectives=collective_bytes(compiled.as_text()),
+        trace_seconds=between - start,
+        compile_seconds=end - between,
+        chip=chip(kind),
+    )
+
+
+def bytes_per_device(tree: PyTree) -> int:
+    """What one device holds of arrays, or of shapes with shardings."""
+    return sum(
+        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def collective_bytes(program: str) -> dict[str, int]:
+    """Bytes of the results of every kind of collective in the text of a compiled program, a device's share.
+
+    Those in a loop count as often as it runs, where the compiler has noted that.
+    """
+    found: collections.Counter[str] = collections.Counter()
+    own: dict[str, collections.Counter[str]] = {}
+    calls: dict[str, list[tuple[str, int]]] = {}
+    entry, name = "", ""
+    for line in program.splitlines():
+        if opening := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{\s*$", line):
+            name = opening.group(2)
+            own[name], calls[name] = collections.Counter(), []
+            entry = name if opening.group(1) else entry
+        elif name:
+            operation = re.search(rf"= (.*?) ({'|'.join(_COLLECTIVES)})(-start)?\(", line)
+            if operation:
+                own[name][operation.group(2)] += _size(operation.group(1), started=bool(operation.group(3)))
+            times = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
+            for called in re.findall(r"(?:body|to_apply|calls)=%?([\w.\-]+)", line):
+                calls[name].append((called, int(times.group(1)) if times else 1))
+
+    def add(computation: str, times: int) -> None:
+        for kind, size in own.get(computation, {}).items():
+            found[kind] += size * times
+        for called, repeated in calls.get(computation, []):
+            add(called, times * repeated)
+
+    add(entry, 1)
+    return dict(found)
+
+
+def _size(shapes: str, *, started: bool) -> int:
+    """Bytes of the shapes in a result; an operation that is only started names its input as well."""
+    sizes = [
+        math.prod(int(n) for n in dims.split(",") if n) * _BYTES.get(kind, 4)
+        for kind, dims in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", shapes)
+    ]
+    return max(sizes, default=0) if started else sum(sizes)

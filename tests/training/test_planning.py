@@ -1,0 +1,157 @@
+"""FLOPs by counting layers, bytes by the shapes, and the plan of a small run on virtual devices."""
+
+import dataclasses
+import importlib.util
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from difflax.hardware import CHIPS
+from difflax.training.flops import count_flops
+from difflax.training.planning import Plan, collective_bytes, topology_devices
+from difflax.types import UserError
+from tests.runs import ROOT, SMALL
+from tests.training.mesh_run import MODEL
+
+
+def forward_flops(batch, edge, width, context, tokens):
+    """Of `mesh_run`'s UNet, layer by layer: conv_in, a block with a transformer, two on the way up (whose
+    first convolutions read what they skip), conv_out.
+    """
+
+    def conv(n_in, n_out, k=3):
+        return 2 * edge**2 * k * k * n_in * n_out
+
+    def linear(n_in, n_out, rows=1):
+        return 2 * rows * n_in * n_out
+
+    embedding = 4 * width
+    n = edge**2
+    time = linear(width, embedding) + linear(embedding, embedding)
+    attention = 4 * linear(width, width, n) + 2 * 2 * n * n * width
+    cross = 2 * linear(width, width, n) + 2 * linear(context, width, tokens) + 2 * 2 * n * tokens * width
+    feed_forward = linear(width, 8 * width, n) + linear(4 * width, width, n)
+    transformer = 2 * conv(width, width, 1) + attention + cross + feed_forward
+
+    def block(n_in):
+        shortcut = conv(n_in, width, 1) if n_in != width else 0
+        return conv(n_in, width) + conv(width, width) + linear(embedding, width) + shortcut
+
+    total = conv(3, width) + time + block(width) + 2 * block(2 * width) + 3 * transformer + conv(width, 3)
+    return batch * total
+
+
+def test_flops_are_those_of_the_layers():
+    """The forward pass to a percent, and three times as much with the gradient, less the first layer's."""
+    params = MODEL.abstract()
+    x = jax.ShapeDtypeStruct((4, 8, 8, 3), jnp.float32)
+    t, context = jax.ShapeDtypeStruct((4,), jnp.float32), jax.ShapeDtypeStruct((4, 5, 32), jnp.float32)
+    forward = jax.make_jaxpr(MODEL.apply)(params, x, t, context)
+    expected = forward_flops(4, 8, 16, 32, 5)
+    np.testing.assert_allclose(count_flops(forward), expected, rtol=0.01)
+    loss = jax.make_jaxpr(jax.grad(lambda *args: MODEL.apply(*args).sum()))(params, x, t, context)
+    np.testing.assert_allclose(count_flops(loss), 3 * expected, rtol=0.05)
+
+
+def test_loops_count_as_often_as_they_run_and_strides_only_what_they_touch():
+    a = jnp.ones((8, 8))
+    loop = jax.make_jaxpr(lambda x: jax.lax.scan(lambda c, _: (c @ a, None), x, length=5))(a)
+    assert count_flops(loop) == 5 * 2 * 8**3
+
+    def strided(w, x):
+        return jax.lax.conv_general_dilated(
+            x, w, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        ).sum()
+
+    w, x = jnp.ones((4, 4, 3, 5)), jnp.ones((2, 16, 16, 3))
+    forward = 2 * (2 * 8 * 8) * (4 * 4) * 3 * 5
+    assert count_flops(jax.make_jaxpr(strided)(w, x)) == forward
+    np.testing.assert_allclose(count_flops(jax.make_jaxpr(jax.grad(strided))(w, x)), 2 * forward)
+    both = jax.make_jaxpr(jax.grad(strided, argnums=(0, 1)))(w, x)
+    np.testing.assert_allclose(count_flops(both), 3 * forward)
+
+
+PROGRAM = """
+%add (a: f32[], b: f32[]) -> f32[] {
+  ROOT %sum = f32[] add(%a, %b)
+}
+%body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
+  %reduced = f32[8]{0} all-reduce(%x), replica_groups={}, to_apply=%add
+}
+ENTRY %main (p0: f32[4]) -> f32[8] {
+  %gathered = bf16[16,4]{1,0} all-gather(%p0), dimensions={0}
+  %loop = (s32[], f32[8]) while(%t), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"6"}}
+  %started = (f32[2], f32[8]{0}) all-gather-start(%p0), dimensions={0}
+  %both = (f32[3]{0}, f32[5]{0}) all-reduce(%a, %b), to_apply=%add
+}
+"""
+
+
+def test_bytes_of_collectives_in_a_program():
+    found = collective_bytes(PROGRAM)
+    assert found == {"all-gather": 16 * 4 * 2 + 8 * 4, "all-reduce": 6 * 8 * 4 + (3 + 5) * 4}
+
+
+def plan(**changes):
+    made = Plan(
+        devices=4, kind="TPU v5e", batch_size=64, parameters=10**9, optimizer=2 * 10**9, average=10**9,
+        arguments=4 * 10**9, temporaries=8 * 10**9, peak=12 * 10**9, flops=1.97e12, accessed=8.19e9,
+        collectives={"all-reduce": 10**8}, trace_seconds=0.0, compile_seconds=0.0, chip=CHIPS["v5e"],
+    )  # fmt: skip
+    return dataclasses.replace(made, **changes)
+
+
+def test_the_roofline_is_the_longest_of_its_parts():
+    made = plan()
+    assert made.times == pytest.approx({"arithmetic": 0.01, "memory": 0.01, "collectives": 5e-4})
+    assert made.step_seconds == pytest.approx(0.01) and made.mfu == pytest.approx(1.0)
+    slow = plan(accessed=4 * 8.19e9)
+    assert slow.mfu == pytest.approx(0.25) and any(
+        "memory is the bottleneck" in text for text in slow.advice()
+    )
+    assert made.fits and made.largest_batch == int(64 * (16 * 2**30 - 5e9) / 7e9) // 4 * 4
+    large = plan(peak=40 * 10**9)
+    assert not large.fits and any("training.batch_size" in text for text in large.advice())
+
+
+def test_a_small_plan_on_virtual_devices(tmp_path):
+    """The command, in a process of its own: shares of the state by hand, its FLOPs by the layers."""
+    arguments = [
+        "plan", f"--config={ROOT / 'configs' / 'shapes.py'}", *SMALL, "--topology=cpu:4", "--tokens=24",
+        "--config.mesh.data=1", "--config.mesh.fsdp=4", f"--output={tmp_path / 'plan.md'}",
+    ]  # fmt: skip
+    program = "import sys; from difflax.cli.main import run; sys.exit(run(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = dict(
+        [part.strip() for part in line.strip("|").split("|")]
+        for line in (tmp_path / "plan.md").read_text().splitlines()
+        if line.startswith("|") and "---" not in line
+    )
+    assert rows["devices"].startswith("4 × ")
+    numbers = {name: float(rows[name].removesuffix(" MB")) for name in ("parameters", "optimizer")}
+    assert numbers["optimizer"] == pytest.approx(2 * numbers["parameters"], rel=0.02)
+    assert "all-gather" in rows["collectives"]
+
+
+def test_a_tpu_without_its_compiler_is_one_line():
+    if importlib.util.find_spec("libtpu") is not None:
+        assert len(topology_devices("v5e:2x2")) == 4
+        return
+    with pytest.raises(UserError, match="no TPU compiler for it here"):
+        topology_devices("v5e:2x2")
+
+
+@pytest.mark.parametrize("topology", ["v5e", "cpu:0", "gpu:3", "v5e:4"])
+def test_topologies_that_are_none(topology):
+    with pytest.raises(UserError, match="give v5e:4x4"):
+        topology_devices(topology)
