@@ -5,13 +5,16 @@ in one global order, so batch ``k`` of all processes together holds the same row
 state is the number of the next batch: the same on every process, and valid for another number of them.
 """
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 import grain
 import jax
 import numpy as np
 
+from difflax.data.buckets import OneShapeABatch
 from difflax.data.records import Record, Records
+from difflax.data.transforms import Frame
 from difflax.types import Batch, UserError
 
 IN_MEMORY_BYTES = 2**30  # decoded images up to this size stay in memory: 350,000 of 32×32×3
@@ -23,7 +26,8 @@ class Loader:
     """The batches of this process, without end or for some epochs.
 
     A batch is ``{"image": uint8 [b, h, w, c], "caption": list of b, "index": int64 [b]}``; ``index`` is the
-    example's row in its split. Records with masks add ``"mask"``: uint8 [b, h, w, 1].
+    example's row in its split. ``"original_size"`` and ``"corner"``, int32 [b, 2], are those of its `Frame`.
+    Records with masks add ``"mask"``: uint8 [b, h, w, 1], and those with scores ``"score"``: float32 [b].
 
     Args:
         records: what ``source.split(name)`` gives.
@@ -32,6 +36,8 @@ class Loader:
         shuffle: otherwise the rows come in their order, every epoch.
         num_epochs: ``None`` repeats for ever, and a batch may hold the end of one epoch and the start of the
             next. A number ends after so many; the last batch may be short, so that each row comes once.
+        buckets: of each row, where images have several shapes: a batch holds those of one bucket, see
+            `OneShapeABatch`; ``num_epochs`` must then be ``None``.
         in_memory: decode everything at once and keep it; ``None`` does so up to `IN_MEMORY_BYTES`.
         process_index, process_count: default to JAX's.
 
@@ -47,6 +53,7 @@ class Loader:
         seed: int,
         shuffle: bool = True,
         num_epochs: int | None = None,
+        buckets: Sequence[int] | None = None,
         in_memory: bool | None = None,
         process_index: int | None = None,
         process_count: int | None = None,
@@ -68,15 +75,20 @@ class Loader:
         self._records = InMemory(records) if in_memory else records
 
         rows = grain.MapDataset.source(_Numbered(self._records))
-        if shuffle:
-            rows = rows.shuffle(seed=seed)
-        rows = rows.repeat(num_epochs)
+        if buckets is not None:
+            if num_epochs is not None:
+                raise ValueError("buckets go on without end: num_epochs must be None")
+            rows = OneShapeABatch(rows, buckets, batch_size=batch_size, seed=seed, shuffle=shuffle)
+        else:
+            rows = (rows.shuffle(seed=seed) if shuffle else rows).repeat(num_epochs)
         if records.flip:
             rows = rows.random_map(_Mirror(records.flip), seed=seed)
         batches = rows[index::count].batch(batch_size // count, batch_fn=_collate)
         threads, ahead = (0, 0) if in_memory else (READ_THREADS, BATCHES_AHEAD)
         self._batches = iter(batches.to_iter_dataset(grain.ReadOptions(threads, ahead)))
         self._order = {"batch_size": batch_size, "seed": seed, "shuffle": shuffle, "rows": len(records)}
+        if buckets is not None:
+            self._order["buckets"] = len(set(buckets))
 
     @property
     def captions(self) -> Sequence[str]:
@@ -100,9 +112,9 @@ class Loader:
             UserError: the state is of another order, which these batches cannot continue.
         """
         for name, mine in self._order.items():
-            if state[name] != mine:
+            if state.get(name) != mine:
                 raise UserError(
-                    f"the stored position in the data is for {name} = {state[name]}, not {mine}: "
+                    f"the stored position in the data is for {name} = {state.get(name)}, not {mine}: "
                     "set it back, or train in a new workdir"
                 )
         self._batches.set_state({"next_index": state["next_batch"]})
@@ -113,16 +125,15 @@ class InMemory:
 
     def __init__(self, records: Records):
         rows = records.__getitems__(range(len(records)))
-        self.images = np.stack([row.image for row in rows])
         self.captions = [row.caption for row in rows]
-        self.masks = [row.mask for row in rows]
         self.flip = records.flip
+        self._rows = rows
 
     def __len__(self) -> int:
-        return len(self.captions)
+        return len(self._rows)
 
     def __getitem__(self, row: int) -> Record:
-        return Record(self.images[row], self.captions[row], self.masks[row])
+        return self._rows[row]
 
     def __getitems__(self, rows: Sequence[int]) -> list[Record]:
         return [self[row] for row in rows]
@@ -151,16 +162,22 @@ class _Mirror(grain.transforms.RandomMap):
         row, record = element
         if rng.random() < self._probability:
             mask = None if record.mask is None else record.mask[:, ::-1]
-            record = Record(record.image[:, ::-1], record.caption, mask)
+            # What was cut off is as much on either side, so that the frame stays.
+            record = dataclasses.replace(record, image=record.image[:, ::-1], mask=mask)
         return row, record
 
 
 def _collate(rows: Sequence[tuple[int, Record]]) -> Batch:
+    frames = [record.frame or Frame(record.image.shape[:2]) for _, record in rows]
     batch = {
         "image": np.stack([record.image for _, record in rows]),
         "caption": [record.caption for _, record in rows],
         "index": np.array([row for row, _ in rows], np.int64),
+        "original_size": np.array([frame.original_size for frame in frames], np.int32),
+        "corner": np.array([frame.corner for frame in frames], np.int32),
     }
     if rows[0][1].mask is not None:
         batch["mask"] = np.stack([record.mask for _, record in rows])
+    if rows[0][1].score is not None:
+        batch["score"] = np.array([record.score for _, record in rows], np.float32)
     return batch

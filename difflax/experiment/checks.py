@@ -55,7 +55,7 @@ def check(config: ConfigDict) -> None:
     if "evaluation" in config:
         build(PROTOCOLS, config.evaluation, "config.evaluation")
     parts = make_diffusion(config)
-    height, width, channels = settings.source.image_shape
+    channels = settings.source.image_shape[-1]
     if parts.codec.channels != channels:
         raise UserError(
             f"config.autoencoder.channels = {parts.codec.channels}, but the images of config.data have"
@@ -77,14 +77,16 @@ def check(config: ConfigDict) -> None:
             "config.loss.time_sampler (running_loss) follows the size of the loss, which"
             " config.loss.uncertainty (learned) takes away: choose one of them"
         )
-    shape = parts.codec.latent_shape(height, width)
-    unet(config, shape[-1]).abstract()
     levels = len(config.model.block_out_channels)
-    if any(edge % 2 ** (levels - 1) for edge in shape[:2]):
-        raise UserError(
-            f"config.model.block_out_channels has {levels} levels, which halve {levels - 1} times, but the"
-            f" latent is {shape[0]} × {shape[1]}: use fewer levels or a smaller config.autoencoder.patch_size"
-        )
+    for height, width, _ in getattr(settings.source, "image_shapes", (settings.source.image_shape,)):
+        shape = parts.codec.latent_shape(height, width)
+        if any(edge % 2 ** (levels - 1) for edge in shape[:2]):
+            raise UserError(
+                f"config.model.block_out_channels has {levels} levels, which halve {levels - 1} times, but"
+                f" the latent is {shape[0]} × {shape[1]}: use fewer levels or a smaller"
+                " config.autoencoder.patch_size"
+            )
+    unet(config, shape[-1]).abstract()
     if settings.options.steps <= settings.optimizer.warmup_steps:
         raise UserError(
             f"config.optimizer.warmup_steps = {settings.optimizer.warmup_steps} must be less than"

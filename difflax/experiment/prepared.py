@@ -27,4 +27,5 @@ class Prepared:
 
 def make_loader(settings: Settings) -> Loader:
     split = settings.source.split("train")
-    return Loader(split, batch_size=settings.options.batch_size, seed=settings.seed)
+    buckets = getattr(split, "buckets", None)
+    return Loader(split, batch_size=settings.options.batch_size, seed=settings.seed, buckets=buckets)

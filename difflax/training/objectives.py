@@ -157,13 +157,16 @@ class Denoising(Plain):
 def drop_captions(
     conditioning: Conditioning, null: Conditioning, share: float, keys: Key[Array, " b"]
 ) -> Conditioning:
-    """``null`` in place of each row with probability ``share``."""
+    """``null`` in place of each row with probability ``share``; the sizes of an image are no caption and
+    stay.
+    """
     dropped = jax.vmap(lambda k: jax.random.bernoulli(k, share))(keys)
 
     def replace(given: Array, empty: Array) -> Array:
         return jnp.where(dropped.reshape(-1, *[1] * (given.ndim - 1)), empty, given)
 
-    return jax.tree.map(replace, conditioning, null)
+    made = jax.tree.map(replace, dataclasses.replace(conditioning, time_ids=None), null)
+    return dataclasses.replace(made, time_ids=conditioning.time_ids)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
