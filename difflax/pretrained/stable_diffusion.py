@@ -8,7 +8,6 @@ configs, names and shapes are checked before a tensor is read.
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -22,6 +21,7 @@ from difflax.models.autoencoder_kl import AutoencoderKLConfig, KLCodec
 from difflax.models.functional import Functional, functional
 from difflax.models.layers import choose
 from difflax.models.unet import UNet2DConditionModel, reads_pooled
+from difflax.pretrained.autoencoder import CONFIG, WEIGHTS, newer_names
 from difflax.pretrained.hub import INDEX
 from difflax.pretrained.names import check_names, from_torch, to_torch
 from difflax.pretrained.schedulers import Sampling, read_scheduler
@@ -42,10 +42,7 @@ PIPELINES = dict.fromkeys(
         "StableDiffusionXLImg2ImgPipeline",
     )
 )
-CONFIG, SCHEDULER_CONFIG, WEIGHTS = "config.json", "scheduler_config.json", "diffusion_pytorch_model"
-
-_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Names in the autoencoders of the first checkpoints."""
+SCHEDULER_CONFIG = "scheduler_config.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,7 +191,7 @@ def load_stable_diffusion(
     configs = read_configs(folder)
     model, codec, _ = configs.build(dtype)
     unet = open_weights(folder / "unet", WEIGHTS, variant=variant)
-    vae = _renamed(open_weights(folder / "vae", WEIGHTS, variant=variant))
+    vae = newer_names(open_weights(folder / "vae", WEIGHTS, variant=variant))
     where = f"in {folder}"
     check_names(unet, model.abstract(), f"the UNet {where}")
     check_names(vae, codec.network.abstract(), f"the autoencoder {where}")
@@ -288,14 +285,3 @@ def save_stable_diffusion(
     entries |= save_text_encoders(text_encoder, configs.index, folder)
     # Last, so that a folder with an index is whole.
     write_json(folder / INDEX, dict(sorted(entries.items())))
-
-
-def _renamed(vae: Mapping[str, Any]) -> dict[str, Any]:
-    """The autoencoder's tensors, the attention's by their newer names."""
-    renamed = {}
-    for name, tensor in vae.items():
-        *parents, layer, last = name.split(".")
-        if layer in _OLD_ATTENTION and "attentions" in parents:
-            name = ".".join([*parents, _OLD_ATTENTION[layer], last])
-        renamed[name] = tensor
-    return renamed
