@@ -9,7 +9,6 @@ difflax sample --pretrained=sdxl --refiner=refiner --prompt="a cat" --original_s
 
 import dataclasses
 import pathlib
-import typing
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,10 +17,6 @@ from absl import flags
 
 from difflax.micro_conditioning import MicroConditioning
 from difflax.types import UserError
-
-if typing.TYPE_CHECKING:
-    from difflax.ensemble import Ensemble
-    from difflax.generation import Pipeline
 
 
 def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -72,7 +67,7 @@ def micro_settings(values: flags.FlagValues) -> dict[str, Any]:
     return {"micro": MicroConditioning(**given)} if given else {}
 
 
-def with_refiner(values: flags.FlagValues, pipeline: "Pipeline") -> "Pipeline | Ensemble":
+def with_refiner(values: flags.FlagValues, pipeline):
     """The pipeline, or with ``--refiner`` both in one run."""
     if values.refiner is None:
         return pipeline
