@@ -40,7 +40,7 @@ def from_pretrained(
     tokenizer: str | None = None,
     prediction_type: str | None = None,
 ) -> "Pipeline":
-    """A Stable Diffusion 1.x or 2.x checkpoint, ready to make images; see `difflax.generation.Pipeline`.
+    """A Stable Diffusion 1.x, 2.x or XL checkpoint, ready to make images; see `difflax.generation.Pipeline`.
 
     Args:
         source: a folder in diffusers' layout, a Hub id, or a ``.safetensors`` file in the original layout.

@@ -13,14 +13,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key
 
 from difflax import streams
-from difflax.diffusion.denoisers import NetworkInput, make_denoiser
-from difflax.diffusion.guidance import Guidance, Guided, Prompts
+from difflax.diffusion.denoisers import NetworkInput, make_denoiser, time_of
+from difflax.diffusion.guidance import ClassifierFreeGuidance, Guidance, Guided, Prompts
+from difflax.diffusion.level_sequences import levels_between
 from difflax.diffusion.predictions import PredictionType
 from difflax.diffusion.run_options import RunOptions
 from difflax.diffusion.samplers.base import Sampler, sample
 from difflax.diffusion.samplers.inpaint import Inpaint
-from difflax.diffusion.schedules import NoiseLevel, NoiseSchedule, add_noise
+from difflax.diffusion.schedules import NoiseLevel, NoiseSchedule, add_noise, noise_level
 from difflax.diffusion.time_grids import TimeGrid, pad_levels
+from difflax.micro_conditioning import MicroConditioning
 from difflax.models.autoencoder import Codec
 from difflax.models.functional import Functional, conditional_network
 from difflax.models.perturbation import Perturbation
@@ -28,9 +30,9 @@ from difflax.pretrained.lora import merge_lora
 from difflax.pretrained.schedulers import Sampling
 from difflax.pretrained.stable_diffusion import Configs, StableDiffusion, save_stable_diffusion
 from difflax.pretrained.textual_inversion import add_token, read_embeddings
-from difflax.request import Request
+from difflax.request import Begins, Request
 from difflax.text.encoders import TextEncoder
-from difflax.text.prompts import encode_prompts
+from difflax.text.prompts import PromptEncoder, encode_prompts
 from difflax.types import Conditioning, Params, UserError
 
 STEPS_COMPILED = 50
@@ -81,6 +83,9 @@ class Pipeline:
         unit_start: whether a run starts from noise of unit variance at any level, see
             `difflax.pretrained.schedulers.Sampling`.
         fills_masks: whether the network also reads a mask and the image under it (inpainting checkpoints).
+        sizes: how many numbers the network reads beside the text, see `MicroConditioning`; 0: none.
+        refines: whether it only goes on from what another model made (Stable Diffusion XL's refiner).
+        strength: how far an image is noised unless a call says otherwise.
         height, width: of the images, in pixels, unless a call says otherwise.
         batch_size: the most images in one call of the network's program; smaller requests are filled up to a
             power of two, so that few programs are ever compiled. A batch is spread over all local devices.
@@ -95,7 +100,7 @@ class Pipeline:
     schedule: NoiseSchedule
     prediction_type: PredictionType
     network_input: NetworkInput
-    text_encoder: TextEncoder
+    text_encoder: PromptEncoder
     null: Conditioning
     samplers: dict[str, Sampler]
     sampler: Sampler
@@ -107,6 +112,9 @@ class Pipeline:
     weak_params: Params | None = None
     unit_start: bool = False
     fills_masks: bool = False
+    sizes: int = 0
+    refines: bool = False
+    strength: float = 0.8
     height: int
     width: int
     batch_size: int = 64
@@ -115,9 +123,17 @@ class Pipeline:
 
     @classmethod
     def of_checkpoint(
-        cls, checkpoint: StableDiffusion, samplers: dict[str, Sampler], guidance: Guidance, **settings: Any
+        cls,
+        checkpoint: StableDiffusion,
+        samplers: dict[str, Sampler],
+        guidance: Guidance | None = None,
+        **settings: Any,
     ) -> "Pipeline":
-        """The pipeline of a checkpoint of the Hub; ``settings`` are other fields."""
+        """The pipeline of a checkpoint of the Hub, by default with its own scale of guidance; ``settings`` are
+        other fields.
+        """
+        if guidance is None:
+            guidance = ClassifierFreeGuidance(scale=checkpoint.guidance_scale)
         sampling = {f.name: getattr(checkpoint.sampling, f.name) for f in dataclasses.fields(Sampling)}
         height, width = checkpoint.image_size
         return cls(
@@ -126,10 +142,13 @@ class Pipeline:
             codec=checkpoint.codec,
             codec_params=checkpoint.codec_params,
             text_encoder=checkpoint.text_encoder,
-            null=dataclasses.replace(checkpoint.text_encoder.encode([""]), pooled=None),
+            null=checkpoint.null,
             samplers=samplers,
             guidance=guidance,
             fills_masks=checkpoint.fills_masks,
+            sizes=checkpoint.sizes,
+            refines=checkpoint.refines,
+            strength=0.3 if checkpoint.refines else 0.8,
             height=height,
             width=width,
             configs=checkpoint.configs,
@@ -155,6 +174,9 @@ class Pipeline:
         strength: float | None = None,
         weighted: bool = False,
         chunked: bool = False,
+        micro: MicroConditioning | None = None,
+        denoising_start: float | None = None,
+        denoising_end: float | None = None,
     ) -> Float[np.ndarray, "b h w c"]:
         """Images of ``b`` prompts, float32 [b, height, width, channels] in [0, 1].
 
@@ -166,20 +188,27 @@ class Pipeline:
             num_steps: of the sampler.
             sampler: a name or a sampler.
             seed: one for all, or one each.
-            latents: the noise to start from, unit variance, instead of the seed's.
+            latents: the noise to start from, unit variance, instead of the seed's; with ``denoising_start``
+                the latents that another model handed over.
             num_images: of each prompt, one after the other, with successive seeds.
             image: start from this picture: uint8, or in [0, 1]; one for all, or one an image.
             mask: make the image anew where this is above a half, and keep ``image`` elsewhere.
             strength: how far ``image`` is noised, in (0, 1]: the share of the steps that is taken. Default
-                0.8, and 1 with a mask.
+                0.8 (refiners 0.3), and 1 with a mask.
             weighted: prompts have weights in brackets, ``(word:1.3)``; see `encode_prompts`.
             chunked: a prompt that is too long is encoded in pieces, and not cut.
+            micro: the sizes and the frame that Stable Diffusion XL is told; by default those of a whole image
+                of the size that is made.
+            denoising_start: the share of the run that another model has made: go on from its ``latents``.
+            denoising_end: the share after which another model goes on. Then what is returned are no images
+                but latents, [b, lh, lw, lc], on the path of ``schedule``.
 
         Raises:
             UserError: for an empty list of prompts, lists of different lengths, or a value out of range.
         """
         request = Request.make(self, prompt, negative_prompt, seed, num_images, latents, height, width)
-        request = request.with_image(self, image, mask, strength)
+        request = request.with_part(denoising_start, denoising_end).with_image(self, image, mask, strength)
+        request = request.with_micro(self, micro)
         condition = functools.partial(self._condition, weighted=weighted, chunked=chunked)
         guided = self._guided(request, condition, pieces=weighted or chunked)
         return self._generate(request, guided, guidance_scale, num_steps, sampler, trajectory=False)[0]
@@ -196,7 +225,8 @@ class Pipeline:
     ) -> Denoised:
         """The images of a call with every step's estimate of them; arguments as there."""
         request = Request.make(self, prompt, negative_prompt, seed, 1, None, None, None)
-        guided = self._guided(request.with_image(self, None, None, None), self._condition, pieces=False)
+        request = request.with_image(self, None, None, None).with_micro(self, None)
+        guided = self._guided(request, self._condition, pieces=False)
         images, estimates = self._generate(
             request, guided, guidance_scale, num_steps, sampler, trajectory=True
         )
@@ -213,6 +243,22 @@ class Pipeline:
             return self.options.levels(self.schedule, self.time_grid, num_steps, self.prediction_type)
         except ValueError as error:
             raise UserError(f"num_steps={num_steps}: {error}") from error
+
+    def part_of(self, levels: NoiseLevel, start: float | None, end: float | None) -> NoiseLevel:
+        """The steps of a run from its share ``start`` to its share ``end``, each in (0, 1) or ``None``.
+
+        Raises:
+            UserError: there is no step in it, or the run goes back up.
+        """
+        if start is None and end is None:
+            return levels
+        if self.options.restart is not None:
+            raise UserError("a run that goes back up (restart) has no parts: give no denoising_start or _end")
+        limits = [None if share is None else self.network_input.boundary(share) for share in (start, end)]
+        try:
+            return levels_between(levels, np.asarray(time_of(self.schedule, levels)), *limits)
+        except ValueError as error:
+            raise UserError(f"denoising_start={start}, denoising_end={end}: {error}") from error
 
     def with_guidance_scale(self, scale: float | int | None) -> Guidance:
         """The default guidance, at ``scale`` if one is given."""
@@ -262,11 +308,12 @@ class Pipeline:
         Raises:
             UserError: a file that is none, or of another model; see `difflax.pretrained.lora.read_lora`.
         """
-        networks = {"unet": self.params, "text_encoder": self.text_encoder.params}
+        encoder = self._single_text_encoder("LoRA")
+        networks = {"unet": self.params, "text_encoder": encoder.params}
         for path, weight in loras:
             networks = merge_lora(path, networks, weight)
         changed = dataclasses.replace(self, params=networks["unet"])
-        return changed.with_text_encoder(self.text_encoder.replace(params=networks["text_encoder"]))
+        return changed.with_text_encoder(encoder.replace(params=networks["text_encoder"]))
 
     def with_textual_inversion(self, path: epath.PathLike, token: str | None = None) -> "Pipeline":
         """The pipeline with the token of a textual inversion's file; prompts may then name it.
@@ -278,13 +325,18 @@ class Pipeline:
             UserError: no such file, one of another model, or a token that the tokenizer already has.
         """
         token, rows = read_embeddings(path, token)
-        return self.with_text_encoder(add_token(self.text_encoder, token, rows))
+        return self.with_text_encoder(add_token(self._single_text_encoder("textual inversion"), token, rows))
 
     def with_text_encoder(self, encoder: TextEncoder) -> "Pipeline":
         """The pipeline with another text encoder, and what it says of no prompt."""
         null = encoder.encode([""])
         null = dataclasses.replace(null, pooled=None) if self.null.pooled is None else null
         return dataclasses.replace(self, text_encoder=encoder, null=null)
+
+    def _single_text_encoder(self, what: str) -> TextEncoder:
+        if not isinstance(self.text_encoder, TextEncoder):
+            raise UserError(f"{what}: only models with one text encoder (Stable Diffusion 1.x, 2.x) take it yet")
+        return self.text_encoder
 
     def _sampler(self, sampler: str | Sampler | None) -> Sampler:
         if sampler is None:
@@ -325,9 +377,12 @@ class Pipeline:
             both = condition([*request.prompts, *(request.negatives or [""] * count)])
             positive = jax.tree.map(lambda a: a[:count], both)
             negative = jax.tree.map(lambda a: a[count:], both)
+            if request.negatives is None and self._null_is_zero:
+                negative = jax.tree.map(jnp.zeros_like, negative)
         else:
             positive = condition(request.prompts)
             negative = self._negative(request, condition)
+        positive, negative = _with_sizes(request, positive, negative)
         if self.fills_masks:
             under = self._encode(request.image * (1 - request.mask))
             seen = jnp.concatenate([self._latent_mask(request), under], axis=-1)
@@ -344,10 +399,9 @@ class Pipeline:
                 )
         if self.fills_masks:
             raise UserError("an inpainting checkpoint takes no composed prompts: choose another guidance")
-        return Prompts(
-            tuple(condition(list(column)) for column in zip(*parts, strict=True)),
-            self._negative(request, condition),
-        )
+        prompts = [condition(list(column)) for column in zip(*parts, strict=True)]
+        *prompts, negative = _with_sizes(request, *prompts, self._negative(request, condition))
+        return Prompts(tuple(prompts), negative)
 
     def _negative(self, request: Request, condition: Any) -> Conditioning:
         """What training put in place of dropped captions, or the negative prompts."""
@@ -355,6 +409,11 @@ class Pipeline:
             return condition(request.negatives)
         count = len(request.prompts)
         return jax.tree.map(lambda a: jnp.broadcast_to(a, (count, *a.shape[1:])), self.null)
+
+    @functools.cached_property
+    def _null_is_zero(self) -> bool:
+        """Whether no negative prompt is the zero condition, and not that of an empty prompt."""
+        return not any(np.any(leaf) for leaf in jax.tree.leaves(self.null))
 
     def _latent_mask(self, request: Request) -> Float[np.ndarray, "b lh lw 1"]:
         height, width, _ = request.shape
@@ -394,7 +453,8 @@ class Pipeline:
         *,
         trajectory: bool,
     ) -> tuple[np.ndarray, np.ndarray]:
-        levels = request.levels(self.levels(self.num_steps if num_steps is None else num_steps))
+        levels = self.levels(self.num_steps if num_steps is None else num_steps)
+        levels = request.levels(self, levels)
         steps = levels.t.shape[0] - 1
         padded = (
             levels if trajectory else pad_levels(levels, -(-steps // STEPS_COMPILED) * STEPS_COMPILED + 1)
@@ -412,7 +472,7 @@ class Pipeline:
             self._sampler(sampler),
             request.shape,
             self.unit_start,
-            request.from_image,
+            request.begins,
             trajectory,
             params,
             padded,
@@ -421,10 +481,13 @@ class Pipeline:
             weak_params,
         )
         known = mask = None
-        if request.image is not None and (request.from_image or not self.fills_masks):
+        if request.image is not None and (request.begins == "image" or not self.fills_masks):
             known = self._encode(request.image)
         if request.mask is not None and not self.fills_masks:
             mask = self._latent_mask(request)
+        finish = functools.partial(_decode, self.codec, codec_params)
+        if request.end is not None:
+            finish = functools.partial(jnp.multiply, _length_on_path(self.schedule, levels[-1]))
         images, estimates = [], []
         count, devices = len(request.prompts), 1 if self._devices is None else self._devices.size
         batch_size = max(self.batch_size // devices, 1) * devices
@@ -440,7 +503,7 @@ class Pipeline:
                 spread = NamedSharding(self._devices, PartitionSpec("data"))
                 keys, inputs = jax.device_put((keys, inputs), spread)
             latents, made = run(keys, *inputs)
-            images.append(np.asarray(_decode(self.codec, codec_params, latents))[: stop - start])
+            images.append(np.asarray(finish(latents))[: stop - start])
             if trajectory:
                 decoded = jax.vmap(functools.partial(_decode, self.codec, codec_params))(made)
                 estimates.append(np.asarray(decoded)[:, : stop - start])
@@ -456,7 +519,7 @@ def _sample_batch(
     sampler: Sampler,
     shape: tuple[int, int, int],
     unit_start: bool,
-    from_image: bool,
+    begins: Begins,
     trajectory: bool,
     params: Params,
     levels: NoiseLevel,
@@ -482,8 +545,10 @@ def _sample_batch(
     if noise is None:
         noise = streams.normal(streams.substream(keys, "init"), shape)
     first = levels[0]
-    if from_image:
+    if begins == "image":
         x_init = add_noise(known, noise, first)
+    elif begins == "latents":
+        x_init = noise / _length_on_path(schedule, first)
     else:
         x_init = (jnp.hypot(first.alpha, first.sigma) if unit_start else first.sigma) * noise
     if mask is not None:
@@ -498,6 +563,24 @@ def _sample_batch(
         return_trajectory=trajectory,
     )
     return made if trajectory else (made, None)
+
+
+def _length_on_path(schedule: NoiseSchedule, level: NoiseLevel) -> Float[Array, ""]:
+    """What turns latents at ``level`` into those of the schedule's own path."""
+    own = noise_level(schedule, time_of(schedule, level))
+    return jnp.hypot(own.alpha, own.sigma) / jnp.hypot(level.alpha, level.sigma)
+
+
+def _with_sizes(request: Request, *conditions: Conditioning) -> tuple[Conditioning, ...]:
+    """The conditions, of which the last is the negative, with the numbers that the network reads."""
+    if request.time_ids is None:
+        return conditions
+    told = [request.time_ids[0]] * (len(conditions) - 1) + [request.time_ids[1]]
+    count = len(request.prompts)
+    return tuple(
+        dataclasses.replace(condition, time_ids=jnp.broadcast_to(numbers, (count, len(numbers))))
+        for condition, numbers in zip(conditions, told, strict=True)
+    )
 
 
 @functools.partial(jax.jit, static_argnums=0)

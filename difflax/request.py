@@ -3,18 +3,23 @@
 import dataclasses
 import typing
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from difflax.diffusion.level_sequences import levels_from
 from difflax.diffusion.levels import NoiseLevel
 from difflax.images import read_images, read_masks
+from difflax.micro_conditioning import MicroConditioning
 from difflax.types import UserError
 
 if typing.TYPE_CHECKING:
     from difflax.generation import Pipeline
+
+
+Begins = Literal["noise", "image", "latents"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,7 +30,10 @@ class Request:
         shape: of one latent.
         image, mask: [b, h, w, c] in [-1, 1] and [b, h, w, 1].
         strength: the share of the steps that is taken.
-        from_image: the run starts from the noised image.
+        begins: what the run starts from: noise, the noised image, or the latents that another run handed
+            over.
+        start, end: the share of the run that is left to another model before and after.
+        time_ids: of the positive and of the negative condition; ``None`` for a network that reads none.
     """
 
     prompts: list[str]
@@ -38,7 +46,10 @@ class Request:
     image: np.ndarray | None = None
     mask: np.ndarray | None = None
     strength: float = 1.0
-    from_image: bool = False
+    begins: Begins = "noise"
+    start: float | None = None
+    end: float | None = None
+    time_ids: tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]] | None = None
 
     @classmethod
     def make(
@@ -83,6 +94,13 @@ class Request:
         """The same with the picture to start from."""
         if pipeline.fills_masks and (image is None or mask is None):
             raise UserError("this checkpoint fills masks in: give image and mask")
+        if pipeline.refines and image is None and self.begins == "noise":
+            raise UserError(
+                "this checkpoint is a refiner, which makes no image from noise: give image, or the base's"
+                " latents and denoising_start"
+            )
+        if image is not None and self.begins == "latents":
+            raise UserError("denoising_start goes on from latents: leave image out")
         if image is None:
             for name, value in (("mask", mask), ("strength", strength)):
                 if value is not None:
@@ -97,19 +115,46 @@ class Request:
                 " wanted: resize it, or give height and width"
             )
         masks = None if mask is None else read_masks(mask, len(self.prompts), self.height, self.width)
-        share = (0.8 if mask is None else 1.0) if strength is None else strength
+        share = (pipeline.strength if mask is None else 1.0) if strength is None else strength
         return dataclasses.replace(
             self,
             image=images,
             mask=masks,
             strength=share,
             # A mask at full strength leaves nothing of what was under it.
-            from_image=mask is None or share < 1,
+            begins="image" if mask is None or share < 1 else "noise",
         )
 
-    def levels(self, levels: NoiseLevel) -> NoiseLevel:
-        """The part of a run that is taken."""
-        return levels if self.strength == 1 else levels_from(levels, self.strength)
+    def with_part(self, start: float | None, end: float | None) -> "Request":
+        """The same for a part of the run alone."""
+        for name, value in (("denoising_start", start), ("denoising_end", end)):
+            if value is not None and not 0 < value < 1:
+                raise UserError(f"{name}={value} must lie in (0, 1)")
+        if start is not None and self.latents is None:
+            raise UserError("denoising_start goes on from the latents of another run: give latents")
+        if None not in (start, end) and start >= end:
+            raise UserError(f"denoising_start={start} must be less than denoising_end={end}")
+        begins = self.begins if start is None else "latents"
+        return dataclasses.replace(self, start=start, end=end, begins=begins)
+
+    def with_micro(self, pipeline: "Pipeline", micro: MicroConditioning | None) -> "Request":
+        """The same with the numbers that the network reads beside the text."""
+        if not pipeline.sizes:
+            if micro is not None:
+                raise UserError("micro is given, but this network reads no sizes: only XL's do")
+            return self
+        given = MicroConditioning() if micro is None else micro
+        return dataclasses.replace(self, time_ids=given.numbers(pipeline.sizes, self.height, self.width))
+
+    def levels(self, pipeline: "Pipeline", levels: NoiseLevel) -> NoiseLevel:
+        """The part of a run that is taken.
+
+        Raises:
+            UserError: there is no step in it.
+        """
+        if self.strength < 1:
+            levels = levels_from(levels, self.strength)
+        return pipeline.part_of(levels, self.start, self.end)
 
 
 def _each(value: Any, count: int, name: str) -> list:

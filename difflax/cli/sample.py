@@ -6,8 +6,10 @@ difflax sample --pretrained=sd15 --prompt="a cat in oils" --image=cat.png --stre
 difflax sample --pretrained=sd15 --lora=style.safetensors:0.8 --textual_inversion=learned --prompt="a <cat>" \
   --output=out
 difflax sample --pretrained=sd15_inpainting --prompt="a dog" --image=cat.png --mask=mask.png --output=out
+difflax sample --pretrained=sdxl --refiner=refiner --prompt="a cat" --original_size=2048,2048 --output=out
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from difflax.micro_conditioning import MicroConditioning
 from difflax.types import UserError
 
 
@@ -35,6 +38,46 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     flags.DEFINE_bool(
         "trajectory", False, "also how the images became what they are, step by step", flag_values=values
     )
+    flags.DEFINE_string("refiner", None, "folder or Hub id of XL's refiner", flag_values=values)
+    flags.DEFINE_float("handover", 0.8, "share of the run before --refiner goes on", flag_values=values)
+    define_micro_flags(values)
+
+
+def define_micro_flags(values: flags.FlagValues) -> None:
+    """A flag for each of the numbers that Stable Diffusion XL reads beside the text."""
+    for field in dataclasses.fields(MicroConditioning):
+        if "score" in field.name:
+            flags.DEFINE_float(field.name, None, "of XL's refiner, 1 to 10", flag_values=values)
+        else:
+            flags.DEFINE_list(field.name, None, "of XL: height,width in pixels", flag_values=values)
+
+
+def micro_settings(values: flags.FlagValues) -> dict[str, Any]:
+    """What a call is given of those flags."""
+    given = {}
+    for field in dataclasses.fields(MicroConditioning):
+        value = values[field.name].value
+        if isinstance(value, list):
+            try:
+                given[field.name] = tuple(int(part) for part in value)
+            except ValueError as error:
+                raise UserError(
+                    f"--{field.name}={','.join(value)}: give two numbers, height,width"
+                ) from error
+        elif value is not None:
+            given[field.name] = value
+    return {"micro": MicroConditioning(**given)} if given else {}
+
+
+def with_refiner(values: flags.FlagValues, pipeline):
+    """The pipeline, or with ``--refiner`` both in one run."""
+    if values.refiner is None:
+        return pipeline
+    from difflax import experiment
+    from difflax.ensemble import Ensemble
+
+    options = {name: values[name].value for name in ("dtype", "variant", "revision")}
+    return Ensemble(pipeline, experiment.from_pretrained(values.refiner, **options), values.handover)
 
 
 def define_prompt_flags(values: flags.FlagValues) -> None:
@@ -165,10 +208,14 @@ def run(values: flags.FlagValues) -> None:
         raise UserError(f"--num_images={values.num_images} must be at least 1")
     if values.seed < 0:
         raise UserError(f"--seed={values.seed} must not be negative")
-    pictures = picture_settings(values)
+    pictures = picture_settings(values) | micro_settings(values)
     if pictures and values.trajectory:
         raise UserError(f"--trajectory does not go with --{next(iter(pictures))}")
+    for name in ("image", "mask", "strength", "trajectory"):
+        if values.refiner is not None and values[name].value not in (None, False):
+            raise UserError(f"--{name} does not go with --refiner: refine an image with --pretrained=REFINER")
     pipeline = load_model(values)
+    make = with_refiner(values, pipeline)
     from difflax.evaluation.grids import captioned_grid
     from difflax.evaluation.png import save_png
     from difflax.evaluation.trajectory import write_trajectory
@@ -200,7 +247,7 @@ def run(values: flags.FlagValues) -> None:
             final=images,
         )
     else:
-        images = pipeline(prompts, seed=seeds, **settings, **pictures)
+        images = make(prompts, seed=seeds, **settings, **pictures)
     for i, (image, prompt, seed) in enumerate(zip(images, prompts, seeds, strict=True)):
         save_png(output / f"{i:04d}_seed{seed}.png", image, {"prompt": prompt, "seed": seed, **facts})
     grid = captioned_grid(images, prompts)

@@ -9,6 +9,7 @@ A row that cannot be used (`BadExample`) is noted, and the next one that can sta
 holds depends on the data and the seed alone.
 """
 
+import dataclasses
 import threading
 from collections.abc import Iterator, Sequence
 
@@ -16,7 +17,9 @@ import grain
 import jax
 import numpy as np
 
+from difflax.data.buckets import OneShapeABatch
 from difflax.data.records import Record, Records
+from difflax.data.transforms import Frame
 from difflax.types import BadExample, Batch, UserError
 
 IN_MEMORY_BYTES = 2**30  # decoded images up to this size stay in memory: 350,000 of 32×32×3
@@ -28,7 +31,8 @@ class Loader:
     """The batches of this process, without end or for some epochs.
 
     A batch is ``{"image": uint8 [b, h, w, c], "caption": list of b, "index": int64 [b]}``; ``index`` is the
-    example's row in its split. Records with masks add ``"mask"``: uint8 [b, h, w, 1].
+    example's row in its split. ``"original_size"`` and ``"corner"``, int32 [b, 2], are those of its `Frame`.
+    Records with masks add ``"mask"``: uint8 [b, h, w, 1], and those with scores ``"score"``: float32 [b].
 
     Args:
         records: what ``source.split(name)`` gives.
@@ -37,6 +41,8 @@ class Loader:
         shuffle: otherwise the rows come in their order, every epoch.
         num_epochs: ``None`` repeats for ever, and a batch may hold the end of one epoch and the start of the
             next. A number ends after so many; the last batch may be short, so that each row comes once.
+        buckets: of each row, where images have several shapes: a batch holds those of one bucket, see
+            `OneShapeABatch`; ``num_epochs`` must then be ``None``.
         in_memory: decode everything at once and keep it; ``None`` does so up to `IN_MEMORY_BYTES`.
         places: which rows of every global batch are this process's, increasing; ``None``: the
             ``process_index``-th of ``process_count`` equal blocks.
@@ -55,6 +61,7 @@ class Loader:
         seed: int,
         shuffle: bool = True,
         num_epochs: int | None = None,
+        buckets: Sequence[int] | None = None,
         in_memory: bool | None = None,
         places: Sequence[int] | None = None,
         process_index: int | None = None,
@@ -79,18 +86,23 @@ class Loader:
             first = _Sound(records, max_bad_examples)[0][1]
             in_memory = first.image.nbytes * len(records) <= IN_MEMORY_BYTES
         self._records = InMemory(records) if in_memory else records
-        self._sound = _Sound(self._records, max_bad_examples)
+        self._sound = _Sound(self._records, max_bad_examples, buckets)
 
         rows = grain.MapDataset.source(self._sound)
-        if shuffle:
-            rows = rows.shuffle(seed=seed)
-        rows = rows.repeat(num_epochs)
+        if buckets is not None:
+            if num_epochs is not None:
+                raise ValueError("buckets go on without end: num_epochs must be None")
+            rows = OneShapeABatch(rows, buckets, batch_size=batch_size, seed=seed, shuffle=shuffle)
+        else:
+            rows = (rows.shuffle(seed=seed) if shuffle else rows).repeat(num_epochs)
         if records.flip:
             rows = rows.random_map(_Mirror(records.flip), seed=seed)
         batches = _Places(rows, batch_size, tuple(places)).batch(len(places), batch_fn=_collate)
         threads, ahead = (0, 0) if in_memory else (READ_THREADS, BATCHES_AHEAD)
         self._batches = iter(batches.to_iter_dataset(grain.ReadOptions(threads, ahead)))
         self._order = {"batch_size": batch_size, "seed": seed, "shuffle": shuffle, "rows": len(records)}
+        if buckets is not None:
+            self._order["buckets"] = len(set(buckets))
 
     @property
     def captions(self) -> Sequence[str]:
@@ -118,9 +130,9 @@ class Loader:
             UserError: the state is of another order, which these batches cannot continue.
         """
         for name, mine in self._order.items():
-            if state[name] != mine:
+            if state.get(name) != mine:
                 raise UserError(
-                    f"the stored position in the data is for {name} = {state[name]}, not {mine}: "
+                    f"the stored position in the data is for {name} = {state.get(name)}, not {mine}: "
                     "set it back, or train in a new workdir"
                 )
         self._batches.set_state({"next_index": state["next_batch"]})
@@ -135,14 +147,11 @@ class InMemory:
             rows: list[Record | None] = list(records.__getitems__(range(len(records))))
         except BadExample:
             rows = [self._read(records, row) for row in range(len(records))]
-        sound = next((row for row in rows if row is not None), None)
-        if sound is None:
+        if all(row is None for row in rows):
             raise UserError(f"no example of the data can be used; the first: {self._bad[0]}")
-        filled = [sound if row is None else row for row in rows]
-        self.images = np.stack([row.image for row in filled])
-        self.captions = [row.caption for row in filled]
-        self.masks = [row.mask for row in filled]
+        self.captions = ["" if row is None else row.caption for row in rows]
         self.flip = records.flip
+        self._rows = rows
 
     def _read(self, records: Records, row: int) -> Record | None:
         try:
@@ -152,22 +161,24 @@ class InMemory:
             return None
 
     def __len__(self) -> int:
-        return len(self.captions)
+        return len(self._rows)
 
     def __getitem__(self, row: int) -> Record:
         if row in self._bad:
             raise BadExample(self._bad[row])
-        return Record(self.images[row], self.captions[row], self.masks[row])
+        return self._rows[row]
 
     def __getitems__(self, rows: Sequence[int]) -> list[Record]:
         return [self[row] for row in rows]
 
 
 class _Sound:
-    """Records with their row; the next row that can be used, with its own number, where one cannot."""
+    """Records with their row; the next row that can be used, with its own number, where one cannot: the next
+    of the same bucket, if rows have ``buckets``.
+    """
 
-    def __init__(self, records: Records, max_bad: float):
-        self._records, self._max_bad = records, max_bad
+    def __init__(self, records: Records, max_bad: float, buckets: Sequence[int] | None = None):
+        self._records, self._max_bad, self._buckets = records, max_bad, buckets
         self._bad: set[int] = set()
         self._new: list[str] = []
         self._lock = threading.Lock()
@@ -182,7 +193,13 @@ class _Sound:
                     return row, self._records[row]
                 except BadExample as error:
                     self._note(row, error)
-            row = (row + 1) % len(self)
+            row = self._following(row)
+
+    def _following(self, row: int) -> int:
+        after = (row + 1) % len(self)
+        while self._buckets is not None and self._buckets[after] != self._buckets[row]:
+            after = (after + 1) % len(self)
+        return after
 
     def _note(self, row: int, error: BadExample) -> None:
         with self._lock:
@@ -231,16 +248,22 @@ class _Mirror(grain.transforms.RandomMap):
         row, record = element
         if rng.random() < self._probability:
             mask = None if record.mask is None else record.mask[:, ::-1]
-            record = Record(record.image[:, ::-1], record.caption, mask)
+            # What was cut off is as much on either side, so that the frame stays.
+            record = dataclasses.replace(record, image=record.image[:, ::-1], mask=mask)
         return row, record
 
 
 def _collate(rows: Sequence[tuple[int, Record]]) -> Batch:
+    frames = [record.frame or Frame(record.image.shape[:2]) for _, record in rows]
     batch = {
         "image": np.stack([record.image for _, record in rows]),
         "caption": [record.caption for _, record in rows],
         "index": np.array([row for row, _ in rows], np.int64),
+        "original_size": np.array([frame.original_size for frame in frames], np.int32),
+        "corner": np.array([frame.corner for frame in frames], np.int32),
     }
     if rows[0][1].mask is not None:
         batch["mask"] = np.stack([record.mask for _, record in rows])
+    if rows[0][1].score is not None:
+        batch["score"] = np.array([record.score for _, record in rows], np.float32)
     return batch

@@ -10,6 +10,7 @@ from etils import epath
 from jaxtyping import UInt8
 
 from difflax.data import transforms
+from difflax.data.buckets import nearest_bucket
 from difflax.types import BadExample
 
 UNREADABLE = (ValueError, IndexError, OSError, RuntimeError)
@@ -18,16 +19,24 @@ UNREADABLE = (ValueError, IndexError, OSError, RuntimeError)
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One captioned image of one (grey) or three (RGB) channels, and perhaps a mask: 255 where it counts."""
+    """One captioned image of one (grey) or three (RGB) channels, and perhaps a mask: 255 where it counts.
+
+    Attributes:
+        frame: what of its original it shows; ``None``: all of it, at its own size.
+        score: how well it looks, about 1 to 10, where the data says so.
+    """
 
     image: UInt8[np.ndarray, "h w c"]
     caption: str
     mask: UInt8[np.ndarray, "h w 1"] | None = None
+    frame: transforms.Frame | None = None
+    score: float | None = None
 
 
 @runtime_checkable
 class Records(Protocol):
-    """The rows of a split, all images of one shape; the random access that Grain reads.
+    """The rows of a split; the random access that Grain reads. All images are of one shape, or all of a
+    bucket where a loader is given buckets.
 
     Attributes:
         captions: of all rows, read without their images.
@@ -122,24 +131,45 @@ class TfdsRecords:
         if fields[self._image_key] is None:
             raise BadExample(f"{where} is empty: its file is cut short or broken")
         image = transforms.decode(fields[self._image_key], where)
-        return Record(transforms.fit(image, *self._image_shape), captioned(self._caption_of(fields), where))
+        frame = transforms.frame(image.shape[:2], *self._image_shape[:2])
+        caption = captioned(self._caption_of(fields), where)
+        return Record(transforms.fit(image, *self._image_shape), caption, frame=frame)
 
 
 class FolderRecords:
-    """Image files with their captions; a file is read when it is asked for. ``masks``: of their opacity."""
+    """Image files with their captions; a file is read when it is asked for.
+
+    Args:
+        shapes: that an image may have; each gets the one nearest to its own aspect ratio, whose place is in
+            ``buckets``.
+        masks: of their opacity.
+        scores: of the rows, for `Record`.
+    """
 
     def __init__(
         self,
         rows: Sequence[tuple[epath.Path, str]],
-        image_shape: tuple[int, int, int],
+        shapes: Sequence[tuple[int, int, int]],
         flip: float = 0.0,
         masks: bool = False,
+        scores: Sequence[float] | None = None,
     ):
         self._paths = [path for path, _ in rows]
         self.captions = [caption for _, caption in rows]
-        self._image_shape = image_shape
+        self._shapes = shapes
         self._masks = masks
+        self._scores = scores
         self.flip = flip
+
+    @functools.cached_property
+    def buckets(self) -> list[int] | None:
+        """The place of each row's shape; ``None`` where there is one. The first use reads every file."""
+        if len(self._shapes) == 1:
+            return None
+        sizes = [shape[:2] for shape in self._shapes]
+        return [
+            nearest_bucket(*transforms.size_of(path.read_bytes(), str(path)), sizes) for path in self._paths
+        ]
 
     def __len__(self) -> int:
         return len(self._paths)
@@ -151,11 +181,15 @@ class FolderRecords:
             data = path.read_bytes()
         except OSError as error:
             raise BadExample(f"{where} cannot be read: {error}") from error
-        image = transforms.fit(transforms.decode(data, where), *self._image_shape)
+        shape = self._shapes[0 if self.buckets is None else self.buckets[row]]
+        whole = transforms.decode(data, where)
         mask = None
         if self._masks:
-            mask = transforms.fit(transforms.decode_alpha(data, where), *self._image_shape[:2], 1)
-        return Record(image, captioned(self.captions[row], where), mask)
+            mask = transforms.fit(transforms.decode_alpha(data, where), *shape[:2], 1)
+        frame = transforms.frame(whole.shape[:2], *shape[:2])
+        score = None if self._scores is None else self._scores[row]
+        caption = captioned(self.captions[row], where)
+        return Record(transforms.fit(whole, *shape), caption, mask, frame, score)
 
     def __getitems__(self, rows: Sequence[int]) -> list[Record]:
         return [self[row] for row in rows]

@@ -207,9 +207,12 @@ class Folder:
     Attributes:
         path: the folder.
         height, width: of every image, in pixels; the middle of others is cut out and resized.
+        buckets: more shapes (height, width); each image gets the one nearest to its own aspect ratio, and a
+            batch holds images of one shape.
         caption_key: the key of the caption in ``metadata.jsonl``.
         flip: see `Records`.
         alpha_mask: an image's opacity is its mask, for a loss of a part of each image.
+        score_key: the key of the number in ``metadata.jsonl`` that says how well an image looks; empty: none.
     """
 
     path: str
@@ -218,13 +221,21 @@ class Folder:
     caption_key: str = "text"
     flip: float = 0.0
     alpha_mask: bool = False
+    buckets: tuple[tuple[int, int], ...] = ()
+    score_key: str = ""
 
     def __post_init__(self):
-        check_images(self.image_shape, self.flip)
+        for shape in self.image_shapes:
+            check_images(shape, self.flip)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         return self.height, self.width, 3
+
+    @property
+    def image_shapes(self) -> tuple[tuple[int, int, int], ...]:
+        """Of the images, `image_shape` and those of the buckets."""
+        return tuple(dict.fromkeys([self.image_shape, *((*bucket, 3) for bucket in self.buckets)]))
 
     def split(self, name: str) -> Records:
         """See `Source`."""
@@ -239,12 +250,15 @@ class Folder:
         else:
             raise UserError(f"{where} has no split {name!r}; make the folder {root / name}")
         listing = folder / "metadata.jsonl"
-        rows = self._listed(listing) if listing.exists() else self._paired(folder)
+        if self.score_key and not listing.exists():
+            raise UserError(f"config.data.score_key = {self.score_key!r}: {listing} is needed for scores")
+        scores: list[float] = []
+        rows = self._listed(listing, scores) if listing.exists() else self._paired(folder)
         if not rows:
             raise UserError(f"{where}: no image there ({', '.join(IMAGE_SUFFIXES)})")
-        return FolderRecords(rows, self.image_shape, self.flip, self.alpha_mask)
+        return FolderRecords(rows, self.image_shapes, self.flip, self.alpha_mask, scores or None)
 
-    def _listed(self, listing: epath.Path) -> list[tuple[epath.Path, str]]:
+    def _listed(self, listing: epath.Path, scores: list[float]) -> list[tuple[epath.Path, str]]:
         rows = []
         for number, line in enumerate(listing.read_text().splitlines(), 1):
             where = f"{listing} line {number}"
@@ -261,6 +275,11 @@ class Folder:
             if not image.exists():
                 raise UserError(f"{where} names {fields['file_name']}, which is not there")
             rows.append((image, fields[self.caption_key].strip()))
+            if self.score_key:
+                score = fields.get(self.score_key)
+                if isinstance(score, bool) or not isinstance(score, int | float):
+                    raise UserError(f"{where} has no number under {self.score_key!r}")
+                scores.append(float(score))
         return rows
 
     def _paired(self, folder: epath.Path) -> list[tuple[epath.Path, str]]:

@@ -1,5 +1,6 @@
 """From encoded bytes to the uint8 image that a batch holds."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -29,6 +30,12 @@ def decode(data: bytes, where: str) -> UInt8[np.ndarray, "h w c"]:
     return flat.reshape(picture.height, picture.width, len(picture.getbands()))
 
 
+def size_of(data: bytes, where: str) -> tuple[int, int]:
+    """Height and width of an encoded picture; arguments as for `decode`."""
+    picture = _open(data, where)
+    return picture.height, picture.width
+
+
 def decode_alpha(data: bytes, where: str) -> UInt8[np.ndarray, "h w 1"]:
     """The opacity of an encoded picture, 255 everywhere if it has none; arguments as for `decode`."""
     alpha = _open(data, where).convert("RGBA").getchannel("A")
@@ -44,6 +51,25 @@ def _open(data: bytes, where: str) -> Image.Image:
     return picture
 
 
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """What of an original picture an image shows (Stable Diffusion XL's micro-conditioning).
+
+    Attributes:
+        original_size: height and width before anything was done, in pixels.
+        corner: top and left of the cut, in pixels of the resized picture.
+    """
+
+    original_size: tuple[int, int]
+    corner: tuple[int, int] = (0, 0)
+
+
+def frame(original: tuple[int, int], height: int, width: int) -> Frame:
+    """The frame of what `fit` makes of a picture of height and width ``original``."""
+    scale, upper, left = _middle(original, height, width)
+    return Frame(original, (round(upper / scale), round(left / scale)))
+
+
 def fit(
     image: UInt8[np.ndarray, "h w c"], height: int, width: int, channels: int
 ) -> UInt8[np.ndarray, "h2 w2 c2"]:
@@ -55,8 +81,13 @@ def fit(
         return image
     picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
     picture = picture.convert("L" if channels == 1 else "RGB")
-    scale = min(picture.height / height, picture.width / width)
-    left, upper = (picture.width - scale * width) / 2, (picture.height - scale * height) / 2
+    scale, upper, left = _middle((picture.height, picture.width), height, width)
     box = (left, upper, left + scale * width, upper + scale * height)
     picture = picture.resize((width, height), Image.Resampling.LANCZOS, box=box)
     return np.asarray(picture).reshape(height, width, channels)
+
+
+def _middle(original: tuple[int, int], height: int, width: int) -> tuple[float, float, float]:
+    """Original pixels a wanted pixel, and top and left of the middle that is cut out, in original pixels."""
+    scale = min(original[0] / height, original[1] / width)
+    return scale, (original[0] - scale * height) / 2, (original[1] - scale * width) / 2

@@ -49,6 +49,15 @@ class NetworkInput:
         )
         require(self.sigma_data is None or self.sigma_data > 0, "network_input.sigma_data must be positive")
 
+    def boundary(self, share: float) -> float:
+        """The time at which a run is ``share`` done, on the whole steps that the network counts its time in
+        (diffusers' ``denoising_end``), less what rounding may take from a grid's time.
+        """
+        if self.time != "t":
+            return 1 - share
+        steps = round(self.time_scale - share * self.time_scale)
+        return (steps - self.time_offset) / self.time_scale - 1e-6
+
 
 def network_output(
     network: Network,

@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from difflax.diffusion.checks import require
 from difflax.diffusion.levels import NoiseLevel
@@ -68,3 +69,24 @@ def levels_from(levels: NoiseLevel, strength: float) -> NoiseLevel:
     require(0 < strength <= 1, f"strength must lie in (0, 1], got {strength}")
     steps = levels.t.shape[0] - 1
     return levels[steps - max(1, round(steps * strength)) :]
+
+
+def levels_between(
+    levels: NoiseLevel, times: Float[np.ndarray, " n"], start: float | None, end: float | None
+) -> NoiseLevel:
+    """The steps of a run that start below the time ``start`` and not below ``end``; ``None``: from the
+    first, to the last.
+
+    Two models that share a boundary share a run (the ensemble of denoisers of Balaji et al.,
+    arXiv:2211.01324): the first one's last step lands where the second one's first step starts.
+
+    Args:
+        times: of ``levels``.
+    """
+    first, last = 0, levels.t.shape[0] - 1
+    if start is not None:
+        first = int(np.sum(times[:-1] >= start))
+    if end is not None:
+        last = int(np.sum(times[:-1] >= end))
+    require(first < last, f"no step of the run of {levels.t.shape[0] - 1} lies in the part that is asked for")
+    return levels[first : last + 1]

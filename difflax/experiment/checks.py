@@ -82,6 +82,8 @@ def check(config: ConfigDict, workdir: epath.PathLike | None = None) -> None:
             f" config.training.steps = {settings.options.steps}"
         )
     if name == "pretrained":
+        if config.data.get("buckets"):
+            raise UserError("config.data.buckets: checkpoints are fine-tuned on one size of images; leave it out")
         pretrained = make_pretrained(config).loss
         check_loss(settings, **{key: pretrained[key] for key in ("loss", "time_sampler", "uncertainty")})
         return
@@ -95,7 +97,9 @@ def check(config: ConfigDict, workdir: epath.PathLike | None = None) -> None:
             )
         if parts.loss.masked:
             raise UserError("config.loss.masked does not go with a trained autoencoder")
-    height, width, channels = settings.source.image_shape
+        if config.data.get("buckets"):
+            raise UserError("config.data.buckets do not go with a trained autoencoder")
+    channels = settings.source.image_shape[-1]
     if parts.codec.channels != channels:
         raise UserError(
             f"config.autoencoder.channels = {parts.codec.channels}, but the images of config.data have"
@@ -108,14 +112,16 @@ def check(config: ConfigDict, workdir: epath.PathLike | None = None) -> None:
             " config.training.sample_every = 0, or name another run in config.guidance.weak.workdir"
         )
     check_loss(settings, parts.loss, parts.time_sampler, parts.uncertainty)
-    shape = parts.codec.latent_shape(height, width)
-    unet(config, shape[-1]).abstract()
     levels = len(config.model.block_out_channels)
-    if any(edge % 2 ** (levels - 1) for edge in shape[:2]):
-        raise UserError(
-            f"config.model.block_out_channels has {levels} levels, which halve {levels - 1} times, but the"
-            f" latent is {shape[0]} × {shape[1]}: use fewer levels or a smaller config.autoencoder.patch_size"
-        )
+    for height, width, _ in getattr(settings.source, "image_shapes", (settings.source.image_shape,)):
+        shape = parts.codec.latent_shape(height, width)
+        if any(edge % 2 ** (levels - 1) for edge in shape[:2]):
+            raise UserError(
+                f"config.model.block_out_channels has {levels} levels, which halve {levels - 1} times, but"
+                f" the latent is {shape[0]} × {shape[1]}: use fewer levels or a smaller"
+                " config.autoencoder.patch_size"
+            )
+    unet(config, shape[-1]).abstract()
     try:
         levels = parts.options.levels(parts.schedule, parts.time_grid, parts.num_steps, parts.prediction_type)
     except ValueError as error:

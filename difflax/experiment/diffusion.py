@@ -27,6 +27,7 @@ from difflax.experiment.sections import (
     unet,
 )
 from difflax.generation import Pipeline, WeakModel
+from difflax.micro_conditioning import SCORED, SIZES, numbers_of, numbers_read
 from difflax.models.autoencoder_kl import KLCodec
 from difflax.models.unet import reads_pooled
 from difflax.pretrained.autoencoder import load_codec, save_codec
@@ -49,6 +50,11 @@ def prepare_diffusion(config: ConfigDict, settings: Settings, workdir: epath.Pat
     encoder = read_text_encoder(folder, parts)
     null = encode_condition(config, encoder, [""])
     check_widths(config, null)
+    if count_numbers(config, null) == SCORED and not getattr(settings.source, "score_key", ""):
+        raise UserError(
+            f"config.model reads {SCORED} numbers, the last an aesthetic score, but config.data has no"
+            f" scores: name their key (config.data.score_key) or make room for {SIZES} numbers"
+        )
     claim_workdir(workdir, config)
     if not stored:
         store_text_encoder(encoder, folder, workdir)
@@ -73,7 +79,10 @@ def prepare_diffusion(config: ConfigDict, settings: Settings, workdir: epath.Pat
         pipeline = dataclasses.replace(pipeline, **weak_model(parts.weak, workdir))
 
     def prepare(batch: dict[str, Any]) -> PyTree:
-        made = {"conditioning": cache.lookup(batch["caption"])}
+        conditioning = cache.lookup(batch["caption"])
+        if pipeline.sizes:
+            conditioning = dataclasses.replace(conditioning, time_ids=numbers_of(batch, pipeline.sizes))
+        made = {"conditioning": conditioning}
         if latents is None:
             made["image"] = batch["image"]
         else:
@@ -137,6 +146,7 @@ def make_pipeline(
         options=parts.options,
         guidance=parts.guidance,
         weak=None if parts.weak is None else WeakModel(perturbation=parts.weak.perturbation),
+        sizes=count_numbers(config, null),
         height=height,
         width=width,
     )
@@ -209,10 +219,16 @@ def encode_condition(config: ConfigDict, encoder: TextEncoder, captions: list[st
     return encoded if reads_pooled(dict(config.model)) else dataclasses.replace(encoded, pooled=None)
 
 
+def count_numbers(config: ConfigDict, condition: Conditioning) -> int:
+    """How many numbers the network reads beside the text, see `numbers_read`."""
+    width = 0 if condition.pooled is None else condition.pooled.shape[-1]
+    return numbers_read(dict(config.model), width, "config.model")
+
+
 def check_widths(config: ConfigDict, condition: Conditioning) -> None:
     """Refuses a network that expects other widths of the text encoder's condition."""
     widths = {"cross_attention_dim": condition.context.shape[-1]}
-    if condition.pooled is not None:
+    if condition.pooled is not None and not count_numbers(config, condition):
         widths["projection_class_embeddings_input_dim"] = condition.pooled.shape[-1]
     for name, width in widths.items():
         given = config.model.get(name)

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from etils import epath
 
 from difflax.config import read_workdir_config
-from difflax.diffusion.guidance import ClassifierFreeGuidance
 from difflax.diffusion.samplers import SAMPLERS
 from difflax.experiment.diffusion import make_pipeline, read_text_encoder, weak_model
 from difflax.experiment.pretrained import DTYPES, load_pretrained_run
@@ -88,7 +87,6 @@ def from_pretrained(
     return Pipeline.of_checkpoint(
         checkpoint,
         samplers={name: cls() for name, cls in SAMPLERS.items()},
-        guidance=ClassifierFreeGuidance(scale=7.5),
         num_steps=50,
         batch_size=4 * jax.local_device_count() if batch_size is None else batch_size,
     )

@@ -35,10 +35,13 @@ class Prepared:
 def make_loader(settings: Settings, records: Records | None = None) -> Loader:
     """The batches of this process, those of its devices, of ``records`` or the training split."""
     size = settings.options.batch_size
+    if records is None:
+        records = settings.source.split("train")
     return Loader(
-        settings.source.split("train") if records is None else records,
+        records,
         batch_size=size,
         seed=settings.seed,
+        buckets=getattr(records, "buckets", None),
         places=places(settings.mesh.make(), size),
         max_bad_examples=settings.options.max_bad_examples,
     )

@@ -146,6 +146,11 @@ def read_checkpoint(
             f"config.model.path = {options.path!r} fills masks in, and is not trained here: take a checkpoint"
             " whose UNet reads the noisy image alone"
         )
+    if checkpoint.sizes:
+        raise UserError(
+            f"config.model.path = {options.path!r} is a Stable Diffusion XL, which is not fine-tuned yet: take a"
+            " Stable Diffusion 1.x or 2.x"
+        )
     return checkpoint.computing_in(DTYPES[options.dtype], options.remat)
 
 

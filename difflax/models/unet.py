@@ -397,13 +397,15 @@ def supported_options(config: Mapping[str, Any]) -> dict[str, Any]:
         UserError: if a key is unknown, or an option has a value that is not supported.
     """
     ours = {"self", "dtype", "remat", "attention_implementation", "rngs"}
-    known = [name for name in inspect.signature(UNet2DConditionModel.__init__).parameters if name not in ours]
+    parameters = inspect.signature(UNet2DConditionModel.__init__).parameters
+    known = [name for name in parameters if name not in ours]
     options = {}
     for name, value in config.items():
         if name.startswith("_"):
             continue
         if name in known:
-            options[name] = value
+            # Configs write null for a switch that is off.
+            options[name] = False if value is None and parameters[name].default is False else value
         elif name not in ABSENT:
             near = difflib.get_close_matches(name, [*known, *ABSENT], n=1)
             hint = f"; did you mean '{near[0]}'?" if near else ""

@@ -1,35 +1,36 @@
-"""Original-layout Stable Diffusion 1.x and 2.x checkpoints, all components in one safetensors file.
+"""Original-layout Stable Diffusion 1.x, 2.x and XL checkpoints, all components in one safetensors file.
 
 The file names tensors as CompVis' and Stability's code does: ``model.diffusion_model.`` is the UNet,
 ``first_stage_model.`` the autoencoder, ``cond_stage_model.`` the text encoder (1.x: transformers' CLIP, 2.x:
-OpenCLIP with queries, keys and values in one matrix). Names become diffusers', and nothing is read before it
-is asked for. What a file does not hold (tokenizer, scheduler) comes from the family, or from a pipeline
-folder that is given as a pattern.
+OpenCLIP with queries, keys and values in one matrix), ``conditioner.embedders.`` those of XL. Names become
+diffusers', and nothing is read before it is asked for. What a file does not hold (tokenizer, scheduler) comes
+from the family, or from a pipeline folder that is given as a pattern.
 """
 
 import dataclasses
 import re
-from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from etils import epath
 
 from difflax.pretrained.clip import load_text_encoder_from
 from difflax.pretrained.hub import fetch
 from difflax.pretrained.names import check_names
+from difflax.pretrained.original_names import open_clip_names, unet_names, vae_names
 from difflax.pretrained.stable_diffusion import Config, Configs, StableDiffusion, assemble, read_configs
 from difflax.pretrained.tensor_files import PICKLES, Tensors, open_file, read_json, refusal
+from difflax.pretrained.text_encoders import PENULTIMATE, joined_xl
+from difflax.text.encoders import TextEncoder
 from difflax.text.tokenizer import Tokenizer, load_tokenizer
 from difflax.types import UserError
 
 UNET, VAE = "model.diffusion_model.", "first_stage_model."
-CLIP, OPEN_CLIP = "cond_stage_model.transformer.", "cond_stage_model.model."
 
 _TRAINING_LEFTOVERS = re.compile(
     r"model_ema\.|(alphas_cumprod|betas|log_one_minus|posterior_|sqrt_|lvlb_weights|logvar|scale_factor)"
     r"|global_step|first_stage_model\.loss\.|model\.ema|cond_stage_model\.model\.(logit_scale|attn_mask)"
     r"|cond_stage_model\.(logit_scale|.*position_ids)"
+    r"|denoiser\.sigmas|conditioner\.embedders\.\d\.(.*position_ids|(model\.)?(logit_scale|attn_mask))"
 )
 TOKENIZER = "openai/clip-vit-large-patch14"
 _BETAS = {
@@ -44,28 +45,33 @@ _BETAS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """Rows of a stored tensor, without its last axes of size 1 where ``flat``; ``numpy.asarray`` reads it."""
+class Tower:
+    """A text encoder in a file.
 
-    tensor: Any
-    rows: tuple[int | None, int | None] = (None, None)
-    flat: bool = False
+    Attributes:
+        open_clip: it has OpenCLIP's names, not transformers'.
+        xl: it is one of Stable Diffusion XL's, the ``number``-th of the pipeline.
+    """
+
+    prefix: str
+    open_clip: bool
+    xl: bool = False
+    number: int = 1
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        shape = tuple(self.tensor.shape)
-        shape = (len(range(*slice(*self.rows).indices(shape[0]))), *shape[1:])
-        return shape[:2] if self.flat else shape
+    def suffix(self) -> str:
+        """Of the folders in a pipeline."""
+        return "" if self.number == 1 else f"_{self.number}"
 
-    @property
-    def dtype(self) -> np.dtype:
-        return self.tensor.dtype
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        array = np.asarray(self.tensor)[slice(*self.rows)]
-        if self.flat:
-            array = array.reshape(array.shape[:2])
-        return array if dtype is None else array.astype(dtype)
+TOWERS = (
+    Tower("cond_stage_model.transformer.", open_clip=False),
+    Tower("cond_stage_model.model.", open_clip=True),
+    Tower("conditioner.embedders.0.transformer.", open_clip=False, xl=True),
+    Tower("conditioner.embedders.1.model.", open_clip=True, xl=True, number=2),
+    # The refiner's only one.
+    Tower("conditioner.embedders.0.model.", open_clip=True, xl=True, number=2),
+)
 
 
 def load_single_file(
@@ -93,164 +99,83 @@ def load_single_file(
     if path.suffix in PICKLES:
         raise UserError(refusal(path))
     tensors = {n: t for n, t in open_file(path).items() if not _TRAINING_LEFTOVERS.match(n)}
-    groups = {prefix: _under(tensors, prefix) for prefix in (UNET, VAE, CLIP, OPEN_CLIP)}
+    groups = {prefix: _under(tensors, prefix) for prefix in (UNET, VAE, *(t.prefix for t in TOWERS))}
+    towers = [tower for tower in TOWERS if groups[tower.prefix]]
     absent = [name for name in (UNET, VAE) if not groups[name]]
-    if absent or not (groups[CLIP] or groups[OPEN_CLIP]):
+    if absent or not towers:
         raise UserError(
-            f"{path} is no Stable Diffusion 1.x or 2.x checkpoint in the original layout: it has no tensors"
-            f" under {' and '.join(absent) or 'cond_stage_model.'}"
+            f"{path} is no Stable Diffusion 1.x, 2.x or XL checkpoint in the original layout: it has no"
+            f" tensors under {' and '.join(absent) or 'cond_stage_model. or conditioner.'}"
         )
     stray = sorted(n for n in tensors if not n.startswith(tuple(groups)))
     if stray:
         raise UserError(f"the weights do not fit {path}: {'; '.join(f'unexpected {n}' for n in stray)}")
-    second = not groups[CLIP]
+    xl = towers[0].xl
     if config is None:
-        configs = infer_configs(groups[UNET], groups[VAE], second=second, prediction_type=prediction_type)
-        text_config = infer_text_config(groups[OPEN_CLIP] if second else groups[CLIP], second=second)
+        configs = infer_configs(
+            groups[UNET],
+            groups[VAE],
+            second=towers[0].open_clip and not xl,
+            prediction_type=prediction_type,
+            xl=xl,
+            refiner=xl and len(towers) == 1,
+        )
+        folder = None
     else:
         folder = fetch(config)
         configs = read_configs(folder)
-        text_config = read_json(folder / "text_encoder" / "config.json")
-        tokenizer = folder / "tokenizer" if tokenizer is None else tokenizer
         if prediction_type is not None:
             configs = dataclasses.replace(
                 configs, scheduler=configs.scheduler | {"prediction_type": prediction_type}
             )
     where = f"in {path}"
     model, codec, _ = configs.build(dtype)
-    unet = unet_names(groups[UNET], configs.unet.get("layers_per_block", 2))
+    unet = unet_names(groups[UNET], configs.unet.get("layers_per_block", 2), xl=xl)
     vae = vae_names(groups[VAE], len(codec.config.block_out_channels))
     check_names(unet, model.abstract(), f"the UNet {where}")
     check_names(vae, codec.network.abstract(), f"the autoencoder {where}")
-    text = open_clip_names(groups[OPEN_CLIP], text_config["num_hidden_layers"]) if second else groups[CLIP]
-    encoder = load_text_encoder_from(
-        text_config,
-        text,
-        lambda length: _tokenizer(tokenizer, length, second),
+    encoders = [_encoder(t, groups[t.prefix], folder, tokenizer, where, dtype) for t in towers]
+    encoder = joined_xl(*encoders) if len(encoders) > 1 else encoders[0]
+    return assemble(configs, unet, vae, encoder, where, dtype=dtype)
+
+
+def _encoder(
+    tower: Tower,
+    tensors: Tensors,
+    folder: epath.Path | None,
+    tokenizer: epath.PathLike | None,
+    where: str,
+    dtype: Any,
+) -> TextEncoder:
+    if folder is None:
+        config = infer_text_config(tensors, second=tower.open_clip, whole=tower.xl)
+    else:
+        config = read_json(folder / f"text_encoder{tower.suffix}" / "config.json")
+        tokenizer = folder / f"tokenizer{tower.suffix}" if tokenizer is None else tokenizer
+    if tower.open_clip:
+        tensors = open_clip_names(tensors, config["num_hidden_layers"], projection=tower.xl)
+    return load_text_encoder_from(
+        config,
+        tensors,
+        lambda length: _tokenizer(tokenizer, length, tower.open_clip),
         where,
         batch_size=8,
         dtype=dtype,
         param_dtype=dtype,
+        **(PENULTIMATE if tower.xl else {}),
     )
-    return assemble(configs, unet, vae, encoder, where, dtype=dtype)
 
 
-def unet_names(tensors: Tensors, layers: int) -> Tensors:
-    """The UNet's tensors by diffusers' names; ``layers`` residual blocks a level."""
-    attentions = {name.rsplit(".norm.", 1)[0] for name in tensors if name.endswith(".norm.weight")}
-    fixed = {
-        "time_embed.0": "time_embedding.linear_1",
-        "time_embed.2": "time_embedding.linear_2",
-        "input_blocks.0.0": "conv_in",
-        "out.0": "conv_norm_out",
-        "out.2": "conv_out",
-        "middle_block.0": "mid_block.resnets.0",
-        "middle_block.1": "mid_block.attentions.0",
-        "middle_block.2": "mid_block.resnets.1",
-        "label_emb.0.0": "class_embedding.linear_1",
-        "label_emb.0.2": "class_embedding.linear_2",
-    }
-
-    def place(name: str) -> str:
-        for old, new in fixed.items():
-            if name.startswith(old + "."):
-                return new + name[len(old) :]
-        match = re.fullmatch(r"(input|output)_blocks\.(\d+)\.(\d+)\.(.*)", name)
-        if match is None:
-            return name
-        way, rest = ("down", match[4]) if match[1] == "input" else ("up", match[4])
-        index, inside = int(match[2]) - (way == "down"), int(match[3])
-        level, layer = divmod(index, layers + 1)
-        if way == "down" and layer == layers:
-            return f"down_blocks.{level}.downsamplers.0.{rest.replace('op.', 'conv.', 1)}"
-        if inside == 0:
-            return f"{way}_blocks.{level}.resnets.{layer}.{rest}"
-        if f"{match[1]}_blocks.{match[2]}.{inside}" in attentions:
-            return f"{way}_blocks.{level}.attentions.{layer}.{rest}"
-        return f"{way}_blocks.{level}.upsamplers.0.{rest}"
-
-    inside = {
-        "in_layers.0.": "norm1.",
-        "in_layers.2.": "conv1.",
-        "emb_layers.1.": "time_emb_proj.",
-        "out_layers.0.": "norm2.",
-        "out_layers.3.": "conv2.",
-        "skip_connection.": "conv_shortcut.",
-    }
-    return {_replaced(place(name), inside): tensor for name, tensor in tensors.items()}
-
-
-def vae_names(tensors: Tensors, levels: int) -> Tensors:
-    """The autoencoder's tensors by diffusers' names; the decoder's levels are counted from the other end."""
-    inside = {
-        "mid.block_1.": "mid_block.resnets.0.",
-        "mid.block_2.": "mid_block.resnets.1.",
-        "mid.attn_1.": "mid_block.attentions.0.",
-        "nin_shortcut.": "conv_shortcut.",
-        "norm_out.": "conv_norm_out.",
-    }
-    attention = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
-    named: dict[str, Any] = {}
-    for name, tensor in tensors.items():
-        name = re.sub(r"^encoder\.down\.(\d+)\.block\.", r"encoder.down_blocks.\1.resnets.", name)
-        name = re.sub(r"^encoder\.down\.(\d+)\.downsample\.", r"encoder.down_blocks.\1.downsamplers.0.", name)
-        match = re.match(r"decoder\.up\.(\d+)\.(block|upsample)\.", name)
-        if match is not None:
-            kind = "resnets." if match[2] == "block" else "upsamplers.0."
-            name = f"decoder.up_blocks.{levels - 1 - int(match[1])}.{kind}{name[match.end() :]}"
-        name = _replaced(name, inside)
-        head, found, last = name.partition("mid_block.attentions.0.")
-        if found:
-            layer, _, kind = last.partition(".")
-            name = f"{head}{found}{attention.get(layer, layer)}.{kind}"
-            # The attention's layers are 1 × 1 convolutions there.
-            tensor = Part(tensor, flat=True) if len(tensor.shape) == 4 else tensor
-        named[name] = tensor
-    return named
-
-
-def open_clip_names(tensors: Tensors, layers: int) -> Tensors:
-    """The first ``layers`` layers of an OpenCLIP text tower, by transformers' names.
-
-    Stable Diffusion 2 reads the state before the last layer, which diffusers therefore leaves out, and has no
-    use for the projection.
-    """
-    outside = {
-        "token_embedding.weight": "embeddings.token_embedding.weight",
-        "positional_embedding": "embeddings.position_embedding.weight",
-        "ln_final.weight": "final_layer_norm.weight",
-        "ln_final.bias": "final_layer_norm.bias",
-    }
-    inside = {
-        "ln_1.": "layer_norm1.",
-        "ln_2.": "layer_norm2.",
-        "attn.out_proj.": "self_attn.out_proj.",
-        "mlp.c_fc.": "mlp.fc1.",
-        "mlp.c_proj.": "mlp.fc2.",
-    }
-    named: dict[str, Any] = {}
-    for name, tensor in tensors.items():
-        match = re.fullmatch(r"transformer\.resblocks\.(\d+)\.(.*)", name)
-        if match is None:
-            if name != "text_projection":
-                named[outside.get(name, name)] = tensor
-            continue
-        layer, rest = int(match[1]), match[2]
-        if layer >= layers:
-            continue
-        prefix = f"encoder.layers.{layer}."
-        if rest.startswith("attn.in_proj_"):
-            last, width = rest.removeprefix("attn.in_proj_"), tensor.shape[0] // 3
-            for i, part in enumerate("qkv"):
-                rows = (i * width, (i + 1) * width)
-                named[f"{prefix}self_attn.{part}_proj.{last}"] = Part(tensor, rows=rows)
-        else:
-            named[prefix + _replaced(rest, inside)] = tensor
-    return {f"text_model.{name}": tensor for name, tensor in named.items()}
-
-
-def infer_configs(unet: Tensors, vae: Tensors, *, second: bool, prediction_type: str | None) -> Configs:
-    """The configs that a file's names and shapes imply, with what 1.x or 2.x has in common.
+def infer_configs(
+    unet: Tensors,
+    vae: Tensors,
+    *,
+    second: bool,
+    prediction_type: str | None,
+    xl: bool = False,
+    refiner: bool = False,
+) -> Configs:
+    """The configs that a file's names and shapes imply, with what 1.x, 2.x (``second``) or XL has in common.
 
     Raises:
         UserError: a 2.x file without ``prediction_type``.
@@ -283,6 +208,8 @@ def infer_configs(unet: Tensors, vae: Tensors, *, second: bool, prediction_type:
         "use_linear_projection": linear,
         "sample_size": 96 if second and predicts == "v_prediction" else 64,
     }
+    if xl:
+        unet_config |= _xl_options(unet, widths, firsts)
     ups = sorted({int(m[1]) for n in vae if (m := re.match(r"encoder\.down\.(\d+)\.", n))})
     vae_widths = [vae[f"encoder.down.{i}.block.0.conv1.weight"].shape[0] for i in ups]
     vae_config = {
@@ -292,20 +219,51 @@ def infer_configs(unet: Tensors, vae: Tensors, *, second: bool, prediction_type:
         "up_block_types": ["UpDecoderBlock2D"] * len(ups),
         "layers_per_block": len({n.split(".")[4] for n in vae if n.startswith("encoder.down.0.block.")}),
         "latent_channels": vae["decoder.conv_in.weight"].shape[1],
-        "sample_size": 512,
-        "scaling_factor": 0.18215,
+        "sample_size": 1024 if xl else 512,
+        "scaling_factor": 0.13025 if xl else 0.18215,
         "use_quant_conv": "quant_conv.weight" in vae,
         "use_post_quant_conv": "post_quant_conv.weight" in vae,
     }
     kind = {"_class_name": "DDIMScheduler"}
-    if predicts == "epsilon":
+    if xl:
+        kind = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"}
+    elif predicts == "epsilon":
         kind = {"_class_name": "PNDMScheduler", "skip_prk_steps": True}
     scheduler = _BETAS | kind | {"prediction_type": predicts}
-    return Configs(unet=unet_config, vae=vae_config, scheduler=scheduler)
+    index: Config = {"_class_name": "StableDiffusionPipeline"}
+    if xl:
+        index = {
+            "_class_name": f"StableDiffusionXL{'Img2Img' * refiner}Pipeline",
+            "force_zeros_for_empty_prompt": not refiner,
+            "requires_aesthetics_score": refiner,
+        }
+    return Configs(index=index, unet=unet_config, vae=vae_config, scheduler=scheduler)
 
 
-def infer_text_config(text: Tensors, *, second: bool) -> Config:
-    """The text tower's config; heads have 64 channels, as in all of OpenAI's and OpenCLIP's towers."""
+def _xl_options(unet: Tensors, widths: list[int], firsts: list[int]) -> Config:
+    """What Stable Diffusion XL's UNet has beside; heads have 64 channels, sizes sinusoids of 256."""
+
+    def depth(block: str) -> int:
+        pattern = re.compile(rf"{re.escape(block)}\.1\.transformer_blocks\.(\d+)\.")
+        return 1 + max((int(m[1]) for name in unet if (m := pattern.match(name))), default=0)
+
+    # The middle block's depth is the last level's, which in the refiner has no attention of its own.
+    depths = [depth(f"input_blocks.{i}") for i in firsts[:-1]] + [depth("middle_block")]
+    return {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "attention_head_dim": [width // 64 for width in widths],
+        "projection_class_embeddings_input_dim": unet["label_emb.0.0.weight"].shape[1],
+        "sample_size": 128,
+        "transformer_layers_per_block": depths,
+    }
+
+
+def infer_text_config(text: Tensors, *, second: bool, whole: bool = False) -> Config:
+    """The text tower's config; heads have 64 channels, as in all of OpenAI's and OpenCLIP's towers.
+
+    ``whole``: with an OpenCLIP tower's last layer and projection.
+    """
     blocks = r"transformer\.resblocks\.(\d+)\." if second else r"text_model\.encoder\.layers\.(\d+)\."
     count = 1 + max((int(m[1]) for name in text if (m := re.match(blocks, name))), default=-1)
     token = "token_embedding.weight" if second else "text_model.embeddings.token_embedding.weight"
@@ -315,13 +273,17 @@ def infer_text_config(text: Tensors, *, second: bool) -> Config:
     if absent:
         raise UserError(f"the text encoder in the file is incomplete: missing {'; missing '.join(absent)}")
     vocab, width = text[token].shape
+    projects = second and whole
+    if projects and "text_projection" not in text:
+        raise UserError("the second text encoder in the file is incomplete: missing text_projection")
     return {
         "model_type": "clip_text_model",
-        "architectures": ["CLIPTextModel"],
+        "architectures": [f"CLIPTextModel{'WithProjection' * projects}"],
+        "projection_dim": text["text_projection"].shape[1] if projects else width,
         "vocab_size": vocab,
         "hidden_size": width,
         "intermediate_size": text[f"{inner}.weight"].shape[0],
-        "num_hidden_layers": count - 1 if second else count,
+        "num_hidden_layers": count - 1 if second and not whole else count,
         "num_attention_heads": width // 64,
         "max_position_embeddings": text[position].shape[0],
         "hidden_act": "gelu" if second else "quick_gelu",
@@ -342,14 +304,3 @@ def _tokenizer(source: epath.PathLike | None, length: int, second: bool) -> Toke
 
 def _under(tensors: Tensors, prefix: str) -> dict[str, Any]:
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-
-
-def _replaced(name: str, pieces: Mapping[str, str]) -> str:
-    """``name`` with the first of ``pieces`` that stands at its start or after a dot replaced."""
-    for old, new in pieces.items():
-        if name.startswith(old):
-            return new + name[len(old) :]
-        before, found, after = name.partition("." + old)
-        if found:
-            name = f"{before}.{new}{after}"
-    return name

@@ -1,8 +1,8 @@
-"""Stable Diffusion 1.x and 2.x checkpoints, in diffusers' layout, in and out.
+"""Stable Diffusion 1.x, 2.x and XL checkpoints, in diffusers' layout, in and out.
 
 A pipeline folder has ``model_index.json`` and a subfolder a component: ``unet/``, ``vae/``,
-``text_encoder/``, ``tokenizer/`` and ``scheduler/``. All configs, names and shapes are
-checked before a tensor is read.
+``text_encoder/``, ``tokenizer/`` (XL: also ``text_encoder_2/`` and ``tokenizer_2/``) and ``scheduler/``. All
+configs, names and shapes are checked before a tensor is read.
 """
 
 import dataclasses
@@ -11,23 +11,25 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from etils import epath
 from flax import nnx
 from jax.sharding import Sharding
 
+from difflax.micro_conditioning import SCORED, numbers_read
 from difflax.models.autoencoder_kl import AutoencoderKLConfig, KLCodec
 from difflax.models.functional import Functional, functional
 from difflax.models.layers import choose
-from difflax.models.unet import UNet2DConditionModel
+from difflax.models.unet import UNet2DConditionModel, reads_pooled
 from difflax.pretrained.autoencoder import CONFIG, WEIGHTS, newer_names
-from difflax.pretrained.clip import load_text_encoder, save_text_encoder
 from difflax.pretrained.hub import INDEX
 from difflax.pretrained.names import check_names, from_torch, to_torch
 from difflax.pretrained.schedulers import Sampling, read_scheduler
 from difflax.pretrained.tensor_files import Tensors, open_weights, read_json, write_file, write_json
-from difflax.text.encoders import TextEncoder
-from difflax.types import Params, UserError
+from difflax.pretrained.text_encoders import is_xl, load_text_encoders, save_text_encoders
+from difflax.text.prompts import PromptEncoder
+from difflax.types import Conditioning, Params, UserError
 
 Config = dict[str, Any]
 
@@ -37,6 +39,8 @@ PIPELINES = dict.fromkeys(
         "StableDiffusionImg2ImgPipeline",
         "StableDiffusionInpaintPipeline",
         "StableDiffusionInpaintPipelineLegacy",
+        "StableDiffusionXLPipeline",
+        "StableDiffusionXLImg2ImgPipeline",
     )
 )
 SCHEDULER_CONFIG = "scheduler_config.json"
@@ -44,8 +48,13 @@ SCHEDULER_CONFIG = "scheduler_config.json"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Configs:
-    """The JSON files of a pipeline folder as they are, so that saving gives them back."""
+    """The JSON files of a pipeline folder as they are, so that saving gives them back.
 
+    Attributes:
+        index: ``model_index.json``.
+    """
+
+    index: Config
     unet: Config
     vae: Config
     scheduler: Config
@@ -75,6 +84,7 @@ class StableDiffusion:
         model, params: the UNet.
         codec, codec_params: the autoencoder.
         sampling: what its scheduler config means.
+        sizes: how many micro-conditioning numbers the UNet reads, see `count_sizes`.
         configs: its files, for saving.
     """
 
@@ -82,9 +92,31 @@ class StableDiffusion:
     params: Params
     codec: KLCodec
     codec_params: Params
-    text_encoder: TextEncoder
+    text_encoder: PromptEncoder
     sampling: Sampling
+    sizes: int
     configs: Configs
+
+    @property
+    def null(self) -> Conditioning:
+        """What the UNet is told where no negative prompt is given: of an empty prompt, or zeros where the
+        pipeline's ``force_zeros_for_empty_prompt`` says so (XL's base).
+        """
+        empty = self.text_encoder.encode([""])
+        if not reads_pooled(self.configs.unet):
+            empty = dataclasses.replace(empty, pooled=None)
+        zeros = is_xl(self.configs.index) and self.configs.index.get("force_zeros_for_empty_prompt", True)
+        return jax.tree.map(jnp.zeros_like, empty) if zeros else empty
+
+    @property
+    def refines(self) -> bool:
+        """Whether it is a refiner, which goes on from what another model made."""
+        return bool(self.configs.index.get("requires_aesthetics_score", False))
+
+    @property
+    def guidance_scale(self) -> float:
+        """The default of its pipeline in diffusers."""
+        return 5.0 if is_xl(self.configs.index) else 7.5
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -157,9 +189,11 @@ def read_configs(folder: epath.PathLike) -> Configs:
     folder = epath.Path(folder)
     if not (folder / INDEX).is_file():
         raise UserError(f"no {INDEX} in {folder}: give a pipeline folder in diffusers' layout")
-    name = str(read_json(folder / INDEX).get("_class_name", "")).removeprefix("Flax")
+    index = read_json(folder / INDEX)
+    name = str(index.get("_class_name", "")).removeprefix("Flax")
     choose(PIPELINES, name, f"{folder / INDEX}: _class_name")
     return Configs(
+        index=index,
         unet=read_json(folder / "unet" / CONFIG),
         vae=read_json(folder / "vae" / CONFIG),
         scheduler=read_json(folder / "scheduler" / SCHEDULER_CONFIG),
@@ -192,7 +226,7 @@ def load_stable_diffusion(
     where = f"in {folder}"
     check_names(unet, model.abstract(), f"the UNet {where}")
     check_names(vae, codec.network.abstract(), f"the autoencoder {where}")
-    encoder = load_text_encoder(folder, dtype=dtype, param_dtype=dtype, variant=variant, batch_size=8)
+    encoder = load_text_encoders(folder, configs.index, dtype=dtype, variant=variant)
     return assemble(configs, unet, vae, encoder, where, dtype=dtype, shardings=shardings)
 
 
@@ -200,7 +234,7 @@ def assemble(
     configs: Configs,
     unet: Tensors,
     vae: Tensors,
-    encoder: TextEncoder,
+    encoder: PromptEncoder,
     where: str,
     *,
     dtype: Any,
@@ -209,11 +243,12 @@ def assemble(
     """Reads the weights of UNet and autoencoder into a checkpoint; ``where`` is for errors."""
     model, codec, sampling = configs.build(dtype)
     width = configs.unet.get("cross_attention_dim", 1280)
-    if width != encoder.config.hidden_size:
+    if width != encoder.width:
         raise UserError(
             f"the UNet {where} reads text of width {width}, its text encoder gives"
-            f" {encoder.config.hidden_size}: they do not belong together"
+            f" {encoder.width}: they do not belong together"
         )
+    sizes = count_sizes(configs, encoder.pooled_width, where)
     return StableDiffusion(
         model=model,
         params=from_torch(unet, model.abstract(), f"the UNet {where}", dtype=dtype, shardings=shardings),
@@ -221,8 +256,26 @@ def assemble(
         codec_params=from_torch(vae, codec.network.abstract(), f"the autoencoder {where}", dtype=codec.dtype),
         text_encoder=encoder,
         sampling=sampling,
+        sizes=sizes,
         configs=configs,
     )
+
+
+def count_sizes(configs: Configs, pooled_width: int, where: str) -> int:
+    """How many numbers the UNet reads beside the pooled vector, see `numbers_read`.
+
+    Raises:
+        UserError: the UNet's vector has room for another number, or the pipeline is of the other kind.
+    """
+    numbers = numbers_read(configs.unet, pooled_width, f"the UNet {where}")
+    scored = bool(configs.index.get("requires_aesthetics_score", False))
+    if numbers and scored != (numbers == SCORED):
+        kind, other = ("a refiner", "false") if numbers == SCORED else ("a base model", "true")
+        raise UserError(
+            f"the UNet {where} is of {kind}, but {INDEX} has requires_aesthetics_score = {other}: they do not"
+            " belong together"
+        )
+    return numbers
 
 
 def save_stable_diffusion(
@@ -231,28 +284,28 @@ def save_stable_diffusion(
     configs: Configs,
     params: Params,
     codec_params: Params,
-    text_encoder: TextEncoder,
+    text_encoder: PromptEncoder,
 ) -> None:
     """Writes a pipeline folder, which PyTorch diffusers and `load_stable_diffusion` read.
 
     There is no safety checker in it; diffusers takes its absence from the index.
     """
     folder = epath.Path(folder)
-    inpainting = configs.unet.get("in_channels", 4) != configs.vae.get("latent_channels", 4)
-    projects = "text_projection" in text_encoder.params
-    index = {
-        "_class_name": "StableDiffusionInpaintPipeline" if inpainting else "StableDiffusionPipeline",
+    entries: dict[str, Any] = {
         "_diffusers_version": configs.unet.get("_diffusers_version", "0.36.0"),
         "feature_extractor": [None, None],
         "image_encoder": [None, None],
-        "requires_safety_checker": False,
-        "safety_checker": [None, None],
         "scheduler": ["diffusers", configs.scheduler["_class_name"].removeprefix("Flax")],
-        "text_encoder": ["transformers", f"CLIPTextModel{'WithProjection' if projects else ''}"],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
         "unet": ["diffusers", "UNet2DConditionModel"],
         "vae": ["diffusers", "AutoencoderKL"],
     }
+    if is_xl(configs.index):
+        kept = ("_class_name", "force_zeros_for_empty_prompt", "requires_aesthetics_score")
+        entries |= {name: configs.index[name] for name in kept if name in configs.index}
+    else:
+        inpainting = configs.unet.get("in_channels", 4) != configs.vae.get("latent_channels", 4)
+        entries["_class_name"] = f"StableDiffusion{'Inpaint' * inpainting}Pipeline"
+        entries |= {"requires_safety_checker": False, "safety_checker": [None, None]}
     for name, config, weights in (("unet", configs.unet, params), ("vae", configs.vae, codec_params)):
         place = folder / name
         place.mkdir(parents=True, exist_ok=True)
@@ -260,6 +313,6 @@ def save_stable_diffusion(
         write_file(place / f"{WEIGHTS}.safetensors", to_torch(weights))
     (folder / "scheduler").mkdir(exist_ok=True)
     write_json(folder / "scheduler" / SCHEDULER_CONFIG, configs.scheduler)
-    save_text_encoder(text_encoder, folder)
+    entries |= save_text_encoders(text_encoder, configs.index, folder)
     # Last, so that a folder with an index is whole.
-    write_json(folder / INDEX, index)
+    write_json(folder / INDEX, dict(sorted(entries.items())))

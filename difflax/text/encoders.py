@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from difflax.models.functional import Functional, functional
 from difflax.text.clip import CLIPTextModel, CLIPTextModelWithProjection
 from difflax.text.clip_config import CLIPTextConfig
+from difflax.text.prompts import count_pieces, token_rows, weigh
 from difflax.text.tokenizer import Tokenizer
 from difflax.types import Conditioning, Params, UserError
 
@@ -76,6 +77,29 @@ class TextEncoder:
         Diffusion.
         """
         return in_batches(self.condition_ids, self.tokenizer(captions), self.batch_size)
+
+    @property
+    def width(self) -> int:
+        """Of ``context``."""
+        return self.config.hidden_size
+
+    @property
+    def pooled_width(self) -> int:
+        """Of ``pooled``."""
+        return self.config.projection_dim if "text_projection" in self.params else self.config.hidden_size
+
+    def count_pieces(self, prompts: Sequence[str], *, weighted: bool) -> int:
+        """How many rows of the tokenizer's length the longest prompt fills."""
+        return count_pieces(self.tokenizer, prompts, weighted=weighted)
+
+    def encode_pieces(self, prompts: Sequence[str], pieces: int, *, weighted: bool) -> Conditioning:
+        """Prompts in so many pieces each, whose states are joined; see `encode_prompts`."""
+        ids, weights = token_rows(self.tokenizer, prompts, pieces, weighted=weighted)
+        made = in_batches(self.condition_ids, ids, self.batch_size)
+        context = made.context.reshape(len(prompts), -1, self.width)
+        if weighted:
+            context = weigh(context, jnp.asarray(weights, context.dtype).reshape(len(prompts), -1))
+        return Conditioning(context=context, pooled=made.pooled[::pieces])
 
     @property
     def null(self) -> Conditioning:

@@ -7,17 +7,53 @@ of what is inside, ``(word)`` by 1.1, ``[word]`` divides it by 1.1; they nest, a
 import re
 import warnings
 from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from difflax.text.encoders import TextEncoder, in_batches
+from difflax.text.tokenizer import Tokenizer
 from difflax.types import Conditioning, UserError
 
 EMPHASIS = 1.1
 
 _PIECES = re.compile(r"\\[()\[\]\\]|:\s*([+-]?\d*\.?\d+)\s*\)|[()\[\]]|[^\\()\[\]:]+|:|\\")
+
+
+@runtime_checkable
+class PromptEncoder(Protocol):
+    """Text in, conditioning out: one tower with its tokenizer, or several read as one.
+
+    Attributes:
+        batch_size: prompts a call of its program.
+        width: of ``context``.
+        pooled_width: of ``pooled``, 0 without one.
+    """
+
+    batch_size: int
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def pooled_width(self) -> int: ...
+
+    def encode(self, captions: Sequence[str]) -> Conditioning:
+        """The conditioning of ``b`` captions: ``context`` [b, n, width] and, where it has one, ``pooled``."""
+        ...
+
+    def count_pieces(self, prompts: Sequence[str], *, weighted: bool) -> int:
+        """How many pieces the longest of the prompts takes, at least 1."""
+        ...
+
+    def encode_pieces(self, prompts: Sequence[str], pieces: int, *, weighted: bool) -> Conditioning:
+        """The conditioning of prompts in so many pieces each; see `encode_prompts`."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A hash of all that decides an embedding: equal fingerprints, equal embeddings."""
+        ...
 
 
 def parse_weights(prompt: str) -> list[tuple[str, float]]:
@@ -63,57 +99,58 @@ def parse_weights(prompt: str) -> list[tuple[str, float]]:
 
 
 def encode_prompts(
-    encoder: TextEncoder, prompts: Sequence[str], *, weighted: bool = False, chunked: bool = False
+    encoder: PromptEncoder, prompts: Sequence[str], *, weighted: bool = False, chunked: bool = False
 ) -> Conditioning:
     """The conditioning of prompts; ``pooled`` is that of a prompt's first piece.
 
     Args:
         weighted: read weights in brackets. A token's state is multiplied by its weight, and then the prompt's
-            states by what brings their mean back to what it was.
+            states by what brings their mean back to what it was; each tower by its own.
         chunked: a prompt that is too long is encoded in pieces of full length, whose states are joined; all
             prompts get as many pieces as the longest. Otherwise it is cut, and a warning shows what was lost.
 
     Returns:
         ``context`` [b, pieces * max_length, d].
     """
-    rows = [_tokens(encoder, prompt, weighted) for prompt in prompts]
-    room = encoder.tokenizer.max_length - 2
-    backend = encoder.tokenizer.backend
-    count = max(1, *(-(-len(ids) // room) for ids, _ in rows)) if chunked else 1
+    pieces = encoder.count_pieces(prompts, weighted=weighted) if chunked else 1
+    return encoder.encode_pieces(prompts, pieces, weighted=weighted)
+
+
+def count_pieces(tokenizer: Tokenizer, prompts: Sequence[str], *, weighted: bool) -> int:
+    """How many rows of the tokenizer's length the longest prompt fills."""
+    room = tokenizer.max_length - 2
+    return max(1, *(-(-len(_tokens(tokenizer, prompt, weighted)[0]) // room) for prompt in prompts))
+
+
+def token_rows(
+    tokenizer: Tokenizer, prompts: Sequence[str], pieces: int, *, weighted: bool
+) -> tuple[Int[np.ndarray, "bp n"], Float[np.ndarray, "bp n"]]:
+    """Token ids of prompts in ``pieces`` rows each, one prompt after the other, and the tokens' weights.
+
+    A prompt that is longer is cut, and a warning shows what was lost.
+    """
+    room = tokenizer.max_length - 2
+    backend = tokenizer.backend
     all_ids, all_weights = [], []
-    for prompt, (ids, weights) in zip(prompts, rows, strict=True):
-        if len(ids) > count * room:
-            lost = backend.decode(ids[room:])
+    for prompt in prompts:
+        ids, weights = _tokens(tokenizer, prompt, weighted)
+        if len(ids) > pieces * room:
+            lost = backend.decode(ids[pieces * room :])
             warnings.warn(
-                f"the prompt {prompt!r} of {len(ids) + 2} tokens is cut to {room + 2}; lost: {lost!r}",
-                stacklevel=2,
+                f"the prompt {prompt!r} of {len(ids) + 2} tokens is cut to {pieces * room + 2};"
+                f" lost: {lost!r}",
+                stacklevel=4,
             )
-        for start in range(0, count * room, room):
+        for start in range(0, pieces * room, room):
             inside, end = ids[start : start + room], start + room
             filling = [backend.pad_token_id] * (room - len(inside))
             all_ids.append([backend.bos_token_id, *inside, backend.eos_token_id, *filling])
             all_weights.append([1.0, *weights[start:end], *[1.0] * (room + 1 - len(inside))])
-    made = in_batches(encoder.condition_ids, np.asarray(all_ids, np.int32), encoder.batch_size)
-    width = made.context.shape[-1]
-    context = made.context.reshape(len(prompts), -1, width)
-    if weighted:
-        context = _weigh(context, jnp.asarray(all_weights, context.dtype).reshape(len(prompts), -1))
-    return Conditioning(context=context, pooled=made.pooled[::count])
+    return np.asarray(all_ids, np.int32), np.asarray(all_weights, np.float32)
 
 
-def _tokens(encoder: TextEncoder, prompt: str, weighted: bool) -> tuple[list[int], list[float]]:
-    pieces = parse_weights(prompt) if weighted else [(prompt, 1.0)]
-    ids: list[int] = []
-    weights: list[float] = []
-    for text, weight in pieces:
-        text = encoder.tokenizer.expand(text)
-        found = encoder.tokenizer.backend(text, add_special_tokens=False)["input_ids"]
-        ids += found
-        weights += [weight] * len(found)
-    return ids, weights
-
-
-def _weigh(context: Float[Array, "b n d"], weights: Float[Array, "b n"]) -> Float[Array, "b n d"]:
+def weigh(context: Float[Array, "b n d"], weights: Float[Array, "b n"]) -> Float[Array, "b n d"]:
+    """Token states times their weights, scaled to the mean that they had."""
     weighed = context * weights[..., None]
     before, after = (a.astype(jnp.float32).mean((1, 2), keepdims=True) for a in (context, weighed))
     # States whose mean is nothing but rounding have none to restore.
@@ -121,3 +158,14 @@ def _weigh(context: Float[Array, "b n d"], weights: Float[Array, "b n"]) -> Floa
     stable = jnp.minimum(jnp.abs(before), jnp.abs(after)) > 1e-5 * size
     ratio = jnp.where(stable, before / jnp.where(stable, after, 1), 1)
     return (weighed * ratio).astype(context.dtype)
+
+
+def _tokens(tokenizer: Tokenizer, prompt: str, weighted: bool) -> tuple[list[int], list[float]]:
+    pieces = parse_weights(prompt) if weighted else [(prompt, 1.0)]
+    ids: list[int] = []
+    weights: list[float] = []
+    for text, weight in pieces:
+        found = tokenizer.backend(tokenizer.expand(text), add_special_tokens=False)["input_ids"]
+        ids += found
+        weights += [weight] * len(found)
+    return ids, weights

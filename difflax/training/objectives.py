@@ -182,13 +182,18 @@ def pixels(batch: PyTree) -> Float[Array, "b h w c"]:
 
 
 def drop_captions(captions: PyTree, null: PyTree, share: float, keys: Key[Array, " b"]) -> PyTree:
-    """``null`` in place of each row of conditions or tokens with probability ``share``."""
+    """``null`` in place of each row of conditions or tokens with probability ``share``; the sizes of an image
+    are no caption and stay.
+    """
     dropped = jax.vmap(lambda k: jax.random.bernoulli(k, share))(keys)
 
     def replace(given: Array, empty: Array) -> Array:
         return jnp.where(dropped.reshape(-1, *[1] * (given.ndim - 1)), empty, given)
 
-    return jax.tree.map(replace, captions, null)
+    if not isinstance(captions, Conditioning):
+        return jax.tree.map(replace, captions, null)
+    made = jax.tree.map(replace, dataclasses.replace(captions, time_ids=None), null)
+    return dataclasses.replace(made, time_ids=captions.time_ids)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

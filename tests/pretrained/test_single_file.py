@@ -7,10 +7,11 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from difflax.pretrained.single_file import infer_configs, infer_text_config, unet_names, vae_names
+from difflax.pretrained.original_names import unet_names, vae_names
+from difflax.pretrained.single_file import infer_configs, infer_text_config
 from difflax.types import UserError
 
-from tests.fixtures import full_width
+from tests.fixtures import full_width, make_sdxl, make_shapes
 from tests.fixtures import make_stable_diffusion as reference
 from tests.fixtures import original_layout as original
 from tests.runs import command
@@ -164,3 +165,81 @@ def test_the_text_encoder_is_found_from_names_and_shapes():
     made = infer_text_config(text, second=True)
     # The published config of Stable Diffusion 2.
     assert (made["num_hidden_layers"], made["num_attention_heads"], made["hidden_act"]) == (23, 16, "gelu")
+
+
+XL_ATTENTION = {"base": [False, True, True], "refiner": [False, True, True, False]}
+
+
+def xl_modules(name):
+    """diffusers' modules of Stable Diffusion XL's UNet → the original's."""
+    vector = {f"add_embedding.linear_{i}": f"label_emb.0.{j}" for i, j in ((1, 0), (2, 2))}
+    return original.unet_modules(XL_ATTENTION[name], 2) | vector
+
+
+class TestXL:
+    @pytest.fixture(params=["base", "refiner"])
+    def both(self, request, tmp_path):
+        """A folder and the file with the same tensors."""
+        name, folder = request.param, make_sdxl.build(request.param, tmp_path / "folder")
+
+        def stored(part):
+            [path] = (folder / part).glob("*.safetensors")
+            return safetensors.numpy.load_file(path)
+
+        def text(part):
+            named = stored(part)
+            return {n if n.startswith("text_") else f"text_model.{n}": t for n, t in named.items()}
+
+        wide = {
+            n: t[..., None, None] if ".attentions.0.to_" in n and t.ndim == 2 else t
+            for n, t in stored("vae").items()
+        }
+        groups = {
+            "model.diffusion_model.": original.rename(stored("unet"), xl_modules(name)),
+            "first_stage_model.": original.rename(wide, original.vae_modules(4, 2)),
+        }
+        second = original.open_clip(text("text_encoder_2"), 3, whole=True)
+        groups[f"conditioner.embedders.{0 if name == 'refiner' else 1}.model."] = second
+        if name == "base":
+            positions = {"text_model.embeddings.position_ids": np.arange(77)[None]}
+            groups["conditioner.embedders.0.transformer."] = text("text_encoder") | positions
+        tensors = {prefix + key: t for prefix, group in groups.items() for key, t in group.items()}
+        tensors["denoiser.sigmas"] = np.zeros(1000, np.float32)
+        # A safetensors file has no strides.
+        tensors = {key: np.ascontiguousarray(t) for key, t in tensors.items()}
+        safetensors.numpy.save_file(tensors, tmp_path / "one.safetensors")
+        return folder, tmp_path / "one.safetensors"
+
+    def test_the_same_model_as_from_the_folder(self, both):
+        folder, path = both
+        one = difflax.from_pretrained(str(path), config=str(folder))
+        whole = difflax.from_pretrained(str(folder), variant="fp16")
+        for name in ("params", "codec_params"):
+            jax.tree.map(np.testing.assert_array_equal, getattr(one, name), getattr(whole, name))
+        assert one.text_encoder.fingerprint() == whole.text_encoder.fingerprint()
+        assert one.configs == whole.configs
+        assert (one.sizes, one.refines) == (whole.sizes, whole.refines)
+
+    @pytest.mark.parametrize(("name", "list_of"), [("base", "sdxl_unet"), ("refiner", "sdxl_refiner_unet")])
+    def test_the_structure_is_found_from_names_and_shapes(self, name, list_of):
+        from difflax.pretrained.stable_diffusion import count_sizes
+
+        config, tensors = make_shapes.read(list_of)
+        shaped = {key: Shaped(shape) for key, shape in tensors.items()}
+        unet = original.rename(shaped, xl_modules(name))
+        vae = full_size(False)[3]
+        settings = {"second": False, "prediction_type": None, "xl": True, "refiner": name == "refiner"}
+        made = infer_configs(unet, vae, **settings)
+        depth = config["transformer_layers_per_block"]
+        for key, value in made.unet.items():
+            if key == "transformer_layers_per_block":
+                attends = XL_ATTENTION[name]
+                wanted = depth if isinstance(depth, list) else [depth] * len(attends)
+                # A level without attention has no depth; the middle has the last level's.
+                kept = [i for i, reads in enumerate(attends) if reads] + [len(attends) - 1]
+                assert [value[i] for i in kept] == [wanted[i] for i in kept]
+            elif key != "_class_name":
+                assert config[key] == value, key
+        assert made.vae["scaling_factor"] == 0.13025
+        assert type(made.build("float32")[2].sampler).__name__ == "Euler"
+        assert count_sizes(made, 1280, "in the file") == (5 if name == "refiner" else 6)

@@ -1,0 +1,93 @@
+"""Several text encoders read as one: SDXL's two, Stable Diffusion 3's three."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import flax.struct
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from difflax.text.prompts import PromptEncoder
+from difflax.types import Conditioning, UserError
+
+
+@flax.struct.dataclass
+class JoinedEncoder:
+    """A `PromptEncoder` of several that read the same prompts. It nests:
+
+        clips = JoinedEncoder((clip_l, big_g), along="features", pooled=(0, 1))
+        sd3 = JoinedEncoder((clips, t5), along="tokens", pooled=(0,))
+
+    Attributes:
+        encoders: at least one.
+        along: ``"features"`` puts their states of a token side by side, for which all must give as many
+            tokens; ``"tokens"`` puts their tokens one after the other, the narrower filled up with zeros.
+        pooled: the encoders (by place) whose pooled vectors are joined, in this order; no other's is read.
+
+    Raises:
+        UserError: no encoder, or a place that there is not.
+    """
+
+    encoders: tuple[PromptEncoder, ...]
+    along: Literal["features", "tokens"] = flax.struct.field(pytree_node=False)
+    pooled: tuple[int, ...] = flax.struct.field(pytree_node=False)
+
+    def __post_init__(self):
+        count = len(self.encoders)
+        if not count or not all(0 <= place < count for place in self.pooled):
+            raise UserError(
+                f"a joined text encoder of {count} parts cannot take its pooled vector from {self.pooled}"
+            )
+
+    @property
+    def batch_size(self) -> int:
+        return max(encoder.batch_size for encoder in self.encoders)
+
+    @property
+    def width(self) -> int:
+        """Of ``context``."""
+        widths = [encoder.width for encoder in self.encoders]
+        return sum(widths) if self.along == "features" else max(widths)
+
+    @property
+    def pooled_width(self) -> int:
+        """Of ``pooled``."""
+        return sum(self.encoders[place].pooled_width for place in self.pooled)
+
+    def encode(self, captions: Sequence[str]) -> Conditioning:
+        """The conditioning of captions; see `PromptEncoder`."""
+        return self._join(lambda encoder: encoder.encode(captions))
+
+    def count_pieces(self, prompts: Sequence[str], *, weighted: bool) -> int:
+        """The most that one of the encoders needs."""
+        return max(encoder.count_pieces(prompts, weighted=weighted) for encoder in self.encoders)
+
+    def encode_pieces(self, prompts: Sequence[str], pieces: int, *, weighted: bool) -> Conditioning:
+        """Prompts in so many pieces each; see `PromptEncoder`."""
+        return self._join(lambda encoder: encoder.encode_pieces(prompts, pieces, weighted=weighted))
+
+    def fingerprint(self) -> str:
+        """See `PromptEncoder`."""
+        parts = [self.along, str(self.pooled), *(encoder.fingerprint() for encoder in self.encoders)]
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def _join(self, encode: Callable[[PromptEncoder], Conditioning]) -> Conditioning:
+        made = [encode(encoder) for encoder in self.encoders]
+        contexts = [one.context for one in made]
+        if self.along == "features":
+            lengths = [context.shape[1] for context in contexts]
+            if len(set(lengths)) > 1:
+                raise UserError(
+                    f"text encoders of {' and '.join(map(str, lengths))} tokens cannot stand side by side:"
+                    " load their tokenizers with one max_length"
+                )
+            context = jnp.concatenate(contexts, axis=-1)
+        else:
+            context = jnp.concatenate([_widened(context, self.width) for context in contexts], axis=1)
+        vectors = [made[place].pooled for place in self.pooled]
+        return Conditioning(context=context, pooled=jnp.concatenate(vectors, axis=-1) if vectors else None)
+
+
+def _widened(context: Float[Array, "b n d"], width: int) -> Float[Array, "b n w"]:
+    return jnp.pad(context, ((0, 0), (0, 0), (0, width - context.shape[-1])))

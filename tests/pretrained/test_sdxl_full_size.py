@@ -1,0 +1,56 @@
+"""Every tensor of the full-size checkpoints has its place, and nothing is left over; no array is made."""
+
+import json
+import math
+
+import jax
+import pytest
+from difflax.micro_conditioning import SCORED, SIZES, numbers_read
+from difflax.pretrained.names import check_names
+from difflax.pretrained.stable_diffusion import unet_network
+from difflax.text.clip_config import CLIPTextConfig
+from difflax.text.encoders import text_network
+from difflax.types import UserError
+
+from tests.fixtures.make_shapes import read
+
+
+class Shaped:
+    def __init__(self, shape):
+        self.shape = shape
+
+
+def shaped(tensors):
+    return {name: Shaped(shape) for name, shape in tensors.items()}
+
+
+def count(tree):
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers", "billions"),
+    # Podell et al. 2023, table 1: 2.6 B; the refiner's model card: 2.3 B.
+    [("sdxl_unet", SIZES, 2.6), ("sdxl_refiner_unet", SCORED, 2.3)],
+)
+def test_unet(name, numbers, billions):
+    config, tensors = read(name)
+    abstract = unet_network(json.dumps(config, sort_keys=True), "bfloat16").abstract()
+    check_names(shaped(tensors), abstract, name)
+    assert count(abstract) == sum(map(math.prod, tensors.values()))
+    assert round(count(abstract) / 1e9, 1) == billions
+    assert numbers_read(config, 1280, name) == numbers
+    lost = dict(shaped(tensors))
+    del lost["add_embedding.linear_1.weight"]
+    with pytest.raises(UserError, match=r"missing add_embedding\.linear_1\.weight"):
+        check_names(lost, abstract, name)
+
+
+def test_big_g():
+    config, tensors = read("big_g")
+    abstract = text_network(CLIPTextConfig.from_config(config), True).abstract()
+    named = {n if n.startswith(("text_model.", "text_projection.")) else f"text_model.{n}": t
+             for n, t in shaped(tensors).items()}  # fmt: skip
+    check_names(named, abstract, "bigG")
+    # OpenCLIP's model profile of ViT-bigG-14: 694.66 M parameters of text.
+    assert round(count(abstract) / 1e6, 2) == 694.66
