@@ -129,8 +129,8 @@ class Pipeline:
         guidance: Guidance | None = None,
         **settings: Any,
     ) -> "Pipeline":
-        """The pipeline of a checkpoint of the Hub, by default with its own scale of guidance; ``settings`` are
-        other fields.
+        """The pipeline of a checkpoint of the Hub, by default with its own scale of guidance; ``settings``
+        are other fields.
         """
         if guidance is None:
             guidance = ClassifierFreeGuidance(scale=checkpoint.guidance_scale)
@@ -335,7 +335,7 @@ class Pipeline:
 
     def _single_text_encoder(self, what: str) -> TextEncoder:
         if not isinstance(self.text_encoder, TextEncoder):
-            raise UserError(f"{what}: only models with one text encoder (Stable Diffusion 1.x, 2.x) take it yet")
+            raise UserError(f"{what}: only models with one text encoder take it, Stable Diffusion 1.x and 2.x")
         return self.text_encoder
 
     def _sampler(self, sampler: str | Sampler | None) -> Sampler:

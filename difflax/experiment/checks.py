@@ -83,7 +83,7 @@ def check(config: ConfigDict, workdir: epath.PathLike | None = None) -> None:
         )
     if name == "pretrained":
         if config.data.get("buckets"):
-            raise UserError("config.data.buckets: checkpoints are fine-tuned on one size of images; leave it out")
+            raise UserError("config.data.buckets: checkpoints are fine-tuned on one size; leave it out")
         pretrained = make_pretrained(config).loss
         check_loss(settings, **{key: pretrained[key] for key in ("loss", "time_sampler", "uncertainty")})
         return

@@ -148,8 +148,8 @@ def read_checkpoint(
         )
     if checkpoint.sizes:
         raise UserError(
-            f"config.model.path = {options.path!r} is a Stable Diffusion XL, which is not fine-tuned yet: take a"
-            " Stable Diffusion 1.x or 2.x"
+            f"config.model.path = {options.path!r} is a Stable Diffusion XL, which is not fine-tuned yet:"
+            " take a Stable Diffusion 1.x or 2.x"
         )
     return checkpoint.computing_in(DTYPES[options.dtype], options.remat)
 
