@@ -18,7 +18,8 @@ class AdamW:
         schedule: what follows: ``"cosine"`` to ``final_fraction`` of it at the run's last step, or
             ``"constant"``.
         b1, b2, eps: Adam's.
-        weight_decay: on arrays of two or more axes; norms and biases are left alone.
+        weight_decay: on arrays of two or more axes; norms, biases and tables that are not trained
+            (``FIXED``) are left alone.
         clip_norm: the largest global norm of the gradient; ``None`` for no clipping.
     """
 
@@ -73,8 +74,14 @@ class AdamW:
         return optax.chain(clip, adamw)
 
 
+FIXED = ("pos_embed",)
+"""Names of parameters that are computed and not trained: no gradient reaches them."""
+
+
 def _decayed(params: Params) -> Params:
-    return jax.tree.map(lambda p: p.ndim >= 2, params)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, p: p.ndim >= 2 and getattr(path[-1], "key", None) not in FIXED, params
+    )
 
 
 OPTIMIZERS = {"adamw": AdamW}

@@ -18,7 +18,7 @@ Rule = tuple[str, tuple[str | None, ...]]
 
 TENSOR_RULES: tuple[Rule, ...] = (
     (r"(to_q|to_k|to_v|q_proj|k_proj|v_proj|fc1|net/0/proj)/kernel$", (None, "tensor")),
-    (r"(to_out/0|out_proj|fc2|net/2)/kernel$", ("tensor", None)),
+    (r"(to_out/0|to_add_out|out_proj|fc2|net/2)/kernel$", ("tensor", None)),
 )
 """Attention heads and feed-forward channels split, so that each pair of layers needs one sum over devices
 (Megatron-LM, https://arxiv.org/abs/1909.08053, section 3).
