@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Key
 
 from difflax import streams
 from difflax.diffusion.denoisers import NetworkInput, make_denoiser
-from difflax.diffusion.guidance import Guidance, Guided, Prompts
+from difflax.diffusion.guidance import ClassifierFreeGuidance, Guidance, Guided, Prompts
 from difflax.diffusion.predictions import PredictionType
 from difflax.diffusion.run_options import RunOptions
 from difflax.diffusion.samplers.base import Sampler, sample
@@ -24,11 +24,11 @@ from difflax.diffusion.time_grids import TimeGrid, pad_levels
 from difflax.models.autoencoder import Codec
 from difflax.models.functional import Functional, conditional_network
 from difflax.models.perturbation import Perturbation
-from difflax.pretrained.schedulers import Sampling
+from difflax.pretrained.schedulers import DynamicCheckpointFlow, Sampling
 from difflax.pretrained.stable_diffusion import Configs, StableDiffusion, save_stable_diffusion
+from difflax.pretrained.stable_diffusion_3 import Configs3, StableDiffusion3, save_stable_diffusion_3
 from difflax.request import Request
-from difflax.text.encoders import TextEncoder
-from difflax.text.prompts import encode_prompts
+from difflax.text.prompts import PromptEncoder, encode_prompts
 from difflax.types import Conditioning, Params, UserError
 
 STEPS_COMPILED = 50
@@ -93,7 +93,7 @@ class Pipeline:
     schedule: NoiseSchedule
     prediction_type: PredictionType
     network_input: NetworkInput
-    text_encoder: TextEncoder
+    text_encoder: PromptEncoder
     null: Conditioning
     samplers: dict[str, Sampler]
     sampler: Sampler
@@ -109,11 +109,11 @@ class Pipeline:
     width: int
     batch_size: int = 64
     step: int = 0
-    configs: Configs | None = None
+    configs: Configs | Configs3 | None = None
 
     @classmethod
     def of_checkpoint(
-        cls, checkpoint: StableDiffusion, samplers: dict[str, Sampler], guidance: Guidance, **settings: Any
+        cls, checkpoint: StableDiffusion | StableDiffusion3, samplers: dict[str, Sampler], **settings: Any
     ) -> "Pipeline":
         """The pipeline of a checkpoint of the Hub; ``settings`` are other fields."""
         sampling = {f.name: getattr(checkpoint.sampling, f.name) for f in dataclasses.fields(Sampling)}
@@ -124,9 +124,9 @@ class Pipeline:
             codec=checkpoint.codec,
             codec_params=checkpoint.codec_params,
             text_encoder=checkpoint.text_encoder,
-            null=dataclasses.replace(checkpoint.text_encoder.encode([""]), pooled=None),
+            null=checkpoint.null,
             samplers=samplers,
-            guidance=guidance,
+            guidance=ClassifierFreeGuidance(scale=checkpoint.guidance_scale),
             fills_masks=checkpoint.fills_masks,
             height=height,
             width=width,
@@ -201,14 +201,21 @@ class Pipeline:
         levels = self.levels(self.num_steps if num_steps is None else num_steps)
         return Denoised(images, estimates, np.asarray(levels.log_snr[:-1]))
 
-    def levels(self, num_steps: int) -> NoiseLevel:
+    def levels(self, num_steps: int, latent: tuple[int, int] | None = None) -> NoiseLevel:
         """The noise levels of a run.
+
+        Args:
+            latent: height and width of the image's latent; ``None``: of the default size.
 
         Raises:
             UserError: for a number of steps that the time grid cannot make.
         """
+        grid = self.time_grid
+        if isinstance(grid, DynamicCheckpointFlow):
+            latent = latent or self.codec.latent_shape(self.height, self.width)[:2]
+            grid = dataclasses.replace(grid, latent=latent)
         try:
-            return self.options.levels(self.schedule, self.time_grid, num_steps, self.prediction_type)
+            return self.options.levels(self.schedule, grid, num_steps, self.prediction_type)
         except ValueError as error:
             raise UserError(f"num_steps={num_steps}: {error}") from error
 
@@ -246,7 +253,8 @@ class Pipeline:
                 f"save_pretrained({str(directory)!r}): only a model that came from a checkpoint in diffusers'"
                 " layout can be saved in it"
             )
-        save_stable_diffusion(
+        save = save_stable_diffusion_3 if isinstance(self.configs, Configs3) else save_stable_diffusion
+        save(
             directory,
             configs=self.configs,
             params=self.params,
@@ -362,7 +370,8 @@ class Pipeline:
         *,
         trajectory: bool,
     ) -> tuple[np.ndarray, np.ndarray]:
-        levels = request.levels(self.levels(self.num_steps if num_steps is None else num_steps))
+        num_steps = self.num_steps if num_steps is None else num_steps
+        levels = request.levels(self.levels(num_steps, request.shape[:2]))
         steps = levels.t.shape[0] - 1
         padded = (
             levels if trajectory else pad_levels(levels, -(-steps // STEPS_COMPILED) * STEPS_COMPILED + 1)

@@ -6,13 +6,13 @@ from difflax.config import build, construct, nearest
 from difflax.diffusion.time_samplers import RunningLoss
 from difflax.diffusion.weightings import NoUncertainty
 from difflax.evaluation.protocols import PROTOCOLS
+from difflax.experiment.networks import network, network_kind
 from difflax.experiment.sections import (
     TokenizerOptions,
     clip_config,
     make_diffusion,
     make_settings,
     model_name,
-    unet,
 )
 from difflax.types import UserError
 
@@ -78,13 +78,8 @@ def check(config: ConfigDict) -> None:
             " config.loss.uncertainty (learned) takes away: choose one of them"
         )
     shape = parts.codec.latent_shape(height, width)
-    unet(config, shape[-1]).abstract()
-    levels = len(config.model.block_out_channels)
-    if any(edge % 2 ** (levels - 1) for edge in shape[:2]):
-        raise UserError(
-            f"config.model.block_out_channels has {levels} levels, which halve {levels - 1} times, but the"
-            f" latent is {shape[0]} × {shape[1]}: use fewer levels or a smaller config.autoencoder.patch_size"
-        )
+    network(config, shape[-1]).abstract()
+    network_kind(config).check_latent(dict(config.model), *shape[:2])
     if settings.options.steps <= settings.optimizer.warmup_steps:
         raise UserError(
             f"config.optimizer.warmup_steps = {settings.optimizer.warmup_steps} must be less than"

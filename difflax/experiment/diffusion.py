@@ -13,10 +13,10 @@ from ml_collections import ConfigDict
 from difflax.config import claim_workdir, read_workdir_config
 from difflax.data.caches import EmbeddingCache
 from difflax.diffusion.samplers import SAMPLERS
+from difflax.experiment.networks import network, network_kind
 from difflax.experiment.prepared import Prepared, make_loader
-from difflax.experiment.sections import Diffusion, Settings, WeakOptions, make_diffusion, make_settings, unet
+from difflax.experiment.sections import Diffusion, Settings, WeakOptions, make_diffusion, make_settings
 from difflax.generation import Pipeline, WeakModel
-from difflax.models.unet import reads_pooled
 from difflax.pretrained.clip import load_text_encoder, save_text_encoder
 from difflax.text.encoders import TextEncoder
 from difflax.training.checkpoints import Checkpoints
@@ -39,7 +39,7 @@ def prepare_diffusion(config: ConfigDict, settings: Settings, workdir: epath.Pat
     loader = make_loader(settings)
     cache = EmbeddingCache(loader.captions, lambda captions: encode_condition(config, encoder, captions))
     objective = Denoising(
-        model=unet(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1]),
+        model=network(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1]),
         codec=parts.codec,
         schedule=parts.schedule,
         prediction_type=parts.prediction_type,
@@ -88,7 +88,7 @@ def make_pipeline(config: ConfigDict, params: PyTree, encoder: TextEncoder, null
     parts, settings = make_diffusion(config), make_settings(config)
     height, width, _ = settings.source.image_shape
     return Pipeline(
-        model=unet(config, parts.codec.latent_shape(height, width)[-1]),
+        model=network(config, parts.codec.latent_shape(height, width)[-1]),
         params=params,
         codec=parts.codec,
         schedule=parts.schedule,
@@ -115,7 +115,7 @@ def weak_model(options: WeakOptions | None, workdir: epath.Path) -> dict[str, An
     folder = epath.Path(options.workdir or workdir)
     config = read_workdir_config(folder)
     parts, settings = make_diffusion(config), make_settings(config)
-    model = unet(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1])
+    model = network(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1])
     checkpoints = Checkpoints(folder / "checkpoints")
     params = checkpoints.restore_params(model.abstract(), options.step)
     checkpoints.close()
@@ -153,17 +153,19 @@ def store_text_encoder(encoder: TextEncoder, folder: epath.Path, workdir: epath.
 def encode_condition(config: ConfigDict, encoder: TextEncoder, captions: list[str]) -> Conditioning:
     """What the network is given of the captions' condition: tokens, and the pooled vector if it reads one."""
     encoded = encoder.encode(captions)
-    return encoded if reads_pooled(dict(config.model)) else dataclasses.replace(encoded, pooled=None)
+    reads_pooled = network_kind(config).reads_pooled(dict(config.model))
+    return encoded if reads_pooled else dataclasses.replace(encoded, pooled=None)
 
 
 def check_widths(config: ConfigDict, condition: Conditioning) -> None:
     """Refuses a network that expects other widths of the text encoder's condition."""
-    widths = {"cross_attention_dim": condition.context.shape[-1]}
+    kind = network_kind(config)
+    widths = {kind.context_option: condition.context.shape[-1]}
     if condition.pooled is not None:
-        widths["projection_class_embeddings_input_dim"] = condition.pooled.shape[-1]
+        widths[kind.pooled_option] = condition.pooled.shape[-1]
     for name, width in widths.items():
         given = config.model.get(name)
-        if given != width and given != (width,) * len(config.model.block_out_channels):
+        if given != width and given != (width,) * len(config.model.get("block_out_channels", ())):
             raise UserError(
                 f"config.model.{name} = {given}, but the states of config.text_encoder have width {width}"
             )

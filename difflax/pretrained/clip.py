@@ -171,16 +171,18 @@ def load_image_encoder(
     return network, from_torch(tensors, network.abstract(), f"the image encoder in {path}"), config
 
 
-def save_text_encoder(encoder: TextEncoder, directory: epath.PathLike) -> None:
-    """Writes ``text_encoder/`` and ``tokenizer/`` as diffusers and transformers read them.
+def save_text_encoder(encoder: TextEncoder, directory: epath.PathLike, *, number: int = 1) -> None:
+    """Writes ``text_encoder/`` and ``tokenizer/`` (of the second encoder ``text_encoder_2/`` and
+    ``tokenizer_2/``) as diffusers and transformers read them.
 
     ``layer`` and ``final_norm`` have no place in these files; they belong to the diffusion model's config.
     """
     path = epath.Path(directory)
     kind = "CLIPTextModelWithProjection" if "text_projection" in encoder.params else "CLIPTextModel"
     fields = {"architectures": [kind], **encoder.config.to_config()}
-    _write_model(path / "text_encoder", fields, to_torch(encoder.params))
-    encoder.tokenizer.save(path / "tokenizer")
+    suffix = "" if number == 1 else f"_{number}"
+    _write_model(path / f"text_encoder{suffix}", fields, to_torch(encoder.params))
+    encoder.tokenizer.save(path / f"tokenizer{suffix}")
 
 
 def _is(config: Mapping[str, Any], architecture: str) -> bool:

@@ -16,7 +16,7 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Sharding
 
-from difflax.models.autoencoder_kl import AutoencoderKLConfig, KLCodec
+from difflax.models.autoencoder_kl import KLCodec
 from difflax.models.functional import Functional, functional
 from difflax.models.layers import choose
 from difflax.models.unet import UNet2DConditionModel
@@ -26,7 +26,7 @@ from difflax.pretrained.names import check_names, from_torch, to_torch
 from difflax.pretrained.schedulers import Sampling, read_scheduler
 from difflax.pretrained.tensor_files import Tensors, open_weights, read_json, write_file, write_json
 from difflax.text.encoders import TextEncoder
-from difflax.types import Params, UserError
+from difflax.types import Conditioning, Params, UserError
 
 Config = dict[str, Any]
 
@@ -62,9 +62,7 @@ class Configs:
             given = getattr(self, name).get("_class_name", kind)
             if str(given).removeprefix("Flax") != kind:
                 raise UserError(f"{name}/{CONFIG}: _class_name = {given!r} is not supported, only {kind!r}")
-        vae = AutoencoderKLConfig.from_config(self.vae)
-        overflows = vae.force_upcast and jnp.dtype(dtype) == jnp.float16
-        codec = KLCodec(config=vae, dtype=jnp.float32 if overflows else dtype)
+        codec = KLCodec.from_config(self.vae, dtype)
         model = unet_network(json.dumps(self.unet, sort_keys=True), dtype)
         return model, codec, read_scheduler(self.scheduler)
 
@@ -87,6 +85,16 @@ class StableDiffusion:
     text_encoder: TextEncoder
     sampling: Sampling
     configs: Configs
+
+    @property
+    def null(self) -> Conditioning:
+        """What the UNet is told where no negative prompt is given."""
+        return dataclasses.replace(self.text_encoder.encode([""]), pooled=None)
+
+    @property
+    def guidance_scale(self) -> float:
+        """The default of its pipeline in diffusers."""
+        return 7.5
 
     @property
     def image_size(self) -> tuple[int, int]:
