@@ -13,6 +13,7 @@ from absl import flags
 
 from difflax.types import UserError
 
+BELOW = "<!-- Written by hand from here on; difflax benchmark keeps it. -->"
 PYTORCH = pathlib.Path(__file__).parents[2] / "scripts" / "benchmark_pytorch.py"
 
 
@@ -55,8 +56,12 @@ def run(values: flags.FlagValues) -> None:
     tasks = list(dict.fromkeys(values.task))
     compare = _compare(values.pytorch)
     # Compile times are part of the measurement: none are read from the cache.
+    cached = jax.config.jax_enable_compilation_cache
     jax.config.update("jax_enable_compilation_cache", False)
-    ours = benchmark.Difflax(case, tasks)
+    try:
+        ours = benchmark.Difflax(case, tasks)
+    finally:
+        jax.config.update("jax_enable_compilation_cache", cached)
     with tempfile.TemporaryDirectory() as folder:
         theirs = None
         if compare:
@@ -79,7 +84,8 @@ def run(values: flags.FlagValues) -> None:
     if values.output:
         path = pathlib.Path(values.output)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page)
+        kept = path.read_text().partition(BELOW)[2] if path.exists() else ""
+        path.write_text(page + (f"{BELOW}{kept}" if kept else ""))
 
 
 def _compare(wanted: bool | None) -> bool:

@@ -6,6 +6,10 @@ Three tasks, each the project's own code as every run uses it:
 - ``forward``: one pass of the network;
 - ``sample``: one DDIM run under classifier-free guidance, conditional and unconditional in one batch.
 
+The batch of the first two is spread over all local devices, the last one has one: on a CPU,
+``JAX_NUM_CPU_DEVICES=2`` makes a device of every core of two, which keeps both busy where one program's
+operations are too small for two.
+
 Two machines are never alike, and one machine is not alike from minute to minute. So the two implementations
 take turns, run by run, and what counts is the median of the ratios of neighbours. Before that they must agree
 on numbers: the loss of a step, the mean size of an output, of a sample.
@@ -42,7 +46,7 @@ from difflax.pretrained.names import to_torch
 from difflax.training.ema import EMA
 from difflax.training.objectives import Plain
 from difflax.training.optimizers import AdamW
-from difflax.training.sharding import MeshShape
+from difflax.training.sharding import MeshShape, put_batch
 from difflax.training.state import init_state
 from difflax.training.step import abstract_state, compile_step, make_train_step
 from difflax.types import Conditioning, Params, UserError
@@ -155,14 +159,15 @@ class Difflax:
     def __init__(self, case: Case, tasks: Sequence[str] = TASKS):
         model = case.model()
         optimizer = AdamW(schedule="constant", warmup_steps=0, learning_rate=1e-4, clip_norm=None).build(1)
-        mesh: Mesh = MeshShape(data=1).make(jax.devices()[:1])
+        mesh: Mesh = MeshShape(data=-1).make(jax.local_devices())
         objective = Regression(model)
         abstract = abstract_state(objective, optimizer, mesh)
         self.params = random_params(model.abstract())
         state = init_state(jax.tree.map(jnp.array, self.params), optimizer)
         self._state = jax.device_put(state, jax.tree.map(lambda s: s.sharding, abstract))
-        inputs = jax.tree.map(jnp.asarray, case.inputs())
-        self._batch = {name: inputs[name] for name in ("x", "timesteps", "context", "target")}
+        inputs = case.inputs()
+        batch = {name: inputs[name] for name in ("x", "timesteps", "context", "target")}
+        spread = put_batch(batch, mesh)
         network = conditional_network(model)
 
         def forward(params: Params, batch: PyTree) -> Array:
@@ -170,11 +175,11 @@ class Difflax:
 
         step = make_train_step(objective, optimizer, EMA(), 0)
         programs = {
-            "train": (compile_step(step, abstract, mesh), (self._state, self._batch)),
-            "forward": (jax.jit(forward), (self._state.params, self._batch)),
+            "train": (compile_step(step, abstract, mesh), (self._state, spread)),
+            "forward": (jax.jit(forward), (self._state.params, spread)),
             "sample": (
                 jax.jit(_sampler(network, case)),
-                (self._state.params, inputs["noise"], inputs["prompts"]),
+                jax.device_put((self.params, inputs["noise"], inputs["prompts"]), jax.local_devices()[0]),
             ),
         }
         self.compile_seconds: dict[str, float] = {}
@@ -195,12 +200,15 @@ class Difflax:
             self._arguments[task] = arguments[1:]
 
     def run(self, task: str) -> tuple[float, float]:
+        params = self._state.params  # as trained so far, like the other implementation's
+        if task == "sample":
+            params = jax.device_put(params, jax.local_devices()[0])
         start = time.perf_counter()
         if task == "train":
-            self._state, metrics = self._programs[task](self._state, self._batch)
+            self._state, metrics = self._programs[task](self._state, *self._arguments[task])
             jax.block_until_ready((self._state, metrics))
             return time.perf_counter() - start, float(metrics["loss"])
-        out = jax.block_until_ready(self._programs[task](self._state.params, *self._arguments[task]))
+        out = jax.block_until_ready(self._programs[task](params, *self._arguments[task]))
         return time.perf_counter() - start, float(jnp.abs(out).mean())
 
 

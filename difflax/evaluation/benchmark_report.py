@@ -5,6 +5,7 @@ import datetime
 import importlib.metadata
 import os
 import platform
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -51,6 +52,12 @@ def machine() -> str:
     return f"{cores} {kind} cores"
 
 
+def settings() -> list[str]:
+    """What the environment says about the compiler and the number of devices, as a shell would be told."""
+    names = ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS")
+    return [f"{name}={shlex.quote(os.environ[name])}" for name in names if os.environ.get(name)]
+
+
 def spread(seconds: Sequence[float]) -> str:
     """The median with the quartiles around it."""
     low, middle, high = np.quantile(seconds, (0.25, 0.5, 0.75))
@@ -83,7 +90,7 @@ def markdown(result: Measurement, date: datetime.date | None = None) -> str:
         + ", ".join(f"{name} {version}" for name, version in versions.items())
         + ". Written by:",
         "",
-        f"    {result.command}",
+        f"    {' '.join([*settings(), result.command])}",
         "",
         f"The UNet has {result.parameters / 1e6:.1f} M parameters, float32: block_out_channels"
         f" {case.block_out_channels}, layers_per_block {case.layers_per_block}, cross_attention_dim"

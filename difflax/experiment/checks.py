@@ -8,7 +8,9 @@ from difflax.diffusion.weightings import NoUncertainty
 from difflax.evaluation.protocols import PROTOCOLS
 from difflax.experiment.networks import network, network_kind
 from difflax.experiment.sections import (
+    AutoencodingLoss,
     TokenizerOptions,
+    autoencoder_config,
     clip_config,
     make_diffusion,
     make_settings,
@@ -19,6 +21,7 @@ from difflax.types import UserError
 COMMON_SECTIONS = ("data", "ema", "loss", "mesh", "model", "optimizer", "seed", "training")
 
 
+AUTOENCODER_SECTIONS = COMMON_SECTIONS
 CLIP_SECTIONS = (*COMMON_SECTIONS, "tokenizer")
 
 
@@ -38,7 +41,7 @@ def check(config: ConfigDict) -> None:
         UserError: naming the key, its value and what is valid.
     """
     name = model_name(config)
-    wanted = CLIP_SECTIONS if name == "clip" else DIFFUSION_SECTIONS
+    wanted = {"clip": CLIP_SECTIONS, "autoencoder_kl": AUTOENCODER_SECTIONS}.get(name, DIFFUSION_SECTIONS)
     for section in config:
         if section not in (*wanted, *OPTIONAL_SECTIONS):
             raise UserError(
@@ -51,6 +54,10 @@ def check(config: ConfigDict) -> None:
     if name == "clip":
         clip_config(config, vocab_size=config.tokenizer.get("vocab_size", 1024))
         construct(TokenizerOptions, config.tokenizer, "config.tokenizer")
+        return
+    if name == "autoencoder_kl":
+        autoencoder_config(config, settings.source.image_shape)
+        build({"autoencoding": AutoencodingLoss}, config.loss, "config.loss")
         return
     if "evaluation" in config:
         build(PROTOCOLS, config.evaluation, "config.evaluation")

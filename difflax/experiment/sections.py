@@ -3,6 +3,7 @@ name.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -32,6 +33,7 @@ from difflax.diffusion.time_samplers import TIME_SAMPLERS
 from difflax.diffusion.weightings import UNCERTAINTIES, WEIGHTINGS
 from difflax.experiment.networks import NETWORKS
 from difflax.models.autoencoder import CODECS
+from difflax.models.autoencoder_kl import DOWN_BLOCK, UP_BLOCK, AutoencoderKLConfig
 from difflax.models.perturbation import Perturbation
 from difflax.text.clip_config import CLIPConfig
 from difflax.text.tokenizer import Tokenizer
@@ -41,7 +43,7 @@ from difflax.training.optimizers import OPTIMIZERS
 from difflax.training.sharding import MeshShape
 from difflax.types import UserError
 
-MODELS = (*NETWORKS, "clip")
+MODELS = (*NETWORKS, "clip", "autoencoder_kl")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,28 @@ class TextEncoderOptions:
     path: str
     layer: int = -1
     final_norm: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AutoencodingLoss:
+    """``config.loss`` of an autoencoder.
+
+    Attributes:
+        kl_weight, feature_weight: see `Autoencoding`.
+        features: the folder of a CLIP, or the workdir of a run that trained one, whose image tower measures
+            the distance of features; empty where ``feature_weight`` is 0.
+    """
+
+    kl_weight: float = 1e-6
+    feature_weight: float = 0.0
+    features: str = ""
+
+    def __post_init__(self):
+        for name in ("kl_weight", "feature_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if (self.feature_weight > 0) != bool(self.features):
+            raise ValueError("feature_weight and features go together: give both or neither")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -233,6 +257,29 @@ def make_guidance(section: ConfigDict) -> tuple[Guidance, WeakOptions | None]:
             " TwoConditionGuidance from Python"
         )
     return GuidancePlan(guidance, **plan) if any(plan.values()) else guidance, weak
+
+
+def autoencoder_config(config: ConfigDict, image_shape: tuple[int, int, int]) -> AutoencoderKLConfig:
+    """``config.model`` as an `AutoencoderKLConfig`; channels and size are the data's, the blocks' kinds go
+    without saying.
+    """
+    fields = {key: value for key, value in config.model.items() if key != "name"}
+    height, width, channels = image_shape
+    levels = len(fields.get("block_out_channels", AutoencoderKLConfig.block_out_channels))
+    given = {
+        "in_channels": channels,
+        "out_channels": channels,
+        "sample_size": max(height, width),
+        "down_block_types": (DOWN_BLOCK,) * levels,
+        "up_block_types": (UP_BLOCK,) * levels,
+    }
+    built = construct(AutoencoderKLConfig, fields, "config.model (autoencoder_kl)", **given)
+    if height % built.downscale or width % built.downscale:
+        raise UserError(
+            f"config.model.block_out_channels halves an image {len(built.block_out_channels) - 1} times,"
+            f" which {height} × {width} pixels of config.data do not allow: use fewer levels"
+        )
+    return built
 
 
 def clip_config(

@@ -4,6 +4,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from difflax.config import to_json
+from difflax.experiment.autoencoder import prepare_autoencoder
 from difflax.experiment.checks import check
 from difflax.experiment.clip import prepare_clip
 from difflax.experiment.diffusion import prepare_diffusion
@@ -23,7 +24,9 @@ def train(config: ConfigDict, workdir: epath.PathLike, *, stop_at: int | None = 
             f"config.training.batch_size = {settings.options.batch_size} must be a multiple of the"
             f" {mesh.shape['data'] * mesh.shape['fsdp']} devices of the mesh's data and fsdp axes"
         )
-    run = prepare_clip if model_name(config) == "clip" else prepare_diffusion
+    run = {"clip": prepare_clip, "autoencoder_kl": prepare_autoencoder}.get(
+        model_name(config), prepare_diffusion
+    )
     prepared = run(config, settings, workdir)
     state = fit(
         workdir,

@@ -100,7 +100,10 @@ class Posterior:
 
     def sample(self, key: Key[Array, ""]) -> Float[Array, "b lh lw lc"]:
         """A draw."""
-        noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        return self.at(jax.random.normal(key, self.mean.shape, self.mean.dtype))
+
+    def at(self, noise: Float[Array, "b lh lw lc"]) -> Float[Array, "b lh lw lc"]:
+        """The latents that standard normal ``noise`` stands for."""
         return self.mean + jnp.exp(self.log_variance / 2) * noise
 
     def kl(self) -> Float[Array, " b"]:

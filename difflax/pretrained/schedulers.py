@@ -46,6 +46,7 @@ from difflax.diffusion.schedules import (
 from difflax.diffusion.time_grids import (
     Beta,
     CheckpointFlow,
+    Distilled,
     Karras,
     Leading,
     Linspace,
@@ -77,36 +78,6 @@ class Sampling:
     time_grid: TimeGrid
     options: RunOptions = dataclasses.field(default_factory=RunOptions)
     unit_start: bool = True
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class WithoutLast:
-    """The multistep classes' spacing: of n + 1 timesteps from 0 up, all but the lowest."""
-
-    spacing: Literal["linspace", "leading"]
-    num_timesteps: int = 1000
-    steps_offset: int = 0
-
-    def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
-        if self.spacing == "linspace":
-            grid = Linspace(num_timesteps=self.num_timesteps)
-        else:
-            grid = Leading(num_timesteps=self.num_timesteps, steps_offset=self.steps_offset)
-        return grid.times(schedule, num_steps + 1)[:-1]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Distilled:
-    """LCM's: of the ``origin`` timesteps that the model was distilled on, n evenly spaced ones."""
-
-    origin: int = 50
-    num_timesteps: int = 1000
-
-    def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
-        if num_steps > self.origin:
-            raise ValueError(f"num_steps is {num_steps}, but the model was distilled on {self.origin} steps")
-        places = np.floor(np.linspace(0, self.origin, num_steps, endpoint=False)).astype(int)
-        return (self.origin - places) * (self.num_timesteps // self.origin) / self.num_timesteps
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -404,19 +375,13 @@ def _flow_grid(values: Config, patch_size: int) -> TimeGrid:
 def _grid(kind: _Class, spacing: str, values: Config) -> TimeGrid:
     steps, offset = values["num_train_timesteps"], values["steps_offset"]
     if "original_inference_steps" in values:
-        return Distilled(origin=values["original_inference_steps"], num_timesteps=steps)
-    if kind.multistep:
-        grids: dict[str, TimeGrid] = {
-            "linspace": WithoutLast(spacing="linspace", num_timesteps=steps),
-            "leading": WithoutLast(spacing="leading", num_timesteps=steps, steps_offset=offset),
-            "trailing": Trailing(num_timesteps=steps),
-        }
-    else:
-        grids = {
-            "linspace": Linspace(num_timesteps=steps, rounded=kind.rounded),
-            "leading": Leading(num_timesteps=steps, steps_offset=offset),
-            "trailing": Trailing(num_timesteps=steps),
-        }
+        return Distilled(distilled_steps=values["original_inference_steps"], num_timesteps=steps)
+    whole = not kind.multistep
+    grids: dict[str, TimeGrid] = {
+        "linspace": Linspace(num_timesteps=steps, rounded=kind.rounded or kind.multistep, endpoint=whole),
+        "leading": Leading(num_timesteps=steps, steps_offset=offset, endpoint=whole),
+        "trailing": Trailing(num_timesteps=steps),
+    }
     grid = choose(grids, spacing, "scheduler config: timestep_spacing")
     for other in ("karras", "exponential", "beta"):
         if values.get(f"use_{other}_sigmas"):

@@ -8,7 +8,6 @@ checked before a tensor is read.
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,6 +19,7 @@ from difflax.models.autoencoder_kl import KLCodec
 from difflax.models.functional import Functional, functional
 from difflax.models.layers import choose
 from difflax.models.unet import UNet2DConditionModel
+from difflax.pretrained.autoencoder import CONFIG, WEIGHTS, newer_names
 from difflax.pretrained.clip import load_text_encoder, save_text_encoder
 from difflax.pretrained.hub import INDEX
 from difflax.pretrained.names import check_names, from_torch, to_torch
@@ -38,10 +38,7 @@ PIPELINES = dict.fromkeys(
         "StableDiffusionInpaintPipelineLegacy",
     )
 )
-CONFIG, SCHEDULER_CONFIG, WEIGHTS = "config.json", "scheduler_config.json", "diffusion_pytorch_model"
-
-_OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Names in the autoencoders of the first checkpoints."""
+SCHEDULER_CONFIG = "scheduler_config.json"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,7 +165,7 @@ def load_stable_diffusion(
     configs = read_configs(folder)
     model, codec, _ = configs.build(dtype)
     unet = open_weights(folder / "unet", WEIGHTS, variant=variant)
-    vae = _renamed(open_weights(folder / "vae", WEIGHTS, variant=variant))
+    vae = newer_names(open_weights(folder / "vae", WEIGHTS, variant=variant))
     where = f"in {folder}"
     check_names(unet, model.abstract(), f"the UNet {where}")
     check_names(vae, codec.network.abstract(), f"the autoencoder {where}")
@@ -243,14 +240,3 @@ def save_stable_diffusion(
     save_text_encoder(text_encoder, folder)
     # Last, so that a folder with an index is whole.
     write_json(folder / INDEX, index)
-
-
-def _renamed(vae: Mapping[str, Any]) -> dict[str, Any]:
-    """The autoencoder's tensors, the attention's by their newer names."""
-    renamed = {}
-    for name, tensor in vae.items():
-        *parents, layer, last = name.split(".")
-        if layer in _OLD_ATTENTION and "attentions" in parents:
-            name = ".".join([*parents, _OLD_ATTENTION[layer], last])
-        renamed[name] = tensor
-    return renamed

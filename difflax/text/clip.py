@@ -294,6 +294,10 @@ class CLIPModel(nnx.Module):
         """Unit vectors of images in the joint space, float32."""
         return unit_norm(self.visual_projection(self.vision_model(pixel_values).pooled))
 
+    def get_image_states(self, pixel_values: Float[Array, "b h w c"]) -> tuple[Float[Array, "b n d"], ...]:
+        """The image tower's ``hidden_states``, see `TowerOutput`."""
+        return self.vision_model(pixel_values).hidden_states
+
     def __call__(
         self,
         input_ids: Int[Array, "t n"] | None = None,
