@@ -39,8 +39,11 @@ def from_pretrained(
     config: str | None = None,
     tokenizer: str | None = None,
     prediction_type: str | None = None,
+    t5: bool | None = None,
+    t5_length: int | None = None,
 ) -> "Pipeline":
-    """A Stable Diffusion 1.x, 2.x or XL checkpoint, ready to make images; see `difflax.generation.Pipeline`.
+    """A Stable Diffusion 1.x, 2.x, XL, 3 or 3.5 checkpoint, ready to make images; see
+    `difflax.generation.Pipeline`.
 
     Args:
         source: a folder in diffusers' layout, a Hub id, or a ``.safetensors`` file in the original layout.
@@ -50,6 +53,8 @@ def from_pretrained(
         batch_size: images in one call of the network; 4 a device by default.
         tile: edge of the tiles, in pixels, in which larger images are decoded; ``None`` decodes in one piece.
         config, tokenizer, prediction_type: of a single file, see `difflax.pretrained.single_file`.
+        t5, t5_length: of Stable Diffusion 3's third text encoder: ``False`` leaves it out; tokens a prompt,
+            256 by default.
 
     Raises:
         difflax.types.UserError: a checkpoint that cannot be had, is damaged, or is not supported.
@@ -68,4 +73,6 @@ def from_pretrained(
         config=config,
         tokenizer=tokenizer,
         prediction_type=prediction_type,
+        t5=t5,
+        t5_length=t5_length,
     )

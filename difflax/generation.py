@@ -27,8 +27,9 @@ from difflax.models.autoencoder import Codec
 from difflax.models.functional import Functional, conditional_network
 from difflax.models.perturbation import Perturbation
 from difflax.pretrained.lora import merge_lora
-from difflax.pretrained.schedulers import Sampling
+from difflax.pretrained.schedulers import DynamicCheckpointFlow, Sampling
 from difflax.pretrained.stable_diffusion import Configs, StableDiffusion, save_stable_diffusion
+from difflax.pretrained.stable_diffusion_3 import Configs3, StableDiffusion3, save_stable_diffusion_3
 from difflax.pretrained.textual_inversion import add_token, read_embeddings
 from difflax.request import Begins, Request
 from difflax.text.encoders import TextEncoder
@@ -119,12 +120,12 @@ class Pipeline:
     width: int
     batch_size: int = 64
     step: int = 0
-    configs: Configs | None = None
+    configs: Configs | Configs3 | None = None
 
     @classmethod
     def of_checkpoint(
         cls,
-        checkpoint: StableDiffusion,
+        checkpoint: StableDiffusion | StableDiffusion3,
         samplers: dict[str, Sampler],
         guidance: Guidance | None = None,
         **settings: Any,
@@ -233,14 +234,21 @@ class Pipeline:
         levels = self.levels(self.num_steps if num_steps is None else num_steps)
         return Denoised(images, estimates, np.asarray(levels.log_snr[:-1]))
 
-    def levels(self, num_steps: int) -> NoiseLevel:
+    def levels(self, num_steps: int, latent: tuple[int, int] | None = None) -> NoiseLevel:
         """The noise levels of a run.
+
+        Args:
+            latent: height and width of the image's latent; ``None``: of the default size.
 
         Raises:
             UserError: for a number of steps that the time grid cannot make.
         """
+        grid = self.time_grid
+        if isinstance(grid, DynamicCheckpointFlow):
+            latent = latent or self.codec.latent_shape(self.height, self.width)[:2]
+            grid = dataclasses.replace(grid, latent=latent)
         try:
-            return self.options.levels(self.schedule, self.time_grid, num_steps, self.prediction_type)
+            return self.options.levels(self.schedule, grid, num_steps, self.prediction_type)
         except ValueError as error:
             raise UserError(f"num_steps={num_steps}: {error}") from error
 
@@ -294,7 +302,8 @@ class Pipeline:
                 f"save_pretrained({str(directory)!r}): only a model that came from a checkpoint in diffusers'"
                 " layout can be saved in it"
             )
-        save_stable_diffusion(
+        save = save_stable_diffusion_3 if isinstance(self.configs, Configs3) else save_stable_diffusion
+        save(
             directory,
             configs=self.configs,
             params=self.params,
@@ -335,7 +344,7 @@ class Pipeline:
 
     def _single_text_encoder(self, what: str) -> TextEncoder:
         if not isinstance(self.text_encoder, TextEncoder):
-            raise UserError(f"{what}: only models with one text encoder take it, Stable Diffusion 1.x and 2.x")
+            raise UserError(f"{what}: only models with one text encoder (Stable Diffusion 1.x, 2.x) take it")
         return self.text_encoder
 
     def _sampler(self, sampler: str | Sampler | None) -> Sampler:
@@ -453,8 +462,8 @@ class Pipeline:
         *,
         trajectory: bool,
     ) -> tuple[np.ndarray, np.ndarray]:
-        levels = self.levels(self.num_steps if num_steps is None else num_steps)
-        levels = request.levels(self, levels)
+        num_steps = self.num_steps if num_steps is None else num_steps
+        levels = request.levels(self, self.levels(num_steps, request.shape[:2]))
         steps = levels.t.shape[0] - 1
         padded = (
             levels if trajectory else pad_levels(levels, -(-steps // STEPS_COMPILED) * STEPS_COMPILED + 1)

@@ -21,11 +21,6 @@ SMALL = (
     "--config.data.train=96",
     "--config.data.test=64",
     "--config.data.held_out=64",
-    "--config.model.block_out_channels=(16,16)",
-    "--config.model.cross_attention_dim=32",
-    "--config.model.projection_class_embeddings_input_dim=16",
-    "--config.model.norm_num_groups=4",
-    "--config.model.attention_head_dim=2",
     "--config.training.batch_size=16",
     "--config.training.log_every=1",
     "--config.optimizer.warmup_steps=2",
@@ -33,6 +28,24 @@ SMALL = (
     "--config.evaluation.prompts=2",
     "--config.evaluation.real_images=8",
 )
+
+
+SMALL_NETWORKS = {
+    "shapes": (
+        "--config.model.block_out_channels=(16,16)",
+        "--config.model.cross_attention_dim=32",
+        "--config.model.projection_class_embeddings_input_dim=16",
+        "--config.model.norm_num_groups=4",
+        "--config.model.attention_head_dim=2",
+    ),
+    "sd3_shapes": (
+        "--config.model.num_layers=2",
+        "--config.model.attention_head_dim=8",
+        "--config.model.num_attention_heads=2",
+        "--config.model.joint_attention_dim=32",
+        "--config.model.pooled_projection_dim=16",
+    ),
+}
 
 
 def load_config(name: str, argument: str = "") -> ConfigDict:
@@ -73,13 +86,16 @@ def random_clip(folder: pathlib.Path) -> pathlib.Path:
     return folder
 
 
-def small_run(clip: pathlib.Path, workdir: pathlib.Path, *more: str, steps: int = 6) -> list[str]:
+def small_run(
+    clip: pathlib.Path, workdir: pathlib.Path, *more: str, steps: int = 6, config: str = "shapes"
+) -> list[str]:
     """The command line of a small training run."""
     return [
         "train",
-        f"--config={ROOT / 'configs' / 'shapes.py'}",
+        f"--config={ROOT / 'configs' / f'{config}.py'}",
         f"--workdir={workdir}",
         *SMALL,
+        *SMALL_NETWORKS[config],
         f"--config.training.steps={steps}",
         f"--config.text_encoder.path={clip}",
         *more,

@@ -115,13 +115,15 @@ def define_pretrained_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string(
         "textual_inversion", [], "a learned word's file or folder; may be repeated", flag_values=values
     )
+    flags.DEFINE_bool("t5", None, "Stable Diffusion 3: with its third text encoder", flag_values=values)
+    flags.DEFINE_integer("t5_length", None, "tokens a prompt that it gives, 256", flag_values=values)
 
 
 def load_pretrained(values: flags.FlagValues):
     """The pipeline of ``--pretrained``."""
     from difflax import experiment
 
-    names = ("dtype", "variant", "revision", "config", "tokenizer", "prediction_type")
+    names = ("dtype", "variant", "revision", "config", "tokenizer", "prediction_type", "t5", "t5_length")
     pipeline = experiment.from_pretrained(values.pretrained, **{name: values[name].value for name in names})
     return with_additions(values, pipeline)
 

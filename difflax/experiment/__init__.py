@@ -1,8 +1,8 @@
 """From a config or a checkpoint to something that runs: `train`, `load`, `from_pretrained`, `evaluation`.
 
-`sections` turns every section of a config into its object and is the only file that knows every concrete
-class by name; `checks` finds what is wrong with a config before anything is computed; one file for each kind
-of run gives the common loop what that kind adds.
+`sections` and `networks` turn every section of a config into its object and are the only files that know
+every concrete class by name; `checks` finds what is wrong with a config before anything is computed; one file
+for each kind of run gives the common loop what that kind adds.
 """
 
 from difflax.experiment.checks import check

@@ -9,6 +9,7 @@ from difflax.config import build, construct, nearest
 from difflax.diffusion.time_samplers import RunningLoss
 from difflax.diffusion.weightings import NoUncertainty
 from difflax.evaluation.protocols import PROTOCOLS
+from difflax.experiment.networks import network, network_kind
 from difflax.experiment.pretrained import make_pretrained
 from difflax.experiment.sections import (
     AutoencodingLoss,
@@ -20,7 +21,6 @@ from difflax.experiment.sections import (
     make_diffusion,
     make_settings,
     model_name,
-    unet,
 )
 from difflax.types import UserError
 
@@ -112,16 +112,10 @@ def check(config: ConfigDict, workdir: epath.PathLike | None = None) -> None:
             " config.training.sample_every = 0, or name another run in config.guidance.weak.workdir"
         )
     check_loss(settings, parts.loss, parts.time_sampler, parts.uncertainty)
-    levels = len(config.model.block_out_channels)
     for height, width, _ in getattr(settings.source, "image_shapes", (settings.source.image_shape,)):
         shape = parts.codec.latent_shape(height, width)
-        if any(edge % 2 ** (levels - 1) for edge in shape[:2]):
-            raise UserError(
-                f"config.model.block_out_channels has {levels} levels, which halve {levels - 1} times, but"
-                f" the latent is {shape[0]} × {shape[1]}: use fewer levels or a smaller"
-                " config.autoencoder.patch_size"
-            )
-    unet(config, shape[-1]).abstract()
+        network_kind(config).check_latent(dict(config.model), *shape[:2])
+    network(config, shape[-1]).abstract()
     try:
         levels = parts.options.levels(parts.schedule, parts.time_grid, parts.num_steps, parts.prediction_type)
     except ValueError as error:

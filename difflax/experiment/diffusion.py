@@ -14,6 +14,7 @@ from difflax.config import claim_workdir, read_workdir_config
 from difflax.data.caches import EmbeddingCache
 from difflax.data.latents import WithoutImages, cache_latents
 from difflax.diffusion.samplers import SAMPLERS
+from difflax.experiment.networks import network, network_kind
 from difflax.experiment.prepared import Prepared, make_loader, picture_task
 from difflax.experiment.sections import (
     CODEC,
@@ -24,12 +25,10 @@ from difflax.experiment.sections import (
     codec_folder,
     make_diffusion,
     make_settings,
-    unet,
 )
 from difflax.generation import Pipeline, WeakModel
 from difflax.micro_conditioning import SCORED, SIZES, numbers_of, numbers_read
 from difflax.models.autoencoder_kl import KLCodec
-from difflax.models.unet import reads_pooled
 from difflax.pretrained.autoencoder import load_codec, save_codec
 from difflax.pretrained.clip import load_text_encoder, save_text_encoder
 from difflax.text.encoders import TextEncoder
@@ -107,7 +106,7 @@ def prepare_diffusion(config: ConfigDict, settings: Settings, workdir: epath.Pat
 def make_objective(config: ConfigDict, settings: Settings, parts: Diffusion, null: Conditioning) -> Denoising:
     """What a diffusion model's run trains."""
     return Denoising(
-        model=unet(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1]),
+        model=network(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1]),
         codec=parts.codec,
         schedule=parts.schedule,
         prediction_type=parts.prediction_type,
@@ -130,7 +129,7 @@ def make_pipeline(
     parts, settings = make_diffusion(config, workdir), make_settings(config)
     height, width, _ = settings.source.image_shape
     return Pipeline(
-        model=unet(config, parts.codec.latent_shape(height, width)[-1]),
+        model=network(config, parts.codec.latent_shape(height, width)[-1]),
         params=params,
         codec=parts.codec,
         codec_params=read_codec_params(parts, workdir),
@@ -159,7 +158,7 @@ def weak_model(options: WeakOptions | None, workdir: epath.Path) -> dict[str, An
     folder = epath.Path(options.workdir or workdir)
     config = read_workdir_config(folder)
     parts, settings = make_diffusion(config, folder), make_settings(config)
-    model = unet(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1])
+    model = network(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1])
     checkpoints = Checkpoints(folder / "checkpoints")
     params = checkpoints.restore_params(model.abstract(), options.step)
     checkpoints.close()
@@ -216,7 +215,8 @@ def _encode(codec: KLCodec, params: Params, images: Any) -> Any:
 def encode_condition(config: ConfigDict, encoder: TextEncoder, captions: list[str]) -> Conditioning:
     """What the network is given of the captions' condition: tokens, and the pooled vector if it reads one."""
     encoded = encoder.encode(captions)
-    return encoded if reads_pooled(dict(config.model)) else dataclasses.replace(encoded, pooled=None)
+    reads_pooled = network_kind(config).reads_pooled(dict(config.model))
+    return encoded if reads_pooled else dataclasses.replace(encoded, pooled=None)
 
 
 def count_numbers(config: ConfigDict, condition: Conditioning) -> int:
@@ -227,12 +227,13 @@ def count_numbers(config: ConfigDict, condition: Conditioning) -> int:
 
 def check_widths(config: ConfigDict, condition: Conditioning) -> None:
     """Refuses a network that expects other widths of the text encoder's condition."""
-    widths = {"cross_attention_dim": condition.context.shape[-1]}
+    kind = network_kind(config)
+    widths = {kind.context_option: condition.context.shape[-1]}
     if condition.pooled is not None and not count_numbers(config, condition):
-        widths["projection_class_embeddings_input_dim"] = condition.pooled.shape[-1]
+        widths[kind.pooled_option] = condition.pooled.shape[-1]
     for name, width in widths.items():
         given = config.model.get(name)
-        if given != width and given != (width,) * len(config.model.block_out_channels):
+        if given != width and given != (width,) * len(config.model.get("block_out_channels", ())):
             raise UserError(
                 f"config.model.{name} = {given}, but the states of config.text_encoder have width {width}"
             )

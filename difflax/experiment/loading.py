@@ -11,13 +11,19 @@ from etils import epath
 from difflax.config import read_workdir_config
 from difflax.diffusion.samplers import SAMPLERS
 from difflax.experiment.diffusion import make_pipeline, read_text_encoder, weak_model
+from difflax.experiment.networks import network
 from difflax.experiment.pretrained import DTYPES, load_pretrained_run
-from difflax.experiment.sections import make_diffusion, make_settings, model_name, unet
+from difflax.experiment.sections import make_diffusion, make_settings, model_name
 from difflax.generation import Pipeline
 from difflax.models.layers import choose
 from difflax.pretrained.hub import fetch
 from difflax.pretrained.single_file import load_single_file
 from difflax.pretrained.stable_diffusion import load_stable_diffusion
+from difflax.pretrained.stable_diffusion_3 import (
+    StableDiffusion3,
+    is_stable_diffusion_3,
+    load_stable_diffusion_3,
+)
 from difflax.training.checkpoints import Checkpoints
 from difflax.types import Conditioning, UserError
 
@@ -41,7 +47,7 @@ def load(workdir: epath.PathLike) -> Pipeline:
         return load_pretrained_run(config, workdir)
     parts, settings = make_diffusion(config, workdir), make_settings(config)
     checkpoints = Checkpoints(workdir / "checkpoints")
-    model = unet(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1])
+    model = network(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1])
     params = checkpoints.restore_params(model.abstract())
     null = checkpoints.restore_constants()
     step = checkpoints.latest
@@ -63,10 +69,13 @@ def from_pretrained(
     config: epath.PathLike | None = None,
     tokenizer: epath.PathLike | None = None,
     prediction_type: str | None = None,
+    t5: bool | None = None,
+    t5_length: int | None = None,
 ) -> Pipeline:
     """The pipeline of a checkpoint; see `difflax.from_pretrained`."""
     kind = choose(DTYPES, jnp.dtype(dtype).name if not isinstance(dtype, str) else dtype, "dtype")
     single = {"config": config, "tokenizer": tokenizer, "prediction_type": prediction_type}
+    third = {name: v for name, v in (("t5", t5), ("t5_length", t5_length)) if v is not None}
     if epath.Path(source).is_file():
         checkpoint = load_single_file(source, dtype=kind, **single)
     else:
@@ -80,13 +89,19 @@ def from_pretrained(
             cache_dir=cache_dir,
             local_files_only=local_files_only,
         )
-        checkpoint = load_stable_diffusion(folder, dtype=kind, variant=variant)
+        if is_stable_diffusion_3(folder):
+            checkpoint = load_stable_diffusion_3(folder, dtype=kind, variant=variant, **third)
+        else:
+            checkpoint = load_stable_diffusion(folder, dtype=kind, variant=variant)
+    if third and not isinstance(checkpoint, StableDiffusion3):
+        name = next(iter(third))
+        raise UserError(f"{name} is given, but {source} is no Stable Diffusion 3, which alone has a T5")
     if tile is not None:
         codec = dataclasses.replace(checkpoint.codec, tile=tile // checkpoint.codec.config.downscale)
         checkpoint = dataclasses.replace(checkpoint, codec=codec)
     return Pipeline.of_checkpoint(
         checkpoint,
         samplers={name: cls() for name, cls in SAMPLERS.items()},
-        num_steps=50,
+        num_steps=28 if isinstance(checkpoint, StableDiffusion3) else 50,
         batch_size=4 * jax.local_device_count() if batch_size is None else batch_size,
     )

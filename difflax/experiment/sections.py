@@ -1,4 +1,6 @@
-"""From the sections of a config to objects: the only file that knows every concrete class by name."""
+"""From the sections of a config to objects: with `networks` the only file that knows every concrete class by
+name.
+"""
 
 import dataclasses
 import math
@@ -30,11 +32,10 @@ from difflax.diffusion.schedules import SCHEDULES
 from difflax.diffusion.time_grids import TIME_GRIDS
 from difflax.diffusion.time_samplers import TIME_SAMPLERS
 from difflax.diffusion.weightings import UNCERTAINTIES, WEIGHTINGS
+from difflax.experiment.networks import NETWORKS
 from difflax.models.autoencoder import CODECS, Codec
 from difflax.models.autoencoder_kl import DOWN_BLOCK, UP_BLOCK, AutoencoderKLConfig
-from difflax.models.functional import Functional, functional
 from difflax.models.perturbation import Perturbation
-from difflax.models.unet import UNet2DConditionModel
 from difflax.pretrained.autoencoder import read_codec
 from difflax.text.clip_config import CLIPConfig
 from difflax.text.tokenizer import Tokenizer
@@ -47,7 +48,7 @@ from difflax.types import UserError
 CODEC = "vae"
 """Folder of an autoencoder in a workdir, as in a pipeline folder of diffusers."""
 
-MODELS = ("unet2d_condition", "clip", "autoencoder_kl", "pretrained")
+MODELS = (*NETWORKS, "clip", "autoencoder_kl", "pretrained")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -267,7 +268,7 @@ def make_guidance(section: ConfigDict) -> tuple[Guidance, WeakOptions | None]:
     """``config.guidance``: a guidance's name and fields, and what every guidance may have beside them.
 
     ``scale`` may be a number, a `ScaleShape` or one number a step; ``interval``: `Bounds`; ``corrections``: a
-    tuple of named sections; ``weak``: `WeakOptions`.
+    tuple of named sections; ``weak``: `WeakOptions`; a perturbation's ``within``: `Bounds`.
     """
     where = "config.guidance"
     fields = dict(section)
@@ -291,6 +292,9 @@ def make_guidance(section: ConfigDict) -> tuple[Guidance, WeakOptions | None]:
         if perturbation is not None:
             weak["perturbation"] = construct(Perturbation, perturbation, f"{where}.weak.perturbation")
         weak = construct(WeakOptions, weak, f"{where}.weak")
+    within = fields.get("within")
+    if within is not None:
+        fields["within"] = construct(Bounds, within, f"{where}.within")
     guidance = build(GUIDANCES, fields, where)
     if isinstance(guidance, Autoguidance | PerturbationGuidance) and weak is None:
         raise UserError(f"{where} ({section.name}) needs {where}.weak, the worse model to go away from")
@@ -300,21 +304,6 @@ def make_guidance(section: ConfigDict) -> tuple[Guidance, WeakOptions | None]:
             " TwoConditionGuidance from Python"
         )
     return GuidancePlan(guidance, **plan) if any(plan.values()) else guidance, weak
-
-
-def unet(config: ConfigDict, channels: int) -> Functional:
-    """The UNet of ``config.model`` for latents of ``channels``."""
-    fields = {key: value for key, value in config.model.items() if key != "name"}
-    return functional(
-        lambda rngs: construct(
-            UNet2DConditionModel,
-            fields,
-            "config.model",
-            in_channels=channels,
-            out_channels=channels,
-            rngs=rngs,
-        )
-    )
 
 
 def autoencoder_config(config: ConfigDict, image_shape: tuple[int, int, int]) -> AutoencoderKLConfig:

@@ -7,12 +7,34 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float
 
-from difflax.models.layers import Conv2d, GroupNorm
+from difflax.models.layers import Conv2d, GroupNorm, choose
 from difflax.models.perturbation import Perturbation
 from difflax.models.placement import split_tokens
 from difflax.models.remat import remat
 from difflax.models.softmax_attention import attend
 from difflax.types import UserError
+
+QK_NORMS = {"rms_norm": nnx.RMSNorm}
+
+
+def qk_norms(
+    kind: str | None, dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs
+) -> tuple[nnx.RMSNorm | None, nnx.RMSNorm | None]:
+    """A norm for the queries of every head and one for the keys, which keep their products from growing in
+    training (Dehghani et al. 2023, https://arxiv.org/abs/2302.05442, section 2); ``None``: none.
+
+    Args:
+        kind: a key of ``QK_NORMS``, named as in diffusers' configs.
+        dim: of a head.
+
+    Raises:
+        UserError: an unknown kind.
+    """
+    if kind is None:
+        return None, None
+    make = choose(QK_NORMS, kind, "qk_norm")
+    query, key = (make(dim, epsilon=1e-6, dtype=dtype, rngs=rngs) for _ in range(2))
+    return query, key
 
 
 class Attention(nnx.Module):
@@ -21,6 +43,7 @@ class Attention(nnx.Module):
     Args:
         context_dim: width of the context; ``None`` for self-attention.
         bias: of the layers to queries, keys and values.
+        qk_norm: see `qk_norms`.
         upcast: compute queries' and keys' products in float32 (SD 2.1 overflows in float16).
         implementation: see ``difflax.models.softmax_attention.attend``.
     """
@@ -35,6 +58,7 @@ class Attention(nnx.Module):
         heads: int,
         context_dim: int | None = None,
         bias: bool = False,
+        qk_norm: str | None = None,
         upcast: bool = False,
         implementation: str | None = None,
         dtype: DTypeLike = jnp.float32,
@@ -49,6 +73,7 @@ class Attention(nnx.Module):
         self.to_k = nnx.Linear(source, query_dim, use_bias=bias, dtype=dtype, rngs=rngs)
         self.to_v = nnx.Linear(source, query_dim, use_bias=bias, dtype=dtype, rngs=rngs)
         self.to_out = nnx.List([nnx.Linear(query_dim, query_dim, dtype=dtype, rngs=rngs)])
+        self.norm_q, self.norm_k = qk_norms(qk_norm, query_dim // heads, dtype=dtype, rngs=rngs)
         self.heads = heads
         self.upcast = upcast
         self.implementation = implementation
@@ -63,10 +88,9 @@ class Attention(nnx.Module):
     ) -> Float[Array, "b n d"]:
         """``grid``: height and width of the image that the tokens of ``x`` form, for a perturbation."""
         source = x if context is None else context
-        query, key, value = (
-            layer(tokens).reshape(*tokens.shape[:2], self.heads, -1)
-            for layer, tokens in ((self.to_q, x), (self.to_k, source), (self.to_v, source))
-        )
+        query = self._in_heads(self.to_q, x, self.norm_q)
+        key = self._in_heads(self.to_k, source, self.norm_k)
+        value = self._in_heads(self.to_v, source)
         if self.perturbation is not None:
             if self.perturbation.kind == "identity":
                 return self.to_out[0](value.reshape(x.shape))
@@ -76,6 +100,13 @@ class Attention(nnx.Module):
             query, key, value = (a.astype(jnp.float32) for a in (query, key, value))
         out = attend(query, key, value, mask, implementation=self.implementation)
         return self.to_out[0](out.astype(dtype).reshape(x.shape))
+
+    def _in_heads(
+        self, layer: nnx.Linear, tokens: Float[Array, "b n d"], norm: nnx.RMSNorm | None = None
+    ) -> Float[Array, "b n h e"]:
+        """A layer's output for ``tokens``, split into heads and normalised."""
+        heads = layer(tokens).reshape(*tokens.shape[:2], self.heads, -1)
+        return heads if norm is None else norm(heads)
 
 
 class GEGLU(nnx.Module):
@@ -89,14 +120,33 @@ class GEGLU(nnx.Module):
         return value * jax.nn.gelu(gate, approximate=False)
 
 
-class FeedForward(nnx.Module):
-    """GEGLU to four times the width and back."""
+class TanhGELU(nnx.Module):
+    """A linear layer, then GELU by its approximation with tanh (Hendrycks & Gimpel 2016,
+    https://arxiv.org/abs/1606.08415, section 2).
+    """
 
-    def __init__(self, dim: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
-        gate = GEGLU(dim, 4 * dim, dtype=dtype, rngs=rngs)
+    def __init__(self, dim: int, inner_dim: int, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.proj = nnx.Linear(dim, inner_dim, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n e"]:
+        return jax.nn.gelu(self.proj(x), approximate=True)
+
+
+class FeedForward(nnx.Module):
+    """``inner`` (`GEGLU` or `TanhGELU`) to four times the width, and back."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        inner: type[GEGLU] | type[TanhGELU] = GEGLU,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        first = inner(dim, 4 * dim, dtype=dtype, rngs=rngs)
         back = nnx.Linear(4 * dim, dim, dtype=dtype, rngs=rngs)
         # The second place is dropout's in diffusers; weights are named by place.
-        self.net = nnx.List([gate, None, back])
+        self.net = nnx.List([first, None, back])
 
     def __call__(self, x: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
         return self.net[2](self.net[0](x))

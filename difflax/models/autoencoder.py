@@ -12,6 +12,7 @@ import numpy as np
 import scipy.fft
 from jaxtyping import Array, Float, Key
 
+from difflax.models.layers import depth_to_space, space_to_depth
 from difflax.types import Params, UserError
 
 
@@ -79,14 +80,11 @@ class Patchify:
     def encode(
         self, params: Params, images: Float[Array, "b h w c"], key: Key[Array, ""] | None = None
     ) -> Float[Array, "b lh lw lc"]:
-        p, (b, h, w, c) = self.patch_size, images.shape
-        h, w, _ = self.latent_shape(h, w)
-        return images.reshape(b, h, p, w, p, c).transpose(0, 1, 3, 2, 4, 5).reshape(b, h, w, p * p * c)
+        self.latent_shape(*images.shape[1:3])
+        return space_to_depth(images, self.patch_size)
 
     def decode(self, params: Params, latents: Float[Array, "b lh lw lc"]) -> Float[Array, "b h w c"]:
-        p, (b, h, w, _) = self.patch_size, latents.shape
-        squares = latents.reshape(b, h, w, p, p, -1).transpose(0, 1, 3, 2, 4, 5)
-        return squares.reshape(b, h * p, w * p, -1)
+        return depth_to_space(latents, self.patch_size)
 
     def latent_shape(self, height: int, width: int) -> tuple[int, int, int]:
         p = self.patch_size

@@ -282,6 +282,18 @@ class KLCodec:
                 " by a share in (0, 0.5]"
             )
 
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], dtype: Any) -> "KLCodec":
+        """The codec of a ``vae/config.json`` that computes in ``dtype``, or in float32 where that would
+        overflow.
+
+        Raises:
+            UserError: an option that is not supported.
+        """
+        options = AutoencoderKLConfig.from_config(config)
+        overflows = options.force_upcast and jnp.dtype(dtype) == jnp.float16
+        return cls(config=options, dtype=jnp.float32 if overflows else dtype)
+
     @property
     def network(self) -> Functional:
         return autoencoder_network(self.config, self.dtype)

@@ -48,6 +48,23 @@ def fold(key: Key[Array, ""] | None, index: int) -> Key[Array, ""] | None:
     return None if key is None else jax.random.fold_in(key, index)
 
 
+def space_to_depth(x: Float[Array, "b h w c"], size: int) -> Float[Array, "b h2 w2 d"]:
+    """Squares of ``size`` × ``size`` pixels as channels, in the order (row, column, channel); rows and
+    columns that fill no square are left out.
+    """
+    b, h, w, c = x.shape
+    rows, columns = h // size, w // size
+    squares = x[:, : rows * size, : columns * size].reshape(b, rows, size, columns, size, c)
+    return squares.transpose(0, 1, 3, 2, 4, 5).reshape(b, rows, columns, size * size * c)
+
+
+def depth_to_space(x: Float[Array, "b h w d"], size: int) -> Float[Array, "b h2 w2 c"]:
+    """The inverse of `space_to_depth`."""
+    b, h, w, _ = x.shape
+    squares = x.reshape(b, h, w, size, size, -1).transpose(0, 1, 3, 2, 4, 5)
+    return squares.reshape(b, h * size, w * size, -1)
+
+
 class Conv2d(nnx.Module):
     """Convolution of NHWC images, ``kernel`` in HWIO.
 
@@ -77,13 +94,13 @@ class Conv2d(nnx.Module):
         self.padding = ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding
         self.stride = stride
         # As a matrix product its gradients are matrix products too; XLA's CPU backend gains a lot by it.
-        self.pointwise = kernel_size == stride == 1 and self.padding == ((0, 0), (0, 0))
+        self.in_patches = kernel_size == stride and self.padding == ((0, 0), (0, 0))
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "b h w ci"]) -> Float[Array, "b h2 w2 co"]:
         x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
-        if self.pointwise:
-            out = x @ kernel[0, 0]
+        if self.in_patches:
+            out = space_to_depth(x, self.stride) @ kernel.reshape(-1, kernel.shape[-1])
         else:
             out = jax.lax.conv_general_dilated(
                 x,

@@ -10,8 +10,6 @@ every residual branch over an image (``conv2``, ``proj_out``) and ``conv_out``, 
 """
 
 import dataclasses
-import difflib
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +20,7 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key
 
 from difflax.models.embeddings import TimestepEmbedding, timestep_embedding
 from difflax.models.layers import ACTIVATIONS, Conv2d, GroupNorm, choose, fold
+from difflax.models.options import supported_options
 from difflax.models.unet_blocks import DOWN_BLOCKS, MID_BLOCKS, UP_BLOCKS, BlockOptions
 from difflax.types import UserError
 
@@ -260,7 +259,7 @@ class UNet2DConditionModel(nnx.Module):
             UserError: if a key is unknown, or an option has a value that is not supported.
         """
         return cls(
-            **supported_options(config),
+            **supported_options(cls, config, ABSENT),
             dtype=dtype,
             remat=remat,
             attention_implementation=attention_implementation,
@@ -388,31 +387,6 @@ def reads_pooled(config: Mapping[str, Any]) -> bool:
     """Whether a UNet of these options is conditioned on a pooled vector beside the text tokens."""
     vectors = (config.get("class_embed_type"), config.get("addition_embed_type"))
     return "projection" in vectors or "text_time" in vectors
-
-
-def supported_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The constructor's options in a diffusers ``unet/config.json``.
-
-    Raises:
-        UserError: if a key is unknown, or an option has a value that is not supported.
-    """
-    ours = {"self", "dtype", "remat", "attention_implementation", "rngs"}
-    parameters = inspect.signature(UNet2DConditionModel.__init__).parameters
-    known = [name for name in parameters if name not in ours]
-    options = {}
-    for name, value in config.items():
-        if name.startswith("_"):
-            continue
-        if name in known:
-            # Configs write null for a switch that is off.
-            options[name] = False if value is None and parameters[name].default is False else value
-        elif name not in ABSENT:
-            near = difflib.get_close_matches(name, [*known, *ABSENT], n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
-            raise UserError(f"UNet config: unknown option '{name}'{hint}")
-        elif value not in ABSENT[name]:
-            raise UserError(f"UNet config: {name}={value!r} is not supported, only {ABSENT[name][0]!r}")
-    return options
 
 
 def _per_level(name: str, value: Any, levels: int) -> tuple:

@@ -35,7 +35,14 @@ from difflax.diffusion.samplers import (
     UniPC,
 )
 from difflax.diffusion.samplers.base import Sampler
-from difflax.diffusion.schedules import BetaTable, Cosine, Linear, RectifiedFlow, ScaledLinear
+from difflax.diffusion.schedules import (
+    BetaTable,
+    Cosine,
+    Linear,
+    RectifiedFlow,
+    ResolutionFlow,
+    ScaledLinear,
+)
 from difflax.diffusion.time_grids import (
     Beta,
     CheckpointFlow,
@@ -46,6 +53,7 @@ from difflax.diffusion.time_grids import (
     TimeGrid,
     Trailing,
     UniformLogSNR,
+    shifted,
 )
 from difflax.models.layers import choose
 from difflax.types import UserError
@@ -93,6 +101,41 @@ class Respaced:
             "beta": lambda **ends: Beta(over="sigma", **ends),
         }
         return grids[self.kind](**ends).times(schedule, num_steps)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DynamicCheckpointFlow:
+    """FlowMatchEuler's with ``use_dynamic_shifting``: equal steps, shifted by the size of the image.
+
+    Attributes:
+        latent: height and width of the image, in latent pixels.
+        patch_size: latent pixels a token, along one edge.
+        base_tokens, max_tokens, base_shift, max_shift: the shift's parameter mu is ``base_shift`` at
+            ``base_tokens`` and linear in the number of tokens (`ResolutionFlow`).
+        kind: the shift is ``exp(mu)`` ("exponential") or mu itself ("linear").
+    """
+
+    latent: tuple[int, int] = (128, 128)
+    patch_size: int = 2
+    base_tokens: int = 256
+    max_tokens: int = 4096
+    base_shift: float = 0.5
+    max_shift: float = 1.15
+    kind: Literal["exponential", "linear"] = "exponential"
+    num_timesteps: int = 1000
+
+    def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
+        rows, columns = (edge // self.patch_size for edge in self.latent)
+        shift = ResolutionFlow(
+            tokens=rows * columns,
+            base_tokens=self.base_tokens,
+            max_tokens=self.max_tokens,
+            base_mu=self.base_shift,
+            max_mu=self.max_shift,
+        ).shift
+        if self.kind == "linear":
+            shift = float(np.log(shift))
+        return shifted(np.linspace(1, 1 / self.num_timesteps, num_steps), shift)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -244,11 +287,24 @@ _ABSENT = {
 }
 """Options that are supported only in the state that leaves them out."""
 
+_ABSENT_FROM_FLOWS = {
+    "invert_sigmas": False,
+    "shift_terminal": None,
+    "stochastic_sampling": False,
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+}
+"""The same of `FLOW`."""
+
 _PREDICTIONS = {"epsilon": Epsilon(), "v_prediction": V(), "sample": X0()}
 
 
-def read_scheduler(config: Config) -> Sampling:
+def read_scheduler(config: Config, *, patch_size: int = 2) -> Sampling:
     """The parts of difflax that do what the scheduler of a ``scheduler_config.json`` does.
+
+    Args:
+        patch_size: of the network, for a shift that depends on the number of its tokens.
 
     Raises:
         UserError: a class or an option that has no counterpart here.
@@ -256,18 +312,17 @@ def read_scheduler(config: Config) -> Sampling:
     name = str(config.get("_class_name", "")).removeprefix("Flax")
     kind = choose({FLOW: None} | SCHEDULERS, name, "scheduler config: _class_name")
     values = _COMMON | ({} if kind is None else dict(kind.defaults)) | dict(config)
-    for key, only in _ABSENT.items():
+    for key, only in (_ABSENT_FROM_FLOWS if kind is None else _ABSENT).items():
         if values.get(key, only) not in (only, None):
             raise UserError(f"scheduler config: {key} = {values[key]!r} is not supported, only {only!r}")
     steps = values["num_train_timesteps"]
     if kind is None:
-        shift = float(values.get("shift", 1.0))
         return Sampling(
             schedule=RectifiedFlow(),
             prediction_type=FlowVelocity(),
             network_input=NetworkInput(time_scale=float(steps)),
             sampler=Euler(),
-            time_grid=CheckpointFlow(shift=shift, num_timesteps=steps),
+            time_grid=_flow_grid(values, patch_size),
         )
     spacing = values.get("timestep_spacing") or kind.spacing
     landing = {
@@ -299,6 +354,22 @@ def _schedule(values: Config) -> NoiseSchedule:
         "squaredcos_cap_v2": lambda: Cosine(num_timesteps=steps, zero_terminal_snr=zero),
     }
     return choose(known, values["beta_schedule"], "scheduler config: beta_schedule")()
+
+
+def _flow_grid(values: Config, patch_size: int) -> TimeGrid:
+    steps = values["num_train_timesteps"]
+    if not values.get("use_dynamic_shifting"):
+        return CheckpointFlow(shift=float(values.get("shift", 1.0)), num_timesteps=steps)
+    kind = values.get("time_shift_type", "exponential")
+    return DynamicCheckpointFlow(
+        patch_size=patch_size,
+        base_tokens=values.get("base_image_seq_len", 256),
+        max_tokens=values.get("max_image_seq_len", 4096),
+        base_shift=float(values.get("base_shift", 0.5)),
+        max_shift=float(values.get("max_shift", 1.15)),
+        kind=choose({"exponential": kind, "linear": kind}, kind, "scheduler config: time_shift_type"),
+        num_timesteps=steps,
+    )
 
 
 def _grid(kind: _Class, spacing: str, values: Config) -> TimeGrid:

@@ -18,7 +18,7 @@ from flax import nnx
 from jax.sharding import Sharding
 
 from difflax.micro_conditioning import SCORED, numbers_read
-from difflax.models.autoencoder_kl import AutoencoderKLConfig, KLCodec
+from difflax.models.autoencoder_kl import KLCodec
 from difflax.models.functional import Functional, functional
 from difflax.models.layers import choose
 from difflax.models.unet import UNet2DConditionModel, reads_pooled
@@ -69,9 +69,7 @@ class Configs:
             given = getattr(self, name).get("_class_name", kind)
             if str(given).removeprefix("Flax") != kind:
                 raise UserError(f"{name}/{CONFIG}: _class_name = {given!r} is not supported, only {kind!r}")
-        vae = AutoencoderKLConfig.from_config(self.vae)
-        overflows = vae.force_upcast and jnp.dtype(dtype) == jnp.float16
-        codec = KLCodec(config=vae, dtype=jnp.float32 if overflows else dtype)
+        codec = KLCodec.from_config(self.vae, dtype)
         model = unet_network(json.dumps(self.unet, sort_keys=True), dtype)
         return model, codec, read_scheduler(self.scheduler)
 

@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -111,7 +111,6 @@ class TextEncoder:
 
         ``batch_size`` has no part in it.
         """
-        digest = hashlib.sha256()
         options = {
             "config": self.config.to_config(),
             "layer": self.layer % (self.config.num_hidden_layers + 1),
@@ -119,17 +118,22 @@ class TextEncoder:
             "dtype": jnp.dtype(self.dtype).name,
             "tokenizer": self.tokenizer.fingerprint(),
         }
-        digest.update(json.dumps(options, sort_keys=True).encode())
-        for path, leaf in jax.tree_util.tree_flatten_with_path(self.params)[0]:
-            array = np.asarray(leaf)
-            digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()
+        return fingerprint(options, self.params)
 
     def condition_ids(self, input_ids: Int[Array, "b n"]) -> Conditioning:
         """The conditioning of one batch of token ids."""
         context, pooled = _encode(self.network, self.layer, self.final_norm, self.params, input_ids)
         return Conditioning(context=context, pooled=pooled)
+
+
+def fingerprint(options: Mapping[str, Any], params: Params) -> str:
+    """A hash of settings (JSON values) and of every parameter's bytes."""
+    digest = hashlib.sha256(json.dumps(options, sort_keys=True).encode())
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def in_batches(function: Callable[[Array], Any], rows: Shaped[np.ndarray, "b ..."], batch_size: int) -> Any:

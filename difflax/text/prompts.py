@@ -119,7 +119,7 @@ def encode_prompts(
 def count_pieces(tokenizer: Tokenizer, prompts: Sequence[str], *, weighted: bool) -> int:
     """How many rows of the tokenizer's length the longest prompt fills."""
     room = tokenizer.max_length - 2
-    return max(1, *(-(-len(_tokens(tokenizer, prompt, weighted)[0]) // room) for prompt in prompts))
+    return max(1, *(-(-len(weighted_tokens(tokenizer, prompt, weighted)[0]) // room) for prompt in prompts))
 
 
 def token_rows(
@@ -133,7 +133,7 @@ def token_rows(
     backend = tokenizer.backend
     all_ids, all_weights = [], []
     for prompt in prompts:
-        ids, weights = _tokens(tokenizer, prompt, weighted)
+        ids, weights = weighted_tokens(tokenizer, prompt, weighted)
         if len(ids) > pieces * room:
             lost = backend.decode(ids[pieces * room :])
             warnings.warn(
@@ -160,7 +160,8 @@ def weigh(context: Float[Array, "b n d"], weights: Float[Array, "b n"]) -> Float
     return (weighed * ratio).astype(context.dtype)
 
 
-def _tokens(tokenizer: Tokenizer, prompt: str, weighted: bool) -> tuple[list[int], list[float]]:
+def weighted_tokens(tokenizer: Tokenizer, prompt: str, weighted: bool) -> tuple[list[int], list[float]]:
+    """Token ids of a prompt, without start and end, and the weight of each."""
     pieces = parse_weights(prompt) if weighted else [(prompt, 1.0)]
     ids: list[int] = []
     weights: list[float] = []

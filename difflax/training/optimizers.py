@@ -47,7 +47,8 @@ class Optimizer:
         learning_rate: the highest, reached after ``warmup_steps`` of a straight rise from 0.
         schedule: what follows: ``"cosine"``, ``"linear"`` or ``"exponential"`` to ``final_fraction`` of it at
             the run's last step, or ``"constant"``.
-        weight_decay: decoupled, on arrays of two or more axes; norms and biases are left alone.
+        weight_decay: decoupled, on arrays of two or more axes; norms, biases and tables that are not trained
+            (``FIXED``) are left alone.
         clip_norm: the largest global norm of the gradient; ``None`` for no clipping.
     """
 
@@ -205,8 +206,14 @@ class Muon(Optimizer):
         )
 
 
+FIXED = ("pos_embed",)
+"""Names of parameters that are computed and not trained: no gradient reaches them."""
+
+
 def _decayed(params: Params) -> Params:
-    return jax.tree.map(lambda p: p.ndim >= 2, params)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, p: p.ndim >= 2 and getattr(path[-1], "key", None) not in FIXED, params
+    )
 
 
 def _matrices(params: Params) -> Params:

@@ -1,10 +1,19 @@
 """A guidance interval: its units, its ends, and what is not evaluated outside."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from difflax.diffusion.guidance import ClassifierFreeGuidance, Guided, interval
+from difflax.diffusion.guidance import (
+    Bounds,
+    ClassifierFreeGuidance,
+    GuidancePlan,
+    Guided,
+    PerturbationGuidance,
+    interval,
+)
 from difflax.diffusion.predictions import Prediction
 from difflax.diffusion.samplers import DDIM, Heun, sample
 from difflax.diffusion.schedules import SCHEDULES, noise_level
@@ -45,6 +54,29 @@ def test_every_evaluation_of_a_step_looks_at_its_own_level():
     """Heun's second evaluation is at the next level: the interval of steps 3 to 5 begins in step 2."""
     _, rows = run(interval(GUIDANCE, 3, 5, "step", levels=LEVELS), Heun())
     assert rows == [2, 2, 2, 2, 2, 4, 4, 4, 4, 4, 4, 2, 2, 2, 2]
+
+
+def test_a_perturbation_acts_in_its_part_of_the_run_and_the_other_guidance_in_all_of_it():
+    """Estimates 9 under guidance 5; the perturbed model's is 0.5, so that a scale of 2 adds 1."""
+    perturbation = PerturbationGuidance(5.0, 2.0, within=Bounds(low=1, high=3, unit="step"))
+    guidance = GuidancePlan(perturbation).resolve(SCHEDULES["cosine"](), LEVELS)
+    evaluated = []
+
+    def denoise(share, x, level, conditioning):
+        jax.debug.callback(lambda _: evaluated.append(share), x)
+        x0 = share * conditioning.pooled
+        return Prediction(x0, (x - level.alpha * x0) / level.sigma)
+
+    wrapped = guidance.wrap(functools.partial(denoise, 1.0), functools.partial(denoise, 0.5))
+    keys = jax.random.split(jax.random.key(0), 2)
+    _, estimates = sample(wrapped, DDIM(), LEVELS, X, keys, conditioning=BOTH, return_trajectory=True)
+    jax.effects_barrier()
+    np.testing.assert_allclose(estimates[:, 0, 0], [9, 10, 10, 10, 9, 9, 9, 9], rtol=1e-6)
+    assert evaluated.count(0.5) == 3
+    with pytest.raises(ValueError, match="resolve"):
+        perturbation.wrap(functools.partial(denoise, 1.0), functools.partial(denoise, 0.5))(
+            X, LEVELS[0], BOTH
+        )
 
 
 @pytest.mark.parametrize("unit", ["sigma", "log_snr", "t"])

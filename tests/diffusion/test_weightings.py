@@ -58,6 +58,19 @@ def test_sd3_weights_on_the_velocity():
         np.testing.assert_allclose(cost, published, rtol=1e-5)
 
 
+def test_a_flow_is_trained_with_the_weight_that_sd3_derives_for_it():
+    """Esser et al., eqs. 9 and 12: ``-1/2 w_t lambda'_t |error of eps|^2`` with ``w_t = t / (1 - t)``, where
+    ``lambda = log((1 - t)^2 / t^2)``; the plain squared error of the velocity.
+    """
+    t, kind = np.asarray(T, np.float64), PREDICTIONS["flow_velocity"]()
+    error_eps = jax.random.normal(jax.random.key(0), (9, 7))
+    error_x0 = -error_eps * (FLOW.sigma / FLOW.alpha)[:, None]
+    cost = weighted_penalty(target(kind, error_x0, error_eps, FLOW), kind, FLOW)
+    slope = -2 / (1 - t) - 2 / t
+    published = -0.5 * (t / (1 - t)) * slope * np.mean(np.asarray(error_eps, np.float64) ** 2, 1)
+    np.testing.assert_allclose(cost, published, rtol=1e-5)
+
+
 def test_the_sigmoid_loss_does_not_depend_on_the_schedule(x64):
     """VDM++, eq. 9: with uniform t and the weight per log-SNR, the integral of the loss over log-SNR."""
     totals = []

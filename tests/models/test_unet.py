@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from difflax.models.functional import conditional_network, functional
 from difflax.models.layers import Conv2d
-from difflax.models.unet import UNet2DConditionModel, supported_options
+from difflax.models.options import supported_options
+from difflax.models.unet import ABSENT, UNet2DConditionModel
 from difflax.types import Conditioning, UserError
 from flax import nnx
 
@@ -193,9 +194,10 @@ def test_wrong_options_are_one_clear_line(options, says, inputs):
 
 
 def test_configs_of_the_hub():
-    options = supported_options({"_class_name": "UNet2DConditionModel", "act_fn": "silu", "sample_size": 64})
+    read = functools.partial(supported_options, UNet2DConditionModel, absent=ABSENT)
+    options = read({"_class_name": "UNet2DConditionModel", "act_fn": "silu", "sample_size": 64})
     assert options == {"act_fn": "silu", "sample_size": 64}
     with pytest.raises(UserError, match="did you mean 'act_fn'"):
-        supported_options({"act_fm": "silu"})
+        read({"act_fm": "silu"})
     with pytest.raises(UserError, match="resnet_skip_time_act=True is not supported"):
-        supported_options({"resnet_skip_time_act": True})
+        read({"resnet_skip_time_act": True})

@@ -21,13 +21,14 @@ from difflax.diffusion.guidance.corrections import (
 )
 from difflax.diffusion.guidance.intervals import (
     SHAPES,
+    Bounds,
     Interval,
     ScaleSchedule,
     interval,
     scale_schedule,
     scale_table,
 )
-from difflax.diffusion.guidance.plan import Bounds, GuidancePlan, ScaleShape
+from difflax.diffusion.guidance.plan import GuidancePlan, ScaleShape
 from difflax.diffusion.guidance.weak import Autoguidance, PerturbationGuidance
 
 GUIDANCES = {

@@ -4,6 +4,7 @@ Both are functions of the noise angle ``arctan2(sigma, alpha)`` in [0, pi/2], wh
 time and does not depend on the schedule; the units that people think in are converted to it once.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -18,6 +19,20 @@ from difflax.diffusion.guidance.base import Guidance, Outcome, positive_of
 from difflax.diffusion.levels import NoiseLevel, NoiseSchedule, noise_level
 
 Unit = Literal["sigma", "log_snr", "t", "step"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """Where a guidance acts; see `interval`."""
+
+    low: float | int
+    high: float | int
+    unit: Unit = "sigma"
+
+    def __post_init__(self):
+        known = ("sigma", "log_snr", "t", "step")
+        require(self.unit in known, f"unit must be one of {', '.join(known)}, got {self.unit!r}")
+        require(self.low <= self.high, f"low {self.low} must not exceed high {self.high}")
 
 
 def noise_angle(level: NoiseLevel) -> Float[Array, "*n"]:

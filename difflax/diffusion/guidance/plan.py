@@ -9,7 +9,7 @@ import numpy as np
 from difflax.diffusion.checks import require
 from difflax.diffusion.guidance.base import Guidance
 from difflax.diffusion.guidance.corrections import Corrected
-from difflax.diffusion.guidance.intervals import SHAPES, Unit, interval, scale_schedule, scale_table
+from difflax.diffusion.guidance.intervals import SHAPES, Bounds, interval, scale_schedule, scale_table
 from difflax.diffusion.levels import NoiseLevel, NoiseSchedule
 
 
@@ -25,20 +25,6 @@ class ScaleShape:
         require(self.shape in SHAPES, f"shape must be one of {', '.join(SHAPES)}, got {self.shape!r}")
         ends = (self.start, self.end)
         require(bool(np.isfinite(ends).all()), f"start and end must be finite numbers, got {ends}")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Bounds:
-    """Where a guidance acts; see `interval`."""
-
-    low: float
-    high: float
-    unit: Unit = "sigma"
-
-    def __post_init__(self):
-        known = ("sigma", "log_snr", "t", "step")
-        require(self.unit in known, f"unit must be one of {', '.join(known)}, got {self.unit!r}")
-        require(self.low <= self.high, f"low {self.low} must not exceed high {self.high}")
 
 
 @flax.struct.dataclass
@@ -70,7 +56,7 @@ class GuidancePlan(Guidance):
         return dataclasses.replace(self, guidance=self.guidance.with_scale(scale), scale_over_run=None)
 
     def resolve(self, schedule: NoiseSchedule, levels: NoiseLevel) -> Guidance:
-        guidance = self.guidance
+        guidance = self.guidance.resolve(schedule, levels)
         if self.scale_over_run is not None:
             if isinstance(self.scale_over_run, ScaleShape):
                 settings = dataclasses.asdict(self.scale_over_run)

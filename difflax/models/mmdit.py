@@ -1,0 +1,248 @@
+"""The transformer of Stable Diffusion 3 and 3.5 (MM-DiT; Esser et al. 2024,
+https://arxiv.org/abs/2403.03206, section 4).
+
+Structure, option names and attribute paths are those of diffusers' ``SD3Transformer2DModel``, so that a
+checkpoint's ``transformer/config.json`` builds it and its weights load by path.
+
+For training from scratch, every modulation and the last layer start from zero (adaLN-Zero): the first output
+is zero and every block starts as its shortcut.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, DTypeLike, Float, Int
+
+from difflax.models.embeddings import TimestepEmbedding, timestep_embedding
+from difflax.models.joint_attention import JointTransformerBlock, Modulation, modulate
+from difflax.models.layers import Conv2d, depth_to_space
+from difflax.models.options import supported_options
+from difflax.models.remat import remat
+from difflax.types import UserError
+
+TIME_CHANNELS = 256
+"""Width of the time's sinusoids."""
+
+
+class PatchEmbed(nnx.Module):
+    """Squares of pixels as tokens, plus sines and cosines of their place.
+
+    Attributes:
+        pos_embed: a table for ``max_size`` × ``max_size`` tokens, of which an image reads the middle; part of
+            the weights, as checkpoints store it, and never trained.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        dim: int,
+        *,
+        patch_size: int,
+        base_size: int,
+        max_size: int,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        self.proj = Conv2d(channels, dim, patch_size, stride=patch_size, padding=0, dtype=dtype, rngs=rngs)
+        self.pos_embed = nnx.Param(position_table(dim, max_size, base_size).reshape(1, -1, dim))
+        self.patch_size, self.max_size = patch_size, max_size
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, "b n d"], tuple[int, int]]:
+        """The tokens, and the rows and columns of them."""
+        height, width = x.shape[1:3]
+        rows, columns = height // self.patch_size, width // self.patch_size
+        if height % self.patch_size or width % self.patch_size or max(rows, columns) > self.max_size:
+            raise UserError(
+                f"a latent of {height} × {width} pixels: the transformer reads multiples of patch_size ="
+                f" {self.patch_size}, up to pos_embed_max_size = {self.max_size} tokens each way"
+            )
+        top, left = (self.max_size - rows) // 2, (self.max_size - columns) // 2
+        table = jax.lax.stop_gradient(self.pos_embed[...]).reshape(self.max_size, self.max_size, -1)
+        places = table[top : top + rows, left : left + columns]
+        tokens = self.proj(x)
+        tokens = tokens + places.astype(tokens.dtype)
+        return tokens.reshape(len(x), rows * columns, -1), (rows, columns)
+
+
+def position_table(dim: int, size: int, base_size: int) -> Float[Array, "{size} {size} {dim}"]:
+    """Sines and cosines of every place of a square of tokens, whose edge counts as ``base_size`` places.
+
+    Half of the channels tell the column, half the row, each by ``dim // 4`` frequencies from 1 to almost
+    1/10000 (Vaswani et al. 2017, https://arxiv.org/abs/1706.03762, section 3.5, along each axis).
+    """
+    if dim % 4:
+        raise UserError(f"a width of {dim} is not a multiple of 4, which the table of positions needs")
+    place = np.arange(size, dtype=np.float64) * base_size / size
+    angles = place[:, None] * 10000.0 ** (-np.arange(dim // 4) / (dim // 4))
+    # Along one axis in NumPy; the whole table, which may be large, only where it is computed.
+    axis = jnp.asarray(np.concatenate([np.sin(angles), np.cos(angles)], axis=-1), jnp.float32)
+    shape = (size, size, dim // 2)
+    return jnp.concatenate(
+        [jnp.broadcast_to(axis[None], shape), jnp.broadcast_to(axis[:, None], shape)], axis=-1
+    )
+
+
+class CombinedTimestepTextProjEmbeddings(nnx.Module):
+    """The sum of the embeddings of the time and of the pooled text."""
+
+    def __init__(self, dim: int, pooled_dim: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.timestep_embedder = TimestepEmbedding(TIME_CHANNELS, dim, dtype=dtype, rngs=rngs)
+        self.text_embedder = TimestepEmbedding(pooled_dim, dim, dtype=dtype, rngs=rngs)
+        self.dtype = dtype
+
+    def __call__(
+        self, timesteps: Float[Array, " b"] | Int[Array, " b"], pooled: Float[Array, "b p"]
+    ) -> Float[Array, "b d"]:
+        waves = timestep_embedding(timesteps, TIME_CHANNELS, flip_sin_to_cos=True, freq_shift=0.0)
+        return self.timestep_embedder(waves.astype(self.dtype)) + self.text_embedder(pooled)
+
+
+class SD3Transformer2DModel(nnx.Module):
+    """Denoises an image under a time, text tokens and a vector of the text.
+
+    Args:
+        sample_size: edge of the images that the positions count as ``sample_size / patch_size`` places, in
+            latent pixels; the size a checkpoint was trained at. Any size up to ``pos_embed_max_size`` can be
+            given.
+        patch_size: latent pixels a token, along one edge.
+        in_channels, out_channels: of the noisy image (and what is joined to it) and of the output (``None``:
+            as many).
+        num_layers: blocks, of which the last only reads the text.
+        attention_head_dim, num_attention_heads: their product is the width.
+        joint_attention_dim: width of the text tokens.
+        caption_projection_dim: the width; ``None``, or the same number again.
+        pooled_projection_dim: width of the text's vector.
+        pos_embed_max_size: tokens along an edge of the table of positions.
+        dual_attention_layers: blocks with an attention of the image to itself beside the joint one.
+        qk_norm: ``"rms_norm"`` or ``None``.
+        dtype: of the computation; parameters are float32.
+        remat: ``"none"``, ``"dots"`` or ``"full"``, see ``difflax.models.remat``.
+        attention_implementation: see ``difflax.models.attention.Attention``.
+
+    Raises:
+        UserError: if an option's value is unknown or contradicts another.
+    """
+
+    def __init__(
+        self,
+        *,
+        sample_size: int = 128,
+        patch_size: int = 2,
+        in_channels: int = 16,
+        num_layers: int = 18,
+        attention_head_dim: int = 64,
+        num_attention_heads: int = 18,
+        joint_attention_dim: int = 4096,
+        caption_projection_dim: int | None = None,
+        pooled_projection_dim: int = 2048,
+        out_channels: int | None = 16,
+        pos_embed_max_size: int = 96,
+        dual_attention_layers: Sequence[int] = (),
+        qk_norm: str | None = None,
+        dtype: DTypeLike = jnp.float32,
+        remat: str = "none",
+        attention_implementation: str | None = None,
+        rngs: nnx.Rngs,
+    ):
+        width = num_attention_heads * attention_head_dim
+        if caption_projection_dim not in (None, width):
+            raise UserError(
+                f"caption_projection_dim = {caption_projection_dim} must be the width, num_attention_heads"
+                f" × attention_head_dim = {width}"
+            )
+        if not all(0 <= layer < num_layers for layer in dual_attention_layers):
+            raise UserError(
+                f"dual_attention_layers = {tuple(dual_attention_layers)} must lie in 0 … {num_layers - 1}"
+            )
+        common = {"dtype": dtype, "rngs": rngs}
+        self.pos_embed = PatchEmbed(
+            in_channels,
+            width,
+            patch_size=patch_size,
+            base_size=sample_size // patch_size,
+            max_size=pos_embed_max_size,
+            **common,
+        )
+        self.time_text_embed = CombinedTimestepTextProjEmbeddings(width, pooled_projection_dim, **common)
+        self.context_embedder = nnx.Linear(joint_attention_dim, width, **common)
+        self.transformer_blocks = nnx.List(
+            JointTransformerBlock(
+                width,
+                heads=num_attention_heads,
+                context_pre_only=layer == num_layers - 1,
+                dual_attention=layer in dual_attention_layers,
+                qk_norm=qk_norm,
+                attention_implementation=attention_implementation,
+                **common,
+            )
+            for layer in range(num_layers)
+        )
+        self.norm_out = Modulation(width, 2, **common)
+        outputs = patch_size**2 * (in_channels if out_channels is None else out_channels)
+        self.proj_out = nnx.Linear(width, outputs, kernel_init=nnx.initializers.zeros, **common)
+        self.patch_size = patch_size
+        self.remat = remat
+        self.dtype = dtype
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Mapping[str, Any],
+        *,
+        dtype: DTypeLike = jnp.float32,
+        remat: str = "none",
+        attention_implementation: str | None = None,
+        rngs: nnx.Rngs,
+    ) -> "SD3Transformer2DModel":
+        """The network of a diffusers ``transformer/config.json``.
+
+        Raises:
+            UserError: if a key is unknown, or an option has a value that is not supported.
+        """
+        return cls(
+            **supported_options(cls, config),
+            dtype=dtype,
+            remat=remat,
+            attention_implementation=attention_implementation,
+            rngs=rngs,
+        )
+
+    def __call__(
+        self,
+        x: Float[Array | np.ndarray, "b h w c"],
+        timesteps: Float[Array | np.ndarray, " b"] | Int[Array | np.ndarray, " b"],
+        context: Float[Array | np.ndarray, "b m e"],
+        *,
+        context_mask: Bool[Array | np.ndarray, "b m"] | None = None,
+        pooled: Float[Array | np.ndarray, "b p"] | None = None,
+        time_ids: Float[Array | np.ndarray, "b k"] | None = None,
+        class_labels: Int[Array | np.ndarray, " b"] | None = None,
+    ) -> Float[Array, "b h w co"]:
+        """The network's output for noisy images ``x`` (NHWC) at ``timesteps`` (0 to 1000).
+
+        Args:
+            context: text tokens; ``context_mask`` is True where they may be attended to.
+            pooled: a vector of the text.
+            time_ids, class_labels: not read.
+
+        Raises:
+            ValueError: if ``pooled`` is missing.
+            UserError: for a size that the network cannot read.
+        """
+        if pooled is None:
+            raise ValueError("this transformer is conditioned on a vector of the text: give pooled")
+        x, context, pooled = (jnp.asarray(a, self.dtype) for a in (x, context, pooled))
+        mask = None if context_mask is None else jnp.asarray(context_mask)
+        tokens, grid = self.pos_embed(x)
+        temb = self.time_text_embed(jnp.asarray(timesteps), pooled)
+        text = self.context_embedder(context)
+        for block in self.transformer_blocks:
+            tokens, text = remat(functools.partial(block, grid=grid), self.remat)(tokens, text, temb, mask)
+        scale, shift = self.norm_out(temb)
+        tokens = self.proj_out(modulate(tokens, shift, scale))
+        return depth_to_space(tokens.reshape(len(x), *grid, -1), self.patch_size)

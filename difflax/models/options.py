@@ -1,0 +1,46 @@
+"""The options of a network in a ``config.json`` of diffusers."""
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from flax import nnx
+
+from difflax.types import UserError
+
+OURS = ("self", "dtype", "remat", "attention_implementation", "rngs")
+"""Arguments of a network that no checkpoint states."""
+
+
+def supported_options(
+    network: type[nnx.Module], config: Mapping[str, Any], absent: Mapping[str, tuple] | None = None
+) -> dict[str, Any]:
+    """The constructor's options in a ``config.json``; keys that start with ``_`` are diffusers' own notes.
+
+    Args:
+        network: its class.
+        absent: options that the network has only in the state that leaves them out: the values of that state.
+
+    Raises:
+        UserError: if a key is unknown, or an option has a value that is not supported.
+    """
+    absent = absent or {}
+    parameters = inspect.signature(network.__init__).parameters
+    known = [name for name in parameters if name not in OURS]
+    options = {}
+    for name, value in config.items():
+        if name.startswith("_"):
+            continue
+        if name in known:
+            # Configs write null for a switch that is off.
+            options[name] = False if value is None and parameters[name].default is False else value
+        elif name not in absent:
+            near = difflib.get_close_matches(name, [*known, *absent], n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise UserError(f"{network.__name__} config: unknown option '{name}'{hint}")
+        elif value not in absent[name]:
+            raise UserError(
+                f"{network.__name__} config: {name}={value!r} is not supported, only {absent[name][0]!r}"
+            )
+    return options
