@@ -58,6 +58,7 @@ class TestComponents:
         assert relative_error(made.context, tensors[f"{name}.context"]) < 1e-4
         assert relative_error(made.pooled, tensors[f"{name}.pooled"]) < 1e-4
 
+    @pytest.mark.slow
     def test_unet(self, pipelines, tensors, noise, name):
         pipeline = pipelines[name]
         # Operation by operation: a program of all these blocks takes longer to compile than to run once.
