@@ -105,6 +105,6 @@ def test_a_sharded_batch_has_the_same_loss_and_gradient():
         eight = jax.jit(jax.value_and_grad(loss))(*spread)
         assert len(eight[1]["text"].sharding.device_set) == 8
         for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight)):
-            np.testing.assert_allclose(a, b, atol=1e-6)
+            np.testing.assert_allclose(a, b, atol=5e-6)
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=120)
