@@ -25,29 +25,19 @@ from difflax.experiment.sections import (
 from difflax.types import UserError
 
 COMMON_SECTIONS = ("data", "ema", "loss", "mesh", "model", "optimizer", "seed", "training")
-
-
-AUTOENCODER_SECTIONS = COMMON_SECTIONS
-CLIP_SECTIONS = (*COMMON_SECTIONS, "tokenizer")
-
-
-DIFFUSION_SECTIONS = (
-    *COMMON_SECTIONS,
-    *("autoencoder", "guidance", "prediction", "sampler", "schedule", "text_encoder"),
-)
-
-
-PRETRAINED_SECTIONS = (*COMMON_SECTIONS, "cache", "guidance", "sampler", "tune")
-
-
 SECTIONS = {
-    "autoencoder_kl": AUTOENCODER_SECTIONS,
-    "clip": CLIP_SECTIONS,
-    "unet2d_condition": DIFFUSION_SECTIONS,
-    "pretrained": PRETRAINED_SECTIONS,
+    "autoencoder_kl": COMMON_SECTIONS,
+    "clip": (*COMMON_SECTIONS, "tokenizer"),
+    "pretrained": (*COMMON_SECTIONS, "cache", "guidance", "sampler", "tune"),
+    **dict.fromkeys(
+        NETWORKS,
+        (
+            *COMMON_SECTIONS,
+            *("autoencoder", "guidance", "prediction", "sampler", "schedule", "text_encoder"),
+        ),
+    ),
 }
-
-
+"""What a config must have, by ``config.model.name``."""
 OPTIONAL_SECTIONS = ("evaluation", "network_input")
 
 
@@ -68,6 +58,11 @@ def check(config: ConfigDict, workdir: epath.PathLike | None = None) -> None:
     if missing:
         raise UserError(f"config has no section {', '.join(missing)}: a {name} run needs {', '.join(wanted)}")
     settings = make_settings(config)
+    if settings.options.steps <= settings.optimizer.warmup_steps:
+        raise UserError(
+            f"config.optimizer.warmup_steps = {settings.optimizer.warmup_steps} must be less than"
+            f" config.training.steps = {settings.options.steps}"
+        )
     if name == "clip":
         clip_config(config, vocab_size=config.tokenizer.get("vocab_size", 1024))
         construct(TokenizerOptions, config.tokenizer, "config.tokenizer")
@@ -76,11 +71,6 @@ def check(config: ConfigDict, workdir: epath.PathLike | None = None) -> None:
         autoencoder_config(config, settings.source.image_shape)
         build({"autoencoding": AutoencodingLoss}, config.loss, "config.loss")
         return
-    if settings.options.steps <= settings.optimizer.warmup_steps:
-        raise UserError(
-            f"config.optimizer.warmup_steps = {settings.optimizer.warmup_steps} must be less than"
-            f" config.training.steps = {settings.options.steps}"
-        )
     if name == "pretrained":
         if config.data.get("buckets"):
             raise UserError("config.data.buckets: checkpoints are fine-tuned on one size; leave it out")

@@ -6,8 +6,8 @@ from ml_collections import ConfigDict
 
 from difflax.experiment.checks import check
 from difflax.experiment.diffusion import make_objective
+from difflax.experiment.networks import NETWORKS, network_kind
 from difflax.experiment.sections import make_diffusion, make_settings, model_name
-from difflax.models.unet import reads_pooled
 from difflax.training import planning
 from difflax.training.step import abstract_state, make_train_step
 from difflax.types import Conditioning, UserError
@@ -27,7 +27,7 @@ def plan(config: ConfigDict, topology: str, *, tokens: int = TOKENS) -> planning
     # First: the number of virtual devices is fixed when JAX starts.
     devices = planning.topology_devices(topology)
     check(config)
-    if model_name(config) == "clip":
+    if model_name(config) not in NETWORKS:
         raise UserError("difflax plan is for diffusion models")
     if devices[0].platform != "cpu" and config.model.get("attention_implementation") is None:
         config = config.copy_and_resolve_references()
@@ -41,11 +41,12 @@ def plan(config: ConfigDict, topology: str, *, tokens: int = TOKENS) -> planning
             f"config.training.batch_size = {size} must be a multiple of {shares}, the batch's shares"
         )
 
-    width = config.model.cross_attention_dim
+    kind = network_kind(config)
+    width = config.model[kind.context_option]
     null = Conditioning(
         context=jnp.zeros((1, tokens, width if isinstance(width, int) else width[0])),
-        pooled=jnp.zeros((1, config.model.projection_class_embeddings_input_dim))
-        if reads_pooled(dict(config.model))
+        pooled=jnp.zeros((1, config.model[kind.pooled_option]))
+        if kind.reads_pooled(dict(config.model))
         else None,
     )
     objective = make_objective(config, settings, parts, null)

@@ -9,6 +9,7 @@ from difflax.experiment.checks import check
 from difflax.experiment.clip import prepare_clip
 from difflax.experiment.diffusion import prepare_diffusion
 from difflax.experiment.finetune import prepare_finetune
+from difflax.experiment.networks import NETWORKS
 from difflax.experiment.sections import make_settings, model_name
 from difflax.training.distributed import first_process_first
 from difflax.training.loop import fit
@@ -18,7 +19,7 @@ KINDS = {
     "autoencoder_kl": prepare_autoencoder,
     "clip": prepare_clip,
     "pretrained": prepare_finetune,
-    "unet2d_condition": prepare_diffusion,
+    **dict.fromkeys(NETWORKS, prepare_diffusion),
 }
 """What prepares a run, by ``config.model.name``."""
 

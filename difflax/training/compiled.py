@@ -64,19 +64,18 @@ def trace_step(
 
 
 class CompiledStep:
-    """``step`` for states like ``abstract``, compiled for the first batch that it is given.
+    """``step`` for states like ``abstract``, compiled for each shape of batch that it is given.
 
     ``frozen`` are arrays on ``mesh`` that it reads and that do not change, see `make_train_step`.
     """
 
     def __init__(self, step: Callable, abstract: TrainState, mesh: Mesh, frozen: PyTree = None):
         self._step, self._abstract, self._mesh, self._frozen = step, abstract, mesh, frozen
-        self._compiled: Any = None
+        self._compiled: dict[tuple, Any] = {}
 
-    @property
-    def ready(self) -> bool:
-        """Whether it is compiled."""
-        return self._compiled is not None
+    def ready(self, batch: PyTree) -> bool:
+        """Whether it is compiled for batches like ``batch``."""
+        return _shapes(batch) in self._compiled
 
     def compile(self, batch: PyTree) -> Compilation:
         """Compiles for batches like ``batch``."""
@@ -86,7 +85,7 @@ class CompiledStep:
         traced = trace_step(self._step, self._abstract, self._mesh, batch, self._frozen)
         lowered = traced.lower()
         between = time.perf_counter()
-        self._compiled = lowered.compile()
+        self._compiled[_shapes(batch)] = lowered.compile()
         return Compilation(
             trace_seconds=between - start,
             compile_seconds=time.perf_counter() - between,
@@ -97,4 +96,8 @@ class CompiledStep:
 
     def __call__(self, state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
         given = () if self._frozen is None else (self._frozen,)
-        return self._compiled(state, jax.tree.leaves(batch), *given)
+        return self._compiled[_shapes(batch)](state, jax.tree.leaves(batch), *given)
+
+
+def _shapes(batch: PyTree) -> tuple:
+    return tuple((leaf.shape, str(leaf.dtype)) for leaf in jax.tree.leaves(batch))

@@ -189,7 +189,7 @@ def fit(
                 with speed.waiting():
                     examples = next(loader)
                     batch = put_batch(prepare(examples), mesh)
-                if not train_step.ready:
+                if not train_step.ready(batch):
                     with speed.away():
                         facts = train_step.compile(batch)
                     speed.knows_flops(facts.flops)

@@ -59,7 +59,8 @@ def small_config(pictures, clip_folder, vector, **data):
 
 def run(pictures, clip_folder, workdir, vector, steps=6, **data):
     """The exit status and the errors of a small run."""
-    base = [one for one in small_run(clip_folder, workdir, steps=steps) if one not in SMALL]
+    whole = small_run(clip_folder, workdir, steps=steps)
+    base = [one for one in whole if one not in SMALL and "config.model" not in one]
     status, _, errors = command(*base, *overrides(pictures, vector, **data))
     return status, errors
 

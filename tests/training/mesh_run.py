@@ -91,7 +91,7 @@ def unet(shape):
     losses = []
     for number in range(STEPS):
         rows = put_batch(batch(number), mesh)
-        if not step.ready:
+        if not step.ready(rows):
             step.compile(rows)
         state, metrics = step(state, rows)
         losses.append(float(metrics["loss"]))
