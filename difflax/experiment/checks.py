@@ -9,7 +9,7 @@ from difflax.config import build, construct, nearest
 from difflax.diffusion.time_samplers import RunningLoss
 from difflax.diffusion.weightings import NoUncertainty
 from difflax.evaluation.protocols import PROTOCOLS
-from difflax.experiment.networks import network, network_kind
+from difflax.experiment.networks import NETWORKS, network, network_kind
 from difflax.experiment.pretrained import make_pretrained
 from difflax.experiment.sections import (
     AutoencodingLoss,
