@@ -5,6 +5,9 @@ import json
 import pytest
 from tests.runs import command, small_run
 
+# On one worker, so that what the tests share is made once.
+pytestmark = pytest.mark.xdist_group("guided_run")
+
 LOSS = (
     "--config.loss.noise={'name': 'paired'}",
     "--config.loss.time_sampler={'name': 'running_loss', 'bins': 4}",

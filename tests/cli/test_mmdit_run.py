@@ -7,6 +7,9 @@ import numpy as np
 import pytest
 from tests.runs import command, small_run
 
+# On one worker, so that what the tests share is made once.
+pytestmark = pytest.mark.xdist_group("mmdit_run")
+
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory, clip_folder):

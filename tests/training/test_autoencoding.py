@@ -16,6 +16,9 @@ from difflax.training.autoencoding import Autoencoding, FeatureDistance
 from difflax.types import UserError
 from tests.runs import ROOT, command, small_run
 
+# On one worker, so that what the tests share is made once.
+pytestmark = pytest.mark.xdist_group("autoencoding")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

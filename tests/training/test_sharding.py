@@ -18,6 +18,9 @@ from difflax.types import UserError
 from tests.runs import ROOT
 from tests.training import toy
 
+# On one worker, so that what the tests share is made once.
+pytestmark = pytest.mark.xdist_group("sharding")
+
 
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory):
