@@ -188,11 +188,10 @@ class _Sound:
 
     def __getitem__(self, row: int) -> tuple[int, Record]:
         while True:
-            if row not in self._bad:
-                try:
-                    return row, self._records[row]
-                except BadExample as error:
-                    self._note(row, error)
+            try:
+                return row, self._records[row]
+            except BadExample as error:
+                self._note(row, error)
             row = self._following(row)
 
     def _following(self, row: int) -> int:
@@ -202,13 +201,12 @@ class _Sound:
         return after
 
     def _note(self, row: int, error: BadExample) -> None:
+        if self._max_bad == 0:
+            raise error
         with self._lock:
-            if row in self._bad:
-                return
-            self._bad.add(row)
-            self._new.append(str(error))
-            if self._max_bad == 0:
-                raise error
+            if row not in self._bad:
+                self._bad.add(row)
+                self._new.append(str(error))
             if len(self._bad) > self._max_bad * len(self):
                 raise UserError(
                     f"{len(self._bad)} of {len(self)} examples cannot be used, more than the share"

@@ -98,7 +98,7 @@ class SubjectRecords(FolderRecords):
             count = max(len(own), len(others))
             rows = [row for i in range(count) for row in (own[i % len(own)], others[i % len(others)])]
             self.weights = np.tile(np.array([1.0, source.prior_weight], np.float32), count)
-        super().__init__(rows, source.image_shape, source.flip)
+        super().__init__(rows, (source.image_shape,), source.flip)
 
 
 def images_of(folder: epath.Path) -> list[epath.Path]:
