@@ -4,9 +4,9 @@ difflax train --config=configs/clip.py:digits --workdir=runs/clip_digits
 difflax train --config=configs/digits.py --workdir=runs/digits
 difflax evaluate --workdir=runs/digits --output=runs/digits_evaluation
 
-Measured: 800 steps (25,600 examples) take 147 s of processor time in all, start and compilation included, on
-one core of two. A support vector machine trained on the real training digits then reads the prompted digit in
-1.000 of 200 samples at guidance scale 2.
+Measured on two idle cores: the CLIP takes 31 s, 800 steps of the UNet (25,600 examples) 92 s, start and
+compilation included. A support vector machine trained on the real training digits then reads the prompted
+digit in 1.000 of 200 samples at guidance scale 2.
 """
 
 from ml_collections import ConfigDict
