@@ -2,6 +2,9 @@
 
 difflax train --config=configs/clip.py:shapes --workdir=runs/clip_shapes
 difflax train --config=configs/autoencoder.py --workdir=runs/autoencoder
+
+Measured: after the 600 steps the mean absolute error is 0.034 in [-1, 1]; places and sizes are right,
+outlines and some colours are not, so that more steps are needed.
 """
 
 from ml_collections import ConfigDict

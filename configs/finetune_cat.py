@@ -3,6 +3,7 @@
 python scripts/finetune_cat.py runs/cat
 
 makes the checkpoint and the pictures, trains with this config, and measures.
+It has not been run to its end yet.
 """
 
 import pathlib

@@ -7,8 +7,8 @@ difflax evaluate --workdir=runs/sd3_shapes --output=runs/sd3_shapes_evaluation
 
 Data, text encoder, codec, distribution of noise levels and evaluation are those of configs/shapes.py,
 so that the two networks can be compared at equal training time: set ``training.steps`` to what this one makes
-in the time that 900 steps of that one take. The MM-DiT reads 8 × 8 squares as 64 tokens beside the caption's
-24, and the caption's pooled vector through its modulation.
+in the time that 1,000 steps of that one take (not measured yet). The MM-DiT reads 8 × 8 squares as 64
+tokens beside the caption's 24, and the caption's pooled vector through its modulation.
 """
 
 from ml_collections import ConfigDict
