@@ -21,6 +21,7 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Sharding
 
+from difflax.diffusion.guidance import ClassifierFreeGuidance, Guidance
 from difflax.models.autoencoder_kl import KLCodec
 from difflax.models.functional import Functional, functional
 from difflax.models.mmdit import SD3Transformer2DModel
@@ -88,8 +89,9 @@ class StableDiffusion3:
     text_encoder: JoinedEncoder
     sampling: Sampling
     configs: Configs3
-    guidance_scale: float = 7.0
+    guidance: Guidance = dataclasses.field(default_factory=lambda: ClassifierFreeGuidance(scale=7.0))
     fills_masks: bool = False
+    edits_images: bool = False
     sizes: int = 0
     refines: bool = False
 
