@@ -1,9 +1,12 @@
-"""A UNet of Stable Diffusion 1.5's size (860 M parameters) on 64 × 64 latents, to plan with.
+"""Stable Diffusion 1.5's UNet (860 M parameters) from scratch, on the latents of 512 × 512 images.
 
 difflax plan --config=configs/sd15.py --topology=v5e:4x4
 
-The images stand for latents of 64 × 64, of three channels in place of the four of its autoencoder.
+plans it without any file; docs/scaling.md says what came of that. To train it, name a folder of captioned
+images, a CLIP, and an autoencoder with its weights: the one named here is a description alone.
 """
+
+import pathlib
 
 from ml_collections import ConfigDict
 
@@ -12,9 +15,10 @@ def get_config(arg: str = "") -> ConfigDict:
     """``arg``: unused."""
     config = ConfigDict()
     config.seed = 0
-    config.data = {"name": "folder", "path": "latents", "height": 64, "width": 64}
+    config.data = {"name": "folder", "path": "images", "height": 512, "width": 512}
     config.text_encoder = {"name": "clip", "path": "clip"}
-    config.autoencoder = {"name": "identity", "channels": 3}
+    autoencoder = pathlib.Path(__file__).parent / "autoencoders" / "sd15"
+    config.autoencoder = {"name": "autoencoder_kl", "path": str(autoencoder)}
     config.schedule = {"name": "scaled_linear"}
     config.prediction = {"name": "epsilon"}
     config.loss = {"name": "denoising", "caption_dropout": 0.1}

@@ -10,12 +10,16 @@ import typing
 
 if typing.TYPE_CHECKING:
     from difflax.generation import Pipeline
+    from difflax.training.sharding import MeshShape
 
 __version__ = "0.1.0"
 
 
-def load(workdir: str | os.PathLike[str]) -> "Pipeline":
+def load(workdir: str | os.PathLike[str], mesh: "MeshShape | None" = None) -> "Pipeline":
     """The trained model of a workdir, ready to make images; see `difflax.generation.Pipeline`.
+
+    Args:
+        mesh: the devices along each axis; ``None``: as in training, where there are as many devices.
 
     Raises:
         difflax.types.UserError: if ``workdir`` holds no trained diffusion model.
@@ -23,7 +27,7 @@ def load(workdir: str | os.PathLike[str]) -> "Pipeline":
     # Imported here, so that importing difflax stays light.
     from difflax import experiment
 
-    return experiment.load(workdir)
+    return experiment.load(workdir, mesh)
 
 
 def from_pretrained(

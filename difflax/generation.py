@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Integer
 
 from difflax import streams
 from difflax.diffusion.denoisers import NetworkInput, make_denoiser, time_of
@@ -34,6 +34,16 @@ from difflax.pretrained.textual_inversion import add_token, read_embeddings
 from difflax.request import Begins, Request
 from difflax.text.encoders import TextEncoder
 from difflax.text.prompts import PromptEncoder, encode_prompts
+from difflax.training.sharding import (
+    TENSOR_RULES,
+    MeshShape,
+    Rule,
+    batch_sharding,
+    fetch,
+    place,
+    shardings,
+    spread,
+)
 from difflax.types import Conditioning, Params, UserError
 
 STEPS_COMPILED = 50
@@ -90,7 +100,12 @@ class Pipeline:
         strength: how far an image is noised unless a call says otherwise.
         height, width: of the images, in pixels, unless a call says otherwise.
         batch_size: the most images in one call of the network's program; smaller requests are filled up to a
-            power of two, so that few programs are ever compiled. A batch is spread over all local devices.
+            power of two, so that few programs are ever compiled. A batch is spread over the mesh.
+        mesh: devices that share the work, as in training: a batch is split along ``data`` and ``fsdp``,
+            parameters by ``rules``. Where it spans several processes, all of them call, and all get all
+            images. ``None``: that of the parameters if they are spread already, else all local devices
+            along ``data``.
+        rules: see `shardings`.
         step: of training that the parameters come from.
         configs: the files of the checkpoint that it was loaded from, for saving.
     """
@@ -121,6 +136,8 @@ class Pipeline:
     height: int
     width: int
     batch_size: int = 64
+    mesh: Mesh | None = None
+    rules: tuple[Rule, ...] = TENSOR_RULES
     step: int = 0
     configs: Configs | Configs3 | None = None
 
@@ -462,27 +479,37 @@ class Pipeline:
         return request.mask[:, ::edge_h, ::edge_w]
 
     def _encode(self, images: np.ndarray) -> Float[Array, "b lh lw lc"]:
-        parts = [
-            _encode(self.codec, self.codec_params, jnp.asarray(images[start : start + self.batch_size]))
-            for start in range(0, len(images), self.batch_size)
-        ]
-        return jnp.concatenate(parts)
+        parts = []
+        for rows, count in self._batches(len(images)):
+            given = spread(images[rows], batch_sharding(self._mesh))
+            parts.append(fetch(_encode(self.codec, self._placed[1], given))[:count])
+        return jnp.asarray(np.concatenate(parts))
+
+    def _batches(self, count: int) -> Iterator[tuple[np.ndarray, int]]:
+        """The rows of every batch of ``count``, its last filled up by repeating the last row, and how many of
+        them count.
+        """
+        shares = self._mesh.shape["data"] * self._mesh.shape["fsdp"]
+        batch_size = max(self.batch_size // shares, 1) * shares
+        for start in range(0, count, batch_size):
+            stop = min(start + batch_size, count)
+            size = min(batch_size, shares * (1 << (-(-(stop - start) // shares) - 1).bit_length()))
+            yield np.minimum(np.arange(start, start + size), stop - 1), stop - start
 
     @functools.cached_property
-    def _devices(self) -> Mesh | None:
-        """All local devices in a row, or ``None`` where there is one or the parameters have their own."""
-        leaves = jax.tree.leaves(self.params)
-        spread = any(isinstance(a, jax.Array) and len(a.sharding.device_set) > 1 for a in leaves)
-        devices = jax.local_devices()
-        return None if spread or len(devices) == 1 else Mesh(np.asarray(devices), ("data",))
+    def _mesh(self) -> Mesh:
+        if self.mesh is not None:
+            return self.mesh
+        for leaf in jax.tree.leaves(self.params):
+            if isinstance(leaf, jax.Array) and len(leaf.sharding.device_set) > 1:
+                return leaf.sharding.mesh
+        return MeshShape().make(jax.local_devices())
 
     @functools.cached_property
-    def _placed(self) -> tuple[Params, Params]:
-        """Parameters of the network and the codec where a batch finds them."""
-        both = (self.params, self.codec_params)
-        if self._devices is None:
-            return both
-        return jax.device_put(both, NamedSharding(self._devices, PartitionSpec()))
+    def _placed(self) -> tuple[Params, Params, Params | None]:
+        """Parameters of the network, the codec and the worse model on the mesh."""
+        trees = (self.params, self.codec_params, self.weak_params)
+        return place(trees, shardings(trees, self._mesh, self.rules))
 
     def _generate(
         self,
@@ -500,10 +527,10 @@ class Pipeline:
         padded = (
             levels if trajectory else pad_levels(levels, -(-steps // STEPS_COMPILED) * STEPS_COMPILED + 1)
         )
-        params, codec_params = self._placed
-        weak_params = self.weak_params
+        params, codec_params, weak_params = self._placed
         if self.weak is not None and weak_params is None:
             weak_params = params
+        everywhere = NamedSharding(self._mesh, PartitionSpec())
         run = functools.partial(
             _sample_batch,
             self.model,
@@ -516,10 +543,11 @@ class Pipeline:
             request.begins,
             trajectory,
             params,
-            padded,
-            self.guidance_of_run(scales[0], levels, scales[1]),
+            spread(padded, everywhere),
+            spread(self.guidance_of_run(scales[0], levels, scales[1]), everywhere),
             self.weak,
             weak_params,
+            self._mesh,
         )
         known = mask = None
         reads_image = self.fills_masks or self.edits_images
@@ -529,30 +557,20 @@ class Pipeline:
             mask = self._latent_mask(request)
         finish = functools.partial(_decode, self.codec, codec_params)
         if request.end is not None:
-            finish = functools.partial(jnp.multiply, _length_on_path(self.schedule, levels[-1]))
+            finish = functools.partial(jnp.multiply, np.asarray(_length_on_path(self.schedule, levels[-1])))
         images, estimates = [], []
-        count, devices = len(request.prompts), 1 if self._devices is None else self._devices.size
-        batch_size = max(self.batch_size // devices, 1) * devices
-        for start in range(0, count, batch_size):
-            stop = min(start + batch_size, count)
-            size = min(batch_size, devices * (1 << (-(-(stop - start) // devices) - 1).bit_length()))
-            rows = np.minimum(np.arange(start, start + size), stop - 1)
-            keys = jax.vmap(lambda s: streams.stream(s, "sample"))(jnp.asarray(request.seeds[rows]))
-            inputs = jax.tree.map(
-                lambda a, rows=rows: jnp.asarray(a)[rows], (guided, request.latents, known, mask)
-            )
-            if self._devices is not None:
-                spread = NamedSharding(self._devices, PartitionSpec("data"))
-                keys, inputs = jax.device_put((keys, inputs), spread)
-            latents, made = run(keys, *inputs)
-            images.append(np.asarray(finish(latents))[: stop - start])
+        given = (request.seeds, guided, request.latents, known, mask)
+        for rows, count in self._batches(len(request.prompts)):
+            inputs = jax.tree.map(lambda a, rows=rows: jnp.asarray(a)[rows], given)
+            latents, made = run(*spread(inputs, batch_sharding(self._mesh)))
+            images.append(fetch(finish(latents))[:count])
             if trajectory:
                 decoded = jax.vmap(functools.partial(_decode, self.codec, codec_params))(made)
-                estimates.append(np.asarray(decoded)[:, : stop - start])
+                estimates.append(fetch(decoded)[:, :count])
         return np.concatenate(images), np.concatenate(estimates, axis=1) if trajectory else np.zeros(0)
 
 
-@functools.partial(jax.jit, static_argnums=(*range(9), 12))
+@functools.partial(jax.jit, static_argnums=(*range(9), 12, 14))
 def _sample_batch(
     model: Functional,
     schedule: NoiseSchedule,
@@ -568,7 +586,8 @@ def _sample_batch(
     guidance: Guidance,
     weak: WeakModel | None,
     weak_params: Params | None,
-    keys: Key[Array, " b"],
+    mesh: Mesh,
+    seeds: Integer[Array, " b"],
     conditioning: Guided | Prompts | TwoConditions,
     noise: Float[Array, "b lh lw lc"] | None,
     known: Float[Array, "b lh lw lc"] | None,
@@ -577,6 +596,7 @@ def _sample_batch(
     """One batch of latents; scale, prompts, seeds and the number of steps are traced or padded, and compile
     nothing.
     """
+    keys = jax.vmap(lambda seed: streams.stream(seed, "sample"))(seeds)
     denoise = make_denoiser(
         conditional_network(model), params, schedule, prediction_type, network_input=network_input
     )
@@ -595,15 +615,16 @@ def _sample_batch(
         x_init = (jnp.hypot(first.alpha, first.sigma) if unit_start else first.sigma) * noise
     if mask is not None:
         sampler = Inpaint(sampler=sampler, known=known, mask=1 - mask)
-    made = sample(
-        guidance.wrap(denoise, worse),
-        sampler,
-        levels,
-        x_init.astype(jnp.float32),
-        streams.substream(keys, "steps"),
-        conditioning=conditioning,
-        return_trajectory=trajectory,
-    )
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        made = sample(
+            guidance.wrap(denoise, worse),
+            sampler,
+            levels,
+            x_init.astype(jnp.float32),
+            streams.substream(keys, "steps"),
+            conditioning=conditioning,
+            return_trajectory=trajectory,
+        )
     return made if trajectory else (made, None)
 
 

@@ -3,7 +3,11 @@
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
+import socket
+import subprocess
+import sys
 
 import difflax
 import jax
@@ -15,7 +19,7 @@ from difflax.evaluation.grids import captioned_grid
 from difflax.types import UserError
 from PIL import Image
 
-from tests.runs import command, small_run
+from tests.runs import ROOT, command, small_run
 
 PROMPTS = ["a red circle", "a small blue square", "a large green cross", "a red circle"]
 SEEDS = [3, 4, 5, 6]
@@ -237,3 +241,80 @@ def test_ablate_compiles_its_sweep_once(workdir, tmp_path):
     assert sweep("0,1,1.5,2,3,4,6,8").count("jit(_sample_batch)") == 1
     files = {p.name for p in (tmp_path / "17").iterdir()}
     assert {"report.html", "results.json", "table.csv"} <= files
+
+
+ON_EIGHT_DEVICES = """
+import sys, jax, numpy as np
+jax.config.update("jax_num_cpu_devices", 8)
+import difflax
+from difflax.training.sharding import MeshShape
+workdir, output = sys.argv[1:]
+meshes = {"own": None, "fsdp": MeshShape(data=1, fsdp=8), "mixed": MeshShape(data=2, fsdp=2, tensor=2)}
+made = {}
+for name, shape in meshes.items():
+    pipeline = difflax.load(workdir, mesh=shape)
+    leaves = jax.tree.leaves(pipeline.params)
+    held = sum(leaf.addressable_shards[0].data.size for leaf in leaves)
+    made[f"{name} held"] = held / sum(leaf.size for leaf in leaves)
+    made[name] = pipeline(["a red circle", "a small blue square", "a large green cross"], seed=[3, 4, 5])
+np.savez(output, **made)
+"""
+
+
+def test_images_of_eight_devices_are_those_of_one(workdir, pipeline, tmp_path):
+    """On the run's own mesh (data), with split parameters, and with split products."""
+    output = tmp_path / "made.npz"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", ON_EIGHT_DEVICES, workdir, output], check=True, env=environment)
+    expected = pipeline(PROMPTS[:3], seed=SEEDS[:3])
+    with np.load(output) as made:
+        for name, low, high in (("own", 1, 1), ("fsdp", 1 / 8, 1 / 7), ("mixed", 1 / 4, 1 / 1.9)):
+            np.testing.assert_allclose(made[name], expected, atol=1e-4, err_msg=name)
+            assert low <= made[f"{name} held"] <= high, name
+
+
+def together(count, *arguments):
+    """Runs a command in so many processes of two devices each, over the loopback."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = (
+        "import sys, jax; jax.config.update('jax_num_cpu_devices', 2); from difflax.cli.main import run;"
+        " sys.exit(run(sys.argv[1:]))"
+    )
+    address = (f"--coordinator=127.0.0.1:{port}", f"--processes={count}")
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, *arguments, *address, f"--process={index}"],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(count)
+    ]
+    said = [process.communicate(timeout=600) for process in running]
+    assert [process.returncode for process in running] == [0] * count, said
+    return [out for out, _ in said]
+
+
+@pytest.mark.slow
+def test_two_processes_sample_and_sweep_together(workdir, tmp_path):
+    """Parameters split over the devices of both; the first one writes what one process writes."""
+    mesh = "--mesh=data=1,fsdp=4"
+    sample = ("sample", f"--workdir={workdir}", *(f"--prompt={prompt}" for prompt in PROMPTS))
+    sweep = ("ablate", f"--workdir={workdir}", "--guidance_scales=0,2", "--seeds=2")
+    for name, command_line in (("sample", sample), ("sweep", sweep)):
+        said = together(2, *command_line, mesh, f"--output={tmp_path / 'two' / name}")
+        assert said[0] and not said[1]
+        assert command(*command_line, f"--output={tmp_path / 'one' / name}")[0] == 0
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert {p.relative_to(one) for p in one.rglob("*")} == {p.relative_to(two) for p in two.rglob("*")}
+    for path in (one / "sample").glob("*.png"):
+        with Image.open(path) as here, Image.open(two / "sample" / path.name) as there:
+            assert np.abs(np.asarray(here, np.int32) - np.asarray(there, np.int32)).max() <= 1
+    results = [json.loads((folder / "sweep" / "results.json").read_text()) for folder in (one, two)]
+    for here, there in zip(*(result["curves"] for result in results), strict=True):
+        assert (here["group"], here["metric"]) == (there["group"], there["metric"])
+    # Again: both find what was measured.
+    assert together(2, *sweep, mesh, f"--output={two / 'sweep'}")[0]

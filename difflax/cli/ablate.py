@@ -50,6 +50,8 @@ def sweep(values: flags.FlagValues, scales: list[float] | None) -> None:
     elif values.prompt or values.prompts_file or values.clip:
         raise UserError("--prompt, --prompts_file and --clip go with --pretrained: a run has its own")
     pipeline = load_model(values)
+    import jax
+
     from difflax import experiment
     from difflax.evaluation.ablation import run_ablation
     from difflax.evaluation.ablation_report import write_ablation
@@ -98,6 +100,8 @@ def sweep(values: flags.FlagValues, scales: list[float] | None) -> None:
         instruments=instruments,
         batch_size=pipeline.batch_size,
     )
+    if jax.process_index() != 0:
+        return
     report = write_ablation(result, values.output)
     for group in result.groups if judge else ():
         curve = result.curve(group.name, "accuracy")

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
+from difflax.cli.train import define_processes, join_processes
 from difflax.micro_conditioning import MicroConditioning
 from difflax.types import UserError
 
@@ -83,7 +84,8 @@ def with_refiner(values: flags.FlagValues, pipeline):
     from difflax.ensemble import Ensemble
 
     options = {name: values[name].value for name in ("dtype", "variant", "revision")}
-    return Ensemble(pipeline, experiment.from_pretrained(values.refiner, **options), values.handover)
+    refiner = experiment.from_pretrained(values.refiner, **options, mesh=read_mesh(values))
+    return Ensemble(pipeline, refiner, values.handover)
 
 
 def define_prompt_flags(values: flags.FlagValues) -> None:
@@ -96,7 +98,16 @@ def define_model_flags(values: flags.FlagValues) -> None:
     """The flags of every command that makes images with a trained model."""
     flags.DEFINE_string("workdir", None, "folder of a training run", flag_values=values)
     define_pretrained_flags(values)
-    flags.DEFINE_string("output", None, "folder for the results", flag_values=values)
+    define_processes(values)
+    flags.DEFINE_string(
+        "mesh",
+        None,
+        "devices along each axis, data=2,fsdp=4; default: the run's, or those of this process along data",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "output", None, "folder for the results, one that all processes reach", flag_values=values
+    )
     flags.DEFINE_string("negative_prompt", None, "what to go away from", flag_values=values)
     flags.DEFINE_integer("num_steps", None, "of the sampler", flag_values=values)
     flags.DEFINE_string("sampler", None, "by name; the run's own by default", flag_values=values)
@@ -133,8 +144,23 @@ def load_pretrained(values: flags.FlagValues):
     from difflax import experiment
 
     names = ("dtype", "variant", "revision", "config", "tokenizer", "prediction_type", "t5", "t5_length")
-    pipeline = experiment.from_pretrained(values.pretrained, **{name: values[name].value for name in names})
+    given = {name: values[name].value for name in names}
+    pipeline = experiment.from_pretrained(values.pretrained, **given, mesh=read_mesh(values))
     return with_additions(values, pipeline)
+
+
+def read_mesh(values: flags.FlagValues):
+    """The mesh of ``--mesh``, ``None`` without one."""
+    from difflax.config import construct
+    from difflax.training.sharding import MeshShape
+
+    if "mesh" not in values or values.mesh is None:
+        return None
+    try:
+        axes = {name: int(size) for name, size in (part.split("=") for part in values.mesh.split(","))}
+    except ValueError as error:
+        raise UserError(f"--mesh={values.mesh}: give whole numbers along axes, data=2,fsdp=4") from error
+    return construct(MeshShape, {"data": 1, **axes}, "--mesh")
 
 
 def with_additions(values: flags.FlagValues, pipeline):
@@ -167,10 +193,12 @@ def load_model(values: flags.FlagValues):
         raise UserError("give --workdir=DIR, the folder of a training run, or --pretrained=DIR_OR_HUB_ID")
     if not values.output:
         raise UserError("give --output=DIR, a folder for the results")
+    if "mesh" in values:
+        join_processes(values)
     if values.pretrained:
         pipeline = load_pretrained(values)
     else:
-        pipeline = with_additions(values, experiment.load(values.workdir))
+        pipeline = with_additions(values, experiment.load(values.workdir, read_mesh(values)))
     if values.guidance is None:
         return pipeline
     return experiment.with_guidance(pipeline, values.guidance, values.workdir)
@@ -232,6 +260,8 @@ def run(values: flags.FlagValues) -> None:
             raise UserError(f"--{name} does not go with --refiner: refine an image with --pretrained=REFINER")
     pipeline = load_model(values)
     make = with_refiner(values, pipeline)
+    import jax
+
     from difflax.evaluation.grids import captioned_grid
     from difflax.evaluation.png import save_png
     from difflax.evaluation.trajectory import write_trajectory
@@ -257,6 +287,11 @@ def run(values: flags.FlagValues) -> None:
     if values.trajectory:
         made = pipeline.trajectory(prompts, seed=seeds, **settings)
         images = made.images
+    else:
+        images = make(prompts, seed=seeds, **settings, **pictures)
+    if jax.process_index() != 0:
+        return
+    if values.trajectory:
         write_trajectory(
             made.estimates,
             made.log_snr,
@@ -265,8 +300,6 @@ def run(values: flags.FlagValues) -> None:
             metadata={"prompts": prompts, "seeds": seeds, **facts},
             final=images,
         )
-    else:
-        images = make(prompts, seed=seeds, **settings, **pictures)
     for i, (image, prompt, seed) in enumerate(zip(images, prompts, seeds, strict=True)):
         save_png(output / f"{i:04d}_seed{seed}.png", image, {"prompt": prompt, "seed": seed, **facts})
     grid = captioned_grid(images, prompts)

@@ -15,7 +15,15 @@ from difflax.types import UserError
 def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Adds the flags of this command."""
     define_config(values, argv)
+    define_processes(values)
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    flags.DEFINE_integer(
+        "stop_at", None, "stop after this step with a checkpoint; the next call goes on", flag_values=values
+    )
+
+
+def define_processes(values: flags.FlagValues) -> None:
+    """The flags of every command that several processes may run together."""
     flags.DEFINE_string(
         "coordinator",
         None,
@@ -24,9 +32,13 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     )
     flags.DEFINE_integer("processes", None, "how many processes", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("process", None, "which of them this is, from 0", lower_bound=0, flag_values=values)
-    flags.DEFINE_integer(
-        "stop_at", None, "stop after this step with a checkpoint; the next call goes on", flag_values=values
-    )
+
+
+def join_processes(values: flags.FlagValues) -> None:
+    """Joins this process to the others of its run; see `initialize`."""
+    from difflax.training import distributed
+
+    distributed.initialize(coordinator=values.coordinator, processes=values.processes, process=values.process)
 
 
 def define_config(values: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -53,11 +65,10 @@ def read_config(values: flags.FlagValues) -> Any:
 def run(values: flags.FlagValues) -> None:
     """Runs the command."""
     from difflax import experiment
-    from difflax.training import distributed
 
     if not values["config"].present or not values.workdir:
         raise UserError("give --config=FILE.py and --workdir=DIR")
     config = read_config(values)
-    distributed.initialize(coordinator=values.coordinator, processes=values.processes, process=values.process)
+    join_processes(values)
     experiment.train(config, values.workdir, stop_at=values.stop_at)
     print(f"trained: {values.workdir}")

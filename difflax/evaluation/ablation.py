@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from absl import logging
 from etils import epath
@@ -29,6 +30,7 @@ from difflax.evaluation.measurement import (
 )
 from difflax.evaluation.results import AblationResult, Provenance
 from difflax.evaluation.summary import summarize
+from difflax.training.distributed import first_process_first, same_everywhere
 from difflax.types import UserError
 
 Generate = Callable[[list[str], Int[np.ndarray, " n"], float], Any]
@@ -80,7 +82,8 @@ def run_ablation(
 
     Args:
         generate: makes the images of a batch; always called with ``batch_size`` prompts (the last batch is
-            filled up with its last prompt and seed, and the surplus dropped).
+            filled up with its last prompt and seed, and the surplus dropped). Of several processes all call
+            it, measure, and get the result; the first one writes.
         scales: any distinct real numbers; 1 is guidance off, 0 is unconditional.
         seeds: the same for every prompt and scale; at least two are needed for diversity.
         provenance: stored with the result; a changed checkpoint, sampler, config or version makes stored
@@ -105,10 +108,16 @@ def run_ablation(
     texts = text_features(instruments, plan.prompts, batch_size)
     measured: list[Measurement] = []
     total = len(scales) * len(plan.captions)
-    with tqdm(total=total, unit="image", desc="ablation", disable=None if show_progress else True) as bar:
+    quiet = not show_progress or jax.process_index() != 0
+    with tqdm(total=total, unit="image", desc="ablation", disable=True if quiet else None) as bar:
         for scale in scales:
             bar.set_postfix_str(f"guidance scale {scale:g}")
             found = store.load(scale)
+            if not same_everywhere(found is not None):
+                raise UserError(
+                    f"{directory}: not all processes find scale {scale:g} there: give an --output that all"
+                    " reach"
+                )
             if found is None:
                 batches = _progress(_generated(generate, plan, scale, batch_size), bar)
                 found = measure(batches, plan, instruments, texts)
@@ -176,6 +185,10 @@ class ScaleStore:
     def check(self) -> None:
         """Raises UserError if the folder holds another sweep; else writes what this one is."""
         path = self.directory / "sweep.json"
+        with first_process_first():
+            self._claim(path)
+
+    def _claim(self, path: epath.Path) -> None:
         if path.exists():
             stored = json.loads(path.read_text())
             changed = [key for key in self.identity if stored.get(key) != self.identity[key]]
@@ -193,6 +206,9 @@ class ScaleStore:
         return self.directory / f"scale_{scale!r}.npz"
 
     def save(self, scale: float, measured: Measurement) -> None:
+        """Of several processes the first one writes."""
+        if jax.process_index() != 0:
+            return
         columns = {f"column/{name}": values for name, values in measured.columns.items()}
         partial = self.directory / f".scale_{scale!r}.partial"
         with partial.open("wb") as file:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 from etils import epath
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
@@ -34,7 +35,7 @@ from difflax.pretrained.clip import load_text_encoder, save_text_encoder
 from difflax.text.encoders import TextEncoder
 from difflax.training.checkpoints import Checkpoints
 from difflax.training.objectives import Denoising, network_params, pixels
-from difflax.training.sharding import fetch
+from difflax.training.sharding import placed_shapes
 from difflax.training.state import TrainState
 from difflax.types import Conditioning, Params, UserError
 
@@ -74,8 +75,9 @@ def prepare_diffusion(config: ConfigDict, settings: Settings, workdir: epath.Pat
     prompts = settings.options.sample_prompts or tuple(dict.fromkeys(loader.captions))[:8]
     # One for the whole run: its program is compiled once.
     pipeline = make_pipeline(config, {}, encoder, null, workdir)
+    pipeline = dataclasses.replace(pipeline, mesh=settings.mesh.make(), rules=settings.mesh.rules)
     if parts.weak is not None and parts.weak.workdir:
-        pipeline = dataclasses.replace(pipeline, **weak_model(parts.weak, workdir))
+        pipeline = dataclasses.replace(pipeline, **weak_model(parts.weak, workdir, pipeline.mesh))
 
     def prepare(batch: dict[str, Any]) -> PyTree:
         conditioning = cache.lookup(batch["caption"])
@@ -90,9 +92,8 @@ def prepare_diffusion(config: ConfigDict, settings: Settings, workdir: epath.Pat
             made["mask"] = batch["mask"]
         return made
 
-    def drawing(step: int, state: TrainState) -> Pipeline | None:
-        params = fetch(network_params(state.ema_params))
-        return dataclasses.replace(pipeline, params=params, step=step) if jax.process_index() == 0 else None
+    def drawing(step: int, state: TrainState) -> Pipeline:
+        return dataclasses.replace(pipeline, params=network_params(state.ema_params), step=step)
 
     return Prepared(
         objective,
@@ -151,7 +152,7 @@ def make_pipeline(
     )
 
 
-def weak_model(options: WeakOptions | None, workdir: epath.Path) -> dict[str, Any]:
+def weak_model(options: WeakOptions | None, workdir: epath.Path, mesh: Mesh) -> dict[str, Any]:
     """The pipeline's fields for the worse model of a guidance, where it is another than its own."""
     if options is None or not (options.workdir or options.step is not None):
         return {}
@@ -160,7 +161,8 @@ def weak_model(options: WeakOptions | None, workdir: epath.Path) -> dict[str, An
     parts, settings = make_diffusion(config, folder), make_settings(config)
     model = network(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1])
     checkpoints = Checkpoints(folder / "checkpoints")
-    params = checkpoints.restore_params(model.abstract(), options.step)
+    abstract = placed_shapes(model.abstract(), mesh, settings.mesh.rules)
+    params = checkpoints.restore_params(abstract, options.step)
     checkpoints.close()
     return {"weak": WeakModel(model, options.perturbation), "weak_params": params}
 

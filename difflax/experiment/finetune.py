@@ -66,7 +66,15 @@ def prepare_finetune(config: ConfigDict, settings: Settings, workdir: epath.Path
     objective = make_objective(parts, checkpoint)
     frozen = {**parts.tuning.frozen(networks), CODEC: checkpoint.codec_params}
     frozen = place(frozen, shardings(frozen, mesh))
-    start = None if started else parts.tuning.start(networks)
+    # Given away when the run starts: where nothing is left of them, they are read again.
+    unused = [] if started else [parts.tuning.start(networks)]
+
+    def start() -> PyTree:
+        if unused:
+            return unused.pop()
+        again = parts.tuning.prepare(read_checkpoint(parts.model, workdir, mesh))
+        return parts.tuning.start(again.networks)
+
     # What is trained is the loop's; here it is replaced by what the loop gives.
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), networks)
     kept = {name: frozen.get(name, shapes[name]) for name in networks}
@@ -85,7 +93,7 @@ def prepare_finetune(config: ConfigDict, settings: Settings, workdir: epath.Path
     def pipeline(step: int, state: TrainState) -> Pipeline:
         merged, _ = trained(state)
         made = pipeline_of(parts, merged, settings.source.image_shape[:2])
-        return dataclasses.replace(made, step=step)
+        return dataclasses.replace(made, step=step, mesh=mesh, rules=settings.mesh.rules)
 
     prompts = settings.options.sample_prompts or tuple(dict.fromkeys(records.captions))[:8]
     return Prepared(

@@ -25,11 +25,15 @@ from difflax.pretrained.stable_diffusion_3 import (
     load_stable_diffusion_3,
 )
 from difflax.training.checkpoints import Checkpoints
+from difflax.training.sharding import MeshShape, placed_shapes
 from difflax.types import Conditioning, UserError
 
 
-def load(workdir: epath.PathLike) -> Pipeline:
+def load(workdir: epath.PathLike, mesh: MeshShape | None = None) -> Pipeline:
     """The pipeline of a workdir, from its newest checkpoint's averaged parameters.
+
+    Args:
+        mesh: of the devices that make images; ``None``: that of the run, see `MeshShape.fitted`.
 
     Raises:
         UserError: no workdir, no checkpoint, or not of a diffusion model.
@@ -43,17 +47,21 @@ def load(workdir: epath.PathLike) -> Pipeline:
             )
     if not (workdir / "checkpoints").exists():
         raise UserError(f"{workdir} has no checkpoint yet: train it first (difflax train)")
+    settings = make_settings(config)
+    shape = settings.mesh if mesh is None else mesh
+    devices = shape.fitted() if mesh is None else shape.make()
     if model_name(config) == "pretrained":
-        return load_pretrained_run(config, workdir)
-    parts, settings = make_diffusion(config, workdir), make_settings(config)
+        return dataclasses.replace(load_pretrained_run(config, workdir), mesh=devices, rules=shape.rules)
+    parts = make_diffusion(config, workdir)
     checkpoints = Checkpoints(workdir / "checkpoints")
     model = network(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1])
-    params = checkpoints.restore_params(model.abstract())
+    params = checkpoints.restore_params(placed_shapes(model.abstract(), devices, shape.rules))
     null = checkpoints.restore_constants()
     step = checkpoints.latest
     checkpoints.close()
     pipeline = make_pipeline(config, params, read_text_encoder(workdir, parts), Conditioning(**null), workdir)
-    return dataclasses.replace(pipeline, step=step, **weak_model(parts.weak, workdir))
+    weak = weak_model(parts.weak, workdir, devices)
+    return dataclasses.replace(pipeline, step=step, mesh=devices, rules=shape.rules, **weak)
 
 
 def from_pretrained(
@@ -71,8 +79,11 @@ def from_pretrained(
     prediction_type: str | None = None,
     t5: bool | None = None,
     t5_length: int | None = None,
+    mesh: MeshShape | None = None,
 ) -> Pipeline:
-    """The pipeline of a checkpoint; see `difflax.from_pretrained`."""
+    """The pipeline of a checkpoint; see `difflax.from_pretrained`. ``mesh``: of the devices that make images;
+    ``None``: those of this process along ``data``.
+    """
     kind = choose(DTYPES, jnp.dtype(dtype).name if not isinstance(dtype, str) else dtype, "dtype")
     single = {"config": config, "tokenizer": tokenizer, "prediction_type": prediction_type}
     third = {name: v for name, v in (("t5", t5), ("t5_length", t5_length)) if v is not None}
@@ -104,4 +115,5 @@ def from_pretrained(
         samplers={name: cls() for name, cls in SAMPLERS.items()},
         num_steps=28 if isinstance(checkpoint, StableDiffusion3) else 50,
         batch_size=4 * jax.local_device_count() if batch_size is None else batch_size,
+        **({} if mesh is None else {"mesh": mesh.make(), "rules": mesh.rules}),
     )

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 from jaxtyping import PyTree
@@ -28,7 +29,7 @@ class Prepared:
     constants: dict[str, Any]
     periodic: tuple[Periodic, ...] = ()
     finish: Callable[[TrainState], None] | None = None
-    start: PyTree = None
+    start: Callable[[], PyTree] | None = None
     frozen: PyTree = None
 
 
@@ -49,23 +50,21 @@ def make_loader(settings: Settings, records: Records | None = None) -> Loader:
 
 def picture_task(
     every: int,
-    pipeline: Callable[[int, TrainState], Pipeline | None],
+    pipeline: Callable[[int, TrainState], Pipeline],
     prompts: Sequence[str],
     workdir: epath.Path,
 ) -> Periodic:
-    """Draws the same prompts with the same seeds, as ``samples/step_N.png`` and for TensorBoard.
-
-    ``pipeline`` is called by all processes; those that it gives ``None`` draw nothing.
+    """Draws the same prompts with the same seeds, as ``samples/step_N.png`` and for TensorBoard. All
+    processes draw, the first one writes.
     """
 
     def draw(step: int, state: TrainState, logger: Any) -> None:
         from difflax.evaluation.grids import captioned_grid
         from difflax.evaluation.png import save_png
 
-        drawing = pipeline(step, state)
-        if drawing is None:
+        images = pipeline(step, state)(list(prompts), seed=list(range(len(prompts))))
+        if jax.process_index() != 0:
             return
-        images = drawing(list(prompts), seed=list(range(len(prompts))))
         grid = captioned_grid(images, prompts)
         (workdir / "samples").mkdir(exist_ok=True)
         save_png(workdir / "samples" / f"step_{step:07d}.png", grid, {"step": step, "prompts": list(prompts)})

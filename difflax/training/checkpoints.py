@@ -200,8 +200,8 @@ class Checkpoints:
         return restored.state, restored.data
 
     def restore_params(self, abstract: PyTree, step: int | None = None) -> PyTree:
-        """The averaged parameters of ``step`` (the newest by default), in the shapes of ``abstract``, on this
-        process's first device.
+        """The averaged parameters of ``step`` (the newest by default), in the shapes of ``abstract``, where
+        those say, or on this process's first device.
 
         Raises:
             UserError: there is no such checkpoint, or it is damaged.
@@ -213,7 +213,7 @@ class Checkpoints:
         elif self._damage(step):
             raise UserError(f"{self._folder(step)} is damaged: {self._damage(step)}; kept are {self.steps}")
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        item = {"ema_params": jax.tree.map(lambda s: _placed(s, here), abstract)}
+        item = {"ema_params": jax.tree.map(lambda s: _placed(s, s.sharding or here), abstract)}
         restored = self._writer.restore(
             self._folder(step),
             args=ocp.args.Composite(

@@ -6,7 +6,9 @@ import time
 from collections.abc import Iterator
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
 from difflax.training.events import announce
 from difflax.types import Interrupted, UserError
@@ -42,8 +44,8 @@ def initialize(
         UserError: the settings contradict each other, or the others do not come.
     """
     coordinator = coordinator or os.environ.get("DIFFLAX_COORDINATOR")
-    processes = _number("DIFFLAX_PROCESSES") if processes is None else processes
-    process = _number("DIFFLAX_PROCESS") if process is None else process
+    processes = number_from("DIFFLAX_PROCESSES") if processes is None else processes
+    process = number_from("DIFFLAX_PROCESS") if process is None else process
     given = [value is not None for value in (coordinator, processes, process)]
     if any(given) and not all(given):
         raise UserError(
@@ -84,10 +86,11 @@ def _scheduled() -> bool:
 
 
 def _heartbeat() -> int:
-    return _number("DIFFLAX_HEARTBEAT_SECONDS") or HEARTBEAT_SECONDS
+    return number_from("DIFFLAX_HEARTBEAT_SECONDS") or HEARTBEAT_SECONDS
 
 
-def _number(name: str) -> int | None:
+def number_from(name: str) -> int | None:
+    """The whole number in an environment variable, ``None`` if it is not set."""
     text = os.environ.get(name)
     if text is None:
         return None
@@ -130,6 +133,14 @@ def lost_processes_named() -> Iterator[None]:
         )
         time.sleep(2 * _heartbeat())
         raise Interrupted("the connection to another process broke: the same command goes on") from error
+
+
+def same_everywhere(value: bool) -> bool:
+    """Whether all processes say the same; each must ask."""
+    if jax.process_count() == 1:
+        return True
+    said = multihost_utils.process_allgather(np.int32(value))
+    return len(set(said.tolist())) == 1
 
 
 def wait_for_all(name: str) -> None:

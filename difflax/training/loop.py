@@ -10,6 +10,7 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
+from difflax.hardware import chip
 from difflax.training.checkpoints import Checkpoints
 from difflax.training.compiled import CompiledStep
 from difflax.training.distributed import lost_processes_named
@@ -25,6 +26,7 @@ from difflax.training.sharding import TENSOR_RULES, Rule, put_batch
 from difflax.training.state import TrainState
 from difflax.training.step import abstract_state, init_sharded, make_train_step
 from difflax.training.throughput import Throughput
+from difflax.training.watchdog import Watchdog
 from difflax.types import Interrupted
 
 
@@ -132,7 +134,7 @@ def fit(
     periodic: Sequence[Periodic] = (),
     label: str = "train",
     stop_at: int | None = None,
-    start: PyTree = None,
+    start: Callable[[], PyTree] | None = None,
     frozen: PyTree = None,
 ) -> TrainState:
     """Trains until step ``options.steps`` (or ``stop_at``), from the newest checkpoint of ``workdir`` if any.
@@ -143,7 +145,8 @@ def fit(
         prepare: a batch of the loader, on the host, to the arrays of the objective's batch.
         constants: stored with every checkpoint, see `Checkpoints.save`.
         stop_at: end early, with a checkpoint, as if the job's time were over; the next call goes on.
-        start: the parameters of a new run, ``None`` for fresh ones; they are used up.
+        start: makes the parameters of a new run, whose arrays are used up, so that it is asked again after a
+            roll-back to before the first checkpoint; ``None``, or what gives ``None``, for fresh ones.
         frozen: arrays on ``mesh`` that the objective reads and does not train; they are in no checkpoint.
 
     Returns:
@@ -165,7 +168,7 @@ def fit(
     recovery = Recovery(
         checkpoints=checkpoints,
         abstract=abstract,
-        init=lambda: init_sharded(objective, optimizer, seed, abstract, start),
+        init=lambda: init_sharded(objective, optimizer, seed, abstract, start and start()),
         loader=loader,
         events=events,
         max_roll_backs=options.max_roll_backs,
@@ -176,20 +179,22 @@ def fit(
     stepping = make_train_step(objective, optimizer, ema, seed, accumulate=options.accumulate)
     train_step = CompiledStep(stepping, abstract, mesh, frozen)
     logger = Logger(workdir, start=step, total=options.steps, label=label)
-    speed = Throughput(options.batch_size, mesh.size)
+    speed = Throughput(options.batch_size, mesh.size, chip(mesh.devices.flat[0].device_kind))
     speed.reset(step)
     profile = Profile(workdir, options.profile_steps)
     history: list[dict[str, jax.Array]] = []
     numbers: dict[str, float | None] = {}
     order = Order(workdir)
-    stop = StopRequest()
+    stop, watchdog = StopRequest(), Watchdog()
     try:
-        with stop.listening(), lost_processes_named():
+        with stop.listening(), lost_processes_named(), watchdog.watching():
             while step < last:
+                watchdog.at(step + 1, "reading its batch")
                 with speed.waiting():
                     examples = next(loader)
                     batch = put_batch(prepare(examples), mesh)
                 if not train_step.ready(batch):
+                    watchdog.at(step + 1, "compiling", patient=True)
                     with speed.away():
                         facts = train_step.compile(batch)
                     speed.knows_flops(facts.flops)
@@ -197,6 +202,7 @@ def fit(
                 step += 1
                 if options.record_order:
                     order(step, examples["index"])
+                watchdog.at(step, "the step")
                 profile.before(step)
                 state, metrics = train_step(state, batch)
                 profile.after(step, metrics)
@@ -221,10 +227,12 @@ def fit(
                 if ends or step % options.checkpoint_every == 0:
                     good = int(metrics["skipped_in_a_row"]) == 0
                     if good or ends:
+                        watchdog.at(step, "saving")
                         position = recovery.position()
                         checkpoints.save(step, state, position, config, constants, metrics=numbers, good=good)
                 for task in periodic:
                     if task.every and (step % task.every == 0 or step == options.steps):
+                        watchdog.at(step, "drawing pictures")
                         with speed.away():
                             task.action(step, state, logger)
                 if ends and step < last:

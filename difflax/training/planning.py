@@ -124,7 +124,7 @@ class Plan:
 
 def topology_devices(topology: str) -> list[Any]:
     """The devices of a machine: ``"v5e:4x4"`` (any TPU slice that libtpu knows, without having one),
-    ``"cpu:8"`` (virtual, before JAX has started), or ``"here"``.
+    ``"2*v5e:4x4"`` (so many slices), ``"cpu:8"`` (virtual, before JAX has started), or ``"here"``.
 
     Raises:
         UserError: there is no such machine, or libtpu is missing.
@@ -139,12 +139,15 @@ def topology_devices(topology: str) -> list[Any]:
         if len(devices) < int(shape):
             raise UserError(f"--topology={topology}: JAX has started with {len(devices)} CPU devices already")
         return devices[: int(shape)]
-    if not re.fullmatch(r"v\d\w*:\d+(x\d+)+", topology):
+    found = re.fullmatch(r"(?:([1-9]\d*)\*)?(v\d\w*:\d+(?:x\d+)+)", topology)
+    if not found:
         raise UserError(f"--topology={topology!r}: give v5e:4x4 or another TPU slice, cpu:8, or here")
     from jax.experimental import topologies
 
+    slices = {"num_slices": int(found[1])} if found[1] else {}
     try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=topology).devices)
+        description = topologies.get_topology_desc(platform="tpu", topology_name=found[2], **slices)
+        return list(description.devices)
     except Exception as error:  # libtpu raises what it likes
         text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(

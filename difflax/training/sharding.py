@@ -74,6 +74,16 @@ class MeshShape:
             )
         return Mesh(_arranged(devices, sizes), AXES)
 
+    def fitted(self, devices: Sequence[jax.Device] | None = None) -> Mesh:
+        """The mesh over ``devices`` (all of them by default), also where they are not as many as the axes ask
+        for: then all stand along ``fsdp`` if that splits parameters, else along ``data``.
+        """
+        try:
+            return self.make(devices)
+        except UserError:
+            axis = "data" if self.fsdp == 1 else "fsdp"
+            return dataclasses.replace(self, **{**dict.fromkeys(AXES, 1), axis: -1}).make(devices)
+
 
 def _check_rule(rule: Rule) -> None:
     try:
@@ -141,7 +151,9 @@ def fetch(tree: PyTree) -> PyTree:
     """A state's arrays whole, on the host of every process; each of them must ask."""
 
     def whole(array: jax.Array) -> np.ndarray:
-        return np.asarray(array if array.is_fully_addressable else multihost_utils.process_allgather(array))
+        if array.is_fully_addressable:
+            return np.asarray(array)
+        return multihost_utils.process_allgather(array, tiled=True)
 
     return jax.tree.map(whole, tree)
 
@@ -150,6 +162,25 @@ def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
     """This process's share of a batch as part of one global array each."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda a: jax.make_array_from_process_local_data(sharding, np.asarray(a)), batch)
+
+
+def spread(tree: PyTree, where: NamedSharding) -> PyTree:
+    """Arrays that every process holds whole, each as ``where`` says."""
+
+    def put(array: Any) -> jax.Array:
+        # Devices of other processes can be reached from the host alone.
+        return jax.device_put(np.asarray(array) if where.mesh.is_multi_process else array, where)
+
+    return jax.tree.map(put, tree)
+
+
+def placed_shapes(shapes: PyTree, mesh: Mesh, rules: Sequence[Rule] = TENSOR_RULES) -> PyTree:
+    """``shapes`` with their shardings, see `shardings`."""
+    return jax.tree.map(
+        lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
+        shapes,
+        shardings(shapes, mesh, rules),
+    )
 
 
 def place(tree: PyTree, places: PyTree) -> PyTree:

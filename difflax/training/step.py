@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from difflax import streams
 from difflax.training.ema import EMA
 from difflax.training.objectives import Objective
-from difflax.training.sharding import TENSOR_RULES, Rule, batch_sharding, place, shardings
+from difflax.training.sharding import TENSOR_RULES, Rule, batch_sharding, place, placed_shapes
 from difflax.training.state import TrainState, init_state
 from difflax.types import Params, UserError
 
@@ -122,11 +122,7 @@ def abstract_state(
     shapes = jax.eval_shape(
         lambda: init_state(objective.init(jax.random.key(0)), optimizer, objective.begin())
     )
-    return jax.tree.map(
-        lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
-        shapes,
-        shardings(shapes, mesh, rules),
-    )
+    return placed_shapes(shapes, mesh, rules)
 
 
 def init_sharded(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import jax
 
-from difflax.hardware import chip
+from difflax.hardware import Chip
 
 
 class Throughput:
@@ -17,12 +17,13 @@ class Throughput:
     Args:
         examples: of a step, over all devices.
         devices: that work on it.
+        chip: what each of them is; ``None`` where its peak is not known.
     """
 
-    def __init__(self, examples: int, devices: int):
+    def __init__(self, examples: int, devices: int, chip: Chip | None = None):
         self._examples, self._devices = examples, devices
         self._flops: float | None = None
-        self._peak = chip(jax.devices()[0].device_kind)
+        self._chip = chip
         self.reset(0)
 
     def reset(self, step: int) -> None:
@@ -63,8 +64,8 @@ class Throughput:
         if self._flops is not None:
             rate = self._flops * steps / seconds / self._devices
             numbers["tflops_per_device"] = rate / 1e12
-            if self._peak is not None:
-                numbers["mfu"] = rate / self._peak.flops
+            if self._chip is not None:
+                numbers["mfu"] = rate / self._chip.flops
         self.reset(step)
         return numbers
 

@@ -3,7 +3,8 @@
     python mesh_run.py WORKDIR
 
 Trains a small UNet for some steps on each of `MESHES`, and a linear model from one mesh to the next by its
-checkpoints in WORKDIR; prints, as JSON, the losses, and the share of the state's bytes on each device.
+checkpoints in WORKDIR; prints, as JSON, the losses, the share of the state's bytes on each device, and what
+of parameters and optimizer each device holds under fsdp.
 """
 
 import json
@@ -104,6 +105,19 @@ def unet(shape):
     return {"losses": losses, "held": [count / whole for count in held.values()]}
 
 
+def held_bytes(fsdp):
+    """Bytes of parameters and optimizer on each of ``fsdp`` devices; of each array, whole, with its shape."""
+    mesh = MeshShape(data=1, fsdp=fsdp).make(jax.devices()[:fsdp])
+    made, optimizer = objective(), optax.adam(3e-3)
+    state = init_sharded(made, optimizer, 0, abstract_state(made, optimizer, mesh))
+    arrays = jax.tree.leaves((state.params, state.opt_state))
+    held = dict.fromkeys(mesh.devices.flat, 0)
+    for array in arrays:
+        for shard in array.addressable_shards:
+            held[shard.device] += shard.data.nbytes
+    return {"held": list(held.values()), "whole": [(array.nbytes, array.shape) for array in arrays]}
+
+
 def moved(workdir):
     """Losses of a run that goes from mesh to mesh, and of one that does not."""
     rules = (("proj/kernel$", (None, "tensor")),)
@@ -124,5 +138,6 @@ def moved(workdir):
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
     facts = {name: unet(shape) for name, shape in MESHES.items()}
+    facts["bytes"] = {fsdp: held_bytes(fsdp) for fsdp in (1, 2, 4, 8)}
     facts["checkpoints"] = moved(pathlib.Path(sys.argv[1]))
     sys.stdout.write(json.dumps(facts))

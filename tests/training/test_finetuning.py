@@ -9,8 +9,9 @@ import pytest
 import safetensors.numpy
 from difflax import streams
 from difflax.diffusion.time_samplers import sample_times
-from difflax.experiment.finetune import make_objective
+from difflax.experiment.finetune import make_objective, prepare_finetune
 from difflax.experiment.pretrained import make_pretrained, read_checkpoint
+from difflax.experiment.sections import make_settings
 from difflax.pretrained.textual_inversion import embedding_table
 from difflax.training.finetuning import CODEC
 from difflax.training.sharding import MeshShape
@@ -157,6 +158,18 @@ def train(name, workdir, path, *more, steps=2):
         "--config.optimizer.warmup_steps=0",
         *more,
     )
+
+
+def test_a_run_that_starts_again_reads_the_checkpoint_again(folder, pictures, tmp_path):
+    """After a roll-back to before its first checkpoint; what it was given first is used up by then."""
+    config = config_of("finetune_sd15", folder, data={"path": str(pictures), "height": 32, "width": 32},
+                       training={"batch_size": 2})  # fmt: skip
+    workdir = epath.Path(tmp_path / "run")
+    made = prepare_finetune(config, make_settings(config), workdir)
+    first = made.start()
+    expected = jax.tree.map(np.array, first)
+    jax.tree.map(lambda array: array.delete(), first)
+    jax.tree.map(np.testing.assert_array_equal, made.start(), expected)
 
 
 @pytest.mark.slow

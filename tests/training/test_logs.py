@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from difflax.hardware import CHIPS
+from difflax.training.throughput import Throughput
 from tests.training import toy
 
 
@@ -21,3 +23,12 @@ def test_a_line_tells_the_speed_and_a_profile_is_written(tmp_path):
     assert list((workdir / "profile").rglob("*.xplane.pb"))
     (compiled,) = (json.loads(line) for line in (workdir / "events.jsonl").open())
     assert compiled["event"] == "compiled" and "compilation cache" in compiled["message"]
+
+
+def test_mfu_is_the_share_of_the_chips_peak():
+    """Of a chip that is not here."""
+    speed = Throughput(8, devices=4, chip=CHIPS["v5e"])
+    speed.knows_flops(1e15)
+    line = speed.line(2)
+    assert line["mfu"] * 197e12 == pytest.approx(line["tflops_per_device"] * 1e12)
+    assert line["mfu"] * 197e12 * 4 * line["step_seconds"] == pytest.approx(1e15)

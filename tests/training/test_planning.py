@@ -10,11 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from difflax.experiment.planning import step_of
 from difflax.hardware import CHIPS
+from difflax.training.compiled import trace_step
 from difflax.training.flops import count_flops
 from difflax.training.planning import Plan, collective_bytes, topology_devices
 from difflax.types import UserError
-from tests.runs import ROOT, SMALL
+from tests.fixtures import full_width_sd3, make_shapes
+from tests.runs import ROOT, SMALL, load_config
 from tests.training.mesh_run import MODEL
 
 
@@ -55,6 +58,56 @@ def test_flops_are_those_of_the_layers():
     np.testing.assert_allclose(count_flops(forward), expected, rtol=0.01)
     loss = jax.make_jaxpr(jax.grad(lambda *args: MODEL.apply(*args).sum()))(params, x, t, context)
     np.testing.assert_allclose(count_flops(loss), 3 * expected, rtol=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    ("config", "name", "options", "tokens"),
+    [
+        ("sd15", "UNet2DConditionModel", {"sample_size": 64, "cross_attention_dim": 768}, 77),
+        ("sdxl", "UNet2DConditionModel", None, 77),
+        ("sd3", "SD3Transformer2DModel", full_width_sd3.CONFIGS["SD3-medium"], 333),
+    ],
+)
+def test_flops_of_full_size_networks_are_those_that_pytorch_counts(config, name, options, tokens):
+    """PyTorch's counter over diffusers' network and its backward pass, on the meta device: to 5%."""
+    torch = pytest.importorskip("torch")
+    diffusers = pytest.importorskip("diffusers")
+    from torch.utils.flop_counter import FlopCounterMode
+
+    made = load_config(config).unlock()
+    made.model.remat = "none"
+    made.model.dtype = "float32"
+    made.training.batch_size = 1
+    step, abstract, batch, rows, mesh = step_of(made.lock(), jax.devices()[:1], tokens=tokens)
+    ours = count_flops(trace_step(step, abstract, mesh, batch, rows=rows).jaxpr)
+
+    told = batch["conditioning"]
+    with torch.device("meta"):
+        model = getattr(diffusers, name)(**(make_shapes.read("sdxl_unet")[0] if options is None else options))
+        model.set_attn_processor(plain_attention(name))
+        x = torch.zeros(1, *np.moveaxis(batch["latent"], -1, 1).shape[1:])
+        context = torch.zeros(told.context.shape)
+        more = {}
+        if config == "sdxl":
+            more = {"added_cond_kwargs": {"text_embeds": torch.zeros(told.pooled.shape),
+                                          "time_ids": torch.zeros(told.time_ids.shape)}}  # fmt: skip
+        with FlopCounterMode(display=False) as counter:
+            if config == "sd3":
+                out = model(x, context, torch.zeros(told.pooled.shape), torch.zeros(1)).sample
+            else:
+                out = model(x, torch.zeros(1), context, **more).sample
+            out.sum().backward()
+    np.testing.assert_allclose(ours, counter.get_total_flops(), rtol=0.05)
+
+
+def plain_attention(name):
+    """diffusers' attention as plain products, which the counter knows."""
+    from diffusers.models import attention_processor
+
+    kind = "JointAttnProcessor2_0" if name.startswith("SD3") else "AttnProcessor"
+    return getattr(attention_processor, kind)()
 
 
 def test_loops_count_as_often_as_they_run_and_strides_only_what_they_touch():
@@ -146,6 +199,7 @@ def test_a_small_plan_on_virtual_devices(tmp_path):
 def test_a_tpu_without_its_compiler_is_one_line():
     if importlib.util.find_spec("libtpu") is not None:
         assert len(topology_devices("v5e:2x2")) == 4
+        assert {device.slice_index for device in topology_devices("2*v5e:2x2")} == {0, 1}
         return
     with pytest.raises(UserError, match="no TPU compiler for it here"):
         topology_devices("v5e:2x2")

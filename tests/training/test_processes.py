@@ -16,7 +16,7 @@ from tests.runs import ROOT
 SCRIPT = str(ROOT / "tests" / "training" / "toy.py")
 
 
-def start(workdir, steps, count, *options, pause=0.0, devices=1):
+def start(workdir, steps, count, *options, pause=0.0, devices=1, **more):
     """The toy's run in ``count`` processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -28,6 +28,7 @@ def start(workdir, steps, count, *options, pause=0.0, devices=1):
             "DIFFLAX_TOY_DEVICES": str(devices),
             "DIFFLAX_TOY_PAUSE": str(pause),
             "DIFFLAX_HEARTBEAT_SECONDS": "10",
+            **more,
         }
         if count > 1:
             environment |= {
@@ -101,6 +102,16 @@ def test_two_processes_one_killed_then_one(alone, tmp_path):
         np.testing.assert_allclose(list(found.values()), [losses(alone)[step] for step in found], rtol=2e-6)
     assert list(losses(workdir)) == list(range(1, 8))
     assert order(workdir, 2) == order(alone, 1)
+
+
+def test_a_process_that_hangs_is_named_and_the_run_ends(tmp_path):
+    """It lives and sends its heartbeats, so that nothing but its place tells."""
+    hang = {"DIFFLAX_TOY_HANGS": "1", "DIFFLAX_HANG_SECONDS": "5"}
+    status, said = finish(start(tmp_path / "run", 7, 2, **hang))
+    named = r"hung is process 1 \(step 4, reading its batch\); the others wait"
+    assert any(re.search(named, text) for text in said), said
+    assert 75 in status and 0 not in status
+    assert list(losses(tmp_path / "run")) == [1, 2, 3]
 
 
 @pytest.mark.slow

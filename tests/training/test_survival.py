@@ -208,6 +208,11 @@ def test_a_termination_saves_at_the_next_step_and_asks_to_be_started_again(whole
 
 def test_the_exit_status_asks_to_be_started_again_and_a_second_signal_ends_at_once(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "DIFFLAX_TOY_PAUSE": "0.2"}
+    environment |= {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+    }
     command = [sys.executable, str(ROOT / "tests" / "training" / "toy.py"), str(tmp_path / "run"), "10000"]
     for signals, status in ((1, 75), (2, -signal.SIGTERM)):
         process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
@@ -223,6 +228,8 @@ def test_the_exit_status_asks_to_be_started_again_and_a_second_signal_ends_at_on
         assert process.returncode == status, said
         if signals == 1:
             assert "the same command goes on" in said
+    compiled = [row["message"] for row in events(tmp_path / "run") if row["event"] == "compiled"]
+    assert ["0 hits, 1 misses" in compiled[0], "1 hits, 0 misses" in compiled[1]] == [True, True], compiled
 
 
 def test_steps_that_are_no_numbers_are_skipped(tmp_path):
@@ -259,3 +266,51 @@ def test_a_run_of_broken_batches_goes_back_and_on_with_other_data(tmp_path):
         toy.train(
             tmp_path / "other", dataclasses.replace(settings, steps=20), records=records, loader=InOrder
         )
+
+
+def test_a_roll_back_to_before_the_first_checkpoint_starts_from_the_given_parameters(tmp_path):
+    """They are used up by the first start, and made again."""
+
+    class InOrder(toy.Loader):
+        first = 0
+
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs, shuffle=False)
+            self.set_state({**self.get_state(), "next_batch": self.first})
+
+    class WithoutTheFirst(InOrder):
+        first = 1
+
+    def start():
+        return {"proj": {"kernel": jnp.eye(toy.SIZE) * 3, "bias": jnp.ones(toy.SIZE)}}
+
+    more = {"records": toy.Pixels(broken=range(8)), "start": start}
+    settings = toy.options(4, checkpoint_every=100, max_skipped_in_a_row=1)
+    state = toy.train(tmp_path / "broken", settings, loader=InOrder, **more)
+    assert "back to step 0" in next(
+        row["message"] for row in events(tmp_path / "broken") if row["event"] == "roll_back"
+    )
+    other = toy.train(tmp_path / "other", settings, loader=WithoutTheFirst, **more)
+    same(state, other)
+
+
+def test_a_workdir_that_is_lost_and_comes_back_costs_no_bit(whole, tmp_path, capfd):
+    """As a mount that goes away: neither saves nor logs nor events can be written for a while."""
+    workdir, away = tmp_path / "run", tmp_path / "away"
+
+    class Lost(toy.Loader):
+        def __next__(self):
+            number = self.get_state()["next_batch"]
+            if number == 1:
+                workdir.rename(away)
+                workdir.write_text("nothing is mounted here")
+            if number == 5:
+                workdir.unlink()
+                away.rename(workdir)
+            return super().__next__()
+
+    state = toy.train(workdir, toy.options(7), loader=Lost)
+    same(state, whole[1])
+    said = capfd.readouterr().err
+    assert "step 3 could not be saved" in said and "training goes on" in said
+    assert (workdir / "checkpoints" / "step_7" / "manifest.json").exists()

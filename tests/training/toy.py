@@ -5,7 +5,7 @@ As a script it is a process of its own, as the command line is:
     python toy.py WORKDIR STEPS [key=value of TrainingOptions …]
 
 It ends with the exit status of `difflax.cli.main.run`. ``DIFFLAX_TOY_PAUSE`` seconds pass between two steps;
-``DIFFLAX_TOY_DEVICES`` virtual devices are used.
+``DIFFLAX_TOY_DEVICES`` virtual devices are used; process ``DIFFLAX_TOY_HANGS`` never gets its fourth batch.
 """
 
 import dataclasses
@@ -82,6 +82,9 @@ class Slow(Loader):
 
     def __next__(self):
         time.sleep(self.pause)
+        hangs = os.environ.get("DIFFLAX_TOY_HANGS") == str(jax.process_index())
+        if hangs and self.get_state()["next_batch"] == 3:
+            time.sleep(3600)
         return super().__next__()
 
 

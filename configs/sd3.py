@@ -1,0 +1,60 @@
+"""Stable Diffusion 3-medium's MM-DiT (2.0 B parameters) on the latents of 1024 × 1024 images, to plan with.
+
+difflax plan --config=configs/sd3.py --topology=v5e:16x16 --tokens=333
+
+docs/sd3.md says what came of it. It is not trained from here: that takes three text encoders, of which a
+config names one so far. 333 are the 77 tokens of the two CLIPs and the 256 of T5.
+"""
+
+import pathlib
+
+from ml_collections import ConfigDict
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """``arg``: unused."""
+    config = ConfigDict()
+    config.seed = 0
+    config.data = {"name": "folder", "path": "images", "height": 1024, "width": 1024}
+    config.text_encoder = {"name": "clip", "path": "clip"}
+    autoencoder = pathlib.Path(__file__).parent / "autoencoders" / "sd3"
+    config.autoencoder = {"name": "autoencoder_kl", "path": str(autoencoder)}
+    config.schedule = {"name": "rectified_flow", "shift": 1.0}
+    config.prediction = {"name": "flow_velocity"}
+    # A shift of the training times by 3 (SD3, eq. 23): log 3 on the mean of their logits.
+    config.loss = {
+        "name": "denoising",
+        "caption_dropout": 0.1,
+        "time_sampler": {"name": "logit_normal", "mean": 1.0986, "std": 1.0},
+    }
+    # stable-diffusion-3-medium, transformer/config.json
+    config.model = {
+        "name": "mmdit",
+        "sample_size": 128,
+        "patch_size": 2,
+        "num_layers": 24,
+        "attention_head_dim": 64,
+        "num_attention_heads": 24,
+        "joint_attention_dim": 4096,
+        "pooled_projection_dim": 2048,
+        "pos_embed_max_size": 192,
+        "dtype": "bfloat16",
+        "remat": "full",
+    }
+    config.optimizer = {
+        "name": "adamw",
+        "learning_rate": 1e-4,
+        "warmup_steps": 1000,
+        "schedule": "constant",
+        "moments": "float32",
+    }
+    config.ema = {"decay": 0.9999}
+    config.mesh = {"data": 1, "fsdp": -1, "context": 1, "tensor": 1}
+    config.training = {"steps": 500_000, "batch_size": 256, "accumulate": 1}
+    config.sampler = {
+        "name": "euler",
+        "num_steps": 28,
+        "time_grid": {"name": "flow_shift", "shift": 3.0},
+    }
+    config.guidance = {"name": "cfg", "scale": 7.0}
+    return config.lock()
