@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import difflax
 import jax
@@ -14,6 +15,7 @@ from difflax.pretrained.checkpoint import networks_of
 from difflax.pretrained.lora import FILE, merge_lora, read_lora, save_lora
 from difflax.pretrained.names import to_torch
 from difflax.types import UserError
+from flax import traverse_util
 
 from tests.fixtures import make_sdxl, make_stable_diffusion_3
 from tests.fixtures import make_stable_diffusion as reference
@@ -36,6 +38,8 @@ class Family:
         denoiser: the name of its denoising network.
         texts: the names of the text encoders that a LoRA may change.
         layers: of the denoiser, that a LoRA changes.
+        fixture: the module that has the run's size and noise.
+        strength, scale: of the LoRA's factors and of guidance, at which the random weights are not chaotic.
         options: of our loading.
         call: of diffusers' call, beside what all have.
     """
@@ -46,6 +50,9 @@ class Family:
     denoiser: str
     texts: tuple[str, ...]
     layers: tuple[str, ...]
+    fixture: Any
+    strength: float = 0.3
+    scale: float = 4.0
     options: dict = dataclasses.field(default_factory=dict)
     call: dict = dataclasses.field(default_factory=dict)
 
@@ -73,6 +80,7 @@ FAMILIES = (
         denoiser="unet",
         texts=("text_encoder",),
         layers=UNET,
+        fixture=reference,
     ),
     Family(
         name="sdxl",
@@ -81,6 +89,9 @@ FAMILIES = (
         denoiser="unet",
         texts=("text_encoder", "text_encoder_2"),
         layers=UNET,
+        fixture=make_sdxl,
+        strength=0.15,
+        scale=2.0,
     ),
     Family(
         name="sd3",
@@ -89,13 +100,11 @@ FAMILIES = (
         denoiser="transformer",
         texts=("text_encoder", "text_encoder_2"),
         layers=TRANSFORMER,
+        fixture=make_stable_diffusion_3,
         options={"t5_length": 12},
         call={"max_sequence_length": 12},
     ),
 )
-SIZE = {"height": 32, "width": 48}
-
-
 @pytest.fixture(scope="module", params=[family.name for family in FAMILIES])
 def family(request):
     return next(family for family in FAMILIES if family.name == request.param)
@@ -117,7 +126,7 @@ def networks(pipeline):
     return {name: params for name, params in found.items() if name != "text_encoder_3"}
 
 
-def random_factors(networks, targets, rank=3, seed=0):
+def random_factors(networks, targets, strength, rank=3, seed=0):
     """Both factors away from zero, so that the change is one."""
     factors = {}
     for number, (name, ends) in enumerate(targets.items()):
@@ -125,7 +134,7 @@ def random_factors(networks, targets, rank=3, seed=0):
         tree = init_factors(jax.random.key(seed + number), layers, rank)
         leaves, structure = jax.tree.flatten(tree)
         keys = jax.random.split(jax.random.key(100 + seed + number), len(leaves))
-        drawn = [0.3 * jax.random.normal(k, a.shape) for k, a in zip(keys, leaves, strict=True)]
+        drawn = [strength * jax.random.normal(k, a.shape) for k, a in zip(keys, leaves, strict=True)]
         factors[name] = jax.tree.unflatten(structure, drawn)
     return factors
 
@@ -134,7 +143,7 @@ def random_factors(networks, targets, rank=3, seed=0):
 def saved(family, networks, tmp_path_factory):
     """A file of ours with ``alpha`` other than ``rank``."""
     place = tmp_path_factory.mktemp("ours")
-    factors = random_factors(networks, family.targets)
+    factors = random_factors(networks, family.targets, family.strength)
     save_lora(place / FILE, factors, alpha=6.0, targets=family.targets)
     return place
 
@@ -170,7 +179,7 @@ def test_several_add_up_with_their_weights_and_nothing_is_nothing(saved, network
 
 def test_a_file_read_again_is_the_factors_that_were_written(family, saved, networks):
     read = read_lora(saved / FILE, networks)
-    written = random_factors(networks, family.targets)
+    written = random_factors(networks, family.targets, family.strength)
     assert set(read) == set(written)
     for name, lora in read.items():
         jax.tree.map(np.testing.assert_array_equal, lora.factors, written[name])
@@ -184,6 +193,14 @@ def test_fresh_factors_change_nothing_and_have_the_gradient_of_both(family, netw
     gaps = [np.asarray(down) for down, _ in by_layer(factors).values()]
     drawn = np.concatenate([g.ravel() for g in gaps])
     assert abs(drawn.std() * 4 - 1) < 0.05  # peft's "gaussian": 1 / rank
+
+
+def test_a_file_of_another_network_or_of_t5(pipeline, tmp_path):
+    t5 = "text_encoder_3.encoder.block.0.layer.0.SelfAttention.q"
+    for name in ("prior.mid_block.attentions.0.proj_in", t5):
+        path = write(tmp_path / "other.safetensors", {f"{name}.lora_A.weight": np.zeros((2, 8), np.float32)})
+        with pytest.raises(UserError, match=f"no LoRA of this model: it has {name}"):
+            pipeline.with_lora([(path, 1.0)])
 
 
 def kohya(path, family, tensors):
@@ -224,13 +241,13 @@ class TestAgainstDiffusers:
     def run(self, family, pipeline):
         """Our denoiser, and its inputs in NHWC; of diffusers' network the same."""
         rng = np.random.default_rng(0)
-        shape = pipeline.codec.latent_shape(SIZE["height"], SIZE["width"])
+        shape = pipeline.codec.latent_shape(family.fixture.HEIGHT, family.fixture.WIDTH)
         encoder = pipeline.text_encoder
         context = rng.standard_normal((1, 20, encoder.width)).astype(np.float32)
         pooled = rng.standard_normal((1, encoder.pooled_width)).astype(np.float32)
         given = {
             "sd15": {},
-            "sdxl": {"pooled": pooled, "time_ids": np.array([[48.0, 60, 4, 7, 32, 48]], np.float32)},
+            "sdxl": {"pooled": pooled, "time_ids": np.array([[48.0, 60, 4, 7, 72, 88]], np.float32)},
             "sd3": {"pooled": pooled},
         }
         noise, time = rng.standard_normal((1, *shape)).astype(np.float32), np.array([981.0], np.float32)
@@ -267,7 +284,12 @@ class TestAgainstDiffusers:
         assert np.abs(apply(ours.params) - expected).max() / size < 1e-4
         # Without the LoRA it is another output.
         assert np.abs(before - expected).max() / size > 0.05
-        settings = {"negative_prompt": reference.NEGATIVE, "guidance_scale": 4.0, **SIZE}
+        settings = {
+            "negative_prompt": reference.NEGATIVE,
+            "guidance_scale": family.scale,
+            "height": family.fixture.HEIGHT,
+            "width": family.fixture.WIDTH,
+        }
         with torch.no_grad():
             image = made(
                 reference.PROMPT,
@@ -314,7 +336,7 @@ class TestAgainstDiffusers:
         for network in changed.values():
             for name, parameter in network.named_parameters():
                 if "lora_" in name:
-                    parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+                    parameter.data = family.strength * torch.randn(parameter.shape, generator=generator)
         if kind == "peft adapter":
             wrapped.save_pretrained(tmp_path)
         elif kind == "diffusers adapter":
@@ -413,18 +435,9 @@ def test_what_is_no_lora(networks, saved, tmp_path):
         matching_layers(networks["unet"], ["to_qq"], "config.tune.unet")
 
 
-@pytest.mark.parametrize("family", ["sdxl"], indirect=True, scope="module")
-def test_a_file_that_does_not_say_which_text_encoder(networks, tmp_path):
-    name = "text_model.encoder.layers.0.mlp.fc1.lora_A.weight"
-    path = write(tmp_path / "bare.safetensors", {name: np.zeros((2, 24), np.float32)})
+def test_a_file_that_does_not_say_which_text_encoder(tmp_path):
+    name = "text_model.encoder.layers.0.mlp.fc1"
+    layer = traverse_util.unflatten_dict({(*name.split("."), "kernel"): np.zeros((24, 48), np.float32)})
+    path = write(tmp_path / "bare.safetensors", {f"{name}.lora_A.weight": np.zeros((2, 24), np.float32)})
     with pytest.raises(UserError, match="fc1 is, which text_encoder and text_encoder_2 have"):
-        read_lora(path, networks)
-
-
-@pytest.mark.parametrize("family", ["sd3"], indirect=True, scope="module")
-def test_a_file_for_another_family_or_for_t5(pipeline, tmp_path):
-    t5 = "text_encoder_3.encoder.block.0.layer.0.SelfAttention.q"
-    for name in ("unet.mid_block.attentions.0.proj_in", t5):
-        path = write(tmp_path / "other.safetensors", {f"{name}.lora_A.weight": np.zeros((2, 8), np.float32)})
-        with pytest.raises(UserError, match=f"no LoRA of this model: it has {name}"):
-            pipeline.with_lora([(path, 1.0)])
+        read_lora(path, {"text_encoder": layer, "text_encoder_2": layer})
