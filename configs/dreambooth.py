@@ -6,7 +6,8 @@ difflax sample --workdir=runs/dreambooth --prompt="a photo of sks dog on the moo
 The 200 pictures of the class are made by the checkpoint before training, in the workdir, unless
 ``config.data.class_path`` names a folder with them; ``--config.data.class_prompt=`` trains without them.
 ``--config.tune.text_encoder=True --config.cache.text=False`` trains the text encoder as well, and
-``configs/dreambooth.py:lora`` a LoRA.
+``configs/dreambooth.py:lora`` a LoRA; ``:sdxl``, ``:lora_sdxl``, ``:sd3`` and ``:lora_sd3`` do the same with
+the other families (``--config.model.path`` names the checkpoint).
 """
 
 import pathlib
@@ -14,15 +15,20 @@ import runpy
 
 from ml_collections import ConfigDict
 
-CHECKPOINT = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+BASES = {
+    "": "finetune_sd15.py",
+    "lora": "lora_sd15.py",
+    **{family: f"finetune_{family}.py" for family in ("sdxl", "sd3")},
+    **{f"lora_{family}": f"lora_{family}.py" for family in ("sdxl", "sd3")},
+}
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """``arg``: ``"lora"`` for low-rank adaptation."""
-    if arg not in ("", "lora"):
-        raise ValueError(f"dreambooth.py:{arg}: the one variant is lora")
-    base = "lora_sd15.py" if arg == "lora" else "finetune_sd15.py"
-    config = runpy.run_path(str(pathlib.Path(__file__).with_name(base)))["get_config"](CHECKPOINT).unlock()
+    """``arg``: a key of `BASES`, for another family or a LoRA."""
+    if arg not in BASES:
+        raise ValueError(f"dreambooth.py:{arg}: the variants are {', '.join(filter(None, BASES))}")
+    base = pathlib.Path(__file__).with_name(BASES[arg])
+    config = runpy.run_path(str(base))["get_config"]().unlock()
     config.data = {
         "name": "subject",
         "path": "my_dog",
@@ -31,13 +37,13 @@ def get_config(arg: str = "") -> ConfigDict:
         "class_path": "",
         "class_images": 200,
         "prior_weight": 1.0,
-        "height": 512,
-        "width": 512,
+        "height": config.data.height,
+        "width": config.data.width,
         "flip": 0.0,
     }
     config.loss.caption_dropout = 0.0
     config.loss.weighting = {"name": "constant"}
-    config.optimizer.learning_rate = 1e-4 if arg == "lora" else 5e-6
+    config.optimizer.learning_rate = 1e-4 if config.tune.name == "lora" else 5e-6
     config.optimizer.warmup_steps = 0
     config.ema.decay = 0.0
     config.training.steps = 800

@@ -18,13 +18,14 @@ def get_config(arg: str = "stable-diffusion-v1-5/stable-diffusion-v1-5") -> Conf
     config = ConfigDict()
     config.seed = 0
     config.data = {"name": "folder", "path": "my_images", "height": 512, "width": 512, "flip": 0.0}
-    # Parameters are float32, "dtype" is that of the computation.
+    # Parameters are float32; "dtype" is that of the computation, and the autoencoder has its own.
     config.model = {
         "name": "pretrained",
         "path": arg,
         "variant": "",
         "revision": "",
         "dtype": "bfloat16",
+        "vae_dtype": "float32",
         "remat": "full",
         "copy": True,
     }

@@ -15,15 +15,18 @@ import runpy
 from ml_collections import ConfigDict
 
 
-def get_config(arg: str = "stable-diffusion-v1-5/stable-diffusion-v1-5") -> ConfigDict:
-    """``arg``: folder, Hub id or file of the checkpoint."""
-    base = runpy.run_path(str(pathlib.Path(__file__).with_name("finetune_sd15.py")))
-    config = base["get_config"](arg).unlock()
+def get_config(arg: str = "", family: str = "sd15", network: str = "unet") -> ConfigDict:
+    """``arg``: folder, Hub id or file of the checkpoint; empty for the family's first.
+
+    ``family``: of ``configs/finetune_<family>.py``, whose denoising network is ``network``.
+    """
+    base = runpy.run_path(str(pathlib.Path(__file__).with_name(f"finetune_{family}.py")))["get_config"]
+    config = (base(arg) if arg else base()).unlock()
     config.tune = {
         "name": "lora",
         "rank": 8,
         "alpha": 8.0,
-        "unet": ("to_q", "to_k", "to_v", "to_out.0"),
+        network: ("to_q", "to_k", "to_v", "to_out.0"),
         "text_encoder": (),
     }
     config.optimizer.learning_rate = 1e-4

@@ -26,13 +26,13 @@ from difflax.micro_conditioning import MicroConditioning
 from difflax.models.autoencoder import Codec
 from difflax.models.functional import Functional, conditional_network
 from difflax.models.perturbation import Perturbation
+from difflax.pretrained.checkpoint import CLIPS, DENOISERS, Checkpoint, networks_of, put_networks
 from difflax.pretrained.lora import merge_lora
 from difflax.pretrained.schedulers import DynamicCheckpointFlow, Sampling
-from difflax.pretrained.stable_diffusion import Configs, StableDiffusion, save_stable_diffusion
-from difflax.pretrained.stable_diffusion_3 import Configs3, StableDiffusion3, save_stable_diffusion_3
-from difflax.pretrained.textual_inversion import add_token, read_embeddings
+from difflax.pretrained.stable_diffusion import Configs, save_stable_diffusion
+from difflax.pretrained.stable_diffusion_3 import Configs3, save_stable_diffusion_3
+from difflax.pretrained.textual_inversion import add_token, read_embeddings, single_encoder
 from difflax.request import Begins, Request
-from difflax.text.encoders import TextEncoder
 from difflax.text.prompts import PromptEncoder, encode_prompts
 from difflax.training.sharding import (
     TENSOR_RULES,
@@ -144,7 +144,7 @@ class Pipeline:
     @classmethod
     def of_checkpoint(
         cls,
-        checkpoint: StableDiffusion | StableDiffusion3,
+        checkpoint: Checkpoint,
         samplers: dict[str, Sampler],
         guidance: Guidance | None = None,
         **settings: Any,
@@ -352,12 +352,12 @@ class Pipeline:
         Raises:
             UserError: a file that is none, or of another model; see `difflax.pretrained.lora.read_lora`.
         """
-        encoder = self._single_text_encoder("LoRA")
-        networks = {"unet": self.params, "text_encoder": encoder.params}
+        networks = networks_of(self.configs, self.params, self.text_encoder)
+        adaptable = {name: params for name, params in networks.items() if name in (*DENOISERS, *CLIPS)}
         for path, weight in loras:
-            networks = merge_lora(path, networks, weight)
-        changed = dataclasses.replace(self, params=networks["unet"])
-        return changed.with_text_encoder(encoder.replace(params=networks["text_encoder"]))
+            adaptable = merge_lora(path, adaptable, weight)
+        params, encoder = put_networks(self.configs, self.text_encoder, networks | adaptable)
+        return dataclasses.replace(self, params=params).with_text_encoder(encoder)
 
     def with_textual_inversion(self, path: epath.PathLike, token: str | None = None) -> "Pipeline":
         """The pipeline with the token of a textual inversion's file; prompts may then name it.
@@ -369,18 +369,15 @@ class Pipeline:
             UserError: no such file, one of another model, or a token that the tokenizer already has.
         """
         token, rows = read_embeddings(path, token)
-        return self.with_text_encoder(add_token(self._single_text_encoder("textual inversion"), token, rows))
+        return self.with_text_encoder(add_token(single_encoder(self.text_encoder), token, rows))
 
-    def with_text_encoder(self, encoder: TextEncoder) -> "Pipeline":
+    def with_text_encoder(self, encoder: PromptEncoder) -> "Pipeline":
         """The pipeline with another text encoder, and what it says of no prompt."""
-        null = encoder.encode([""])
-        null = dataclasses.replace(null, pooled=None) if self.null.pooled is None else null
+        null = self.null
+        if not self._null_is_zero:
+            null = encoder.encode([""])
+            null = dataclasses.replace(null, pooled=None) if self.null.pooled is None else null
         return dataclasses.replace(self, text_encoder=encoder, null=null)
-
-    def _single_text_encoder(self, what: str) -> TextEncoder:
-        if not isinstance(self.text_encoder, TextEncoder):
-            raise UserError(f"{what}: only models with one text encoder (Stable Diffusion 1.x, 2.x) take it")
-        return self.text_encoder
 
     def _sampler(self, sampler: str | Sampler | None) -> Sampler:
         if sampler is None:

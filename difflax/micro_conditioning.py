@@ -103,8 +103,8 @@ def numbers_read(unet: Mapping[str, Any], pooled_width: int, where: str) -> int:
     return numbers
 
 
-def numbers_of(batch: Batch, count: int) -> Float[np.ndarray, "b k"]:
-    """The numbers of a loader's batch, for a network that reads ``count``."""
-    target = np.broadcast_to(batch["image"].shape[1:3], batch["corner"].shape)
+def numbers_of(batch: Batch, count: int, target: Pair) -> Float[np.ndarray, "b k"]:
+    """The numbers of a loader's batch of height and width ``target``, for a network that reads ``count``."""
+    target = np.broadcast_to(target, batch["corner"].shape)
     last = batch["score"][:, None] if count == SCORED else target
     return np.concatenate([batch["original_size"], batch["corner"], last], axis=1).astype(np.float32)

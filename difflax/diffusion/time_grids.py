@@ -244,7 +244,7 @@ class Quadratic:
         return self.t_max * (np.arange(num_steps, 0, -1) / num_steps) ** 2
 
 
-def shifted(t: float | np.ndarray, shift: float) -> float | np.ndarray:
+def shifted(t: float | np.ndarray | Array, shift: float) -> float | np.ndarray | Array:
     """``shift t / (1 + (shift - 1) t)`` (SD3, arXiv:2403.03206, eq. 23)."""
     return shift * t / (1 + (shift - 1) * t)
 

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from difflax.diffusion.checks import require
 from difflax.diffusion.levels import NoiseSchedule, as_time
+from difflax.diffusion.time_grids import shifted
 
 
 @runtime_checkable
@@ -121,6 +122,23 @@ class CosMap:
         # 1 - 1 / (tan(pi u / 2) + 1) in a form that is finite at u = 1.
         sine, cosine = jnp.sin(jnp.pi / 2 * u), jnp.cos(jnp.pi / 2 * u)
         return sine / (sine + cosine)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shifted:
+    """The times of another sampler, moved towards the noise: ``shift t / (1 + (shift - 1) t)`` (SD3,
+    arXiv:2403.03206, eq. 23), as checkpoints of flows are sampled and trained.
+    """
+
+    sampler: TimeSampler
+    shift: float
+
+    @property
+    def stratified(self) -> bool:
+        return self.sampler.stratified
+
+    def quantile(self, u: Float[Array, "*n"], schedule: NoiseSchedule) -> Float[Array, "*n"]:
+        return shifted(self.sampler.quantile(u, schedule), self.shift)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

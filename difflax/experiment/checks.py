@@ -72,8 +72,6 @@ def check(config: ConfigDict, workdir: epath.PathLike | None = None) -> None:
         build({"autoencoding": AutoencodingLoss}, config.loss, "config.loss")
         return
     if name == "pretrained":
-        if config.data.get("buckets"):
-            raise UserError("config.data.buckets: checkpoints are fine-tuned on one size; leave it out")
         pretrained = make_pretrained(config).loss
         check_loss(settings, **{key: pretrained[key] for key in ("loss", "time_sampler", "uncertainty")})
         return

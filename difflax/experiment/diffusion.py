@@ -15,7 +15,7 @@ from difflax.config import claim_workdir, read_workdir_config
 from difflax.data.caches import EmbeddingCache
 from difflax.data.latents import WithoutImages, cache_latents
 from difflax.diffusion.samplers import SAMPLERS
-from difflax.experiment.networks import network, network_kind
+from difflax.experiment.networks import check_scores, network, network_kind
 from difflax.experiment.prepared import Prepared, make_loader, picture_task
 from difflax.experiment.sections import (
     CODEC,
@@ -28,7 +28,7 @@ from difflax.experiment.sections import (
     make_settings,
 )
 from difflax.generation import Pipeline, WeakModel
-from difflax.micro_conditioning import SCORED, SIZES, numbers_of, numbers_read
+from difflax.micro_conditioning import numbers_of, numbers_read
 from difflax.models.autoencoder_kl import KLCodec
 from difflax.pretrained.autoencoder import load_codec, save_codec
 from difflax.pretrained.clip import load_text_encoder, save_text_encoder
@@ -50,11 +50,7 @@ def prepare_diffusion(config: ConfigDict, settings: Settings, workdir: epath.Pat
     encoder = read_text_encoder(folder, parts)
     null = encode_condition(config, encoder, [""])
     check_widths(config, null)
-    if count_numbers(config, null) == SCORED and not getattr(settings.source, "score_key", ""):
-        raise UserError(
-            f"config.model reads {SCORED} numbers, the last an aesthetic score, but config.data has no"
-            f" scores: name their key (config.data.score_key) or make room for {SIZES} numbers"
-        )
+    check_scores(count_numbers(config, null), settings.source, "config.model")
     claim_workdir(workdir, config)
     if not stored:
         store_text_encoder(encoder, folder, workdir)
@@ -82,7 +78,8 @@ def prepare_diffusion(config: ConfigDict, settings: Settings, workdir: epath.Pat
     def prepare(batch: dict[str, Any]) -> PyTree:
         conditioning = cache.lookup(batch["caption"])
         if pipeline.sizes:
-            conditioning = dataclasses.replace(conditioning, time_ids=numbers_of(batch, pipeline.sizes))
+            numbers = numbers_of(batch, pipeline.sizes, batch["image"].shape[1:3])
+            conditioning = dataclasses.replace(conditioning, time_ids=numbers)
         made = {"conditioning": conditioning}
         if latents is None:
             made["image"] = batch["image"]

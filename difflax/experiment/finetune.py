@@ -14,10 +14,11 @@ from ml_collections import ConfigDict
 
 from difflax.config import claim_workdir
 from difflax.data.caches import EmbeddingCache
-from difflax.data.latents import WithoutImages, cache_latents
+from difflax.data.latents import WithoutImages, cache_latents, read_frames
 from difflax.data.loader import Loader
 from difflax.data.records import Records
 from difflax.data.subjects import Subject
+from difflax.diffusion.time_samplers import RunningLoss, Shifted
 from difflax.experiment.prepared import Prepared, make_loader, picture_task
 from difflax.experiment.pretrained import (
     STORED,
@@ -30,8 +31,9 @@ from difflax.experiment.pretrained import (
 )
 from difflax.experiment.sections import Settings
 from difflax.generation import Pipeline
-from difflax.models.unet import reads_pooled
-from difflax.pretrained.stable_diffusion import StableDiffusion
+from difflax.micro_conditioning import numbers_of
+from difflax.pretrained.checkpoint import Checkpoint
+from difflax.pretrained.schedulers import flow_shift
 from difflax.training.checkpoints import has_checkpoint
 from difflax.training.finetuning import CODEC, FineTuning
 from difflax.training.objectives import Denoising, network_params, pixels
@@ -63,9 +65,11 @@ def prepare_finetune(config: ConfigDict, settings: Settings, workdir: epath.Path
 
     networks = checkpoint.networks
     started = has_checkpoint(workdir / "checkpoints")
-    objective = make_objective(parts, checkpoint)
-    frozen = {**parts.tuning.frozen(networks), CODEC: checkpoint.codec_params}
+    objective = make_objective(parts, checkpoint, settings.source.image_shape[:2])
+    held = {**parts.tuning.frozen(networks), CODEC: checkpoint.codec_params}
+    frozen = {name: params for name, params in held.items() if not parts.cache.replaces(name)}
     frozen = place(frozen, shardings(frozen, mesh))
+    held |= frozen
     # Given away when the run starts: where nothing is left of them, they are read again.
     unused = [] if started else [parts.tuning.start(networks)]
 
@@ -77,10 +81,10 @@ def prepare_finetune(config: ConfigDict, settings: Settings, workdir: epath.Path
 
     # What is trained is the loop's; here it is replaced by what the loop gives.
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), networks)
-    kept = {name: frozen.get(name, shapes[name]) for name in networks}
-    checkpoint = dataclasses.replace(checkpoint.with_networks(kept), codec_params=frozen[CODEC])
+    kept = {name: held.get(name, shapes[name]) for name in networks}
+    checkpoint = dataclasses.replace(checkpoint.with_networks(kept), codec_params=held[CODEC])
 
-    def trained(state: TrainState) -> tuple[StableDiffusion, PyTree]:
+    def trained(state: TrainState) -> tuple[Checkpoint, PyTree]:
         params = fetch(network_params(state.ema_params))
         return merged_checkpoint(parts.tuning, checkpoint, params), params
 
@@ -108,17 +112,22 @@ def prepare_finetune(config: ConfigDict, settings: Settings, workdir: epath.Path
     )
 
 
-def make_objective(parts: Pretrained, checkpoint: StableDiffusion) -> FineTuning:
-    """The loss of the run, with the checkpoint's own schedule and prediction type."""
+def make_objective(parts: Pretrained, checkpoint: Checkpoint, size: tuple[int, int]) -> FineTuning:
+    """The loss of the run, with the checkpoint's own schedule, prediction type and, for images of height and
+    width ``size``, shift of a flow's times.
+    """
     encoder, sampling = checkpoint.text_encoder, checkpoint.sampling
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), checkpoint.networks)
     # The step gives the parameters.
-    reader = encoder.replace(params=shapes["text_encoder"])
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), checkpoint.networks)
     loss = {name: value for name, value in parts.loss.items() if name != "loss"}
+    shift = flow_shift(sampling.time_grid, checkpoint.codec.latent_shape(*size)[:2])
+    if shift is not None and not isinstance(loss["time_sampler"], RunningLoss):
+        shift = parts.model.time_shift or shift
+        loss["time_sampler"] = Shifted(sampler=loss["time_sampler"], shift=shift)
+    reader = checkpoint.with_networks(shapes)
 
     def encode(networks: PyTree, tokens: PyTree) -> Conditioning:
-        found = reader.replace(params=networks["text_encoder"]).condition_ids(tokens)
-        return _condition(checkpoint, found)
+        return reader.told(reader.with_networks(networks).text_encoder.condition_ids(tokens))
 
     return FineTuning(
         denoising=Denoising(
@@ -129,19 +138,20 @@ def make_objective(parts: Pretrained, checkpoint: StableDiffusion) -> FineTuning
             network_input=sampling.network_input,
             caption_dropout=parts.loss["loss"].caption_dropout,
             masked=parts.loss["loss"].masked,
-            null=_condition(checkpoint, encoder.encode([""])),
+            null=checkpoint.null,
             **loss,
         ),
         tuning=parts.tuning,
         networks=shapes,
+        denoiser=checkpoint.configs.denoiser,
         codec=checkpoint.codec,
         encode=encode,
-        null_tokens=jnp.asarray(encoder.tokenizer([""])[0]),
+        null_tokens=None if checkpoint.zero_null else jax.tree.map(jnp.asarray, encoder.tokenize([""])),
     )
 
 
 def with_class_images(
-    parts: Pretrained, checkpoint: StableDiffusion, settings: Settings, workdir: epath.Path
+    parts: Pretrained, checkpoint: Checkpoint, settings: Settings, workdir: epath.Path
 ) -> Settings:
     """The settings with a full folder of the class's pictures: what is missing, the checkpoint makes."""
     source = settings.source
@@ -175,33 +185,38 @@ def make_class_images(source: Subject, pipeline: Pipeline, seed: int) -> None:
 
 
 def _batches(
-    parts: Pretrained, checkpoint: StableDiffusion, settings: Settings, records: Records, workdir: epath.Path
+    parts: Pretrained, checkpoint: Checkpoint, settings: Settings, records: Records, workdir: epath.Path
 ) -> tuple[Callable[[dict[str, Any]], PyTree], Loader]:
     """A batch of the loader to the objective's, and the loader, which reads no images that are cached."""
-    encoder, tokenizer = checkpoint.text_encoder, checkpoint.text_encoder.tokenizer
+    encoder = checkpoint.text_encoder
     weights = getattr(records, "weights", None)
     latents = texts = None
+    rows = records
     if parts.cache.latents:
         latents = cache_latents(records, _moments(checkpoint), workdir / LATENTS)
+        rows = WithoutImages(records.captions, read_frames(workdir / LATENTS) if checkpoint.sizes else None)
     if parts.cache.text:
         texts = EmbeddingCache(
             records.captions,
-            lambda captions: _condition(checkpoint, encoder.encode(captions)),
+            lambda captions: checkpoint.told(encoder.encode(captions)),
             batch_size=encoder.batch_size,
         )
-    rows = records if latents is None else WithoutImages(records.captions)
     loader = make_loader(settings, rows)
 
     def prepare(batch: dict[str, Any]) -> PyTree:
         made: dict[str, Any] = {}
+        size = settings.source.image_shape[:2]
         if latents is None:
             made["image"] = batch["image"]
+            size = batch["image"].shape[1:3]
         else:
             made["moments"] = latents[batch["index"]]
         if texts is None:
-            made["tokens"] = tokenizer(batch["caption"])
+            made["tokens"] = encoder.tokenize(batch["caption"])
         else:
             made["conditioning"] = texts.lookup(batch["caption"])
+        if checkpoint.sizes:
+            made["time_ids"] = numbers_of(batch, checkpoint.sizes, size)
         if weights is not None:
             made["weight"] = weights[batch["index"]]
         if parts.loss["loss"].masked:
@@ -211,12 +226,7 @@ def _batches(
     return prepare, loader
 
 
-def _condition(checkpoint: StableDiffusion, encoded: Conditioning) -> Conditioning:
-    """What of the text encoder's states the denoiser is told."""
-    return encoded if reads_pooled(checkpoint.configs.unet) else dataclasses.replace(encoded, pooled=None)
-
-
-def _moments(checkpoint: StableDiffusion) -> Callable[[np.ndarray], Float[Array, "b lh lw k"]]:
+def _moments(checkpoint: Checkpoint) -> Callable[[np.ndarray], Float[Array, "b lh lw k"]]:
     """Images to mean and log-variance of their latents."""
 
     @jax.jit

@@ -1,7 +1,6 @@
 """`load` and `from_pretrained`: from a workdir or a checkpoint to a pipeline."""
 
 import dataclasses
-import os
 from typing import Any
 
 import jax
@@ -16,14 +15,7 @@ from difflax.experiment.pretrained import DTYPES, load_pretrained_run
 from difflax.experiment.sections import make_diffusion, make_settings, model_name
 from difflax.generation import Pipeline
 from difflax.models.layers import choose
-from difflax.pretrained.hub import fetch
-from difflax.pretrained.single_file import load_single_file
-from difflax.pretrained.stable_diffusion import load_stable_diffusion
-from difflax.pretrained.stable_diffusion_3 import (
-    StableDiffusion3,
-    is_stable_diffusion_3,
-    load_stable_diffusion_3,
-)
+from difflax.pretrained.families import open_checkpoint
 from difflax.training.checkpoints import Checkpoints
 from difflax.training.sharding import MeshShape, placed_shapes
 from difflax.types import Conditioning, UserError
@@ -85,35 +77,26 @@ def from_pretrained(
     ``None``: those of this process along ``data``.
     """
     kind = choose(DTYPES, jnp.dtype(dtype).name if not isinstance(dtype, str) else dtype, "dtype")
-    single = {"config": config, "tokenizer": tokenizer, "prediction_type": prediction_type}
-    third = {name: v for name, v in (("t5", t5), ("t5_length", t5_length)) if v is not None}
-    if epath.Path(source).is_file():
-        checkpoint = load_single_file(source, dtype=kind, **single)
-    else:
-        for name, value in single.items():
-            if value is not None:
-                raise UserError(f"{name}={os.fspath(value)!r} is for a single file, {source} is none")
-        folder = fetch(
-            source,
-            revision=revision,
-            variant=variant,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-        )
-        if is_stable_diffusion_3(folder):
-            checkpoint = load_stable_diffusion_3(folder, dtype=kind, variant=variant, **third)
-        else:
-            checkpoint = load_stable_diffusion(folder, dtype=kind, variant=variant)
-    if third and not isinstance(checkpoint, StableDiffusion3):
-        name = next(iter(third))
-        raise UserError(f"{name} is given, but {source} is no Stable Diffusion 3, which alone has a T5")
+    checkpoint = open_checkpoint(
+        source,
+        dtype=kind,
+        variant=variant,
+        revision=revision,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        config=config,
+        tokenizer=tokenizer,
+        prediction_type=prediction_type,
+        t5=t5,
+        t5_length=t5_length,
+    )
     if tile is not None:
         codec = dataclasses.replace(checkpoint.codec, tile=tile // checkpoint.codec.config.downscale)
         checkpoint = dataclasses.replace(checkpoint, codec=codec)
     return Pipeline.of_checkpoint(
         checkpoint,
         samplers={name: cls() for name, cls in SAMPLERS.items()},
-        num_steps=28 if isinstance(checkpoint, StableDiffusion3) else 50,
+        num_steps=checkpoint.num_steps,
         batch_size=4 * jax.local_device_count() if batch_size is None else batch_size,
         **({} if mesh is None else {"mesh": mesh.make(), "rules": mesh.rules}),
     )

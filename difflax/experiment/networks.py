@@ -8,6 +8,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from difflax.config import construct
+from difflax.micro_conditioning import SCORED, SIZES
 from difflax.models.functional import Functional, functional
 from difflax.models.mmdit import SD3Transformer2DModel
 from difflax.models.unet import UNet2DConditionModel, reads_pooled
@@ -68,6 +69,19 @@ NETWORKS = {
         check_latent=_splits,
     ),
 }
+
+
+def check_scores(numbers: int, source: Any, reader: str) -> None:
+    """Refuses data without scores for a network that reads so many numbers, one of them a score.
+
+    Raises:
+        UserError: ``reader`` says whose numbers they are.
+    """
+    if numbers == SCORED and not getattr(source, "score_key", ""):
+        raise UserError(
+            f"{reader} reads {SCORED} numbers, the last an aesthetic score, but config.data has no scores:"
+            f" name their key (config.data.score_key) or take a network that reads {SIZES} numbers"
+        )
 
 
 def network_kind(config: ConfigDict) -> NetworkKind:

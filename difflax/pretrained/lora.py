@@ -11,7 +11,7 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,12 @@ FILE, ADAPTER_FILE, ADAPTER_CONFIG = (
     "adapter_config.json",
 )
 METADATA = "lora_adapter_metadata"
-KOHYA = {"lora_unet_": "unet", "lora_te_": "text_encoder", "lora_te1_": "text_encoder"}
+KOHYA = {
+    "lora_unet_": "unet",
+    "lora_te_": "text_encoder",
+    "lora_te1_": "text_encoder",
+    "lora_te2_": "text_encoder_2",
+}
 OTHERS = ("dora_scale", "lora_magnitude_vector", "hada_", "lokr_", "lora_B.bias")
 """In the names of tensors of other methods, which the two factors do not express."""
 
@@ -46,9 +51,11 @@ _ENDS = re.compile(
     r"|\.alpha$"
 )
 _PARTS = {"alpha": ("alpha",), "down": ("down", "lora_A"), "up": ("up", "lora_B")}
+_OLD_OF_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 _OLD_NAMES = {
     "unet": {"to_out": "to_out.0"},
-    "text_encoder": {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"},
+    "text_encoder": _OLD_OF_TEXT,
+    "text_encoder_2": _OLD_OF_TEXT,
 }
 """The last part of a layer's name in diffusers' oldest files, whose factors are its ``processor``'s."""
 
@@ -88,7 +95,7 @@ def read_lora(path: epath.PathLike, networks: Mapping[str, Params]) -> dict[str,
 
     Args:
         path: a file, or a folder with one under diffusers' or peft's name.
-        networks: parameters or shapes by the names ``"unet"`` and ``"text_encoder"``.
+        networks: parameters or shapes by diffusers' names, ``"unet"``, ``"text_encoder"`` and so on.
 
     Raises:
         UserError: no such file, a pickle, a damaged file, another method than LoRA, or factors of layers that
@@ -102,12 +109,12 @@ def read_lora(path: epath.PathLike, networks: Mapping[str, Params]) -> dict[str,
             f"{path} holds {others[0]}: only plain LoRA is supported, without DoRA, LoHa, LoKr or bias"
         )
     layers = {name: adaptable_layers(params) for name, params in networks.items()}
-    pairs, unknown = _pairs(tensors, layers)
+    pairs, unknown = _pairs(path, tensors, layers)
     if unknown:
         raise UserError(f"{path} is no LoRA of this model: it has {_some(unknown)}")
     if not pairs:
         raise UserError(f"{path} holds no LoRA: it has no tensors")
-    stated = _stated(path)
+    stated = _stated(path, networks)
     factors: dict[str, dict] = {}
     scales: dict[str, dict[str, float]] = {}
     problems = []
@@ -161,7 +168,7 @@ def save_lora(
     """Writes a LoRA as diffusers reads it.
 
     Args:
-        factors: of ``"unet"`` and ``"text_encoder"``, see `difflax.models.lora`.
+        factors: by the networks' names, see `difflax.models.lora`.
         alpha: of all layers.
         targets: which layers of each network were chosen, for peft.
     """
@@ -192,7 +199,7 @@ def _find(path: epath.Path) -> epath.Path:
 
 
 def _pairs(
-    tensors: Tensors, layers: Mapping[str, Mapping[str, Any]]
+    path: epath.Path, tensors: Tensors, layers: Mapping[str, Mapping[str, Any]]
 ) -> tuple[dict[tuple[str, str], dict[str, Any]], list[str]]:
     """``{"down", "up", "alpha"}`` of every layer, by network and layer; and the names of no layer."""
     flat = {
@@ -205,29 +212,35 @@ def _pairs(
     for name, tensor in tensors.items():
         end = _ENDS.search(name)
         stem = name[: end.start()] if end else name
-        place = flat.get(stem) or _place(stem, layers)
-        if end is None or place is None:
+        places = [flat[stem]] if stem in flat else _places(stem, layers)
+        if end is None or not places:
             unknown.append(name)
-        else:
-            part = next(part for part, marks in _PARTS.items() if any(mark in end[0] for mark in marks))
-            pairs.setdefault(place, {})[part] = tensor
+            continue
+        if len(places) > 1:
+            owners = " and ".join(network for network, _ in places)
+            raise UserError(
+                f"{path} does not say whose layer {places[0][1]} is, which {owners} have: put the network's"
+                " name before its tensors' names"
+            )
+        part = next(part for part, marks in _PARTS.items() if any(mark in end[0] for mark in marks))
+        pairs.setdefault(places[0], {})[part] = tensor
     return pairs, unknown
 
 
-def _place(stem: str, layers: Mapping[str, Mapping[str, Any]]) -> tuple[str, str] | None:
-    """The network and layer that a dotted name means."""
+def _places(stem: str, layers: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """The networks and layers that a dotted name may mean."""
     stem = stem.removeprefix("base_model.model.").replace(".processor", "")
     prefix, _, rest = stem.partition(".")
     # A file of a single network has no prefix.
     candidates = [(prefix, rest)] if prefix in layers else [(network, stem) for network in layers]
+    found = []
     for network, layer in candidates:
         parents, _, last = layer.rpartition(".")
         old = f"{parents}.{_OLD_NAMES.get(network, {}).get(last, last)}"
         # transformers 5 leaves out the text tower's first part.
-        for known in (layer, old, f"text_model.{layer}", f"text_model.{old}"):
-            if known in layers[network]:
-                return network, known
-    return None
+        spellings = (layer, old, f"text_model.{layer}", f"text_model.{old}")
+        found += [(network, known) for known in spellings if known in layers[network]][:1]
+    return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,14 +276,14 @@ class Stated:
         return alpha / (math.sqrt(rank) if self.root else rank)
 
 
-def _stated(path: epath.Path) -> dict[str, Stated]:
-    """By network, from the file's header, or from the config beside a peft adapter."""
+def _stated(path: epath.Path, networks: Iterable[str]) -> dict[str, Stated]:
+    """Of each network, from the file's header, or from the config beside a peft adapter."""
     try:
         facts = json.loads(read_metadata(path).get(METADATA, "{}"))
     except ValueError as error:
         raise UserError(f"{path}: its {METADATA} is not valid JSON ({error}): fetch it again") from error
     facts = facts if isinstance(facts, dict) else {}
-    stated = {name: Stated.read(facts, f"{name}.") for name in ("unet", "text_encoder")}
+    stated = {name: Stated.read(facts, f"{name}.") for name in networks}
     config = path.parent / ADAPTER_CONFIG
     if path.name == ADAPTER_FILE and config.is_file():
         facts = read_json(config)

@@ -125,6 +125,11 @@ class DynamicCheckpointFlow:
     num_timesteps: int = 1000
 
     def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
+        return shifted(np.linspace(1, 1 / self.num_timesteps, num_steps), self.shift)
+
+    @property
+    def shift(self) -> float:
+        """Of an image of ``latent``."""
         rows, columns = (edge // self.patch_size for edge in self.latent)
         shift = ResolutionFlow(
             tokens=rows * columns,
@@ -133,9 +138,16 @@ class DynamicCheckpointFlow:
             base_mu=self.base_shift,
             max_mu=self.max_shift,
         ).shift
-        if self.kind == "linear":
-            shift = float(np.log(shift))
-        return shifted(np.linspace(1, 1 / self.num_timesteps, num_steps), shift)
+        return float(np.log(shift)) if self.kind == "linear" else shift
+
+
+def flow_shift(grid: TimeGrid, latent: tuple[int, int]) -> float | None:
+    """How far a flow's grid is moved towards the noise for an image of ``latent`` height and width; ``None``
+    for the grids of other models.
+    """
+    if isinstance(grid, DynamicCheckpointFlow):
+        return dataclasses.replace(grid, latent=latent).shift
+    return grid.shift if isinstance(grid, CheckpointFlow) else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

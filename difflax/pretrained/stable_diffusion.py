@@ -8,10 +8,8 @@ configs, names and shapes are checked before a tensor is read.
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 from etils import epath
 from flax import nnx
@@ -24,13 +22,14 @@ from difflax.models.functional import Functional, functional
 from difflax.models.layers import choose
 from difflax.models.unet import UNet2DConditionModel, reads_pooled
 from difflax.pretrained.autoencoder import CONFIG, WEIGHTS, newer_names
+from difflax.pretrained.checkpoint import Checkpoint
 from difflax.pretrained.hub import INDEX
 from difflax.pretrained.names import check_names, from_torch, to_torch
 from difflax.pretrained.schedulers import Sampling, read_scheduler
 from difflax.pretrained.tensor_files import Tensors, open_weights, read_json, write_file, write_json
 from difflax.pretrained.text_encoders import is_xl, load_text_encoders, save_text_encoders
 from difflax.text.prompts import PromptEncoder
-from difflax.types import Conditioning, Params, UserError
+from difflax.types import Params, UserError
 
 Config = dict[str, Any]
 
@@ -61,8 +60,13 @@ class Configs:
     vae: Config
     scheduler: Config
 
-    def build(self, dtype: Any) -> tuple[Functional, KLCodec, Sampling]:
+    denoiser: ClassVar[str] = "unet"
+
+    def build(self, dtype: Any, remat: str = "none") -> tuple[Functional, KLCodec, Sampling]:
         """What they describe: UNet and autoencoder that compute in ``dtype``, and how to sample.
+
+        Args:
+            remat: of the UNet, see ``difflax.models.remat``.
 
         Raises:
             UserError: something that is not supported.
@@ -72,41 +76,26 @@ class Configs:
             if str(given).removeprefix("Flax") != kind:
                 raise UserError(f"{name}/{CONFIG}: _class_name = {given!r} is not supported, only {kind!r}")
         codec = KLCodec.from_config(self.vae, dtype)
-        model = unet_network(json.dumps(self.unet, sort_keys=True), dtype)
+        model = unet_network(json.dumps(self.unet, sort_keys=True), dtype, remat)
         return model, codec, read_scheduler(self.scheduler)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StableDiffusion:
-    """A checkpoint, ready to run.
+class StableDiffusion(Checkpoint):
+    """A checkpoint of Stable Diffusion 1.x, 2.x or XL; its network is a UNet."""
 
-    Attributes:
-        model, params: the UNet.
-        codec, codec_params: the autoencoder.
-        sampling: what its scheduler config means.
-        sizes: how many micro-conditioning numbers the UNet reads, see `count_sizes`.
-        configs: its files, for saving.
-    """
-
-    model: Functional
-    params: Params
-    codec: KLCodec
-    codec_params: Params
-    text_encoder: PromptEncoder
-    sampling: Sampling
-    sizes: int
     configs: Configs
 
     @property
-    def null(self) -> Conditioning:
-        """What the UNet is told where no negative prompt is given: of an empty prompt, or zeros where the
-        pipeline's ``force_zeros_for_empty_prompt`` says so (XL's base).
-        """
-        empty = self.text_encoder.encode([""])
-        if not reads_pooled(self.configs.unet):
-            empty = dataclasses.replace(empty, pooled=None)
-        zeros = is_xl(self.configs.index) and self.configs.index.get("force_zeros_for_empty_prompt", True)
-        return jax.tree.map(jnp.zeros_like, empty) if zeros else empty
+    def reads_pooled(self) -> bool:
+        """Whether the UNet reads the text's pooled vector (XL)."""
+        return reads_pooled(self.configs.unet)
+
+    @property
+    def zero_null(self) -> bool:
+        """Where the pipeline's ``force_zeros_for_empty_prompt`` says so (XL's base)."""
+        index = self.configs.index
+        return is_xl(index) and bool(index.get("force_zeros_for_empty_prompt", True))
 
     @property
     def refines(self) -> bool:
@@ -119,6 +108,11 @@ class StableDiffusion:
         if self.edits_images:
             return TwoConditionGuidance(text_scale=7.5, image_scale=1.5)
         return ClassifierFreeGuidance(scale=5.0 if is_xl(self.configs.index) else 7.5)
+
+    @property
+    def num_steps(self) -> int:
+        """The default of its pipeline in diffusers."""
+        return 50
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -136,26 +130,6 @@ class StableDiffusion:
     def edits_images(self) -> bool:
         """Whether the UNet also reads the image that is edited."""
         return channels_beside_noise(self.configs) == self.codec.config.latent_channels
-
-    @property
-    def networks(self) -> dict[str, Params]:
-        """What can be trained, by the names of its folders."""
-        return {"unet": self.params, "text_encoder": self.text_encoder.params}
-
-    def with_networks(self, networks: Mapping[str, Params]) -> "StableDiffusion":
-        """The checkpoint with other parameters of them."""
-        encoder = self.text_encoder.replace(params=networks["text_encoder"])
-        return dataclasses.replace(self, params=networks["unet"], text_encoder=encoder)
-
-    def computing_in(self, dtype: Any, remat: str = "none") -> "StableDiffusion":
-        """The same parameters in networks that compute in ``dtype``; ``remat``: of the UNet."""
-        _, codec, _ = self.configs.build(dtype)
-        return dataclasses.replace(
-            self,
-            model=unet_network(json.dumps(self.configs.unet, sort_keys=True), dtype, remat),
-            codec=codec,
-            text_encoder=self.text_encoder.replace(dtype=dtype),
-        )
 
     def save(self, folder: epath.PathLike) -> None:
         """Writes a pipeline folder, see `save_stable_diffusion`."""

@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from etils import epath
@@ -25,6 +25,7 @@ from difflax.diffusion.guidance import ClassifierFreeGuidance, Guidance
 from difflax.models.autoencoder_kl import KLCodec
 from difflax.models.functional import Functional, functional
 from difflax.models.mmdit import SD3Transformer2DModel
+from difflax.pretrained.checkpoint import Checkpoint
 from difflax.pretrained.clip import load_text_encoder, save_text_encoder
 from difflax.pretrained.hub import INDEX
 from difflax.pretrained.names import check_names, from_torch, to_torch
@@ -34,7 +35,7 @@ from difflax.pretrained.t5 import load_t5_encoder, save_t5_encoder
 from difflax.pretrained.tensor_files import open_weights, read_json, write_file, write_json
 from difflax.text.joined import JoinedEncoder
 from difflax.text.t5_encoder import T5Encoder, ZeroEncoder
-from difflax.types import Conditioning, Params, UserError
+from difflax.types import Params, UserError
 
 PIPELINES = ("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline")
 T5_LENGTH = 256
@@ -50,8 +51,13 @@ class Configs3:
     vae: Config
     scheduler: Config
 
-    def build(self, dtype: Any) -> tuple[Functional, KLCodec, Sampling]:
+    denoiser: ClassVar[str] = "transformer"
+
+    def build(self, dtype: Any, remat: str = "none") -> tuple[Functional, KLCodec, Sampling]:
         """What they describe: transformer and autoencoder that compute in ``dtype``, and how to sample.
+
+        Args:
+            remat: of the transformer, see ``difflax.models.remat``.
 
         Raises:
             UserError: something that is not supported.
@@ -68,43 +74,46 @@ class Configs3:
                 f" channels, only {latent}"
             )
         sampling = read_scheduler(self.scheduler, patch_size=self.transformer.get("patch_size", 2))
-        return transformer_network(json.dumps(self.transformer, sort_keys=True), dtype), codec, sampling
+        model = transformer_network(json.dumps(self.transformer, sort_keys=True), dtype, remat)
+        return model, codec, sampling
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StableDiffusion3:
-    """A checkpoint, ready to run.
+class StableDiffusion3(Checkpoint):
+    """A checkpoint of Stable Diffusion 3 or 3.5; its network is a transformer."""
 
-    Attributes:
-        model, params: the transformer.
-        codec, codec_params: the autoencoder.
-        sampling: what its scheduler config means.
-        configs: its files, for saving.
-    """
-
-    model: Functional
-    params: Params
-    codec: KLCodec
-    codec_params: Params
-    text_encoder: JoinedEncoder
-    sampling: Sampling
     configs: Configs3
-    guidance: Guidance = dataclasses.field(default_factory=lambda: ClassifierFreeGuidance(scale=7.0))
-    fills_masks: bool = False
-    edits_images: bool = False
-    sizes: int = 0
-    refines: bool = False
 
     @property
-    def null(self) -> Conditioning:
-        """What the network is told where no negative prompt is given: of an empty prompt."""
-        return self.text_encoder.encode([""])
+    def reads_pooled(self) -> bool:
+        """Whether the transformer reads the text's pooled vector."""
+        return True
+
+    @property
+    def guidance(self) -> Guidance:
+        """The default of its pipeline in diffusers."""
+        return ClassifierFreeGuidance(scale=7.0)
+
+    @property
+    def num_steps(self) -> int:
+        """The default of its pipeline in diffusers."""
+        return 28
 
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width that it was trained at, in pixels."""
         edge = self.configs.transformer.get("sample_size", 128) * self.codec.config.downscale
         return edge, edge
+
+    def save(self, folder: epath.PathLike) -> None:
+        """Writes a pipeline folder, see `save_stable_diffusion_3`."""
+        save_stable_diffusion_3(
+            folder,
+            configs=self.configs,
+            params=self.params,
+            codec_params=self.codec_params,
+            text_encoder=self.text_encoder,
+        )
 
 
 @functools.cache
@@ -124,6 +133,17 @@ def is_stable_diffusion_3(folder: epath.PathLike) -> bool:
     """Whether a folder is a pipeline of this family."""
     path = epath.Path(folder) / INDEX
     return path.is_file() and read_json(path).get("_class_name") in PIPELINES
+
+
+def read_configs_3(folder: epath.PathLike) -> Configs3:
+    """The configs of a pipeline folder."""
+    folder = epath.Path(folder)
+    return Configs3(
+        index=read_json(folder / INDEX),
+        transformer=read_json(folder / "transformer" / CONFIG),
+        vae=read_json(folder / "vae" / CONFIG),
+        scheduler=read_json(folder / "scheduler" / SCHEDULER_CONFIG),
+    )
 
 
 def load_stable_diffusion_3(
@@ -149,12 +169,7 @@ def load_stable_diffusion_3(
         UserError: a file that is missing, damaged or not supported, or weights that do not fit.
     """
     folder = epath.Path(folder)
-    configs = Configs3(
-        index=read_json(folder / INDEX),
-        transformer=read_json(folder / "transformer" / CONFIG),
-        vae=read_json(folder / "vae" / CONFIG),
-        scheduler=read_json(folder / "scheduler" / SCHEDULER_CONFIG),
-    )
+    configs = read_configs_3(folder)
     model, codec, sampling = configs.build(dtype)
     transformer = open_weights(folder / "transformer", WEIGHTS, variant=variant)
     vae = open_weights(folder / "vae", WEIGHTS, variant=variant)

@@ -13,7 +13,7 @@ from etils import epath
 
 from difflax.pretrained.clip import load_text_encoder, save_text_encoder
 from difflax.text.encoders import TextEncoder
-from difflax.text.joined import JoinedEncoder
+from difflax.text.joined import JoinedEncoder, towers
 from difflax.text.prompts import PromptEncoder
 from difflax.types import UserError
 
@@ -63,20 +63,36 @@ def joined_xl(first: TextEncoder, second: TextEncoder) -> JoinedEncoder:
     return JoinedEncoder((first, second), along="features", pooled=(1,))
 
 
+def numbered_towers(encoder: PromptEncoder, index: Mapping[str, Any]) -> dict[int, PromptEncoder]:
+    """The encoders with weights by their number in a pipeline, from 1; a refiner's only one is the second.
+
+    Args:
+        index: the pipeline's ``model_index.json``, empty for a model of none.
+    """
+    parts = towers(encoder)
+    first = 2 if is_xl(index) and len(parts) == 1 else 1
+    return {n: tower for n, tower in enumerate(parts, start=first) if hasattr(tower, "params")}
+
+
+def named_towers(encoder: PromptEncoder, index: Mapping[str, Any]) -> dict[str, PromptEncoder]:
+    """The same by the names of their folders: ``text_encoder``, ``text_encoder_2``, …"""
+    numbered = numbered_towers(encoder, index)
+    return {"text_encoder" + f"_{number}" * (number > 1): tower for number, tower in numbered.items()}
+
+
 def save_text_encoders(
     encoder: PromptEncoder, index: Mapping[str, Any], folder: epath.PathLike
 ) -> dict[str, list[str | None]]:
     """Writes the encoders and their tokenizers; returns their entries of ``model_index.json``."""
-    towers = encoder.encoders if isinstance(encoder, JoinedEncoder) else (encoder,)
-    first = 2 if is_xl(index) and len(towers) == 1 else 1
+    numbered = numbered_towers(encoder, index)
     entries: dict[str, list[str | None]] = {}
-    for number, tower in enumerate(towers, start=first):
+    for number, tower in numbered.items():
         suffix = "" if number == 1 else f"_{number}"
         save_text_encoder(tower, folder, number=number)
         projects = "text_projection" in tower.params
         entries[f"text_encoder{suffix}"] = ["transformers", f"CLIPTextModel{'WithProjection' * projects}"]
         entries[f"tokenizer{suffix}"] = ["transformers", "CLIPTokenizer"]
-    if first == 2:
+    if 1 not in numbered:
         entries |= {"text_encoder": [None, None], "tokenizer": [None, None]}
     return entries
 

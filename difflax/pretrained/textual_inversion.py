@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from difflax.pretrained.tensor_files import PICKLES, open_file, refusal, write_file
 from difflax.text.encoders import TextEncoder
+from difflax.text.prompts import PromptEncoder
 from difflax.types import Params, UserError
 
 FILE = "learned_embeds.safetensors"
@@ -76,6 +77,19 @@ def add_token(encoder: TextEncoder, token: str, rows: Float[Array | np.ndarray, 
         config=dataclasses.replace(encoder.config, vocab_size=tokenizer.vocab_size),
         tokenizer=tokenizer,
     )
+
+
+def single_encoder(encoder: PromptEncoder) -> TextEncoder:
+    """The one text encoder of a model, which learns a word.
+
+    Raises:
+        UserError: it has several.
+    """
+    if not isinstance(encoder, TextEncoder):
+        raise UserError(
+            "textual inversion: only models with one text encoder (Stable Diffusion 1.x, 2.x) take it"
+        )
+    return encoder
 
 
 def embedding_table(params: Params) -> Any:

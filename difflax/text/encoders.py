@@ -76,7 +76,11 @@ class TextEncoder:
         An empty caption is the null condition; there is no mask, padding is attended to as in Stable
         Diffusion.
         """
-        return in_batches(self.condition_ids, self.tokenizer(captions), self.batch_size)
+        return in_batches(self.condition_ids, self.tokenize(captions), self.batch_size)
+
+    def tokenize(self, captions: Sequence[str]) -> Int[np.ndarray, "b n"]:
+        """What `condition_ids` reads of captions."""
+        return self.tokenizer(captions)
 
     @property
     def width(self) -> int:

@@ -1,12 +1,12 @@
 """Several text encoders read as one: SDXL's two, Stable Diffusion 3's three."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import flax.struct
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from difflax.text.prompts import PromptEncoder
 from difflax.types import Conditioning, UserError
@@ -57,7 +57,16 @@ class JoinedEncoder:
 
     def encode(self, captions: Sequence[str]) -> Conditioning:
         """The conditioning of captions; see `PromptEncoder`."""
-        return self._join(lambda encoder: encoder.encode(captions))
+        return self._join([encoder.encode(captions) for encoder in self.encoders])
+
+    def tokenize(self, captions: Sequence[str]) -> tuple[PyTree, ...]:
+        """What each encoder reads of captions."""
+        return tuple(encoder.tokenize(captions) for encoder in self.encoders)
+
+    def condition_ids(self, tokens: tuple[PyTree, ...]) -> Conditioning:
+        """The conditioning of one batch of `tokenize`."""
+        pairs = zip(self.encoders, tokens, strict=True)
+        return self._join([encoder.condition_ids(own) for encoder, own in pairs])
 
     def count_pieces(self, prompts: Sequence[str], *, weighted: bool) -> int:
         """The most that one of the encoders needs."""
@@ -65,15 +74,14 @@ class JoinedEncoder:
 
     def encode_pieces(self, prompts: Sequence[str], pieces: int, *, weighted: bool) -> Conditioning:
         """Prompts in so many pieces each; see `PromptEncoder`."""
-        return self._join(lambda encoder: encoder.encode_pieces(prompts, pieces, weighted=weighted))
+        return self._join([e.encode_pieces(prompts, pieces, weighted=weighted) for e in self.encoders])
 
     def fingerprint(self) -> str:
         """See `PromptEncoder`."""
         parts = [self.along, str(self.pooled), *(encoder.fingerprint() for encoder in self.encoders)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
-    def _join(self, encode: Callable[[PromptEncoder], Conditioning]) -> Conditioning:
-        made = [encode(encoder) for encoder in self.encoders]
+    def _join(self, made: Sequence[Conditioning]) -> Conditioning:
         contexts = [one.context for one in made]
         if self.along == "features":
             lengths = [context.shape[1] for context in contexts]
@@ -87,6 +95,25 @@ class JoinedEncoder:
             context = jnp.concatenate([_widened(context, self.width) for context in contexts], axis=1)
         vectors = [made[place].pooled for place in self.pooled]
         return Conditioning(context=context, pooled=jnp.concatenate(vectors, axis=-1) if vectors else None)
+
+
+def towers(encoder: PromptEncoder) -> tuple[PromptEncoder, ...]:
+    """The encoders that one is made of, in their order, nested ones too; of a single one itself."""
+    if not isinstance(encoder, JoinedEncoder):
+        return (encoder,)
+    return tuple(tower for part in encoder.encoders for tower in towers(part))
+
+
+def with_towers(encoder: PromptEncoder, changed: Sequence[PromptEncoder]) -> PromptEncoder:
+    """The same with others in the places of its `towers`."""
+    rest = iter(changed)
+
+    def put(part: PromptEncoder) -> PromptEncoder:
+        if isinstance(part, JoinedEncoder):
+            return part.replace(encoders=tuple(map(put, part.encoders)))
+        return next(rest)
+
+    return put(encoder)
 
 
 def _widened(context: Float[Array, "b n d"], width: int) -> Float[Array, "b n w"]:

@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PyTree
 
 from difflax.text.tokenizer import Tokenizer
 from difflax.types import Conditioning, UserError
@@ -41,6 +41,14 @@ class PromptEncoder(Protocol):
 
     def encode(self, captions: Sequence[str]) -> Conditioning:
         """The conditioning of ``b`` captions: ``context`` [b, n, width] and, where it has one, ``pooled``."""
+        ...
+
+    def tokenize(self, captions: Sequence[str]) -> PyTree:
+        """Captions as arrays [b, …] of token ids, on the host."""
+        ...
+
+    def condition_ids(self, tokens: PyTree) -> Conditioning:
+        """The conditioning of what `tokenize` made; traceable."""
         ...
 
     def count_pieces(self, prompts: Sequence[str], *, weighted: bool) -> int:

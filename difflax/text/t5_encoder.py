@@ -66,7 +66,15 @@ class T5Encoder:
 
     def encode(self, captions: Sequence[str]) -> Conditioning:
         """The conditioning of ``b`` captions: ``context`` [b, max_length, width]."""
-        return self._condition(self.tokenizer(captions))
+        return in_batches(self.condition_ids, self.tokenize(captions), self.batch_size)
+
+    def tokenize(self, captions: Sequence[str]) -> Int[np.ndarray, "b n"]:
+        """What `condition_ids` reads of captions."""
+        return self.tokenizer(captions)
+
+    def condition_ids(self, input_ids: Int[Array, "b n"]) -> Conditioning:
+        """The conditioning of one batch of token ids."""
+        return Conditioning(context=_encode(self.network, self.params, input_ids))
 
     def count_pieces(self, prompts: Sequence[str], *, weighted: bool) -> int:
         """How many times the tokenizer's length the longest prompt takes, its end included."""
@@ -77,7 +85,7 @@ class T5Encoder:
         """Prompts of so many times the tokenizer's length, each read as one piece: no position is too far."""
         length = pieces * self.tokenizer.max_length
         rows, weights = zip(*(self._row(prompt, length, weighted) for prompt in prompts), strict=True)
-        made = self._condition(np.asarray(rows, np.int32))
+        made = in_batches(self.condition_ids, np.asarray(rows, np.int32), self.batch_size)
         if weighted:
             context = weigh(made.context, jnp.asarray(weights, made.context.dtype))
             made = dataclasses.replace(made, context=context)
@@ -91,10 +99,6 @@ class T5Encoder:
             "tokenizer": self.tokenizer.fingerprint(),
         }
         return fingerprint(options, self.params)
-
-    def _condition(self, rows: Int[np.ndarray, "b n"]) -> Conditioning:
-        run = functools.partial(_encode, self.network, self.params)
-        return Conditioning(context=in_batches(run, rows, self.batch_size))
 
     def _row(self, prompt: str, length: int, weighted: bool) -> tuple[list[int], list[float]]:
         """A prompt's ids, its end and padding, and their weights; what does not fit is cut with a warning."""
@@ -128,7 +132,15 @@ class ZeroEncoder:
 
     def encode(self, captions: Sequence[str]) -> Conditioning:
         """Zeros [b, length, width]."""
-        return Conditioning(context=jnp.zeros((len(captions), self.length, self.width)))
+        return self.condition_ids(self.tokenize(captions))
+
+    def tokenize(self, captions: Sequence[str]) -> Int[np.ndarray, "b 0"]:
+        """Rows of no tokens."""
+        return np.zeros((len(captions), 0), np.int32)
+
+    def condition_ids(self, input_ids: Int[Array | np.ndarray, "b 0"]) -> Conditioning:
+        """Zeros for each row."""
+        return Conditioning(context=jnp.zeros((len(input_ids), self.length, self.width)))
 
     def count_pieces(self, prompts: Sequence[str], *, weighted: bool) -> int:
         """One: nothing is too long."""

@@ -9,8 +9,9 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from difflax import streams
 from difflax.models.autoencoder_kl import KLCodec, Posterior
+from difflax.pretrained.checkpoint import Networks
 from difflax.training.objectives import LOSS_PARAMS, Denoising, drop_captions, network_params, pixels
-from difflax.training.tunings import Networks, Tuning
+from difflax.training.tunings import Tuning
 from difflax.types import Conditioning, Params
 
 CODEC = "vae"
@@ -22,22 +23,26 @@ class FineTuning:
     """A `Denoising` whose network, text encoder and autoencoder are a checkpoint's.
 
     A batch has ``image`` [b, h, w, c] uint8, or ``moments`` [b, lh, lw, 2 lc], what the autoencoder said of
-    it: mean and log-variance; ``tokens`` [b, n] that ``encode`` reads, or ``conditioning``; and perhaps
-    ``weight`` [b], what the loss of an example counts, and ``mask``.
+    it: mean and log-variance; ``tokens`` [b, …] that ``encode`` reads, or ``conditioning``; and perhaps
+    ``time_ids`` [b, k], ``weight`` [b], what the loss of an example counts, and ``mask``.
 
     Attributes:
         denoising: the loss; its ``model`` is the denoiser and ``null`` the condition of dropped captions.
         tuning: what is trained.
         networks: shapes of the checkpoint's networks.
+        denoiser: the name of the denoising one.
         codec: the autoencoder.
         encode: networks and tokens to what the denoiser is told.
-        null_tokens: of the empty caption [n], in the place of dropped ones.
-        given: the arrays that are read and not trained: the tuning's frozen networks, and `CODEC`.
+        null_tokens: of the empty caption [1, …], in the place of dropped ones; ``None`` where these become
+            ``denoising.null`` after they are read (Stable Diffusion XL's zeros).
+        given: the arrays that are read and not trained: the tuning's frozen networks, and `CODEC`; those that
+            batches make needless may be left out.
     """
 
     denoising: Denoising
     tuning: Tuning
     networks: Networks
+    denoiser: str
     codec: KLCodec
     encode: Callable[[Networks, PyTree], Conditioning]
     null_tokens: PyTree
@@ -67,14 +72,19 @@ class FineTuning:
         frozen = {name: value for name, value in self.given.items() if name != CODEC}
         networks = self.tuning.merge(frozen, network_params(params))
         x0 = self._latents(batch, streams.substream(key, "latent"))
-        null = self.denoising.null
+        conditioning, null = batch.get("conditioning"), self.denoising.null
         if "tokens" in batch:
-            # Dropped before they are read, so that nothing is encoded twice.
-            keys = streams.sample_keys(key, jnp.arange(x0.shape[0]))
-            keys, share = streams.substream(keys, "caption"), self.denoising.caption_dropout
-            tokens = drop_captions(batch["tokens"], self.null_tokens, share, keys)
-            batch, null = {**batch, "conditioning": self.encode(networks, tokens)}, None
-        trained = {**networks["unet"], **{n: v for n, v in params.items() if n == LOSS_PARAMS}}
+            tokens = batch["tokens"]
+            if self.null_tokens is not None:
+                # Dropped before they are read, so that nothing is encoded twice.
+                keys = streams.sample_keys(key, jnp.arange(x0.shape[0]))
+                keys, share = streams.substream(keys, "caption"), self.denoising.caption_dropout
+                tokens, null = drop_captions(tokens, self.null_tokens, share, keys), None
+            conditioning = self.encode(networks, tokens)
+        if "time_ids" in batch:
+            conditioning = dataclasses.replace(conditioning, time_ids=batch["time_ids"])
+        batch = {**batch, "conditioning": conditioning}
+        trained = {**networks[self.denoiser], **{n: v for n, v in params.items() if n == LOSS_PARAMS}}
         losses, metrics = self.denoising.loss_of_latents(trained, x0, batch, null, key, memory)
         return losses * batch.get("weight", 1.0), metrics
 

@@ -1,8 +1,9 @@
 """What of a pretrained model is trained, and how it meets the rest: one frozen dataclass a way.
 
-The model is a mapping of its networks' parameters by diffusers' names, ``{"unet": …, "text_encoder": …}``. A
-tuning says which tree is trained, and joins it with the arrays that stay as they are; everything else (loop,
-loss, checkpoints, sharding) is the same for all.
+The model is a mapping of its networks' parameters by diffusers' names, ``{"unet": …, "text_encoder": …}`` or
+``{"transformer": …, "text_encoder": …, "text_encoder_2": …}``, see `difflax.pretrained.checkpoint`. A tuning
+says which tree is trained, and joins it with the arrays that stay as they are; everything else (loop, loss,
+checkpoints, sharding) is the same for all.
 """
 
 import dataclasses
@@ -16,12 +17,10 @@ from jaxtyping import Key
 
 from difflax.models.lora import add_factors, init_factors, matching_layers
 from difflax.pretrained import textual_inversion
+from difflax.pretrained.checkpoint import CLIPS, DENOISERS, Checkpoint, Networks
 from difflax.pretrained.lora import FILE, save_lora
-from difflax.pretrained.stable_diffusion import StableDiffusion
 from difflax.pretrained.textual_inversion import TABLE, add_token, embedding_table, with_embedding_table
 from difflax.types import Params, UserError
-
-Networks = dict[str, Params]
 
 
 @runtime_checkable
@@ -29,11 +28,11 @@ class Tuning(Protocol):
     """A way to train a pretrained model."""
 
     @property
-    def trains(self) -> tuple[str, ...]:
-        """The networks that change."""
+    def trains_text(self) -> bool:
+        """Whether a text encoder changes, so that its states cannot be kept."""
         ...
 
-    def prepare(self, checkpoint: StableDiffusion) -> StableDiffusion:
+    def prepare(self, checkpoint: Checkpoint) -> Checkpoint:
         """The checkpoint before the first step.
 
         Raises:
@@ -59,39 +58,45 @@ class Tuning(Protocol):
         """The networks that the trained parameters make."""
         ...
 
-    def save(self, folder: epath.Path, checkpoint: StableDiffusion, trained: Params) -> None:
+    def save(self, folder: epath.Path, checkpoint: Checkpoint, trained: Params) -> None:
         """What was trained, in diffusers' own format; ``checkpoint`` holds the merged networks."""
         ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Full:
-    """Every parameter of the UNet, and of the text encoder if it is told so."""
+    """Every parameter of the UNet or transformer, and of the CLIP text encoders if it is told so."""
 
     text_encoder: bool = False
 
     @property
-    def trains(self) -> tuple[str, ...]:
-        return ("unet", "text_encoder") if self.text_encoder else ("unet",)
+    def trains_text(self) -> bool:
+        return self.text_encoder
 
-    def prepare(self, checkpoint: StableDiffusion) -> StableDiffusion:
+    def prepare(self, checkpoint: Checkpoint) -> Checkpoint:
         return checkpoint
 
     def init(self, key: Key[jax.Array, ""], networks: Networks) -> Params:
-        trained = {name: networks[name] for name in self.trains}
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), trained)
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), self.start(networks))
 
     def start(self, networks: Networks) -> Params | None:
-        return {name: networks[name] for name in self.trains}
+        return {name: networks[name] for name in networks if self._trains(name)}
 
     def frozen(self, networks: Networks) -> Networks:
-        return {name: params for name, params in networks.items() if name not in self.trains}
+        return {name: params for name, params in networks.items() if not self._trains(name)}
 
     def merge(self, frozen: Networks, trained: Params) -> Networks:
         return {**frozen, **trained}
 
-    def save(self, folder: epath.Path, checkpoint: StableDiffusion, trained: Params) -> None:
+    def save(self, folder: epath.Path, checkpoint: Checkpoint, trained: Params) -> None:
         checkpoint.save(folder)
+
+    def _trains(self, name: str) -> bool:
+        return name in DENOISERS or (self.text_encoder and name in CLIPS)
+
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+"""The layers of a UNet's or a transformer's attention over the image, which LoRA changes by default."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,39 +106,56 @@ class Lora:
     Attributes:
         rank: of the change of a layer.
         alpha: the change counts ``alpha / rank``.
-        unet, text_encoder: which layers of each: the ends of their names.
+        unet, transformer: which layers of the denoising network, whichever the checkpoint has: the ends of
+            their names; ``None``: those of its attention.
+        text_encoder: which layers of the CLIP text encoders.
     """
 
     rank: int = 4
     alpha: float = 4.0
-    unet: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    unet: tuple[str, ...] | None = None
+    transformer: tuple[str, ...] | None = None
     text_encoder: tuple[str, ...] = ()
 
     def __post_init__(self):
         if self.rank < 1:
             raise UserError(f"rank = {self.rank} must be at least 1")
-        if not self.targets:
-            raise UserError("unet and text_encoder name no layers, so there is nothing to train")
+
+    def targets(self, networks: Networks) -> dict[str, tuple[str, ...]]:
+        """The targets of the networks that have some.
+
+        Raises:
+            UserError: targets of a network that there is not.
+        """
+        chosen = {}
+        for name in DENOISERS:
+            given = getattr(self, name)
+            if name in networks:
+                chosen[name] = ATTENTION if given is None else given
+            elif given is not None:
+                has = next(other for other in DENOISERS if other in networks)
+                raise UserError(
+                    f"config.tune.{name}: this checkpoint has no {name} but a {has}: give config.tune.{has}"
+                )
+        chosen |= {name: self.text_encoder for name in CLIPS if name in networks}
+        return {name: ends for name, ends in chosen.items() if ends}
 
     @property
-    def targets(self) -> dict[str, tuple[str, ...]]:
-        """The targets of the networks that have some."""
-        chosen = {"unet": self.unet, "text_encoder": self.text_encoder}
-        return {name: targets for name, targets in chosen.items() if targets}
+    def trains_text(self) -> bool:
+        return bool(self.text_encoder)
 
-    @property
-    def trains(self) -> tuple[str, ...]:
-        return tuple(self.targets)
-
-    def prepare(self, checkpoint: StableDiffusion) -> StableDiffusion:
-        for name, targets in self.targets.items():
-            matching_layers(checkpoint.networks[name], targets, f"config.tune.{name}")
+    def prepare(self, checkpoint: Checkpoint) -> Checkpoint:
+        targets = self.targets(checkpoint.networks)
+        if not targets:
+            raise UserError("config.tune (lora) names no layers, so there is nothing to train")
+        for name, ends in targets.items():
+            matching_layers(checkpoint.networks[name], ends, _field(name))
         return checkpoint
 
     def init(self, key: Key[jax.Array, ""], networks: Networks) -> Params:
         factors = {}
-        for number, (name, targets) in enumerate(self.targets.items()):
-            layers = matching_layers(networks[name], targets, f"config.tune.{name}")
+        for number, (name, targets) in enumerate(self.targets(networks).items()):
+            layers = matching_layers(networks[name], targets, _field(name))
             factors[name] = init_factors(jax.random.fold_in(key, number), layers, self.rank)
         return factors
 
@@ -150,8 +172,14 @@ class Lora:
         }
         return {**frozen, **changed}
 
-    def save(self, folder: epath.Path, checkpoint: StableDiffusion, trained: Params) -> None:
-        save_lora(folder / FILE, trained, alpha=self.alpha, targets=self.targets)
+    def save(self, folder: epath.Path, checkpoint: Checkpoint, trained: Params) -> None:
+        targets = self.targets(checkpoint.networks)
+        save_lora(folder / FILE, trained, alpha=self.alpha, targets=targets)
+
+
+def _field(network: str) -> str:
+    """Which field of a `Lora` has the targets of a network."""
+    return f"config.tune.{'text_encoder' if network in CLIPS else network}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,11 +203,11 @@ class TextualInversion:
             raise UserError(f"token = {self.token!r} must be a word without spaces, such as '<cat>'")
 
     @property
-    def trains(self) -> tuple[str, ...]:
-        return ("text_encoder",)
+    def trains_text(self) -> bool:
+        return True
 
-    def prepare(self, checkpoint: StableDiffusion) -> StableDiffusion:
-        encoder = checkpoint.text_encoder
+    def prepare(self, checkpoint: Checkpoint) -> Checkpoint:
+        encoder = textual_inversion.single_encoder(checkpoint.text_encoder)
         ids = encoder.tokenizer.backend(self.initializer, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             raise UserError(
@@ -208,7 +236,7 @@ class TextualInversion:
         table = jnp.concatenate([embedding_table(encoder)[: -self.vectors], rows])
         return {**frozen, "text_encoder": with_embedding_table(encoder, table)}
 
-    def save(self, folder: epath.Path, checkpoint: StableDiffusion, trained: Params) -> None:
+    def save(self, folder: epath.Path, checkpoint: Checkpoint, trained: Params) -> None:
         rows = embedding_table(trained["text_encoder"])
         textual_inversion.save_embeddings(folder / textual_inversion.FILE, self.token, rows)
 

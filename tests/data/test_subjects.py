@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from difflax.config import build
-from difflax.data.latents import WithoutImages, cache_latents
+from difflax.data.latents import WithoutImages, cache_latents, read_frames
 from difflax.data.loader import Loader
 from difflax.data.sources import SOURCES
 from difflax.types import UserError
@@ -90,3 +90,18 @@ def test_latents_are_computed_once_row_by_row(tmp_path):
     (tmp_path / "latents.npy").write_bytes(b"nothing")
     with pytest.raises(UserError, match="cannot be read"):
         cache_latents(records, encode, tmp_path / "latents.npy")
+
+
+def test_cached_latents_know_what_their_images_showed(tmp_path):
+    for i, size in enumerate([(20, 12), (8, 30), (16, 16)]):
+        Image.new("RGB", size).save(tmp_path / f"{i}.png")
+    records = subject(str(tmp_path)).split("train")
+    cache_latents(records, lambda images: images.astype(np.float32), tmp_path / "latents.npy", batch_size=2)
+    cached = WithoutImages(records.captions, read_frames(tmp_path / "latents.npy"))
+    made, known = (next(Loader(rows, batch_size=3, seed=0, shuffle=False)) for rows in (cached, records))
+    np.testing.assert_array_equal(made["original_size"], [(12, 20), (30, 8), (16, 16)])
+    for name in ("original_size", "corner"):
+        np.testing.assert_array_equal(made[name], known[name])
+    (tmp_path / "latents_frames.npy").unlink()
+    with pytest.raises(UserError, match=r"has no latents_frames.npy beside it.*delete it"):
+        read_frames(tmp_path / "latents.npy")

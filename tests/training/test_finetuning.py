@@ -52,7 +52,8 @@ def prepared(config):
     parts = make_pretrained(config)
     checkpoint = parts.tuning.prepare(read_checkpoint(parts.model, epath.Path("nowhere")))
     frozen = {**parts.tuning.frozen(checkpoint.networks), CODEC: checkpoint.codec_params}
-    objective = make_objective(parts, checkpoint).reading(frozen)
+    size = (config.data.height, config.data.width)
+    objective = make_objective(parts, checkpoint, size).reading(frozen)
     start = parts.tuning.start(checkpoint.networks) or objective.init(jax.random.key(0))
     return checkpoint, objective, start
 
