@@ -2,7 +2,7 @@
 
 difflax plan --config=configs/sd3.py --topology=v5e:16x16 --tokens=333
 
-docs/sd3.md says what came of it. It is not trained from here: that takes three text encoders, of which a
+Its plan has not been run yet. It is not trained from here: that takes three text encoders, of which a
 config names one so far. 333 are the 77 tokens of the two CLIPs and the 256 of T5.
 """
 

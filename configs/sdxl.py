@@ -2,7 +2,7 @@
 
 difflax plan --config=configs/sdxl.py --topology=v5e:16x16
 
-docs/sdxl.md says what came of it. It is not trained from here: that takes two text encoders, of which a
+Its plan has not been run yet. It is not trained from here: that takes two text encoders, of which a
 config names one so far.
 """
 

@@ -167,8 +167,8 @@ def read_checkpoint(options: PretrainedOptions, workdir: epath.Path, mesh: Mesh 
         )
     if checkpoint.fills_masks or checkpoint.edits_images:
         raise UserError(
-            f"config.model.path = {options.path!r} reads a picture beside the noise, and is not trained here: take a checkpoint"
-            " whose UNet reads the noisy image alone"
+            f"config.model.path = {options.path!r} reads a picture beside the noise, and is not trained here:"
+            " take a checkpoint whose UNet reads the noisy image alone"
         )
     if options.time_shift and flow_shift(checkpoint.sampling.time_grid, (1, 1)) is None:
         raise UserError(
