@@ -28,7 +28,7 @@ def with_guidance(pipeline: Pipeline, text: str, workdir: epath.PathLike | None 
     fields: dict[str, Any] = {"weak": None, "weak_params": None}
     if weak is not None:
         fields["weak"] = WeakModel(perturbation=weak.perturbation)
-        fields |= _other_model(weak, workdir)
+        fields |= _other_model(weak, workdir, pipeline)
     return dataclasses.replace(pipeline, guidance=guidance, **fields)
 
 
@@ -46,7 +46,7 @@ def read_section(text: str) -> Mapping[str, Any]:
     return section
 
 
-def _other_model(weak: WeakOptions, workdir: epath.PathLike | None) -> dict[str, Any]:
+def _other_model(weak: WeakOptions, workdir: epath.PathLike | None, pipeline: Pipeline) -> dict[str, Any]:
     if workdir is None:
         if weak.workdir or weak.step is not None:
             raise UserError(
@@ -54,4 +54,4 @@ def _other_model(weak: WeakOptions, workdir: epath.PathLike | None) -> dict[str,
                 " weak.perturbation, and neither workdir nor step"
             )
         return {}
-    return weak_model(weak, epath.Path(workdir))
+    return weak_model(weak, epath.Path(workdir), pipeline.mesh)

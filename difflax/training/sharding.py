@@ -57,7 +57,7 @@ class MeshShape:
         for rule in self.rules:
             _check_rule(rule)
 
-    def make(self, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    def make(self, devices: Sequence[Any] | None = None) -> Mesh:
         """The mesh over ``devices`` (all of them by default).
 
         Raises:
@@ -74,7 +74,7 @@ class MeshShape:
             )
         return Mesh(_arranged(devices, sizes), AXES)
 
-    def fitted(self, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    def fitted(self, devices: Sequence[Any] | None = None) -> Mesh:
         """The mesh over ``devices`` (all of them by default), also where they are not as many as the axes ask
         for: then all stand along ``fsdp`` if that splits parameters, else along ``data``.
         """
@@ -96,7 +96,7 @@ def _check_rule(rule: Rule) -> None:
         raise ValueError(f"rules: {rule!r} names axes other than {', '.join(AXES)} and None")
 
 
-def _arranged(devices: Sequence[jax.Device], sizes: Sequence[int]) -> np.ndarray:
+def _arranged(devices: Sequence[Any], sizes: Sequence[int]) -> np.ndarray:
     """The devices in the mesh's shape: near ones side by side, slices of several along ``data``, whose sums
     are the only ones that the slow network between slices has to carry.
     """
@@ -125,7 +125,7 @@ def shardings(tree: PyTree, mesh: Mesh | AbstractMesh, rules: Sequence[Rule] = T
     nowhere are copied.
     """
 
-    def place(path: tuple, leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+    def place(path: tuple, leaf: jax.ShapeDtypeStruct | jax.Array | np.ndarray) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         spec: list[str | None] = [None] * len(leaf.shape)
         for pattern, axes in rules:

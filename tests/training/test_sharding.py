@@ -115,7 +115,7 @@ class Chip:
     id: int
     slice_index: int
     process_index: int = 0
-    platform: str = "tpu"
+    platform: str = "gpu"
     device_kind: str = "one of several slices"
 
 
@@ -164,7 +164,7 @@ def test_the_rules_find_the_attention_and_feed_forward_layers_of_every_network(k
     split = {
         jax.tree_util.keystr(path, simple=True, separator="/"): tuple(place.spec) for path, place in leaves
     }
-    attention = re.compile(r"(attn\w*|self_attn|SelfAttention|attentions/0)/(\w+)(/0)?/kernel$")
+    attention = re.compile(r"((attn\w*|self_attn|SelfAttention)/\w+|attentions/0/to_\w+)(/0)?/kernel$")
     feed_forward = re.compile(r"(ff\w*/net/[02]|mlp|DenseReluDense)(/(proj|fc1|fc2|wi_0|wi_1|wo))?/kernel$")
     found = [name for name in split if attention.search(name) or feed_forward.search(name)]
     assert found
