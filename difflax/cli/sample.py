@@ -199,7 +199,7 @@ def load_model(values: flags.FlagValues):
         pipeline = load_pretrained(values)
     else:
         pipeline = with_additions(values, experiment.load(values.workdir, read_mesh(values)))
-    if values.guidance is None:
+    if "guidance" not in values or values.guidance is None:
         return pipeline
     return experiment.with_guidance(pipeline, values.guidance, values.workdir)
 
