@@ -267,6 +267,6 @@ def test_bad_input_is_one_line_and_writes_nothing(folder, pictures, tmp_path, co
 
 def test_a_checkpoint_that_is_none(pictures, tmp_path, folder):
     inpainting = reference.build("sd15_inpainting", tmp_path / "inpainting")
-    for path, says in ((tmp_path, "no model_index.json"), (inpainting, "fills masks in")):
+    for path, says in ((tmp_path, "no model_index.json"), (inpainting, "reads a picture beside")):
         status, _, errors = train("lora_sd15.py", tmp_path / "run", path, f"--config.data.path={pictures}")
         assert status == 2 and says in errors, errors

@@ -9,6 +9,9 @@ import pytest
 import scipy.stats
 from difflax import streams
 from difflax.diffusion.time_samplers import sample_times
+from difflax.experiment.pretrained import PretrainedOptions, read_checkpoint
+from difflax.types import UserError
+from etils import epath
 from PIL import Image
 from tests.fixtures import make_sdxl, make_stable_diffusion_3
 from tests.training.test_finetuning import CAPTIONS, config_of, prepared, train
@@ -182,5 +185,6 @@ def refused(config, folder, pictures, tmp_path, more, says):
 
 def test_what_is_of_another_family_is_refused(xl, sd3, pictures, tmp_path):
     refused("finetune_sd3.py", xl, pictures, tmp_path, [], "is no Stable Diffusion 3, which alone has a T5")
-    more = ["--config.model.t5=None", "--config.model.t5_length=None", "--config.model.time_shift=2.0"]
-    refused("finetune_sd3.py", xl, pictures, tmp_path, more, "is no flow, whose times alone are shifted")
+    options = PretrainedOptions(path=str(xl), variant="fp16", time_shift=2.0)
+    with pytest.raises(UserError, match="is no flow, whose times alone are shifted"):
+        read_checkpoint(options, epath.Path(tmp_path / "run"))
