@@ -221,9 +221,11 @@ def test_the_exit_status_asks_to_be_started_again_and_a_second_signal_ends_at_on
         while not lines.exists() or lines.stat().st_size <= seen:
             time.sleep(0.05)
             assert process.poll() is None, process.stderr.read()
-        for _ in range(signals):
-            process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
+        # Two signals that a busy machine delivers together are one: the second is sent until it is heard.
+        while signals == 2 and process.poll() is None:
             time.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=120)
         assert process.returncode == status, said
         if signals == 1:
