@@ -134,6 +134,8 @@ class Checkpoints:
         metric = (metrics or {}).get(self._retention.metric)
         self._saving = (step, {"step": step, "good": good, "metric": metric})
         with self._failures_counted():
+            # A folder that cannot be made is found here: Orbax's threads would wait five minutes for it.
+            self._directory.mkdir(parents=True, exist_ok=True)
             self._clear_unfinished(step)
             self._writer.save(self._folder(step), args=ocp.args.Composite(**items))
 

@@ -71,6 +71,10 @@ def initialize(
             f"process {process} of {processes} could not join the run at {coordinator} ({_first(error)}):"
             " are all processes started, and is that address the first one's?"
         ) from error
+    if jax.default_backend() == "cpu":
+        # The first process alone finds its programs in the cache, and one that is read from there meets the
+        # others' collectives in another order than one that was compiled: gloo then aborts.
+        jax.config.update("jax_enable_compilation_cache", False)
 
 
 def _scheduled() -> bool:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import jax
@@ -187,6 +188,9 @@ def test_a_run_whose_last_save_fails_does_not_end_well(tmp_path):
     (workdir / "checkpoints").write_text("not a folder")
     with pytest.raises(UserError, match=r"the last save .* failed"):
         toy.train(workdir, toy.options(2))
+    # Nothing waits for a folder that never comes, which would keep the process from ending.
+    threads = [type(thread).__module__ for thread in threading.enumerate() if thread.is_alive()]
+    assert not [module for module in threads if module.startswith("orbax")]
 
 
 def test_a_termination_saves_at_the_next_step_and_asks_to_be_started_again(whole, tmp_path):
