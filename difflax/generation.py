@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Key
 
 from difflax import streams
 from difflax.diffusion.denoisers import NetworkInput, make_denoiser, time_of
-from difflax.diffusion.guidance import ClassifierFreeGuidance, Guidance, Guided, Prompts
+from difflax.diffusion.guidance import Guidance, Guided, Prompts, TwoConditions
 from difflax.diffusion.level_sequences import levels_between
 from difflax.diffusion.predictions import PredictionType
 from difflax.diffusion.run_options import RunOptions
@@ -84,6 +84,7 @@ class Pipeline:
         unit_start: whether a run starts from noise of unit variance at any level, see
             `difflax.pretrained.schedulers.Sampling`.
         fills_masks: whether the network also reads a mask and the image under it (inpainting checkpoints).
+        edits_images: whether it also reads the image that it edits (InstructPix2Pix).
         sizes: how many numbers the network reads beside the text, see `MicroConditioning`; 0: none.
         refines: whether it only goes on from what another model made (Stable Diffusion XL's refiner).
         strength: how far an image is noised unless a call says otherwise.
@@ -113,6 +114,7 @@ class Pipeline:
     weak_params: Params | None = None
     unit_start: bool = False
     fills_masks: bool = False
+    edits_images: bool = False
     sizes: int = 0
     refines: bool = False
     strength: float = 0.8
@@ -130,11 +132,9 @@ class Pipeline:
         guidance: Guidance | None = None,
         **settings: Any,
     ) -> "Pipeline":
-        """The pipeline of a checkpoint of the Hub, by default with its own scale of guidance; ``settings``
-        are other fields.
+        """The pipeline of a checkpoint of the Hub, by default with its own guidance; ``settings`` are other
+        fields.
         """
-        if guidance is None:
-            guidance = ClassifierFreeGuidance(scale=checkpoint.guidance_scale)
         sampling = {f.name: getattr(checkpoint.sampling, f.name) for f in dataclasses.fields(Sampling)}
         height, width = checkpoint.image_size
         return cls(
@@ -145,8 +145,9 @@ class Pipeline:
             text_encoder=checkpoint.text_encoder,
             null=checkpoint.null,
             samplers=samplers,
-            guidance=guidance,
+            guidance=checkpoint.guidance if guidance is None else guidance,
             fills_masks=checkpoint.fills_masks,
+            edits_images=checkpoint.edits_images,
             sizes=checkpoint.sizes,
             refines=checkpoint.refines,
             strength=0.3 if checkpoint.refines else 0.8,
@@ -173,6 +174,7 @@ class Pipeline:
         image: Any = None,
         mask: Any = None,
         strength: float | None = None,
+        image_guidance_scale: float | int | None = None,
         weighted: bool = False,
         chunked: bool = False,
         micro: MicroConditioning | None = None,
@@ -192,10 +194,12 @@ class Pipeline:
             latents: the noise to start from, unit variance, instead of the seed's; with ``denoising_start``
                 the latents that another model handed over.
             num_images: of each prompt, one after the other, with successive seeds.
-            image: start from this picture: uint8, or in [0, 1]; one for all, or one an image.
+            image: start from this picture, or edit it where the checkpoint does that: uint8, or in [0, 1];
+                one for all, or one an image.
             mask: make the image anew where this is above a half, and keep ``image`` elsewhere.
             strength: how far ``image`` is noised, in (0, 1]: the share of the steps that is taken. Default
                 0.8 (refiners 0.3), and 1 with a mask.
+            image_guidance_scale: of ``two_condition`` guidance: how much an edited image is kept, 1 is off.
             weighted: prompts have weights in brackets, ``(word:1.3)``; see `encode_prompts`.
             chunked: a prompt that is too long is encoded in pieces, and not cut.
             micro: the sizes and the frame that Stable Diffusion XL is told; by default those of a whole image
@@ -212,7 +216,8 @@ class Pipeline:
         request = request.with_micro(self, micro)
         condition = functools.partial(self._condition, weighted=weighted, chunked=chunked)
         guided = self._guided(request, condition, pieces=weighted or chunked)
-        return self._generate(request, guided, guidance_scale, num_steps, sampler, trajectory=False)[0]
+        scales = (guidance_scale, image_guidance_scale)
+        return self._generate(request, guided, scales, num_steps, sampler, trajectory=False)[0]
 
     def trajectory(
         self,
@@ -229,7 +234,7 @@ class Pipeline:
         request = request.with_image(self, None, None, None).with_micro(self, None)
         guided = self._guided(request, self._condition, pieces=False)
         images, estimates = self._generate(
-            request, guided, guidance_scale, num_steps, sampler, trajectory=True
+            request, guided, (guidance_scale, None), num_steps, sampler, trajectory=True
         )
         levels = self.levels(self.num_steps if num_steps is None else num_steps)
         return Denoised(images, estimates, np.asarray(levels.log_snr[:-1]))
@@ -268,25 +273,38 @@ class Pipeline:
         except ValueError as error:
             raise UserError(f"denoising_start={start}, denoising_end={end}: {error}") from error
 
-    def with_guidance_scale(self, scale: float | int | None) -> Guidance:
-        """The default guidance, at ``scale`` if one is given."""
-        if scale is None:
-            return self.guidance
-        if not np.isfinite(scale):
-            raise UserError(f"guidance_scale={scale}: give a finite number")
-        try:
-            return self.guidance.with_scale(float(scale))
-        except ValueError as error:
-            raise UserError(f"guidance_scale={scale}: {error}") from error
+    def with_guidance_scale(
+        self, scale: float | int | None, image_scale: float | int | None = None
+    ) -> Guidance:
+        """The default guidance, at ``scale`` and ``image_scale`` if they are given.
 
-    def guidance_of_run(self, scale: float | int | None, levels: NoiseLevel) -> Guidance:
+        Raises:
+            UserError: one that is no finite number, or that the guidance does not have.
+        """
+        guidance = self.guidance
+        given = {"guidance_scale": scale, "image_guidance_scale": image_scale}
+        for name, value in given.items():
+            if value is None:
+                continue
+            if not np.isfinite(value):
+                raise UserError(f"{name}={value}: give a finite number")
+            change = guidance.with_scale if name == "guidance_scale" else guidance.with_image_scale
+            try:
+                guidance = change(float(value))
+            except ValueError as error:
+                raise UserError(f"{name}={value}: {error}") from error
+        return guidance
+
+    def guidance_of_run(
+        self, scale: float | int | None, levels: NoiseLevel, image_scale: float | int | None = None
+    ) -> Guidance:
         """The guidance of a run over ``levels``, its strengths as arrays.
 
         Raises:
             UserError: for a scale that is no number, or a guidance that does not fit the run's steps.
         """
         try:
-            guidance = self.with_guidance_scale(scale).resolve(self.schedule, levels)
+            guidance = self.with_guidance_scale(scale, image_scale).resolve(self.schedule, levels)
         except ValueError as error:
             raise UserError(f"guidance: {error}") from error
         return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), guidance)
@@ -371,12 +389,17 @@ class Pipeline:
             encoded = dataclasses.replace(encoded, pooled=None)
         return jax.tree.map(lambda a: a[rows], encoded)
 
-    def _guided(self, request: Request, condition: Any, *, pieces: bool) -> Guided | Prompts:
+    def _guided(self, request: Request, condition: Any, *, pieces: bool) -> Guided | Prompts | TwoConditions:
         """What a guidance goes towards and away from, one row an image; a composition's prompts are joined by
         "AND".
         """
         count = len(request.prompts)
-        if self.guidance.prompts > 1:
+        if self.guidance.reads is TwoConditions and not self.edits_images:
+            raise UserError(
+                "two_condition guidance goes with checkpoints that edit images (InstructPix2Pix): this one"
+                " has no image as a condition"
+            )
+        if self.guidance.reads is Prompts:
             return self._composed(request, condition)
         if pieces:
             # Together, so that both have as many pieces.
@@ -393,6 +416,13 @@ class Pipeline:
             under = self._encode(request.image * (1 - request.mask))
             seen = jnp.concatenate([self._latent_mask(request), under], axis=-1)
             positive, negative = (dataclasses.replace(c, image=seen) for c in (positive, negative))
+        if self.edits_images:
+            # As it was trained: in the encoder's own numbers, which are not scaled to unit variance.
+            seen = self.codec.unscale(self._encode(request.image))
+            positive, negative = (dataclasses.replace(c, image=seen) for c in (positive, negative))
+        if self.guidance.reads is TwoConditions:
+            neither = dataclasses.replace(negative, image=jnp.zeros_like(negative.image))
+            return TwoConditions(both=positive, image=negative, neither=neither)
         return Guided(positive=positive, negative=negative)
 
     def _composed(self, request: Request, condition: Any) -> Prompts:
@@ -403,8 +433,10 @@ class Pipeline:
                     f"prompt {prompt!r}: {needed} prompts joined by ' AND ' are needed, one for each weight"
                     " of the guidance"
                 )
-        if self.fills_masks:
-            raise UserError("an inpainting checkpoint takes no composed prompts: choose another guidance")
+        if self.fills_masks or self.edits_images:
+            raise UserError(
+                "a checkpoint that reads an image takes no composed prompts: choose another guidance"
+            )
         prompts = [condition(list(column)) for column in zip(*parts, strict=True)]
         *prompts, negative = _with_sizes(request, *prompts, self._negative(request, condition))
         return Prompts(tuple(prompts), negative)
@@ -452,8 +484,8 @@ class Pipeline:
     def _generate(
         self,
         request: Request,
-        guided: Guided | Prompts,
-        guidance_scale: float | int | None,
+        guided: Guided | Prompts | TwoConditions,
+        scales: tuple[float | int | None, float | int | None],
         num_steps: int | None,
         sampler: str | Sampler | None,
         *,
@@ -482,12 +514,13 @@ class Pipeline:
             trajectory,
             params,
             padded,
-            self.guidance_of_run(guidance_scale, levels),
+            self.guidance_of_run(scales[0], levels, scales[1]),
             self.weak,
             weak_params,
         )
         known = mask = None
-        if request.image is not None and (request.begins == "image" or not self.fills_masks):
+        reads_image = self.fills_masks or self.edits_images
+        if request.image is not None and (request.begins == "image" or not reads_image):
             known = self._encode(request.image)
         if request.mask is not None and not self.fills_masks:
             mask = self._latent_mask(request)
@@ -533,7 +566,7 @@ def _sample_batch(
     weak: WeakModel | None,
     weak_params: Params | None,
     keys: Key[Array, " b"],
-    conditioning: Guided | Prompts,
+    conditioning: Guided | Prompts | TwoConditions,
     noise: Float[Array, "b lh lw lc"] | None,
     known: Float[Array, "b lh lw lc"] | None,
     mask: Float[Array, "b lh lw 1"] | None,

@@ -94,6 +94,8 @@ class Request:
         """The same with the picture to start from."""
         if pipeline.fills_masks and (image is None or mask is None):
             raise UserError("this checkpoint fills masks in: give image and mask")
+        if pipeline.edits_images:
+            self._check_edit(image, mask, strength)
         if pipeline.refines and image is None and self.begins == "noise":
             raise UserError(
                 "this checkpoint is a refiner, which makes no image from noise: give image, or the base's"
@@ -115,15 +117,27 @@ class Request:
                 " wanted: resize it, or give height and width"
             )
         masks = None if mask is None else read_masks(mask, len(self.prompts), self.height, self.width)
-        share = (pipeline.strength if mask is None else 1.0) if strength is None else strength
+        whole = mask is not None or pipeline.edits_images
+        share = (1.0 if whole else pipeline.strength) if strength is None else strength
         return dataclasses.replace(
             self,
             image=images,
             mask=masks,
             strength=share,
             # A mask at full strength leaves nothing of what was under it.
-            begins="image" if mask is None or share < 1 else "noise",
+            begins="noise" if whole and share == 1 else "image",
         )
+
+    def _check_edit(self, image: Any, mask: Any, strength: float | None) -> None:
+        """A checkpoint that edits images starts from noise, and reads the image beside it."""
+        if image is None:
+            raise UserError("this checkpoint edits images: give image, and as the prompt what to change")
+        for name, value in (("mask", mask), ("strength", strength)):
+            if value is not None:
+                raise UserError(
+                    f"{name} does not go with a checkpoint that edits images: image_guidance_scale says how"
+                    " much of the image is kept"
+                )
 
     def with_part(self, start: float | None, end: float | None) -> "Request":
         """The same for a part of the run alone."""

@@ -20,6 +20,9 @@ from tests.runs import command, small_run
 PROMPTS = ["a red circle", "a small blue square", "a large green cross", "a red circle"]
 SEEDS = [3, 4, 5, 6]
 
+# On one worker, so that what the tests share is made once.
+pytestmark = pytest.mark.xdist_group("generation")
+
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory, clip_folder):

@@ -66,11 +66,15 @@ def sweep(values: flags.FlagValues, scales: list[float] | None) -> None:
     if seeds < 1:
         raise UserError(f"--seeds={seeds} must be at least 1")
 
+    if values.guidance is not None:
+        config = {**config, "guidance": values.guidance}
+
     def generate(prompts, seeds, scale):
         return pipeline(
             prompts,
             values.negative_prompt,
-            scale,
+            # The guidance as it is, also where its scale changes along the run.
+            None if scales is None else scale,
             num_steps=values.num_steps,
             sampler=values.sampler,
             seed=seeds.tolist(),
@@ -79,7 +83,7 @@ def sweep(values: flags.FlagValues, scales: list[float] | None) -> None:
     result = run_ablation(
         generate,
         groups,
-        scales=[pipeline.guidance.scale] if scales is None else scales,
+        scales=[getattr(pipeline.guidance, "scale", 1.0)] if scales is None else scales,
         seeds=range(seeds),
         provenance=Provenance(
             command=command_line(),

@@ -6,6 +6,9 @@ difflax sample --pretrained=sd15 --prompt="a cat in oils" --image=cat.png --stre
 difflax sample --pretrained=sd15 --lora=style.safetensors:0.8 --textual_inversion=learned --prompt="a <cat>" \
   --output=out
 difflax sample --pretrained=sd15_inpainting --prompt="a dog" --image=cat.png --mask=mask.png --output=out
+difflax sample --pretrained=instruct_pix2pix --prompt="make it winter" --image=cat.png \
+  --image_guidance_scale=1.5 --output=out
+difflax sample --pretrained=sd15 --prompt="a cat" --guidance="{'name': 'apg', 'scale': 10.0}" --output=out
 difflax sample --pretrained=sdxl --refiner=refiner --prompt="a cat" --original_size=2048,2048 --output=out
 """
 
@@ -31,6 +34,9 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     flags.DEFINE_string("image", None, "picture to start from", flag_values=values)
     flags.DEFINE_string("mask", None, "picture, white where --image is made anew", flag_values=values)
     flags.DEFINE_float("strength", None, "how far --image is noised, up to 1", flag_values=values)
+    flags.DEFINE_float(
+        "image_guidance_scale", None, "how much of an edited --image is kept, 1 is off", flag_values=values
+    )
     flags.DEFINE_integer("height", None, "of the images, in pixels", flag_values=values)
     flags.DEFINE_integer("width", None, "of the images, in pixels", flag_values=values)
     flags.DEFINE_bool("weighted", False, "prompts have weights, (word:1.3)", flag_values=values)
@@ -94,6 +100,9 @@ def define_model_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("negative_prompt", None, "what to go away from", flag_values=values)
     flags.DEFINE_integer("num_steps", None, "of the sampler", flag_values=values)
     flags.DEFINE_string("sampler", None, "by name; the run's own by default", flag_values=values)
+    flags.DEFINE_string(
+        "guidance", None, "by name, or a config's section as a literal; docs/guidance.md", flag_values=values
+    )
 
 
 def define_pretrained_flags(values: flags.FlagValues) -> None:
@@ -159,8 +168,12 @@ def load_model(values: flags.FlagValues):
     if not values.output:
         raise UserError("give --output=DIR, a folder for the results")
     if values.pretrained:
-        return load_pretrained(values)
-    return with_additions(values, experiment.load(values.workdir))
+        pipeline = load_pretrained(values)
+    else:
+        pipeline = with_additions(values, experiment.load(values.workdir))
+    if values.guidance is None:
+        return pipeline
+    return experiment.with_guidance(pipeline, values.guidance, values.workdir)
 
 
 def read_picture(values: flags.FlagValues, name: str):
@@ -186,6 +199,7 @@ def picture_settings(values: flags.FlagValues) -> dict[str, Any]:
     if mask is not None:
         mask = mask.mean(-1).astype(np.uint8)
     given = {"image": image, "mask": mask, "strength": values.strength, **settings}
+    given |= {"image_guidance_scale": values.image_guidance_scale}
     given |= {"weighted": values.weighted or None, "chunked": values.chunked or None}
     return {name: value for name, value in given.items() if value is not None}
 
@@ -213,7 +227,7 @@ def run(values: flags.FlagValues) -> None:
     pictures = picture_settings(values) | micro_settings(values)
     if pictures and values.trajectory:
         raise UserError(f"--trajectory does not go with --{next(iter(pictures))}")
-    for name in ("image", "mask", "strength", "trajectory"):
+    for name in ("image", "mask", "strength", "image_guidance_scale", "trajectory"):
         if values.refiner is not None and values[name].value not in (None, False):
             raise UserError(f"--{name} does not go with --refiner: refine an image with --pretrained=REFINER")
     pipeline = load_model(values)
@@ -236,6 +250,9 @@ def run(values: flags.FlagValues) -> None:
         "sampler": values.sampler or type(pipeline.sampler).__name__,
         "negative_prompt": values.negative_prompt or "",
     }
+    for name in ("guidance", "image_guidance_scale"):
+        if values[name].value is not None:
+            facts[name] = values[name].value
     output = pathlib.Path(values.output)
     if values.trajectory:
         made = pipeline.trajectory(prompts, seed=seeds, **settings)

@@ -5,6 +5,7 @@ them. Everything here wants ``jax.enable_x64``.
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -133,7 +134,7 @@ class LawTrial:
     data: Gaussian = dataclasses.field(default_factory=Gaussian)
 
     @functools.cached_property
-    def _run(self) -> Callable[[NoiseLevel], tuple[Array, Array, Array]]:
+    def _run(self) -> Callable[[NoiseLevel, Any], tuple[Array, Array, Array]]:
         """All runs through one compilation."""
         dimensions, points = len(self.data.std), jnp.zeros(self.length + 1)
         one_key, levels = jax.random.split(jax.random.key(0), 1), unscheduled_level(points, points)
@@ -142,16 +143,21 @@ class LawTrial:
         x = jax.random.normal(jax.random.key(1), (len(keys), dimensions))
 
         @jax.jit
-        def run(levels):
+        def run(levels, conditioning):
             start = levels.alpha[0] * jnp.asarray(self.data.mean) + x * self.data.std_at(levels[0])
-            end = sample(self.data.denoise, self.sampler, levels, start, keys, conditioning=None)
+            end = sample(self.data.denoise, self.sampler, levels, start, keys, conditioning=conditioning)
             return x, self.noises(keys, levels, dimensions), end
 
         return run
 
-    def law(self, levels: NoiseLevel) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
-        """Mean and standard deviation at the end of ``levels``, from the exact law at their start."""
-        x, noises, end = (np.asarray(a) for a in self._run(pad_levels(levels, self.length + 1)))
+    def law(
+        self, levels: NoiseLevel, conditioning: Any = None
+    ) -> tuple[Float[np.ndarray, " d"], Float[np.ndarray, " d"]]:
+        """Mean and standard deviation at the end of ``levels``, from the exact law at their start;
+        ``conditioning``: what the data's denoiser is told.
+        """
+        padded = pad_levels(levels, self.length + 1)
+        x, noises, end = (np.asarray(a) for a in self._run(padded, conditioning))
         taken = noises[: len(noises) * (levels.t.shape[0] - 1) // self.length]
         mean, std = np.array([_law(x[:, i], taken[:, :, i], end[:, i]) for i in range(x.shape[1])]).T
         return mean, std

@@ -6,6 +6,7 @@ for each kind of run gives the common loop what that kind adds.
 """
 
 from difflax.experiment.checks import check
+from difflax.experiment.guiding import with_guidance
 from difflax.experiment.loading import from_pretrained, load
 from difflax.experiment.measuring import evaluation, evaluation_of_prompts
 from difflax.experiment.sections import make_diffusion, make_settings
@@ -20,4 +21,5 @@ __all__ = [
     "make_diffusion",
     "make_settings",
     "train",
+    "with_guidance",
 ]

@@ -165,10 +165,11 @@ def read_checkpoint(options: PretrainedOptions, workdir: epath.Path, mesh: Mesh 
             place=place,
             **third,
         )
-    if checkpoint.fills_masks:
+    if checkpoint.fills_masks or checkpoint.edits_images:
+        does = "fills masks in" if checkpoint.fills_masks else "edits images"
         raise UserError(
-            f"config.model.path = {options.path!r} fills masks in, and is not trained here: take a checkpoint"
-            " whose UNet reads the noisy image alone"
+            f"config.model.path = {options.path!r} {does}, and is not trained here: take a checkpoint whose"
+            " UNet reads the noisy image alone"
         )
     if options.time_shift and flow_shift(checkpoint.sampling.time_grid, (1, 1)) is None:
         raise UserError(

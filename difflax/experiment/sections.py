@@ -4,6 +4,7 @@ name.
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
@@ -264,13 +265,18 @@ def codec_folder(options: AutoencoderOptions, workdir: epath.PathLike | None) ->
     return folder
 
 
-def make_guidance(section: ConfigDict) -> tuple[Guidance, WeakOptions | None]:
+def make_guidance(
+    section: Mapping[str, Any] | ConfigDict, where: str = "config.guidance", *, edits_images: bool = False
+) -> tuple[Guidance, WeakOptions | None]:
     """``config.guidance``: a guidance's name and fields, and what every guidance may have beside them.
 
     ``scale`` may be a number, a `ScaleShape` or one number a step; ``interval``: `Bounds`; ``corrections``: a
     tuple of named sections; ``weak``: `WeakOptions`; a perturbation's ``within``: `Bounds`.
+
+    Args:
+        where: the section's path, for errors.
+        edits_images: whether the model has an image as a condition beside the text.
     """
-    where = "config.guidance"
     fields = dict(section)
     plan: dict[str, Any] = {}
     scale = fields.get("scale")
@@ -297,11 +303,11 @@ def make_guidance(section: ConfigDict) -> tuple[Guidance, WeakOptions | None]:
         fields["within"] = construct(Bounds, within, f"{where}.within")
     guidance = build(GUIDANCES, fields, where)
     if isinstance(guidance, Autoguidance | PerturbationGuidance) and weak is None:
-        raise UserError(f"{where} ({section.name}) needs {where}.weak, the worse model to go away from")
-    if isinstance(guidance, TwoConditionGuidance):
+        raise UserError(f"{where} ({section['name']}) needs {where}.weak, the worse model to go away from")
+    if isinstance(guidance, TwoConditionGuidance) and not edits_images:
         raise UserError(
-            f"{where}.name = {section.name!r} needs images as a condition, which no config trains yet: use"
-            " TwoConditionGuidance from Python"
+            f"{where}.name = {section['name']!r} needs a model that reads the image it edits (a checkpoint of"
+            " InstructPix2Pix): choose another guidance"
         )
     return GuidancePlan(guidance, **plan) if any(plan.values()) else guidance, weak
 

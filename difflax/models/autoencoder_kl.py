@@ -317,8 +317,12 @@ class KLCodec:
         """The encoder's numbers as latents of about unit variance."""
         return (z - (self.config.shift_factor or 0.0)) * self.config.scaling_factor
 
+    def unscale(self, latents: Float[Array, "b lh lw lc"]) -> Float[Array, "b lh lw lc"]:
+        """Latents as the encoder's numbers."""
+        return latents / self.config.scaling_factor + (self.config.shift_factor or 0.0)
+
     def decode(self, params: Params, latents: Float[Array, "b lh lw lc"]) -> Float[Array, "b h w c"]:
-        z = latents / self.config.scaling_factor + (self.config.shift_factor or 0.0)
+        z = self.unscale(latents)
 
         def decode(z: Array) -> Array:
             return self.network.apply(params, z, method="decode")

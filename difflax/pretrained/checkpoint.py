@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
+from difflax.diffusion.guidance import Guidance
 from difflax.models.autoencoder_kl import KLCodec
 from difflax.models.functional import Functional
 from difflax.pretrained.schedulers import Sampling
@@ -48,7 +49,7 @@ class Checkpoint(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def guidance_scale(self) -> float:
+    def guidance(self) -> Guidance:
         """The default of its pipeline in diffusers."""
 
     @property
@@ -78,6 +79,11 @@ class Checkpoint(abc.ABC):
     @property
     def fills_masks(self) -> bool:
         """Whether the network also reads a mask and the image under it."""
+        return False
+
+    @property
+    def edits_images(self) -> bool:
+        """Whether it also reads the image that is edited."""
         return False
 
     @property

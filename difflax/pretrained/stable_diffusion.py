@@ -15,6 +15,7 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Sharding
 
+from difflax.diffusion.guidance import ClassifierFreeGuidance, Guidance, TwoConditionGuidance
 from difflax.micro_conditioning import SCORED, numbers_read
 from difflax.models.autoencoder_kl import KLCodec
 from difflax.models.functional import Functional, functional
@@ -38,6 +39,7 @@ PIPELINES = dict.fromkeys(
         "StableDiffusionImg2ImgPipeline",
         "StableDiffusionInpaintPipeline",
         "StableDiffusionInpaintPipelineLegacy",
+        "StableDiffusionInstructPix2PixPipeline",
         "StableDiffusionXLPipeline",
         "StableDiffusionXLImg2ImgPipeline",
     )
@@ -101,9 +103,11 @@ class StableDiffusion(Checkpoint):
         return bool(self.configs.index.get("requires_aesthetics_score", False))
 
     @property
-    def guidance_scale(self) -> float:
+    def guidance(self) -> Guidance:
         """The default of its pipeline in diffusers."""
-        return 5.0 if is_xl(self.configs.index) else 7.5
+        if self.edits_images:
+            return TwoConditionGuidance(text_scale=7.5, image_scale=1.5)
+        return ClassifierFreeGuidance(scale=5.0 if is_xl(self.configs.index) else 7.5)
 
     @property
     def num_steps(self) -> int:
@@ -120,13 +124,12 @@ class StableDiffusion(Checkpoint):
     @property
     def fills_masks(self) -> bool:
         """Whether the UNet also reads a mask and the image under it."""
-        channels, latent = self.configs.unet.get("in_channels", 4), self.codec.config.latent_channels
-        if channels not in (latent, 2 * latent + 1):
-            raise UserError(
-                f"unet/{CONFIG}: in_channels = {channels} is not supported with latents of {latent} channels,"
-                f" only {latent} (text to image) and {2 * latent + 1} (inpainting)"
-            )
-        return channels != latent
+        return channels_beside_noise(self.configs) == self.codec.config.latent_channels + 1
+
+    @property
+    def edits_images(self) -> bool:
+        """Whether the UNet also reads the image that is edited."""
+        return channels_beside_noise(self.configs) == self.codec.config.latent_channels
 
     def save(self, folder: epath.PathLike) -> None:
         """Writes a pipeline folder, see `save_stable_diffusion`."""
@@ -233,6 +236,26 @@ def assemble(
     )
 
 
+def channels_beside_noise(configs: Configs) -> int:
+    """How many channels the UNet reads beside the noisy latent: none, those of an image that it edits
+    (InstructPix2Pix), or those of an image and its mask (inpainting).
+
+    Raises:
+        UserError: another number of them.
+    """
+    channels, latent = configs.unet.get("in_channels", 4), configs.vae.get("latent_channels", 4)
+    known = {latent: "text to image", 2 * latent + 1: "inpainting"}
+    if not is_xl(configs.index):
+        known[2 * latent] = "editing"
+    if channels not in known:
+        kinds = ", ".join(f"{count} ({kind})" for count, kind in known.items())
+        raise UserError(
+            f"unet/{CONFIG}: in_channels = {channels} is not supported with latents of {latent} channels:"
+            f" only {kinds}"
+        )
+    return channels - latent
+
+
 def count_sizes(configs: Configs, pooled_width: int, where: str) -> int:
     """How many numbers the UNet reads beside the pooled vector, see `numbers_read`.
 
@@ -275,8 +298,9 @@ def save_stable_diffusion(
         kept = ("_class_name", "force_zeros_for_empty_prompt", "requires_aesthetics_score")
         entries |= {name: configs.index[name] for name in kept if name in configs.index}
     else:
-        inpainting = configs.unet.get("in_channels", 4) != configs.vae.get("latent_channels", 4)
-        entries["_class_name"] = f"StableDiffusion{'Inpaint' * inpainting}Pipeline"
+        extra, latent = channels_beside_noise(configs), configs.vae.get("latent_channels", 4)
+        kind = {0: "", latent: "InstructPix2Pix", latent + 1: "Inpaint"}[extra]
+        entries["_class_name"] = f"StableDiffusion{kind}Pipeline"
         entries |= {"requires_safety_checker": False, "safety_checker": [None, None]}
     for name, config, weights in (("unet", configs.unet, params), ("vae", configs.vae, codec_params)):
         place = folder / name

@@ -21,6 +21,7 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Sharding
 
+from difflax.diffusion.guidance import ClassifierFreeGuidance, Guidance
 from difflax.models.autoencoder_kl import KLCodec
 from difflax.models.functional import Functional, functional
 from difflax.models.mmdit import SD3Transformer2DModel
@@ -89,9 +90,9 @@ class StableDiffusion3(Checkpoint):
         return True
 
     @property
-    def guidance_scale(self) -> float:
+    def guidance(self) -> Guidance:
         """The default of its pipeline in diffusers."""
-        return 7.0
+        return ClassifierFreeGuidance(scale=7.0)
 
     @property
     def num_steps(self) -> int:

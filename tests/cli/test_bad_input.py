@@ -3,6 +3,9 @@
 import pytest
 from tests.runs import command, contents, small_run
 
+# On one worker, so that what the tests share is made once.
+pytestmark = pytest.mark.xdist_group("bad_input")
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, clip_folder):

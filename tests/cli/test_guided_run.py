@@ -1,7 +1,5 @@
 """A run whose loss remembers, and images under guidance that needs more than the network itself."""
 
-import json
-
 import pytest
 from tests.runs import command, small_run
 
@@ -29,29 +27,24 @@ def workdir(tmp_path_factory, clip_folder):
     return folder
 
 
-def with_guidance(workdir, **section):
-    """The run's config with another guidance, which resuming allows."""
-    config = json.loads((workdir / "config.json").read_text())
-    config["guidance"] = section
-    (workdir / "config.json").write_text(json.dumps(config))
-
-
-def draw(workdir, out, *prompts):
-    arguments = [f"--prompt={prompt}" for prompt in prompts]
-    status, _, errors = command(
-        "sample", f"--workdir={workdir}", *arguments, "--num_steps=4", f"--output={out}"
-    )
+def draw(workdir, out, prompt, **guidance):
+    """Exit status and errors of a command that samples, by another guidance than the run's own if one is
+    given.
+    """
+    by = [f"--guidance={guidance}"] if guidance else []
+    given = ("sample", f"--workdir={workdir}", f"--prompt={prompt}", "--num_steps=4", f"--output={out}")
+    status, _, errors = command(*given, *by)
     return status, errors
 
 
 def test_guidance_by_a_perturbation_and_by_composed_prompts(workdir, tmp_path):
     assert draw(workdir, tmp_path / "perturbed", "a red circle") == (0, "")
-    with_guidance(workdir, name="composed", weights=[3.0, -1.0])
-    assert draw(workdir, tmp_path / "composed", "a red circle AND a blue square") == (0, "")
-    status, errors = draw(workdir, tmp_path / "wrong", "a red circle")
+    composed = {"name": "composed", "weights": [3.0, -1.0]}
+    assert draw(workdir, tmp_path / "composed", "a red circle AND a blue square", **composed) == (0, "")
+    status, errors = draw(workdir, tmp_path / "wrong", "a red circle", **composed)
     assert status == 2 and "AND" in errors and errors.count("\n") == 1
-    with_guidance(workdir, name="autoguidance", scale=2.0, weak={"step": 4})
-    assert draw(workdir, tmp_path / "auto", "a red circle") == (0, "")
-    with_guidance(workdir, name="autoguidance", scale=2.0, weak={"step": 3})
-    status, errors = draw(workdir, tmp_path / "none", "a red circle")
+    weak = {"name": "autoguidance", "scale": 2.0, "weak": {"step": 4}}
+    assert draw(workdir, tmp_path / "auto", "a red circle", **weak) == (0, "")
+    weak["weak"] = {"step": 3}
+    status, errors = draw(workdir, tmp_path / "none", "a red circle", **weak)
     assert status == 2 and "no checkpoint of step 3" in errors and errors.count("\n") == 1

@@ -95,7 +95,7 @@ def test_a_guidance_with_everything():
         ("guidance={'name': 'cfg', 'corrections': [{'name': 'rescal'}]}", "did you mean 'rescale'"),
         ("guidance={'name': 'autoguidance'}", "config.guidance.weak"),
         ("guidance={'name': 'perturbation', 'weak': {'perturbation': {'kind': 'blurr'}}}", "kind"),
-        ("guidance={'name': 'two_condition'}", "TwoConditionGuidance"),
+        ("guidance={'name': 'two_condition'}", "reads the image it edits"),
         ("sampler={'name': 'ddim', 'restart': {'low': 4, 'high': 2}}", "low < high"),
         ("sampler={'name': 'ddim', 'restart': {'low': 4, 'high': 99}}", "restart"),
         ("sampler={'name': 'ddim', 'num_steps': 0}", "at least 1"),

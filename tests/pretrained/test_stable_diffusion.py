@@ -1,5 +1,6 @@
-"""Stable Diffusion 1.5, 2.1-base, 2.1-v and inpainting, at small width with the true structure, against what
-PyTorch diffusers and transformers computed from the same weights (tests/fixtures/make_stable_diffusion.py).
+"""Stable Diffusion 1.5, 2.1-base, 2.1-v, inpainting and editing, at small width with the true structure,
+against what PyTorch diffusers and transformers computed from the same weights
+(tests/fixtures/make_stable_diffusion.py).
 """
 
 import difflax
@@ -41,10 +42,13 @@ def relative_error(ours, theirs):
     return np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
 
 
-def masked(name, given):
-    if "inpainting" not in name:
-        return {}
-    return {"image": given["image"], "mask": given["mask"]}
+def pictures(name, given):
+    """What a case's pipeline reads beside the prompt."""
+    if "inpainting" in name:
+        return {"image": given["image"], "mask": given["mask"]}
+    if "editing" in name:
+        return {"image": given["image"], "image_guidance_scale": reference.IMAGE_SCALE}
+    return {}
 
 
 def test_text_encoder(case, tensors):
@@ -78,6 +82,8 @@ def test_unet(case, tensors):
         image, mask = given["image"] * 2 - 1, given["mask"][..., None]
         under = pipeline.codec.encode(pipeline.codec_params, jnp.asarray(image * (1 - mask)))
         x = jnp.concatenate([x, mask[:, ::8, ::8], under], axis=-1)
+    if "editing" in name:
+        x = jnp.concatenate([x, section(tensors, "sd15")["mean"]], axis=-1)
     out = jax.jit(pipeline.model.apply)(
         pipeline.params, x, jnp.asarray([981.0]), jnp.asarray(expected["context"][:1])
     )
@@ -87,7 +93,7 @@ def test_unet(case, tensors):
 def test_a_whole_run_of_twenty_steps(case, tensors):
     name, pipeline = case
     given, expected = section(tensors, "inputs"), section(tensors, name)
-    made = pipeline(reference.PROMPT, latents=given["noise"], **SETTINGS, **masked(name, given))
+    made = pipeline(reference.PROMPT, latents=given["noise"], **SETTINGS, **pictures(name, given))
     assert expected["image"].std() > 0.05
     assert np.abs(made - expected["image"]).max() < 2e-3
 

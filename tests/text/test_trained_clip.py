@@ -11,8 +11,10 @@ from scipy.stats import binom
 
 from tests.runs import command
 
-SCENES = 256
+# On one worker, so that what the tests share is made once.
+pytestmark = pytest.mark.xdist_group("trained_clip")
 
+SCENES = 256
 
 CONFIG = """
 from tests.runs import load_config

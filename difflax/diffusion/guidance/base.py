@@ -52,9 +52,9 @@ class Guidance:
     """Wraps a denoiser into a guided one. A subclass is a ``flax.struct.dataclass`` with ``evaluate``."""
 
     @property
-    def prompts(self) -> int:
-        """How many prompts an image has; with more than one they come as ``Prompts``."""
-        return 1
+    def reads(self) -> type:
+        """The kind of conditioning that ``evaluate`` is given."""
+        return Guided
 
     def with_scale(self, scale: float) -> "Guidance":
         """The same with another scale.
@@ -65,6 +65,14 @@ class Guidance:
         names = {field.name for field in dataclasses.fields(self)}
         require("scale" in names, f"{type(self).__name__} has no scale")
         return dataclasses.replace(self, scale=scale)
+
+    def with_image_scale(self, scale: float) -> "Guidance":
+        """The same with another scale of an image that is a condition beside the text.
+
+        Raises:
+            ValueError: there is none in it.
+        """
+        raise ValueError(f"{type(self).__name__} has no image_scale, only two_condition guidance has")
 
     def resolve(self, schedule: NoiseSchedule, levels: NoiseLevel) -> "Guidance":
         """The guidance of a run over ``levels``, where it depends on them."""

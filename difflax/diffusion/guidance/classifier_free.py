@@ -2,6 +2,7 @@
 prediction.
 """
 
+import dataclasses
 from typing import Any
 
 import flax.struct
@@ -200,7 +201,12 @@ class ComposedGuidance(Guidance):
             check_number(weight, f"weights[{i}]")
 
     @property
+    def reads(self) -> type:
+        return Prompts
+
+    @property
     def prompts(self) -> int:
+        """How many prompts an image has."""
         return len(self.weights)
 
     def evaluate(self, denoise, weak, x, level, conditioning, memory):
@@ -246,6 +252,23 @@ class TwoConditionGuidance(Guidance):
     def __post_init__(self):
         check_number(self.text_scale, "text_scale")
         check_number(self.image_scale, "image_scale")
+
+    @property
+    def reads(self) -> type:
+        return TwoConditions
+
+    @property
+    def scale(self) -> Strength:
+        """The text's."""
+        return self.text_scale
+
+    def with_scale(self, scale: float) -> "TwoConditionGuidance":
+        """The same with another scale of the text."""
+        return dataclasses.replace(self, text_scale=scale)
+
+    def with_image_scale(self, scale: float) -> "TwoConditionGuidance":
+        """The same with another scale of the image."""
+        return dataclasses.replace(self, image_scale=scale)
 
     def evaluate(self, denoise, weak, x, level, conditioning, memory):
         both, image, neither = evaluate_together(

@@ -49,11 +49,19 @@ class GuidancePlan(Guidance):
         return self.guidance.scale
 
     @property
+    def reads(self) -> type:
+        return self.guidance.reads
+
+    @property
     def prompts(self) -> int:
+        """How many prompts an image has, where it has several."""
         return self.guidance.prompts
 
     def with_scale(self, scale: float) -> "GuidancePlan":
         return dataclasses.replace(self, guidance=self.guidance.with_scale(scale), scale_over_run=None)
+
+    def with_image_scale(self, scale: float) -> "GuidancePlan":
+        return dataclasses.replace(self, guidance=self.guidance.with_image_scale(scale))
 
     def resolve(self, schedule: NoiseSchedule, levels: NoiseLevel) -> Guidance:
         guidance = self.guidance.resolve(schedule, levels)

@@ -5,6 +5,9 @@ ideal one, and every sampler with the ideal one is held to the exact answer on t
 all of them together, as one product, is the slow test at the end.
 """
 
+import dataclasses
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -181,30 +184,44 @@ def test_ddim_with_eta_adds_the_noise_that_it_takes_from_the_direction(x64):
     np.testing.assert_allclose(std, np.hypot(direction, noise), rtol=1e-9)
 
 
+@dataclasses.dataclass(frozen=True)
+class Networks(Gaussian):
+    """Gaussian data whose denoisers are networks, one for each schedule and prediction type; the conditioning
+    is the number of the one that is asked, so that all are one program.
+    """
+
+    pairs: tuple = tuple(itertools.product(ALL_SCHEDULES.values(), PREDICTIONS.values()))
+
+    def denoise(self, x, level, conditioning=None):
+        data = Gaussian()
+        networks = [
+            make_denoiser(as_network(data, schedule, kind()), {}, schedule, kind())
+            for schedule, kind in self.pairs
+        ]
+        branches = [lambda x, level, n=network: n(x, level, Conditioning()) for network in networks]
+        return jax.lax.switch(conditioning, branches, x, level)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*DETERMINISTIC, *STOCHASTIC])
 def test_the_whole_product(x64, name):
     """Sampler x schedule x prediction type, each through its own network, against the exact flow or law."""
-    data = Gaussian()
-    z = jax.random.normal(jax.random.key(1), (2, 3))
-    for schedule in ALL_SCHEDULES.values():
-        levels = levels_of(schedule)
-        for prediction in PREDICTIONS.values():
-            denoise = make_denoiser(as_network(data, schedule, prediction()), {}, schedule, prediction())
-            if name in DETERMINISTIC:
-                keys, start = jax.random.split(jax.random.key(0), 2), levels.sigma[0] * z
-                end = jax.jit(
-                    lambda x, levels, keys=keys, denoise=denoise: sample(
-                        denoise, DETERMINISTIC[name], levels, x, keys, conditioning=Conditioning()
-                    )
-                )(start, levels)
-                assert np.abs(end - data.flow(start, levels[0], levels[-1])).max() < tolerance(name)
-                continue
+    data = Networks()
+    z, keys = jax.random.normal(jax.random.key(1), (2, 3)), jax.random.split(jax.random.key(0), 2)
+    trial = LawTrial(SAMPLERS[name](), STOCHASTIC[name], STEPS, data) if name in STOCHASTIC else None
 
-            class Learned(Gaussian):
-                def denoise(self, x, level, conditioning=None, ideal=denoise):
-                    return ideal(x, level, Conditioning())
+    @jax.jit
+    def run(x, levels, number):
+        return sample(data.denoise, DETERMINISTIC[name], levels, x, keys, conditioning=number)
 
-            mean, std = LawTrial(SAMPLERS[name](), STOCHASTIC[name], STEPS, Learned()).law(levels)
-            np.testing.assert_allclose(mean, jnp.asarray(data.mean) * levels.alpha[-1], atol=1e-7)
-            np.testing.assert_allclose(std, data.std_at(levels[-1]), rtol=tolerance(name))
+    for number, (schedule, kind) in enumerate(data.pairs):
+        levels, case = levels_of(schedule), f"{schedule}, {kind.__name__}"
+        if trial is None:
+            start = levels.sigma[0] * z
+            error = run(start, levels, jnp.asarray(number)) - data.flow(start, levels[0], levels[-1])
+            assert np.abs(error).max() < tolerance(name), case
+            continue
+        mean, std = trial.law(levels, jnp.asarray(number))
+        exact = levels.alpha[-1] * np.array(data.mean)
+        np.testing.assert_allclose(mean, exact, atol=1e-7, err_msg=case)
+        np.testing.assert_allclose(std, data.std_at(levels[-1]), rtol=tolerance(name), err_msg=case)
