@@ -68,7 +68,7 @@ def prepare_finetune(config: ConfigDict, settings: Settings, workdir: epath.Path
     objective = make_objective(parts, checkpoint, settings.source.image_shape[:2])
     held = {**parts.tuning.frozen(networks), CODEC: checkpoint.codec_params}
     frozen = {name: params for name, params in held.items() if not parts.cache.replaces(name)}
-    frozen = place(frozen, shardings(frozen, mesh))
+    frozen = place(frozen, shardings(_shapes(frozen), mesh))
     held |= frozen
     # Given away when the run starts: where nothing is left of them, they are read again.
     unused = [] if started else [parts.tuning.start(networks)]
@@ -80,8 +80,7 @@ def prepare_finetune(config: ConfigDict, settings: Settings, workdir: epath.Path
         return parts.tuning.start(again.networks)
 
     # What is trained is the loop's; here it is replaced by what the loop gives.
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), networks)
-    kept = {name: held.get(name, shapes[name]) for name in networks}
+    kept = {name: held[name] if name in held else _shapes(networks[name]) for name in networks}
     checkpoint = dataclasses.replace(checkpoint.with_networks(kept), codec_params=held[CODEC])
 
     def trained(state: TrainState) -> tuple[Checkpoint, PyTree]:
@@ -118,7 +117,7 @@ def make_objective(parts: Pretrained, checkpoint: Checkpoint, size: tuple[int, i
     """
     encoder, sampling = checkpoint.text_encoder, checkpoint.sampling
     # The step gives the parameters.
-    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), checkpoint.networks)
+    shapes = _shapes(checkpoint.networks)
     loss = {name: value for name, value in parts.loss.items() if name != "loss"}
     shift = flow_shift(sampling.time_grid, checkpoint.codec.latent_shape(*size)[:2])
     if shift is not None and not isinstance(loss["time_sampler"], RunningLoss):
@@ -224,6 +223,10 @@ def _batches(
         return made
 
     return prepare, loader
+
+
+def _shapes(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
 
 
 def _moments(checkpoint: Checkpoint) -> Callable[[np.ndarray], Float[Array, "b lh lw k"]]:

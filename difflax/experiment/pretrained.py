@@ -166,9 +166,10 @@ def read_checkpoint(options: PretrainedOptions, workdir: epath.Path, mesh: Mesh 
             **third,
         )
     if checkpoint.fills_masks or checkpoint.edits_images:
+        does = "fills masks in" if checkpoint.fills_masks else "edits images"
         raise UserError(
-            f"config.model.path = {options.path!r} reads a picture beside the noise, and is not trained here:"
-            " take a checkpoint whose UNet reads the noisy image alone"
+            f"config.model.path = {options.path!r} {does}, and is not trained here: take a checkpoint whose"
+            " UNet reads the noisy image alone"
         )
     if options.time_shift and flow_shift(checkpoint.sampling.time_grid, (1, 1)) is None:
         raise UserError(

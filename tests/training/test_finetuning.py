@@ -1,5 +1,7 @@
 """Fine-tuning of a tiny checkpoint of the true structure: the loss against PyTorch, and whole runs."""
 
+import re
+
 import difflax
 import jax
 import jax.numpy as jnp
@@ -188,7 +190,10 @@ def test_lora_run_stopped_and_taken_up_again(folder, pictures, tmp_path):
     one, other = (safetensors.numpy.load_file(file) for file in files)
     assert one.keys() == other.keys()
     assert all(np.array_equal(one[name], other[name]) for name in one)
-    assert all(np.abs(t).max() > 0 for name, t in one.items() if "lora_B" in name)
+    # Where the image is a single token, its attention to itself is one whatever query and key are.
+    alone = re.compile(r"unet\.(down_blocks\.2|mid_block|up_blocks\.1)\..*attn1\.to_[qk]\.lora_B")
+    still = {name for name, t in one.items() if "lora_B" in name and not t.any()}
+    assert still == {name for name in one if alone.match(name)}
 
     loaded = difflax.load(str(tmp_path / "whole"))
     merged = difflax.from_pretrained(str(folder), variant="fp16").with_lora([(files[0], 1.0)])
@@ -267,6 +272,6 @@ def test_bad_input_is_one_line_and_writes_nothing(folder, pictures, tmp_path, co
 
 def test_a_checkpoint_that_is_none(pictures, tmp_path, folder):
     inpainting = reference.build("sd15_inpainting", tmp_path / "inpainting")
-    for path, says in ((tmp_path, "no model_index.json"), (inpainting, "reads a picture beside")):
+    for path, says in ((tmp_path, "no model_index.json"), (inpainting, "fills masks in")):
         status, _, errors = train("lora_sd15.py", tmp_path / "run", path, f"--config.data.path={pictures}")
         assert status == 2 and says in errors, errors

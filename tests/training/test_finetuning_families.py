@@ -2,16 +2,20 @@
 and whole runs. The networks are those of the fixtures; XL's transformers have fewer blocks.
 """
 
+import difflax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 import scipy.stats
 from difflax import streams
 from difflax.diffusion.time_samplers import sample_times
-from difflax.experiment.pretrained import PretrainedOptions, read_checkpoint
+from difflax.pretrained.checkpoint import CLIPS, networks_of
+from difflax.pretrained.lora import FILE
+from difflax.pretrained.names import to_torch
+from difflax.pretrained.t5 import SAME_TABLE
 from difflax.types import UserError
-from etils import epath
 from PIL import Image
 from tests.fixtures import make_sdxl, make_stable_diffusion_3
 from tests.training.test_finetuning import CAPTIONS, config_of, prepared, train
@@ -67,7 +71,7 @@ def test_the_loss_of_xl_is_that_of_diffusers(xl):
     config = config_of("finetune_sdxl", xl, loss={"caption_dropout": 0.4}, data={"height": 32, "width": 32})
     checkpoint, objective, params = prepared(config)
     batch, mean = batch_of(checkpoint, 4)
-    key = jax.random.key(5)
+    key = jax.random.key(2)
     losses, _ = jax.jit(objective.loss)(params, {**batch, "time_ids": SIZES}, key)
 
     t, noise, dropped = drawn(objective, key, mean.shape)
@@ -108,7 +112,7 @@ def test_the_loss_of_sd3_is_that_of_diffusers(sd3, weighting, scheme):
     config = config_of("finetune_sd3", sd3, loss=loss, data=size, model={"t5_length": LENGTH})
     checkpoint, objective, params = prepared(config)
     batch, mean = batch_of(checkpoint, 16)
-    key = jax.random.key(5)
+    key = jax.random.key(2)
     losses, _ = jax.jit(objective.loss)(params, batch, key)
 
     t, noise, dropped = drawn(objective, key, mean.shape)
@@ -183,8 +187,80 @@ def refused(config, folder, pictures, tmp_path, more, says):
     assert not (tmp_path / "run").exists()
 
 
-def test_what_is_of_another_family_is_refused(xl, sd3, pictures, tmp_path):
+def test_what_is_of_another_family_is_refused(xl, pictures, tmp_path):
     refused("finetune_sd3.py", xl, pictures, tmp_path, [], "is no Stable Diffusion 3, which alone has a T5")
-    options = PretrainedOptions(path=str(xl), variant="fp16", time_shift=2.0)
     with pytest.raises(UserError, match="is no flow, whose times alone are shifted"):
-        read_checkpoint(options, epath.Path(tmp_path / "run"))
+        prepared(config_of("finetune_sdxl", xl, model={"time_shift": 2.0}))
+
+
+TEXT = ("--config.tune.text_encoder=('q_proj',)", "--config.cache.text=False")
+SMALL = (f"--config.model.t5_length={LENGTH}", "--config.data.width=48")
+CACHED = ("--config.cache.latents=True",)
+BUCKETS = ("--config.data.buckets=((32,48),(48,32))",)
+FULL_TEXT = ("--config.tune.text_encoder=True", "--config.cache.text=False")
+CLASS = ("--config.data.class_images=2", "--config.sampler.num_steps=2")
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    ("config", "more"),
+    [
+        ("finetune_sdxl.py", (*BUCKETS, *FULL_TEXT)),
+        ("lora_sdxl.py", CACHED),
+        ("dreambooth.py:lora_sdxl", (*TEXT, *CLASS)),
+        ("finetune_sd3.py", (*SMALL, *CACHED, "--config.model.t5=False")),
+        ("lora_sd3.py", (*SMALL, *TEXT)),
+        ("dreambooth.py:sd3", (*SMALL, *CLASS)),
+    ],
+)
+def test_a_run_leaves_what_diffusers_loads(xl, sd3, pictures, tmp_path, config, more):
+    """A folder of all weights, or a LoRA: every weight in diffusers is then the one the workdir loads."""
+    torch = pytest.importorskip("torch")
+    import diffusers
+
+    newer, workdir = "sd3" in config, tmp_path / "run"
+    folder = sd3 if newer else xl
+    status, _, errors = train(config, workdir, folder, f"--config.data.path={pictures}", *more)
+    assert status == 0, errors
+    loaded = difflax.load(str(workdir))
+    kind = diffusers.StableDiffusion3Pipeline if newer else diffusers.StableDiffusionXLPipeline
+    full = not (workdir / "trained" / FILE).exists()
+    options = {} if full else {"variant": "fp16"}
+    if newer and "--config.model.t5=False" in more:
+        options |= {"text_encoder_3": None, "tokenizer_3": None}
+    theirs = kind.from_pretrained(
+        workdir / "trained" if full else folder, torch_dtype=torch.float32, **options
+    )
+    if not full:
+        theirs.load_lora_weights(workdir / "trained")
+        theirs.fuse_lora()
+        theirs.unload_lora_weights()
+    original = kind.from_pretrained(folder, torch_dtype=torch.float32, variant="fp16")
+    moved = set()
+    for name, params in networks_of(loaded.configs, loaded.params, loaded.text_encoder).items():
+        state, before = (getattr(made, name).state_dict() for made in (theirs, original))
+        mine = {n if n in state else n.removeprefix("text_model."): t for n, t in to_torch(params).items()}
+        # T5's table of tokens has two names there.
+        assert mine.keys() == state.keys() - {SAME_TABLE}
+        for key in mine:
+            tensor = state[key]
+            np.testing.assert_allclose(np.asarray(mine[key]), tensor.numpy(), atol=1e-6)
+            if not torch.equal(tensor, before[key]):
+                moved.add(name)
+    trains_text = any("text_encoder" in flag for flag in more)
+    assert moved == {loaded.configs.denoiser, *(CLIPS if trains_text else ())}
+    assert loaded.sizes == (0 if newer else 6)
+    if "dreambooth" in config:
+        assert len(list((workdir / "class_images").glob("*.png"))) == 2
+
+
+@pytest.mark.slow
+def test_an_xl_run_stopped_in_the_middle_of_its_buckets_goes_on_the_same(xl, pictures, tmp_path):
+    more = (f"--config.data.path={pictures}", *BUCKETS)
+    assert train("lora_sdxl.py", tmp_path / "whole", xl, *more, steps=3)[0] == 0
+    assert train("lora_sdxl.py", tmp_path / "parts", xl, *more, "--stop_at=1", steps=3)[0] == 0
+    assert train("lora_sdxl.py", tmp_path / "parts", xl, *more, steps=3)[0] == 0
+    one, other = (safetensors.numpy.load_file(tmp_path / w / "trained" / FILE) for w in ("whole", "parts"))
+    assert one.keys() == other.keys()
+    assert all(np.array_equal(one[name], other[name]) for name in one)
