@@ -7,16 +7,16 @@ config names one so far. 333 are the 77 tokens of the two CLIPs and the 256 of T
 """
 
 import pathlib
+import runpy
 
 from ml_collections import ConfigDict
 
 
 def get_config(arg: str = "") -> ConfigDict:
     """``arg``: unused."""
-    config = ConfigDict()
-    config.seed = 0
+    base = runpy.run_path(str(pathlib.Path(__file__).with_name("sd15.py")))
+    config = base["get_config"]().unlock()
     config.data = {"name": "folder", "path": "images", "height": 1024, "width": 1024}
-    config.text_encoder = {"name": "clip", "path": "clip"}
     autoencoder = pathlib.Path(__file__).parent / "autoencoders" / "sd3"
     config.autoencoder = {"name": "autoencoder_kl", "path": str(autoencoder)}
     config.schedule = {"name": "rectified_flow", "shift": 1.0}
@@ -41,15 +41,6 @@ def get_config(arg: str = "") -> ConfigDict:
         "dtype": "bfloat16",
         "remat": "full",
     }
-    config.optimizer = {
-        "name": "adamw",
-        "learning_rate": 1e-4,
-        "warmup_steps": 1000,
-        "schedule": "constant",
-        "moments": "float32",
-    }
-    config.ema = {"decay": 0.9999}
-    config.mesh = {"data": 1, "fsdp": -1, "context": 1, "tensor": 1}
     config.training = {"steps": 500_000, "batch_size": 256, "accumulate": 1}
     config.sampler = {
         "name": "euler",
