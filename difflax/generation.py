@@ -10,30 +10,29 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Integer
+from jaxtyping import Array, Float
 
-from difflax import streams
-from difflax.diffusion.denoisers import NetworkInput, make_denoiser, time_of
+from difflax.conditions import conditions
+from difflax.diffusion.denoisers import NetworkInput, time_of
 from difflax.diffusion.guidance import Guidance, Guided, Prompts, TwoConditions
 from difflax.diffusion.level_sequences import levels_between
 from difflax.diffusion.predictions import PredictionType
 from difflax.diffusion.run_options import RunOptions
-from difflax.diffusion.samplers.base import Sampler, sample
-from difflax.diffusion.samplers.inpaint import Inpaint
-from difflax.diffusion.schedules import NoiseLevel, NoiseSchedule, add_noise, noise_level
+from difflax.diffusion.samplers.base import Sampler
+from difflax.diffusion.schedules import NoiseLevel, NoiseSchedule
 from difflax.diffusion.time_grids import TimeGrid, pad_levels
 from difflax.micro_conditioning import MicroConditioning
 from difflax.models.autoencoder import Codec
-from difflax.models.functional import Functional, conditional_network
-from difflax.models.perturbation import Perturbation
+from difflax.models.functional import Functional
 from difflax.pretrained.checkpoint import CLIPS, DENOISERS, Checkpoint, networks_of, put_networks
 from difflax.pretrained.lora import merge_lora
 from difflax.pretrained.schedulers import DynamicCheckpointFlow, Sampling
 from difflax.pretrained.stable_diffusion import Configs, save_stable_diffusion
 from difflax.pretrained.stable_diffusion_3 import Configs3, save_stable_diffusion_3
 from difflax.pretrained.textual_inversion import add_token, read_embeddings, single_encoder
-from difflax.request import Begins, Request
-from difflax.text.prompts import PromptEncoder, encode_prompts
+from difflax.request import Request
+from difflax.sampling import WeakModel, decode, encode, length_on_path, sample_batch
+from difflax.text.prompts import PromptEncoder
 from difflax.training.sharding import (
     TENSOR_RULES,
     MeshShape,
@@ -63,19 +62,6 @@ class Denoised:
     images: Float[np.ndarray, "b h w c"]
     estimates: Float[np.ndarray, "steps b h w c"]
     log_snr: Float[np.ndarray, " steps"]
-
-
-@dataclasses.dataclass(frozen=True)
-class WeakModel:
-    """The worse model of autoguidance and perturbation guidance.
-
-    Attributes:
-        model: another network, ``None`` for the pipeline's own with its own parameters.
-        perturbation: of that network.
-    """
-
-    model: Functional | None = None
-    perturbation: Perturbation | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -231,8 +217,7 @@ class Pipeline:
         request = Request.make(self, prompt, negative_prompt, seed, num_images, latents, height, width)
         request = request.with_part(denoising_start, denoising_end).with_image(self, image, mask, strength)
         request = request.with_micro(self, micro)
-        condition = functools.partial(self._condition, weighted=weighted, chunked=chunked)
-        guided = self._guided(request, condition, pieces=weighted or chunked)
+        guided = conditions(self, request, weighted=weighted, chunked=chunked)
         scales = (guidance_scale, image_guidance_scale)
         return self._generate(request, guided, scales, num_steps, sampler, trajectory=False)[0]
 
@@ -249,7 +234,7 @@ class Pipeline:
         """The images of a call with every step's estimate of them; arguments as there."""
         request = Request.make(self, prompt, negative_prompt, seed, 1, None, None, None)
         request = request.with_image(self, None, None, None).with_micro(self, None)
-        guided = self._guided(request, self._condition, pieces=False)
+        guided = conditions(self, request)
         images, estimates = self._generate(
             request, guided, (guidance_scale, None), num_steps, sampler, trajectory=True
         )
@@ -374,7 +359,7 @@ class Pipeline:
     def with_text_encoder(self, encoder: PromptEncoder) -> "Pipeline":
         """The pipeline with another text encoder, and what it says of no prompt."""
         null = self.null
-        if not self._null_is_zero:
+        if not self.null_is_zero:
             null = encoder.encode([""])
             null = dataclasses.replace(null, pooled=None) if self.null.pooled is None else null
         return dataclasses.replace(self, text_encoder=encoder, null=null)
@@ -388,98 +373,17 @@ class Pipeline:
             return self.samplers[sampler]
         return sampler
 
-    def _condition(
-        self, prompts: Sequence[str], *, weighted: bool = False, chunked: bool = False
-    ) -> Conditioning:
-        """What the network is told of each prompt, in the fields that it was trained with; equal prompts are
-        encoded once.
-        """
-        unique = list(dict.fromkeys(prompts))
-        rows = np.asarray([unique.index(prompt) for prompt in prompts])
-        # Filled up to whole batches, as the encoder would: another number of prompts compiles nothing.
-        filled = unique + [""] * (-len(unique) % self.text_encoder.batch_size)
-        if weighted or chunked:
-            encoded = encode_prompts(self.text_encoder, filled, weighted=weighted, chunked=chunked)
-        else:
-            encoded = self.text_encoder.encode(filled)
-        if self.null.pooled is None:
-            encoded = dataclasses.replace(encoded, pooled=None)
-        return jax.tree.map(lambda a: a[rows], encoded)
-
-    def _guided(self, request: Request, condition: Any, *, pieces: bool) -> Guided | Prompts | TwoConditions:
-        """What a guidance goes towards and away from, one row an image; a composition's prompts are joined by
-        "AND".
-        """
-        count = len(request.prompts)
-        if self.guidance.reads is TwoConditions and not self.edits_images:
-            raise UserError(
-                "two_condition guidance goes with checkpoints that edit images (InstructPix2Pix): this one"
-                " has no image as a condition"
-            )
-        if self.guidance.reads is Prompts:
-            return self._composed(request, condition)
-        if pieces:
-            # Together, so that both have as many pieces.
-            both = condition([*request.prompts, *(request.negatives or [""] * count)])
-            positive = jax.tree.map(lambda a: a[:count], both)
-            negative = jax.tree.map(lambda a: a[count:], both)
-            if request.negatives is None and self._null_is_zero:
-                negative = jax.tree.map(jnp.zeros_like, negative)
-        else:
-            positive = condition(request.prompts)
-            negative = self._negative(request, condition)
-        positive, negative = _with_sizes(request, positive, negative)
-        if self.fills_masks:
-            under = self._encode(request.image * (1 - request.mask))
-            seen = jnp.concatenate([self._latent_mask(request), under], axis=-1)
-            positive, negative = (dataclasses.replace(c, image=seen) for c in (positive, negative))
-        if self.edits_images:
-            # As it was trained: in the encoder's own numbers, which are not scaled to unit variance.
-            seen = self.codec.unscale(self._encode(request.image))
-            positive, negative = (dataclasses.replace(c, image=seen) for c in (positive, negative))
-        if self.guidance.reads is TwoConditions:
-            neither = dataclasses.replace(negative, image=jnp.zeros_like(negative.image))
-            return TwoConditions(both=positive, image=negative, neither=neither)
-        return Guided(positive=positive, negative=negative)
-
-    def _composed(self, request: Request, condition: Any) -> Prompts:
-        needed, parts = self.guidance.prompts, [prompt.split(" AND ") for prompt in request.prompts]
-        for prompt, found in zip(request.prompts, parts, strict=True):
-            if len(found) != needed:
-                raise UserError(
-                    f"prompt {prompt!r}: {needed} prompts joined by ' AND ' are needed, one for each weight"
-                    " of the guidance"
-                )
-        if self.fills_masks or self.edits_images:
-            raise UserError(
-                "a checkpoint that reads an image takes no composed prompts: choose another guidance"
-            )
-        prompts = [condition(list(column)) for column in zip(*parts, strict=True)]
-        *prompts, negative = _with_sizes(request, *prompts, self._negative(request, condition))
-        return Prompts(tuple(prompts), negative)
-
-    def _negative(self, request: Request, condition: Any) -> Conditioning:
-        """What training put in place of dropped captions, or the negative prompts."""
-        if request.negatives is not None:
-            return condition(request.negatives)
-        count = len(request.prompts)
-        return jax.tree.map(lambda a: jnp.broadcast_to(a, (count, *a.shape[1:])), self.null)
-
     @functools.cached_property
-    def _null_is_zero(self) -> bool:
+    def null_is_zero(self) -> bool:
         """Whether no negative prompt is the zero condition, and not that of an empty prompt."""
         return not any(np.any(leaf) for leaf in jax.tree.leaves(self.null))
 
-    def _latent_mask(self, request: Request) -> Float[np.ndarray, "b lh lw 1"]:
-        height, width, _ = request.shape
-        edge_h, edge_w = request.mask.shape[1] // height, request.mask.shape[2] // width
-        return request.mask[:, ::edge_h, ::edge_w]
-
-    def _encode(self, images: np.ndarray) -> Float[Array, "b lh lw lc"]:
+    def encode_images(self, images: Float[np.ndarray, "b h w c"]) -> Float[Array, "b lh lw lc"]:
+        """Latents of images in [-1, 1]."""
         parts = []
         for rows, count in self._batches(len(images)):
             given = spread(images[rows], batch_sharding(self._mesh))
-            parts.append(fetch(_encode(self.codec, self._placed[1], given))[:count])
+            parts.append(fetch(encode(self.codec, self._placed[1], given))[:count])
         return jnp.asarray(np.concatenate(parts))
 
     def _batches(self, count: int) -> Iterator[tuple[np.ndarray, int]]:
@@ -529,7 +433,7 @@ class Pipeline:
             weak_params = params
         everywhere = NamedSharding(self._mesh, PartitionSpec())
         run = functools.partial(
-            _sample_batch,
+            sample_batch,
             self.model,
             self.schedule,
             self.prediction_type,
@@ -549,12 +453,12 @@ class Pipeline:
         known = mask = None
         reads_image = self.fills_masks or self.edits_images
         if request.image is not None and (request.begins == "image" or not reads_image):
-            known = self._encode(request.image)
+            known = self.encode_images(request.image)
         if request.mask is not None and not self.fills_masks:
-            mask = self._latent_mask(request)
-        finish = functools.partial(_decode, self.codec, codec_params)
+            mask = request.latent_mask
+        finish = functools.partial(decode, self.codec, codec_params)
         if request.end is not None:
-            finish = functools.partial(jnp.multiply, np.asarray(_length_on_path(self.schedule, levels[-1])))
+            finish = functools.partial(jnp.multiply, np.asarray(length_on_path(self.schedule, levels[-1])))
         images, estimates = [], []
         given = (request.seeds, guided, request.latents, known, mask)
         for rows, count in self._batches(len(request.prompts)):
@@ -562,92 +466,6 @@ class Pipeline:
             latents, made = run(*spread(inputs, batch_sharding(self._mesh)))
             images.append(fetch(finish(latents))[:count])
             if trajectory:
-                decoded = jax.vmap(functools.partial(_decode, self.codec, codec_params))(made)
+                decoded = jax.vmap(functools.partial(decode, self.codec, codec_params))(made)
                 estimates.append(fetch(decoded)[:, :count])
         return np.concatenate(images), np.concatenate(estimates, axis=1) if trajectory else np.zeros(0)
-
-
-@functools.partial(jax.jit, static_argnums=(*range(9), 12, 14))
-def _sample_batch(
-    model: Functional,
-    schedule: NoiseSchedule,
-    prediction_type: PredictionType,
-    network_input: NetworkInput,
-    sampler: Sampler,
-    shape: tuple[int, int, int],
-    unit_start: bool,
-    begins: Begins,
-    trajectory: bool,
-    params: Params,
-    levels: NoiseLevel,
-    guidance: Guidance,
-    weak: WeakModel | None,
-    weak_params: Params | None,
-    mesh: Mesh,
-    seeds: Integer[Array, " b"],
-    conditioning: Guided | Prompts | TwoConditions,
-    noise: Float[Array, "b lh lw lc"] | None,
-    known: Float[Array, "b lh lw lc"] | None,
-    mask: Float[Array, "b lh lw 1"] | None,
-) -> tuple[Array, Array | None]:
-    """One batch of latents; scale, prompts, seeds and the number of steps are traced or padded, and compile
-    nothing.
-    """
-    keys = jax.vmap(lambda seed: streams.stream(seed, "sample"))(seeds)
-    denoise = make_denoiser(
-        conditional_network(model), params, schedule, prediction_type, network_input=network_input
-    )
-    worse = None
-    if weak is not None:
-        network = conditional_network(weak.model or model, weak.perturbation)
-        worse = make_denoiser(network, weak_params, schedule, prediction_type, network_input=network_input)
-    if noise is None:
-        noise = streams.normal(streams.substream(keys, "init"), shape)
-    first = levels[0]
-    if begins == "image":
-        x_init = add_noise(known, noise, first)
-    elif begins == "latents":
-        x_init = noise / _length_on_path(schedule, first)
-    else:
-        x_init = (jnp.hypot(first.alpha, first.sigma) if unit_start else first.sigma) * noise
-    if mask is not None:
-        sampler = Inpaint(sampler=sampler, known=known, mask=1 - mask)
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        made = sample(
-            guidance.wrap(denoise, worse),
-            sampler,
-            levels,
-            x_init.astype(jnp.float32),
-            streams.substream(keys, "steps"),
-            conditioning=conditioning,
-            return_trajectory=trajectory,
-        )
-    return made if trajectory else (made, None)
-
-
-def _length_on_path(schedule: NoiseSchedule, level: NoiseLevel) -> Float[Array, ""]:
-    """What turns latents at ``level`` into those of the schedule's own path."""
-    own = noise_level(schedule, time_of(schedule, level))
-    return jnp.hypot(own.alpha, own.sigma) / jnp.hypot(level.alpha, level.sigma)
-
-
-def _with_sizes(request: Request, *conditions: Conditioning) -> tuple[Conditioning, ...]:
-    """The conditions, of which the last is the negative, with the numbers that the network reads."""
-    if request.time_ids is None:
-        return conditions
-    told = [request.time_ids[0]] * (len(conditions) - 1) + [request.time_ids[1]]
-    count = len(request.prompts)
-    return tuple(
-        dataclasses.replace(condition, time_ids=jnp.broadcast_to(numbers, (count, len(numbers))))
-        for condition, numbers in zip(conditions, told, strict=True)
-    )
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _decode(codec: Codec, params: Params, latents: Float[Array, "b lh lw lc"]) -> Float[Array, "b h w c"]:
-    return jnp.clip(codec.decode(params, latents) / 2 + 0.5, 0, 1)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(codec: Codec, params: Params, images: Float[Array, "b h w c"]) -> Float[Array, "b lh lw lc"]:
-    return codec.encode(params, images)

@@ -51,6 +51,13 @@ class Request:
     end: float | None = None
     time_ids: tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]] | None = None
 
+    @property
+    def latent_mask(self) -> Float[np.ndarray, "b lh lw 1"]:
+        """The mask at the latents' size."""
+        height, width, _ = self.shape
+        edge_h, edge_w = self.mask.shape[1] // height, self.mask.shape[2] // width
+        return self.mask[:, ::edge_h, ::edge_w]
+
     @classmethod
     def make(
         cls,

@@ -5,7 +5,7 @@ compared with diffusers' in test_stable_diffusion.py.
 import difflax
 import numpy as np
 import pytest
-from difflax import experiment, generation
+from difflax import experiment, sampling
 from difflax.types import UserError
 from PIL import Image
 
@@ -40,14 +40,14 @@ def test_the_scales_are_what_the_paper_says(pipeline, pictures):
     first, second = pictures
     off = {"guidance_scale": 1.0, "image_guidance_scale": 1.0, **SMALL}
     with_both = pipeline("make it red", image=first, **off)
-    compiled = generation._sample_batch._cache_size()
+    compiled = sampling.sample_batch._cache_size()
     np.testing.assert_allclose(pipeline("make it red", "blurry", image=first, **off), with_both, atol=1e-4)
     assert np.abs(pipeline("make it red", image=second, **off) - with_both).max() > 0.02
     none = {"guidance_scale": 0.0, "image_guidance_scale": 0.0, **SMALL}
     with_neither = pipeline("make it red", image=first, **none)
     np.testing.assert_allclose(pipeline("a dog", image=second, **none), with_neither, atol=1e-4)
     assert np.abs(with_neither - with_both).max() > 0.02
-    assert generation._sample_batch._cache_size() == compiled
+    assert sampling.sample_batch._cache_size() == compiled
 
 
 def test_guidance_by_the_text_alone_is_the_same_at_equal_scales(pipeline, pictures):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from difflax import generation
+from difflax import sampling
 from difflax.diffusion.run_options import RunOptions
 from difflax.models.autoencoder import Identity
 from difflax.types import UserError
@@ -87,7 +87,7 @@ def test_what_changes_between_calls_compiles_nothing(pipeline):
     """diffusers #927."""
 
     def compiled():
-        functions = (generation._sample_batch, generation._decode, generation._encode)
+        functions = (sampling.sample_batch, sampling.decode, sampling.encode)
         return [function._cache_size() for function in functions]
 
     pipeline("a cat", "blurry", guidance_scale=4.0, seed=1, **SMALL)

@@ -134,13 +134,13 @@ def test_defaults_and_samplers_of_the_project(pipeline_of):
 
 
 def test_what_changes_between_calls_compiles_nothing(pipeline_of):
-    from difflax import generation
+    from difflax import sampling
 
     pipeline = pipeline_of("sd35_large")
     pipeline("a cat", "blurry", guidance_scale=4.0, **SMALL)
-    before = generation._sample_batch._cache_size()
+    before = sampling.sample_batch._cache_size()
     pipeline("two dogs in the rain", guidance_scale=0.0, seed=2, **(SMALL | {"num_steps": 5}))
-    assert generation._sample_batch._cache_size() == before
+    assert sampling.sample_batch._cache_size() == before
 
 
 @pytest.mark.parity
