@@ -142,7 +142,7 @@ class TestGuidance:
             for num_steps in (1, 7, 23, 50):
                 pipeline(PROMPTS, num_steps=num_steps)
         # The table of noise levels has another length; what is compiled for it is arithmetic on that table.
-        assert "jit(_sample_batch)" not in compiled
+        assert "jit(sample_batch)" not in compiled
         assert not {"jit(dot_general)", "jit(conv_general_dilated)"} & set(compiled)
 
 
@@ -236,9 +236,9 @@ def test_ablate_compiles_its_sweep_once(workdir, tmp_path):
         assert "prompt accuracy" in out
         return compiled
 
-    assert sweep("0,1").count("jit(_sample_batch)") == 1
+    assert sweep("0,1").count("jit(sample_batch)") == 1
     # `load` builds the network anew, so its program is met once more, for eight scales as for two.
-    assert sweep("0,1,1.5,2,3,4,6,8").count("jit(_sample_batch)") == 1
+    assert sweep("0,1,1.5,2,3,4,6,8").count("jit(sample_batch)") == 1
     files = {p.name for p in (tmp_path / "17").iterdir()}
     assert {"report.html", "results.json", "table.csv"} <= files
 
