@@ -30,17 +30,18 @@ def get_config(arg: str = "") -> ConfigDict:
         "name": "adamw",
         "learning_rate": 1e-3,
         "warmup_steps": 50,
+        "schedule": "cosine",
         "weight_decay": 0.0,
         "b2": 0.98,
     }
-    config.ema = {"decay": 0.99}
+    config.ema = {"decay": 0.995}
     config.mesh = {"data": -1, "fsdp": 1, "context": 1, "tensor": 1}
     config.training = {
-        "steps": 600,
+        "steps": 3000,
         "batch_size": 16,
         "log_every": 50,
         "checkpoint_every": 1000,
-        "sample_every": 200,
+        "sample_every": 1000,
         "sample_prompts": (),
         "accumulate": 1,
         "keep_checkpoints": 2,

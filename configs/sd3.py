@@ -40,6 +40,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "pos_embed_max_size": 192,
         "dtype": "bfloat16",
         "remat": "full",
+        "scan_layers": True,
     }
     config.training = {"steps": 500_000, "batch_size": 256, "accumulate": 1}
     config.sampler = {

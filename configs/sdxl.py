@@ -35,6 +35,7 @@ def get_config(arg: str = "") -> ConfigDict:
         "projection_class_embeddings_input_dim": 2816,
         "dtype": "bfloat16",
         "remat": "full",
+        "scan_layers": True,
     }
     config.training = {"steps": 600_000, "batch_size": 256, "accumulate": 1}
     config.sampler = {"name": "euler", "num_steps": 50, "time_grid": {"name": "trailing"}}

@@ -47,6 +47,7 @@ class PretrainedOptions:
         dtype: of the computation; parameters are float32.
         vae_dtype: of the autoencoder's computation.
         remat: of the UNet or transformer, see ``difflax.models.remat``.
+        scan_layers: its blocks of the same structure as one loop, see ``difflax.models.blocks``.
         copy: keep the checkpoint in the workdir, so that the workdir alone is enough; otherwise ``path`` must
             stay what it is.
         t5, t5_length: of Stable Diffusion 3's third text encoder: ``False`` leaves it out; tokens a prompt.
@@ -61,6 +62,7 @@ class PretrainedOptions:
     dtype: str = "bfloat16"
     vae_dtype: str = "float32"
     remat: str = "none"
+    scan_layers: bool = False
     copy: bool = True
     t5: bool | None = None
     t5_length: int | None = None
@@ -177,7 +179,7 @@ def read_checkpoint(options: PretrainedOptions, workdir: epath.Path, mesh: Mesh 
             " are shifted; set 0"
         )
     dtypes = {"dtype": DTYPES[options.dtype], "codec_dtype": DTYPES[options.vae_dtype]}
-    return checkpoint.computing_in(**dtypes, remat=options.remat)
+    return checkpoint.computing_in(**dtypes, remat=options.remat, scan_layers=options.scan_layers)
 
 
 def check_source(checkpoint: Checkpoint, source: Source) -> None:

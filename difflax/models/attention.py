@@ -1,16 +1,14 @@
 """Attention over image tokens and text, and the transformer of the Stable Diffusion family's UNets."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float
 
+from difflax.models.blocks import run_blocks
 from difflax.models.layers import Conv2d, GroupNorm, choose
 from difflax.models.perturbation import Perturbation
 from difflax.models.placement import split_tokens
-from difflax.models.remat import remat
 from difflax.models.softmax_attention import attend
 from difflax.types import UserError
 
@@ -236,6 +234,7 @@ class Transformer2DModel(nnx.Module):
         upcast_attention: bool = False,
         attention_implementation: str | None = None,
         remat: str = "none",
+        scan_layers: bool = False,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ):
@@ -260,7 +259,7 @@ class Transformer2DModel(nnx.Module):
             )
             for _ in range(num_layers)
         )
-        self.remat = remat
+        self.remat, self.scan_layers = remat, scan_layers
 
     def __call__(
         self,
@@ -270,7 +269,11 @@ class Transformer2DModel(nnx.Module):
     ) -> Float[Array, "b h w c"]:
         b, h, w, c = x.shape
         tokens = self.proj_in(self.norm(x)).reshape(b, h * w, c)
-        for block in self.transformer_blocks:
-            tokens = split_tokens(tokens)
-            tokens = remat(functools.partial(block, grid=(h, w)), self.remat)(tokens, context, mask)
+        tokens = run_blocks(
+            self.transformer_blocks,
+            lambda block, tokens: block(split_tokens(tokens), context, mask, grid=(h, w)),
+            tokens,
+            policy=self.remat,
+            scan_layers=self.scan_layers,
+        )
         return x + self.proj_out(tokens.reshape(b, h, w, c))

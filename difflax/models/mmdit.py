@@ -8,7 +8,6 @@ For training from scratch, every modulation and the last layer start from zero (
 is zero and every block starts as its shortcut.
 """
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,11 +17,12 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
+from difflax.models.blocks import run_blocks
 from difflax.models.embeddings import TimestepEmbedding, timestep_embedding
 from difflax.models.joint_attention import JointTransformerBlock, Modulation, modulate
 from difflax.models.layers import Conv2d, depth_to_space
 from difflax.models.options import supported_options
-from difflax.models.remat import remat
+from difflax.models.placement import split_tokens
 from difflax.types import UserError
 
 TIME_CHANNELS = 256
@@ -122,6 +122,7 @@ class SD3Transformer2DModel(nnx.Module):
         qk_norm: ``"rms_norm"`` or ``None``.
         dtype: of the computation; parameters are float32.
         remat: ``"none"``, ``"dots"`` or ``"full"``, see ``difflax.models.remat``.
+        scan_layers: blocks of the same structure as one loop, see ``difflax.models.blocks``.
         attention_implementation: see ``difflax.models.attention.Attention``.
 
     Raises:
@@ -146,6 +147,7 @@ class SD3Transformer2DModel(nnx.Module):
         qk_norm: str | None = None,
         dtype: DTypeLike = jnp.float32,
         remat: str = "none",
+        scan_layers: bool = False,
         attention_implementation: str | None = None,
         rngs: nnx.Rngs,
     ):
@@ -186,7 +188,7 @@ class SD3Transformer2DModel(nnx.Module):
         outputs = patch_size**2 * (in_channels if out_channels is None else out_channels)
         self.proj_out = nnx.Linear(width, outputs, kernel_init=nnx.initializers.zeros, **common)
         self.patch_size = patch_size
-        self.remat = remat
+        self.remat, self.scan_layers = remat, scan_layers
         self.dtype = dtype
 
     @classmethod
@@ -196,6 +198,7 @@ class SD3Transformer2DModel(nnx.Module):
         *,
         dtype: DTypeLike = jnp.float32,
         remat: str = "none",
+        scan_layers: bool = False,
         attention_implementation: str | None = None,
         rngs: nnx.Rngs,
     ) -> "SD3Transformer2DModel":
@@ -208,6 +211,7 @@ class SD3Transformer2DModel(nnx.Module):
             **supported_options(cls, config),
             dtype=dtype,
             remat=remat,
+            scan_layers=scan_layers,
             attention_implementation=attention_implementation,
             rngs=rngs,
         )
@@ -241,8 +245,15 @@ class SD3Transformer2DModel(nnx.Module):
         tokens, grid = self.pos_embed(x)
         temb = self.time_text_embed(jnp.asarray(timesteps), pooled)
         text = self.context_embedder(context)
-        for block in self.transformer_blocks:
-            tokens, text = remat(functools.partial(block, grid=grid), self.remat)(tokens, text, temb, mask)
+        tokens, text = run_blocks(
+            self.transformer_blocks,
+            lambda block, both: block(
+                split_tokens(both[0]), split_tokens(both[1], of_image=False), temb, mask, grid=grid
+            ),
+            (tokens, text),
+            policy=self.remat,
+            scan_layers=self.scan_layers,
+        )
         scale, shift = self.norm_out(temb)
         tokens = self.proj_out(modulate(tokens, shift, scale))
         return depth_to_space(tokens.reshape(len(x), *grid, -1), self.patch_size)

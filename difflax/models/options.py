@@ -9,7 +9,7 @@ from flax import nnx
 
 from difflax.types import UserError
 
-OURS = ("self", "dtype", "remat", "attention_implementation", "rngs")
+OURS = ("self", "dtype", "remat", "scan_layers", "attention_implementation", "rngs")
 """Arguments of a network that no checkpoint states."""
 
 

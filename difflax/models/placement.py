@@ -1,5 +1,7 @@
 """Where activations lie on a mesh, for what the compiler would not find by itself."""
 
+import math
+
 import jax
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
@@ -11,16 +13,26 @@ CONTEXT = "context"
 """The mesh axis over which an image's tokens are split."""
 
 
-def split_tokens(tokens: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
-    """The tokens of each image split over the mesh axis ``context``, so that no device holds a long sequence
-    whole: each makes its own queries, and keys and values are gathered for them (sequence parallelism,
-    Korthikanti et al. 2022, https://arxiv.org/abs/2205.05198).
+def split_tokens(tokens: Float[Array, "b n d"], *, of_image: bool = True) -> Float[Array, "b n d"]:
+    """``tokens`` split over the mesh: examples over `BATCH`, also within loops and beside parameters that are
+    split over the same axis, where the compiler may else choose to hold them whole; the tokens of each image
+    over `CONTEXT`, so that no device holds a long sequence: each makes its own queries, and keys and values
+    are gathered for them (sequence parallelism, Korthikanti et al. 2022, https://arxiv.org/abs/2205.05198).
 
-    Does nothing outside of a mesh with such an axis, or where the tokens do not divide evenly.
+    Says nothing of an axis of ``tokens`` that does not divide evenly, and does nothing outside of a mesh.
+
+    Args:
+        of_image: a text's tokens are not split.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    shares = mesh.shape.get(CONTEXT, 1) if mesh.axis_names else 1
-    if shares == 1 or tokens.shape[1] % shares:
+
+    def over(axes: tuple[str, ...], size: int) -> tuple[str, ...] | None:
+        axes = tuple(axis for axis in axes if axis in mesh.axis_names and mesh.shape[axis] > 1)
+        return axes if axes and size % math.prod(mesh.shape[axis] for axis in axes) == 0 else None
+
+    batch = over(BATCH, tokens.shape[0])
+    context = over((CONTEXT,), tokens.shape[1]) if of_image else None
+    if batch is None and context is None:
         return tokens
-    batch = tuple(axis for axis in BATCH if axis in mesh.axis_names)
-    return jax.lax.with_sharding_constraint(tokens, PartitionSpec(batch, CONTEXT, None))
+    free = PartitionSpec.UNCONSTRAINED
+    return jax.lax.with_sharding_constraint(tokens, PartitionSpec(batch or free, context or free, None))

@@ -23,7 +23,10 @@ repeat; ``full`` keeps only the input of each residual and transformer block; ``
 outputs of matrix products in the host's memory."""
 
 
-def remat(function: Callable, name: str) -> Callable:
-    """``function`` with the policy ``name`` of ``POLICIES`` for its backward pass."""
+def remat(function: Callable, name: str, *, in_loop: bool = False) -> Callable:
+    """``function`` with the policy ``name`` of ``POLICIES`` for its backward pass.
+
+    ``in_loop``: it is the body of a scan, whose two passes the compiler cannot merge.
+    """
     policy = choose(POLICIES, name, "remat")
-    return function if name == "none" else jax.checkpoint(function, policy=policy)
+    return function if name == "none" else jax.checkpoint(function, policy=policy, prevent_cse=not in_loop)

@@ -73,6 +73,7 @@ class UNet2DConditionModel(nnx.Module):
         dropout: in the residual blocks, where a key is given at the call.
         dtype: of the computation; parameters are float32.
         remat: ``"none"``, ``"dots"``, ``"full"`` or ``"offload"``, see ``difflax.models.remat``.
+        scan_layers: transformer blocks in a row as one loop, see ``difflax.models.blocks``.
         attention_implementation: see ``difflax.models.attention.Attention``.
 
     Raises:
@@ -118,6 +119,7 @@ class UNet2DConditionModel(nnx.Module):
         conv_out_kernel: int = 3,
         dtype: DTypeLike = jnp.float32,
         remat: str = "none",
+        scan_layers: bool = False,
         attention_implementation: str | None = None,
         rngs: nnx.Rngs,
     ):
@@ -158,6 +160,7 @@ class UNet2DConditionModel(nnx.Module):
                 attention_implementation=attention_implementation,
                 downsample_padding=downsample_padding,
                 remat=remat,
+                scan_layers=scan_layers,
                 dtype=dtype,
             )
 
@@ -250,6 +253,7 @@ class UNet2DConditionModel(nnx.Module):
         *,
         dtype: DTypeLike = jnp.float32,
         remat: str = "none",
+        scan_layers: bool = False,
         attention_implementation: str | None = None,
         rngs: nnx.Rngs,
     ) -> "UNet2DConditionModel":
@@ -262,6 +266,7 @@ class UNet2DConditionModel(nnx.Module):
             **supported_options(cls, config, ABSENT),
             dtype=dtype,
             remat=remat,
+            scan_layers=scan_layers,
             attention_implementation=attention_implementation,
             rngs=rngs,
         )

@@ -38,6 +38,7 @@ class BlockOptions:
     attention_implementation: str | None
     downsample_padding: int
     remat: str
+    scan_layers: bool
     dtype: DTypeLike
 
     def resnet(
@@ -69,6 +70,7 @@ class BlockOptions:
             upcast_attention=self.upcast_attention,
             attention_implementation=self.attention_implementation,
             remat=self.remat,
+            scan_layers=self.scan_layers,
             dtype=self.dtype,
             rngs=rngs,
         )

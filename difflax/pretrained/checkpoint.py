@@ -111,11 +111,13 @@ class Checkpoint(abc.ABC):
         params, encoder = put_networks(self.configs, self.text_encoder, networks)
         return dataclasses.replace(self, params=params, text_encoder=encoder)
 
-    def computing_in(self, dtype: Any, *, codec_dtype: Any, remat: str = "none") -> "Checkpoint":
+    def computing_in(
+        self, dtype: Any, *, codec_dtype: Any, remat: str = "none", scan_layers: bool = False
+    ) -> "Checkpoint":
         """The same parameters in networks that compute in ``dtype``, the autoencoder in ``codec_dtype``;
-        ``remat``: of the denoising network.
+        ``remat`` and ``scan_layers``: of the denoising network.
         """
-        model, _, _ = self.configs.build(dtype, remat)
+        model, _, _ = self.configs.build(dtype, remat, scan_layers)
         parts = [t.replace(dtype=dtype) if hasattr(t, "dtype") else t for t in towers(self.text_encoder)]
         return dataclasses.replace(
             self,

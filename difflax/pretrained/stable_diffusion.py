@@ -62,11 +62,13 @@ class Configs:
 
     denoiser: ClassVar[str] = "unet"
 
-    def build(self, dtype: Any, remat: str = "none") -> tuple[Functional, KLCodec, Sampling]:
+    def build(
+        self, dtype: Any, remat: str = "none", scan_layers: bool = False
+    ) -> tuple[Functional, KLCodec, Sampling]:
         """What they describe: UNet and autoencoder that compute in ``dtype``, and how to sample.
 
         Args:
-            remat: of the UNet, see ``difflax.models.remat``.
+            remat, scan_layers: of the UNet, see ``difflax.models.blocks``.
 
         Raises:
             UserError: something that is not supported.
@@ -76,7 +78,7 @@ class Configs:
             if str(given).removeprefix("Flax") != kind:
                 raise UserError(f"{name}/{CONFIG}: _class_name = {given!r} is not supported, only {kind!r}")
         codec = KLCodec.from_config(self.vae, dtype)
-        model = unet_network(json.dumps(self.unet, sort_keys=True), dtype, remat)
+        model = unet_network(json.dumps(self.unet, sort_keys=True), dtype, remat, scan_layers)
         return model, codec, read_scheduler(self.scheduler)
 
 
@@ -143,14 +145,16 @@ class StableDiffusion(Checkpoint):
 
 
 @functools.cache
-def unet_network(config: str, dtype: Any, remat: str = "none") -> Functional:
+def unet_network(config: str, dtype: Any, remat: str = "none", scan_layers: bool = False) -> Functional:
     """The UNet of a ``unet/config.json`` (its text) as pure functions, the same object for the same
     arguments.
     """
     fields = json.loads(config)
 
     def make(rngs: nnx.Rngs) -> UNet2DConditionModel:
-        return UNet2DConditionModel.from_config(fields, dtype=dtype, remat=remat, rngs=rngs)
+        return UNet2DConditionModel.from_config(
+            fields, dtype=dtype, remat=remat, scan_layers=scan_layers, rngs=rngs
+        )
 
     return functional(make)
 

@@ -53,11 +53,13 @@ class Configs3:
 
     denoiser: ClassVar[str] = "transformer"
 
-    def build(self, dtype: Any, remat: str = "none") -> tuple[Functional, KLCodec, Sampling]:
+    def build(
+        self, dtype: Any, remat: str = "none", scan_layers: bool = False
+    ) -> tuple[Functional, KLCodec, Sampling]:
         """What they describe: transformer and autoencoder that compute in ``dtype``, and how to sample.
 
         Args:
-            remat: of the transformer, see ``difflax.models.remat``.
+            remat, scan_layers: of the transformer, see ``difflax.models.blocks``.
 
         Raises:
             UserError: something that is not supported.
@@ -74,7 +76,7 @@ class Configs3:
                 f" channels, only {latent}"
             )
         sampling = read_scheduler(self.scheduler, patch_size=self.transformer.get("patch_size", 2))
-        model = transformer_network(json.dumps(self.transformer, sort_keys=True), dtype, remat)
+        model = transformer_network(json.dumps(self.transformer, sort_keys=True), dtype, remat, scan_layers)
         return model, codec, sampling
 
 
@@ -117,14 +119,18 @@ class StableDiffusion3(Checkpoint):
 
 
 @functools.cache
-def transformer_network(config: str, dtype: Any, remat: str = "none") -> Functional:
+def transformer_network(
+    config: str, dtype: Any, remat: str = "none", scan_layers: bool = False
+) -> Functional:
     """The network of a ``transformer/config.json`` (its text) as pure functions, the same object for the same
     arguments.
     """
     fields = json.loads(config)
 
     def make(rngs: nnx.Rngs) -> SD3Transformer2DModel:
-        return SD3Transformer2DModel.from_config(fields, dtype=dtype, remat=remat, rngs=rngs)
+        return SD3Transformer2DModel.from_config(
+            fields, dtype=dtype, remat=remat, scan_layers=scan_layers, rngs=rngs
+        )
 
     return functional(make)
 

@@ -167,7 +167,7 @@ def plan(step: Callable, abstract: TrainState, batch: PyTree, rows: int, mesh: M
     traced = trace_step(step, abstract, mesh, batch, rows=rows)
     lowered = traced.lower()
     between = time.perf_counter()
-    compiled = lowered.compile()
+    compiled = _compile(lowered, bytes_per_device(abstract))
     end = time.perf_counter()
     memory = compiled.memory_analysis()
     cost = compiled.cost_analysis()
@@ -193,6 +193,27 @@ def plan(step: Callable, abstract: TrainState, batch: PyTree, rows: int, mesh: M
         compile_seconds=end - between,
         chip=chip(kind),
     )
+
+
+def _compile(lowered: Any, state: int) -> Any:
+    """The compiled program.
+
+    Raises:
+        UserError: TPU compilers give no program that exceeds the chip's memory.
+    """
+    try:
+        return lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        text = str(error)
+        if "RESOURCE_EXHAUSTED" not in text:
+            raise
+        found = re.search(r"[Uu]sed ([\d.]+)G of ([\d.]+)G|\(([\d.]+)G\) exceeds .*\(([\d.]+)G\)", text)
+        needed, there = [size for size in found.groups() if size] if found else ("more", "the")
+        raise UserError(
+            f"does not fit: the program takes {needed} of {there} GiB a device,"
+            f" {state / 2**30:.2g} of them parameters, optimizer and average; lower training.batch_size, or"
+            " set model.remat = full, training.accumulate, model.dtype = bfloat16, or a larger mesh.fsdp"
+        ) from error
 
 
 def bytes_per_device(tree: PyTree) -> int:
