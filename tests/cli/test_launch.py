@@ -5,6 +5,7 @@ import shutil
 import stat
 import subprocess
 
+import kubernetes_validate
 import pytest
 import yaml
 from difflax.launching import SCHEDULERS, Job
@@ -94,6 +95,19 @@ def test_the_jobset_has_the_fields_of_its_interface():
     environment = {item["name"]: item.get("value") for item in train["env"]}
     assert environment["DIFFLAX_COORDINATOR"] == "difflax-train-0-0.difflax:8476"
     assert all(isinstance(item.get("value", ""), str) for item in train["env"])  # Kubernetes takes no numbers
+
+
+def test_kubernetes_schema_takes_the_jobset_s_job():
+    """JobSet's own fields have no schema in the package; what they run is a batch/v1 Job, which has."""
+    tree = yaml.safe_load(SCHEDULERS["k8s"].script(job(nodes=4, chips=4, accelerator="tpu-v5-lite-podslice")))
+    inner = tree["spec"]["replicatedJobs"][0]["template"]
+    whole = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "workers"}, **inner}
+    version = kubernetes_validate.latest_version()
+    kubernetes_validate.validate(whole, version, strict=True)
+    (train,) = whole["spec"]["template"]["spec"]["containers"]
+    train["env"][0]["value"] = 4  # Kubernetes takes no numbers
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(whole, version, strict=True)
 
 
 def test_a_local_job_starts_its_processes_and_ends_with_their_highest_status(tmp_path):
