@@ -56,7 +56,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.ema = {"decay": 0.995}
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     config.training = {
-        "steps": 1000,
+        "steps": 620,
         "batch_size": 32,
         "log_every": 50,
         "checkpoint_every": 1000,

@@ -7,7 +7,7 @@ difflax ablate --workdir=runs/shapes_latent --guidance_scales=0,1,1.5,2,3,4,6,8 
   --output=runs/latent_ablation
 
 Measured on two cores: 1,000 steps at about 130 examples a second, 4.3 minutes, beside the autoencoder's 14.
-Prompt accuracy of 60 images at each scale, and of the model on pixels (configs/shapes.py) after as many steps:
+Prompt accuracy of 60 images at each scale, and of the model on pixels (configs/shapes.py), as many steps:
 
 | scale | 0 | 1 | 1.5 | 2 | 3 | 4 | 6 | 8 |
 |---|---|---|---|---|---|---|---|---|
