@@ -3,8 +3,8 @@
 difflax train --config=configs/clip.py:shapes --workdir=runs/clip_shapes
 difflax train --config=configs/autoencoder.py --workdir=runs/autoencoder
 
-Measured on two cores: 3,000 steps (48,000 examples) at about 60 examples a second, 14 minutes (20 beside other
-work). The mean absolute error is then 0.010 in [-1, 1]; shapes, colours and outlines are right.
+Measured on two cores: 3,000 steps (48,000 examples) at about 60 examples a second, 14 minutes (20 beside
+other work). The mean absolute error is then 0.010 in [-1, 1]; shapes, colours and outlines are right.
 """
 
 from ml_collections import ConfigDict
