@@ -1,17 +1,28 @@
-"""Every tensor of the full-size checkpoints has its place, and nothing is left over; no array is made."""
+"""Every tensor of the full-size checkpoints has its place, and nothing is left over; no array is made.
+
+``pytest -m slow tests/pretrained/test_sdxl_full_size.py`` also runs the base's UNet once in bfloat16; that
+needs PyTorch, about 18 GB of memory and 6 GB of disk.
+"""
 
 import json
 import math
+import subprocess
+import sys
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+import safetensors.numpy
 from difflax.micro_conditioning import SCORED, SIZES, numbers_read
-from difflax.pretrained.names import check_names
+from difflax.pretrained.names import check_names, from_torch
 from difflax.pretrained.stable_diffusion import unet_network
+from difflax.pretrained.tensor_files import open_weights
 from difflax.text.clip_config import CLIPTextConfig
 from difflax.text.encoders import text_network
 from difflax.types import UserError
 
+from tests.fixtures import full_width_xl as reference
 from tests.fixtures.make_shapes import read
 
 
@@ -54,3 +65,21 @@ def test_big_g():
     check_names(named, abstract, "bigG")
     # OpenCLIP's model profile of ViT-bigG-14: 694.66 M parameters of text.
     assert round(count(abstract) / 1e6, 2) == 694.66
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+def test_a_forward_in_bfloat16(tmp_path):
+    pytest.importorskip("torch")
+    pytest.importorskip("diffusers")
+    # In a process of its own, so that PyTorch's copy of the weights is gone when ours come.
+    subprocess.run([sys.executable, reference.__file__, tmp_path], check=True)
+    model = unet_network(json.dumps(read("sdxl_unet")[0], sort_keys=True), jnp.bfloat16)
+    tensors = open_weights(tmp_path / "unet", "diffusion_pytorch_model")
+    params = from_torch(tensors, model.abstract(), "the UNet", dtype=jnp.bfloat16)
+    given = safetensors.numpy.load_file(tmp_path / "references.safetensors")
+    added = {name: given[name] for name in ("pooled", "time_ids")}
+    run = jax.jit(lambda p, x, t, context, added: model.apply(p, x, t, context, **added))
+    out = run(params, given["x"], np.asarray([reference.TIMESTEP], np.float32), given["context"], added)
+    error = np.linalg.norm(np.asarray(out, np.float32) - given["out"]) / np.linalg.norm(given["out"])
+    assert error < 0.05
