@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from difflax.pretrained.inferred_configs import infer_configs, infer_text_config
 from difflax.pretrained.original_names import unet_names, vae_names
-from difflax.pretrained.single_file import infer_configs, infer_text_config
 from difflax.types import UserError
 
 from tests.fixtures import full_width, make_sdxl, make_shapes
