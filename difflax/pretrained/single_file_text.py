@@ -20,9 +20,10 @@ from difflax.pretrained.text_encoders import PENULTIMATE
 from difflax.text.encoders import TextEncoder
 from difflax.text.t5_encoder import T5Encoder
 from difflax.text.tokenizer import Tokenizer, load_tokenizer
+from difflax.types import UserError
 
-TOKENIZER, T5_TOKENIZER = "openai/clip-vit-large-patch14", "google/t5-v1_1-xxl"
-"""On the Hub."""
+TOKENIZER, T5_TOKENIZER = "openai/clip-vit-large-patch14", "google-t5/t5-base"
+"""On the Hub. T5 of every size has one vocabulary; that of 1.1 XXL has no ``tokenizer.json`` there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +113,8 @@ def load_tower(
         source = TOKENIZER if tokenizer is None else tokenizer
         loaded = load_tokenizer(source, max_length=length)
         if tower.open_clip:
-            loaded.backend.pad_token = "!"  # OpenCLIP pads with id 0
+            # OpenCLIP pads with id 0; a special token, as in the tokenizers of pipeline folders.
+            loaded.backend.add_special_tokens({"pad_token": "!"})
         return loaded
 
     return load_text_encoder_from(
@@ -134,9 +136,18 @@ def load_t5(tensors: Tensors, folder: epath.Path | None, where: str, *, length: 
         UserError: tensors that do not fit, or no tokenizer.
     """
     if folder is None:
-        config, tokenizer = infer_t5_config(encoder_tensors(tensors)), T5_TOKENIZER
+        config = infer_t5_config(encoder_tensors(tensors))
     else:
-        config, tokenizer = read_json(folder / "text_encoder_3" / "config.json"), folder / "tokenizer_3"
-    return load_t5_encoder_from(
-        config, tensors, tokenizer, where, max_length=length, dtype=dtype, param_dtype=dtype
-    )
+        config = read_json(folder / "text_encoder_3" / "config.json")
+
+    def made() -> Tokenizer:
+        if folder is not None:
+            return load_tokenizer(folder / "tokenizer_3", max_length=length)
+        try:
+            return load_tokenizer(T5_TOKENIZER, max_length=length)
+        except UserError as error:
+            raise UserError(
+                f"{error}: as config=DIR a pipeline with a tokenizer_3, or leave T5 out with t5=False"
+            ) from error
+
+    return load_t5_encoder_from(config, tensors, made, where, dtype=dtype, param_dtype=dtype)

@@ -2,7 +2,7 @@
 index), and a folder of tokenizer files.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from difflax.pretrained.names import from_torch, to_torch
 from difflax.pretrained.tensor_files import Tensors, open_weights, read_json, write_file, write_json
 from difflax.text.t5 import T5Config, t5_network
 from difflax.text.t5_encoder import T5Encoder
-from difflax.text.tokenizer import load_tokenizer
+from difflax.text.tokenizer import Tokenizer, load_tokenizer
 from difflax.types import UserError
 
 CONFIG, WEIGHTS = "config.json", "model"
@@ -45,9 +45,8 @@ def load_t5_encoder(
     return load_t5_encoder_from(
         read_json(path / CONFIG),
         open_weights(path, WEIGHTS, variant=variant),
-        tokenizer,
+        lambda: load_tokenizer(tokenizer, max_length=max_length),
         f"in {path}",
-        max_length=max_length,
         batch_size=batch_size,
         dtype=dtype,
         param_dtype=param_dtype,
@@ -57,10 +56,9 @@ def load_t5_encoder(
 def load_t5_encoder_from(
     fields: Mapping[str, Any],
     tensors: Tensors,
-    tokenizer: epath.PathLike,
+    tokenizer: Callable[[], Tokenizer],
     where: str,
     *,
-    max_length: int,
     batch_size: int = 8,
     dtype: Any = jnp.float32,
     param_dtype: Any = None,
@@ -69,13 +67,13 @@ def load_t5_encoder_from(
 
     Args:
         fields: of a ``config.json``.
-        tokenizer: a folder or Hub id.
+        tokenizer: makes it.
         where: for errors, of which there are those of `load_t5_encoder`.
     """
     if fields.get("model_type") != T5Config.model_type:
         raise UserError(f"{CONFIG} {where} is of a {fields.get('model_type')!r} model: a T5 is needed")
     config = T5Config.from_config(fields)
-    made = load_tokenizer(tokenizer, max_length=max_length)
+    made = tokenizer()
     abstract = t5_network(config).abstract()
     return T5Encoder(
         params=from_torch(encoder_tensors(tensors), abstract, f"the T5 encoder {where}", dtype=param_dtype),

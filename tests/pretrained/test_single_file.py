@@ -1,4 +1,4 @@
-"""Checkpoints in one file, in the original layout."""
+"""Checkpoints of Stable Diffusion 1.x, 2.x and XL in one file, in the original layout."""
 
 import json
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from difflax.experiment.pretrained import PretrainedOptions, read_checkpoint
 from difflax.models.autoencoder_kl import AutoencoderKLConfig, autoencoder_network
 from difflax.pretrained import single_file_text
 from difflax.pretrained.inferred_configs import infer_configs_3, infer_t5_config, infer_text_config
@@ -21,7 +22,9 @@ from difflax.text.encoders import text_network
 from difflax.text.joined import towers
 from difflax.text.t5 import T5Config, t5_network
 from difflax.text.t5_encoder import ZeroEncoder
+from difflax.training.sharding import MeshShape
 from difflax.types import UserError
+from etils import epath
 
 from tests.fixtures import full_width, full_width_sd3, make_shapes, original_layout
 from tests.fixtures import make_stable_diffusion_3 as reference
@@ -133,6 +136,21 @@ def test_convert(checkpoint_of, tmp_path):
         for key, tensor in expected.items():
             key = key if key in made else f"text_model.{key}"
             np.testing.assert_array_equal(made[key], tensor.astype(np.float32))
+
+
+def test_a_fine_tuning_run_starts_from_it(checkpoint_of, tmp_path):
+    folder, tensors = checkpoint_of("sd35_large")
+    path = save(tmp_path / "one.safetensors", without(tensors, "text_encoders."))
+    options = {"variant": "fp16", "dtype": "float32"}
+    one, whole = (
+        read_checkpoint(PretrainedOptions(**options, **more), epath.Path(tmp_path), MeshShape().make())
+        for more in ({"path": str(path), "config": str(folder)}, {"path": str(folder)})
+    )
+    jax.tree.map(np.testing.assert_array_equal, one.networks, whole.networks)
+    for mine, theirs in zip(*map(jax.tree.leaves, (one.params, whole.params)), strict=True):
+        assert mine.sharding == theirs.sharding
+    with pytest.raises(UserError, match=r"config=.* is for a single file"):
+        read_checkpoint(PretrainedOptions(path=str(folder), config=str(folder)), epath.Path(tmp_path))
 
 
 @pytest.mark.parity
