@@ -24,6 +24,7 @@ def get_config(arg: str = "stable-diffusion-v1-5/stable-diffusion-v1-5") -> Conf
         "path": arg,
         "variant": "",
         "revision": "",
+        "config": "",
         "dtype": "bfloat16",
         "vae_dtype": "float32",
         "remat": "full",

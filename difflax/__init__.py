@@ -52,7 +52,7 @@ def from_pretrained(
     Args:
         source: a folder in diffusers' layout, a Hub id, or a ``.safetensors`` file in the original layout.
         dtype: of computation and parameters, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
-        variant: of the weights, ``"fp16"``.
+        variant: of the weights, ``"fp16"``; with a single file, of those of ``config``.
         revision, cache_dir, local_files_only: of the Hub, see `difflax.pretrained.hub.fetch`.
         batch_size: images in one call of the network; 4 a device by default.
         tile: edge of the tiles, in pixels, in which larger images are decoded; ``None`` decodes in one piece.

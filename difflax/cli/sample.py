@@ -125,7 +125,10 @@ def define_pretrained_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string("variant", None, "of the weights, fp16", flag_values=values)
     flags.DEFINE_string("revision", None, "branch, tag or commit on the Hub", flag_values=values)
     flags.DEFINE_string(
-        "config", None, "for one file: a folder or Hub id to take configs of", flag_values=values
+        "config",
+        None,
+        "for one file: a folder or Hub id to take configs and encoders of",
+        flag_values=values,
     )
     flags.DEFINE_string("tokenizer", None, "for one file: a folder or Hub id", flag_values=values)
     flags.DEFINE_string("prediction_type", None, "for one file: epsilon or v_prediction", flag_values=values)

@@ -44,6 +44,7 @@ class PretrainedOptions:
     Attributes:
         path: a folder in diffusers' layout, a Hub id, or a ``.safetensors`` file in the original layout.
         variant, revision: see `difflax.pretrained.hub.fetch`; empty for none.
+        config: of a single file, a pipeline folder or Hub id; see `difflax.pretrained.single_file`.
         dtype: of the computation; parameters are float32.
         vae_dtype: of the autoencoder's computation.
         remat: of the UNet or transformer, see ``difflax.models.remat``.
@@ -59,6 +60,7 @@ class PretrainedOptions:
     path: str
     variant: str = ""
     revision: str = ""
+    config: str = ""
     dtype: str = "bfloat16"
     vae_dtype: str = "float32"
     remat: str = "none"
@@ -164,6 +166,7 @@ def read_checkpoint(options: PretrainedOptions, workdir: epath.Path, mesh: Mesh 
             options.path,
             variant=options.variant or None,
             revision=options.revision or None,
+            config=options.config or None,
             place=place,
             **third,
         )

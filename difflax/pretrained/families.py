@@ -39,8 +39,8 @@ def open_checkpoint(
 
     Args:
         dtype: of the computation and of the parameters.
-        place: shapes of the denoising network's parameters to their shardings; a folder's are read straight
-            there.
+        place: shapes of the denoising network's parameters to their shardings, which they are read
+            straight to.
 
     Raises:
         UserError: a checkpoint that cannot be had, is damaged or is not supported, or an argument that is
@@ -49,7 +49,9 @@ def open_checkpoint(
     single = {"config": config, "tokenizer": tokenizer, "prediction_type": prediction_type}
     third = {name: v for name, v in (("t5", t5), ("t5_length", t5_length)) if v is not None}
     if epath.Path(source).is_file():
-        checkpoint: Checkpoint = load_single_file(source, dtype=dtype, **single)
+        checkpoint: Checkpoint = load_single_file(
+            source, dtype=dtype, variant=variant, place=place, **single, **third
+        )
     else:
         for name, value in single.items():
             if value is not None:

@@ -5,6 +5,7 @@ Its cache (``HF_HOME``), its token and its offline mode (``HF_HUB_OFFLINE=1``) a
 
 import os
 import re
+from collections.abc import Collection
 from typing import Any
 
 from etils import epath
@@ -27,6 +28,7 @@ def fetch(
     variant: str | None = None,
     cache_dir: str | None = None,
     local_files_only: bool = False,
+    weights: Collection[str] | None = None,
 ) -> epath.Path:
     """The folder of ``source``: itself, or the copy of a Hub repository in the cache.
 
@@ -36,6 +38,7 @@ def fetch(
         variant: of the weights to fetch, ``"fp16"``; a component without one is fetched without.
         cache_dir: instead of huggingface_hub's.
         local_files_only: take what the cache has.
+        weights: the components whose weights are fetched, ``("text_encoder",)``; ``None``: all.
 
     Raises:
         UserError: neither a folder nor a repository that can be had.
@@ -57,7 +60,7 @@ def fetch(
             return epath.Path(huggingface_hub.snapshot_download(name, **options))
         folder = epath.Path(huggingface_hub.snapshot_download(name, allow_patterns=_SMALL, **options))
         files = set(huggingface_hub.HfApi().list_repo_files(name, revision=revision))
-        wanted = _weights(folder, files, variant)
+        wanted = _weights(folder, files, variant, weights)
         return epath.Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted + _SMALL, **options))
     except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -66,12 +69,14 @@ def fetch(
         raise UserError(f"{name} {kind} ({reason}): {remedy}, or give a folder") from error
 
 
-def _weights(folder: epath.Path, files: set[str], variant: str | None) -> list[str]:
+def _weights(
+    folder: epath.Path, files: set[str], variant: str | None, parts: Collection[str] | None
+) -> list[str]:
     """Which weight files of a repository to fetch, shards included."""
     index = read_json(folder / INDEX) if (folder / INDEX).exists() else {}
     places = [name for name, value in index.items() if isinstance(value, list) and value[0]] or [""]
     wanted = []
-    for place in places:
+    for place in places if parts is None else [place for place in places if place in parts]:
         prefix = f"{place}/" if place else ""
         inside = {file.removeprefix(prefix) for file in files if file.startswith(prefix)}
         for stem in STEMS:

@@ -5,29 +5,35 @@ Nothing is read: a tensor that has another form there becomes a `Part` of it.
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from difflax.pretrained.tensor_files import Tensors
+from difflax.types import UserError
+
+DENOISER, VAE = "model.diffusion_model.", "first_stage_model."
+"""What stands before the names of UNet or transformer, and of the autoencoder."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Rows of a stored tensor, without its last axes of size 1 where ``flat``, or the whole ``turned``;
-    ``numpy.asarray`` reads it.
+    """Rows of a stored tensor, without its last axes of size 1 where ``flat``, with the second half of rows
+    before the first where ``swapped``, or the whole ``turned``; ``numpy.asarray`` reads it.
     """
 
     tensor: Any
     rows: tuple[int | None, int | None] = (None, None)
     flat: bool = False
+    swapped: bool = False
     turned: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
         shape = tuple(self.tensor.shape)
-        shape = (len(range(*slice(*self.rows).indices(shape[0]))), *shape[1:])
+        if shape:
+            shape = (len(range(*slice(*self.rows).indices(shape[0]))), *shape[1:])
         return shape[:2] if self.flat else shape[::-1] if self.turned else shape
 
     @property
@@ -35,12 +41,29 @@ class Part:
         return self.tensor.dtype
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        array = np.asarray(self.tensor)[slice(*self.rows)]
+        array = np.asarray(self.tensor[slice(*self.rows)])
         if self.flat:
             array = array.reshape(array.shape[:2])
+        if self.swapped:
+            array = np.roll(array, len(array) // 2, axis=0)
         if self.turned:
             array = array.T
         return array if dtype is None else array.astype(dtype)
+
+
+def grouped(tensors: Tensors, prefixes: Iterable[str]) -> dict[str, Tensors]:
+    """The tensors under each of ``prefixes``, without it."""
+    return {
+        prefix: {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        for prefix in prefixes
+    }
+
+
+def check_strays(tensors: Tensors, groups: Iterable[str], where: Any) -> None:
+    """Refuses tensors that are under none of the prefixes ``groups``, and names each."""
+    stray = sorted(n for n in tensors if not n.startswith(tuple(groups)))
+    if stray:
+        raise UserError(f"the weights do not fit {where}: {'; '.join(f'unexpected {n}' for n in stray)}")
 
 
 def unet_names(tensors: Tensors, layers: int, *, xl: bool = False) -> Tensors:
@@ -152,16 +175,84 @@ def open_clip_names(tensors: Tensors, layers: int, *, projection: bool = False) 
             continue
         prefix = f"encoder.layers.{layer}."
         if rest.startswith("attn.in_proj_"):
-            last, width = rest.removeprefix("attn.in_proj_"), tensor.shape[0] // 3
-            for i, part in enumerate("qkv"):
-                rows = (i * width, (i + 1) * width)
-                named[f"{prefix}self_attn.{part}_proj.{last}"] = Part(tensor, rows=rows)
+            last = rest.removeprefix("attn.in_proj_")
+            for part, rows in zip("qkv", _thirds(tensor), strict=True):
+                named[f"{prefix}self_attn.{part}_proj.{last}"] = rows
         else:
             named[prefix + _replaced(rest, inside)] = tensor
     named = {f"text_model.{name}": tensor for name, tensor in named.items()}
     if projection and "text_projection" in tensors:
         named["text_projection.weight"] = Part(tensors["text_projection"], turned=True)
     return named
+
+
+_MMDIT = {
+    "x_embedder.proj.": "pos_embed.proj.",
+    "t_embedder.mlp.0.": "time_text_embed.timestep_embedder.linear_1.",
+    "t_embedder.mlp.2.": "time_text_embed.timestep_embedder.linear_2.",
+    "y_embedder.mlp.0.": "time_text_embed.text_embedder.linear_1.",
+    "y_embedder.mlp.2.": "time_text_embed.text_embedder.linear_2.",
+    "context_embedder.": "context_embedder.",
+    "final_layer.linear.": "proj_out.",
+    "final_layer.adaLN_modulation.1.": "norm_out.linear.",
+}
+_MMDIT_IMAGE = {
+    "attn.qkv.": "attn.to_{}.",
+    "attn.proj.": "attn.to_out.0.",
+    "attn.ln_q.": "attn.norm_q.",
+    "attn.ln_k.": "attn.norm_k.",
+    "attn2.qkv.": "attn2.to_{}.",
+    "attn2.proj.": "attn2.to_out.0.",
+    "attn2.ln_q.": "attn2.norm_q.",
+    "attn2.ln_k.": "attn2.norm_k.",
+    "adaLN_modulation.1.": "norm1.linear.",
+    "mlp.fc1.": "ff.net.0.proj.",
+    "mlp.fc2.": "ff.net.2.",
+}
+_MMDIT_TEXT = {
+    "attn.qkv.": "attn.add_{}_proj.",
+    "attn.proj.": "attn.to_add_out.",
+    "attn.ln_q.": "attn.norm_added_q.",
+    "attn.ln_k.": "attn.norm_added_k.",
+    "adaLN_modulation.1.": "norm1_context.linear.",
+    "mlp.fc1.": "ff_context.net.0.proj.",
+    "mlp.fc2.": "ff_context.net.2.",
+}
+
+
+def mmdit_names(tensors: Tensors, layers: int) -> Tensors:
+    """The tensors of Stable Diffusion 3's transformer of ``layers`` blocks by diffusers' names; one that has
+    no place there keeps its name in the file.
+
+    Queries, keys and values are one matrix in the file. Where a norm is followed by nothing but a shift and a
+    scale (at the end, and for the text of the last block) the file has the shift first, diffusers the scale.
+    """
+    named: dict[str, Any] = {}
+    for name, tensor in tensors.items():
+        match = re.fullmatch(r"joint_blocks\.(\d+)\.(x|context)_block\.(.*)", name)
+        layer, side, rest = match.groups() if match else (None, None, name)
+        table = {"x": _MMDIT_IMAGE, "context": _MMDIT_TEXT, None: _MMDIT}[side]
+        old = next((old for old in table if rest.startswith(old)), None)
+        if name == "pos_embed":
+            named["pos_embed.pos_embed"] = tensor
+        elif old is None:
+            named[DENOISER + name] = tensor
+        else:
+            new = table[old] + rest.removeprefix(old)
+            new = new if layer is None else f"transformer_blocks.{layer}.{new}"
+            if "qkv" in old:
+                named |= {new.format(part): rows for part, rows in zip("qkv", _thirds(tensor), strict=True)}
+            elif "adaLN" in old and (layer is None or (side == "context" and int(layer) == layers - 1)):
+                named[new] = Part(tensor, swapped=True)
+            else:
+                named[new] = tensor
+    return named
+
+
+def _thirds(tensor: Any) -> list[Any]:
+    """Its rows in three parts, the last with what is too much."""
+    third = (tensor.shape or (0,))[0] // 3
+    return [Part(tensor, rows=rows) for rows in ((0, third), (third, 2 * third), (2 * third, None))]
 
 
 def _replaced(name: str, pieces: Mapping[str, str]) -> str:

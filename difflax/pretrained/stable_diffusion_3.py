@@ -13,7 +13,7 @@ be left out; then zeros stand in its place.
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -32,7 +32,9 @@ from difflax.pretrained.names import check_names, from_torch, to_torch
 from difflax.pretrained.schedulers import Sampling, read_scheduler
 from difflax.pretrained.stable_diffusion import CONFIG, SCHEDULER_CONFIG, WEIGHTS, Config
 from difflax.pretrained.t5 import load_t5_encoder, save_t5_encoder
-from difflax.pretrained.tensor_files import open_weights, read_json, write_file, write_json
+from difflax.pretrained.tensor_files import Tensors, open_weights, read_json, write_file, write_json
+from difflax.pretrained.text_encoders import PENULTIMATE, has_component
+from difflax.text.encoders import TextEncoder
 from difflax.text.joined import JoinedEncoder
 from difflax.text.t5_encoder import T5Encoder, ZeroEncoder
 from difflax.types import Params, UserError
@@ -176,13 +178,38 @@ def load_stable_diffusion_3(
     """
     folder = epath.Path(folder)
     configs = read_configs_3(folder)
-    model, codec, sampling = configs.build(dtype)
     transformer = open_weights(folder / "transformer", WEIGHTS, variant=variant)
     vae = open_weights(folder / "vae", WEIGHTS, variant=variant)
-    what, autoencoder = f"the transformer in {folder}", f"the autoencoder in {folder}"
-    check_names(transformer, model.abstract(), what)
-    check_names(vae, codec.network.abstract(), autoencoder)
+    where = f"in {folder}"
+    check_weights_3(configs, transformer, vae, where)
     encoder = _text_encoders(folder, configs, t5, t5_length, dtype=dtype, variant=variant)
+    return assemble_3(configs, transformer, vae, encoder, where, dtype=dtype, shardings=shardings)
+
+
+def check_weights_3(configs: Configs3, transformer: Tensors, vae: Tensors, where: str) -> None:
+    """Whether the tensors of transformer and autoencoder are those of the configs; none is read.
+
+    Raises:
+        UserError: tensors are missing, left over or of another shape, or a config is not supported.
+    """
+    model, codec, _ = configs.build(jnp.float32)
+    check_names(transformer, model.abstract(), f"the transformer {where}")
+    check_names(vae, codec.network.abstract(), f"the autoencoder {where}")
+
+
+def assemble_3(
+    configs: Configs3,
+    transformer: Tensors,
+    vae: Tensors,
+    encoder: JoinedEncoder,
+    where: str,
+    *,
+    dtype: Any,
+    shardings: Params | Sharding | None = None,
+) -> StableDiffusion3:
+    """Reads the weights of transformer and autoencoder into a checkpoint; ``where`` is for errors."""
+    model, codec, sampling = configs.build(dtype)
+    what, autoencoder = f"the transformer {where}", f"the autoencoder {where}"
     return StableDiffusion3(
         model=model,
         params=from_torch(transformer, model.abstract(), what, dtype=dtype, shardings=shardings),
@@ -197,36 +224,69 @@ def load_stable_diffusion_3(
 def _text_encoders(
     folder: epath.Path, configs: Configs3, t5: bool, t5_length: int, *, dtype: Any, variant: str | None
 ) -> JoinedEncoder:
+    check_t5_length(t5_length)
+    third = t5 and has_component(configs.index, "text_encoder_3")
+    for number in (1, 2, 3) if third else (1, 2):
+        check_encoder_3(folder, configs.index, number)
+    options: dict[str, Any] = {"dtype": dtype, "variant": variant}
+    clips = [load_clip_3(folder, number, **options) for number in (1, 2)]
+    last = load_t5_3(folder, t5_length, **options) if third else None
+    return joined_3(clips, last, configs, t5_length, f"in {folder}")
+
+
+def check_t5_length(t5_length: int) -> None:
+    """Refuses a number of tokens that cannot be."""
     if t5_length < 1:
         raise UserError(f"t5_length = {t5_length} must be at least 1")
-    clips = ("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2")
-    third = ("text_encoder_3", "tokenizer_3") if t5 and _has(configs.index, "text_encoder_3") else ()
-    for name in (*clips, *third):
-        if not _has(configs.index, name) or not (folder / name).is_dir():
-            remedy = "fetch it again" + (", or leave it out with t5=False" if name in third else "")
+
+
+def check_encoder_3(folder: epath.Path, index: Mapping[str, Any], number: int) -> None:
+    """Whether a pipeline folder has its ``number``-th text encoder with the tokenizer.
+
+    Raises:
+        UserError: it has not.
+    """
+    for name in (f"text_encoder{_suffix(number)}", f"tokenizer{_suffix(number)}"):
+        if not has_component(index, name) or not (folder / name).is_dir():
+            remedy = "fetch it again" + (", or leave it out with t5=False" if number == 3 else "")
             raise UserError(f"no {name} in {folder}, with which Stable Diffusion 3 reads prompts: {remedy}")
+
+
+def load_clip_3(folder: epath.Path, number: int, *, dtype: Any, variant: str | None) -> TextEncoder:
+    """The first or second text encoder of a pipeline folder, as Stable Diffusion 3 reads it."""
     options: dict[str, Any] = {"dtype": dtype, "param_dtype": dtype, "variant": variant, "batch_size": 8}
-    towers = [
-        load_text_encoder(folder, number=number, layer=-2, final_norm=False, **options) for number in (1, 2)
-    ]
-    for number, tower in enumerate(towers, start=1):
+    return load_text_encoder(folder, number=number, **PENULTIMATE, **options)
+
+
+def load_t5_3(folder: epath.Path, length: int, *, dtype: Any, variant: str | None) -> T5Encoder:
+    """The third text encoder of a pipeline folder."""
+    options: dict[str, Any] = {"dtype": dtype, "param_dtype": dtype, "variant": variant, "batch_size": 8}
+    return load_t5_encoder(folder / "text_encoder_3", folder / "tokenizer_3", max_length=length, **options)
+
+
+def joined_3(
+    clips: Sequence[TextEncoder], t5: T5Encoder | None, configs: Configs3, t5_length: int, where: str
+) -> JoinedEncoder:
+    """The text encoders as the transformer reads them; where ``t5`` is ``None``, ``t5_length`` zeros.
+
+    Raises:
+        UserError: they do not belong to the transformer; ``where`` says which.
+    """
+    for number, tower in enumerate(clips, start=1):
         if "text_projection" not in tower.params:
             raise UserError(
-                f"text encoder {number} in {folder} has no text_projection, which Stable Diffusion 3's pooled"
+                f"text encoder {number} {where} has no text_projection, which Stable Diffusion 3's pooled"
                 " vector goes through: a CLIPTextModelWithProjection is needed"
             )
     width = configs.transformer.get("joint_attention_dim", 4096)
-    if third:
-        last = load_t5_encoder(folder / third[0], folder / third[1], max_length=t5_length, **options)
-    else:
-        last = ZeroEncoder(length=t5_length, width=width)
+    last = ZeroEncoder(length=t5_length, width=width) if t5 is None else t5
     encoder = JoinedEncoder(
-        (JoinedEncoder(tuple(towers), along="features", pooled=(0, 1)), last), along="tokens", pooled=(0,)
+        (JoinedEncoder(tuple(clips), along="features", pooled=(0, 1)), last), along="tokens", pooled=(0,)
     )
     wanted = (width, configs.transformer.get("pooled_projection_dim", 2048))
     if wanted != (encoder.width, encoder.pooled_width):
         raise UserError(
-            f"the transformer in {folder} reads text of width {wanted[0]} and a vector of {wanted[1]}, its"
+            f"the transformer {where} reads text of width {wanted[0]} and a vector of {wanted[1]}, its"
             f" text encoders give {encoder.width} and {encoder.pooled_width}: they do not belong together"
         )
     return encoder
@@ -264,6 +324,5 @@ def save_stable_diffusion_3(
     write_json(folder / INDEX, configs.index | absent)
 
 
-def _has(index: Mapping[str, Any], name: str) -> bool:
-    entry = index.get(name)
-    return bool(entry) and entry[0] is not None
+def _suffix(number: int) -> str:
+    return "" if number == 1 else f"_{number}"

@@ -2,6 +2,7 @@
 index), and a folder of tokenizer files.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from difflax.pretrained.names import from_torch, to_torch
 from difflax.pretrained.tensor_files import Tensors, open_weights, read_json, write_file, write_json
 from difflax.text.t5 import T5Config, t5_network
 from difflax.text.t5_encoder import T5Encoder
-from difflax.text.tokenizer import load_tokenizer
+from difflax.text.tokenizer import Tokenizer, load_tokenizer
 from difflax.types import UserError
 
 CONFIG, WEIGHTS = "config.json", "model"
@@ -41,16 +42,43 @@ def load_t5_encoder(
         UserError: the folder has no T5, or its weights do not fit its config.
     """
     path = epath.Path(directory)
-    fields = read_json(path / CONFIG)
+    return load_t5_encoder_from(
+        read_json(path / CONFIG),
+        open_weights(path, WEIGHTS, variant=variant),
+        lambda: load_tokenizer(tokenizer, max_length=max_length),
+        f"in {path}",
+        batch_size=batch_size,
+        dtype=dtype,
+        param_dtype=param_dtype,
+    )
+
+
+def load_t5_encoder_from(
+    fields: Mapping[str, Any],
+    tensors: Tensors,
+    tokenizer: Callable[[], Tokenizer],
+    where: str,
+    *,
+    batch_size: int = 8,
+    dtype: Any = jnp.float32,
+    param_dtype: Any = None,
+) -> T5Encoder:
+    """The encoder of a config and of a T5's tensors.
+
+    Args:
+        fields: of a ``config.json``.
+        tokenizer: makes it.
+        where: for errors, of which there are those of `load_t5_encoder`.
+    """
     if fields.get("model_type") != T5Config.model_type:
-        raise UserError(f"{path / CONFIG} is of a {fields.get('model_type')!r} model: a T5 is needed")
+        raise UserError(f"{CONFIG} {where} is of a {fields.get('model_type')!r} model: a T5 is needed")
     config = T5Config.from_config(fields)
-    tensors = encoder_tensors(open_weights(path, WEIGHTS, variant=variant))
-    what = f"the T5 encoder in {path}"
+    made = tokenizer()
+    abstract = t5_network(config).abstract()
     return T5Encoder(
-        params=from_torch(tensors, t5_network(config).abstract(), what, dtype=param_dtype),
+        params=from_torch(encoder_tensors(tensors), abstract, f"the T5 encoder {where}", dtype=param_dtype),
         config=config,
-        tokenizer=load_tokenizer(tokenizer, max_length=max_length),
+        tokenizer=made,
         batch_size=batch_size,
         dtype=dtype,
     )

@@ -63,6 +63,15 @@ class StoredTensor:
     def nbytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
+    def __getitem__(self, rows: slice) -> "StoredTensor":
+        """Successive rows of it, not read yet either."""
+        start, stop, step = rows.indices(self.shape[0])
+        if step != 1:
+            raise IndexError("only successive rows of a stored tensor can be read")
+        row = math.prod(self.shape[1:]) * self.dtype.itemsize
+        shape = (max(stop - start, 0), *self.shape[1:])
+        return dataclasses.replace(self, shape=shape, start=self.start + start * row)
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         with self.path.open("rb") as file:
             file.seek(self.start)

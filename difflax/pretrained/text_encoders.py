@@ -42,7 +42,7 @@ def load_text_encoders(
     if not is_xl(index):
         return load_text_encoder(folder, **options)
     for name in ("text_encoder_2", "tokenizer_2"):
-        if not _has(index, name) or not (folder / name).is_dir():
+        if not has_component(index, name) or not (folder / name).is_dir():
             raise UserError(
                 f"no {name} in {folder}: {index['_class_name']} reads the states of two text encoders (its"
                 " refiner of the second); fetch it again"
@@ -53,7 +53,7 @@ def load_text_encoders(
             f"text_encoder_2 in {folder} has no text_projection, which Stable Diffusion XL's pooled vector"
             " goes through: a CLIPTextModelWithProjection is needed"
         )
-    if not _has(index, "text_encoder"):
+    if not has_component(index, "text_encoder"):
         return second
     return joined_xl(load_text_encoder(folder, **PENULTIMATE, **options), second)
 
@@ -97,6 +97,7 @@ def save_text_encoders(
     return entries
 
 
-def _has(index: Mapping[str, Any], name: str) -> bool:
+def has_component(index: Mapping[str, Any], name: str) -> bool:
+    """Whether a ``model_index.json`` names a component."""
     entry = index.get(name)
     return bool(entry) and entry[0] is not None

@@ -12,9 +12,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors.numpy
+from difflax.pretrained import hub
 from difflax.pretrained.names import from_torch
 from difflax.pretrained.tensor_files import open_file, open_weights, write_file
 from difflax.types import UserError
+from etils import epath
 
 from tests.fixtures import make_stable_diffusion as reference
 
@@ -295,3 +297,9 @@ class TestHub:
     def test_what_is_not_cached(self, cache):
         with pytest.raises(UserError, match=r"owner/other is not in the cache .* fetch it once online"):
             self.load("owner/other", cache)
+
+    @pytest.mark.parametrize("parts", [(), ("text_encoder",), ("unet", "vae")])
+    def test_of_a_configs_folder_only_the_weights_that_are_read_are_fetched(self, checkpoint, parts):
+        files = {str(path.relative_to(checkpoint)) for path in checkpoint.rglob("*") if path.is_file()}
+        wanted = hub._weights(epath.Path(checkpoint), files, "fp16", parts)
+        assert sorted(name.split("/")[0] for name in wanted) == sorted(parts)

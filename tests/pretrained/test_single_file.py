@@ -1,4 +1,4 @@
-"""Checkpoints in one file, in the original layout."""
+"""Checkpoints of Stable Diffusion 1.x, 2.x and XL in one file, in the original layout."""
 
 import json
 
@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from difflax.pretrained.inferred_configs import infer_configs, infer_text_config
 from difflax.pretrained.original_names import unet_names, vae_names
-from difflax.pretrained.single_file import infer_configs, infer_text_config
 from difflax.types import UserError
 
 from tests.fixtures import full_width, make_sdxl, make_shapes
