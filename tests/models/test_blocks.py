@@ -64,8 +64,7 @@ def inputs():
 def scans(jaxpr) -> int:
     """Loops in a program, those within loops and calls too."""
     return sum(
-        (equation.primitive.name == "scan")
-        + sum(scans(inner) for inner in jaxprs_in_params(equation.params))
+        (equation.primitive.name == "scan") + sum(scans(inner) for inner in jaxprs_in_params(equation.params))
         for equation in jaxpr.eqns
     )
 
