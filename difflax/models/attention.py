@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, DTypeLike, Float
 from difflax.models.blocks import run_blocks
 from difflax.models.layers import Conv2d, GroupNorm, choose
 from difflax.models.perturbation import Perturbation
-from difflax.models.placement import split_tokens
+from difflax.models.placement import gather_tokens, split_tokens
 from difflax.models.softmax_attention import attend
 from difflax.types import UserError
 
@@ -268,7 +268,7 @@ class Transformer2DModel(nnx.Module):
         mask: Bool[Array, "b m"] | None = None,
     ) -> Float[Array, "b h w c"]:
         b, h, w, c = x.shape
-        tokens = self.proj_in(self.norm(x)).reshape(b, h * w, c)
+        tokens = gather_tokens(self.proj_in(self.norm(x)).reshape(b, h * w, c))
         tokens = run_blocks(
             self.transformer_blocks,
             lambda block, tokens: block(split_tokens(tokens), context, mask, grid=(h, w)),
@@ -276,4 +276,4 @@ class Transformer2DModel(nnx.Module):
             policy=self.remat,
             scan_layers=self.scan_layers,
         )
-        return x + self.proj_out(tokens.reshape(b, h, w, c))
+        return x + self.proj_out(gather_tokens(tokens).reshape(b, h, w, c))

@@ -36,3 +36,18 @@ def split_tokens(tokens: Float[Array, "b n d"], *, of_image: bool = True) -> Flo
         return tokens
     free = PartitionSpec.UNCONSTRAINED
     return jax.lax.with_sharding_constraint(tokens, PartitionSpec(batch or free, context or free, None))
+
+
+def gather_tokens(tokens: Float[Array, "b n d"]) -> Float[Array, "b n d"]:
+    """``tokens``, and their gradient, with those of each image on one device again, before they become rows
+    and columns for a convolution: else its rows would be split too. Where a second axis of the mesh splits
+    its channels, XLA's partitioner then computes wrong numbers (jax 0.10; also
+    https://github.com/jax-ml/jax/issues/16894).
+
+    Does nothing outside of a mesh with an axis `CONTEXT`.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if CONTEXT not in mesh.axis_names or mesh.shape[CONTEXT] == 1:
+        return tokens
+    free = PartitionSpec.UNCONSTRAINED
+    return jax.lax.with_sharding_constraint(tokens, PartitionSpec(free, None, free))

@@ -204,11 +204,12 @@ def _compile(lowered: Any, state: int) -> Any:
         if "RESOURCE_EXHAUSTED" not in text:
             raise
         found = re.search(r"[Uu]sed ([\d.]+)G of ([\d.]+)G|\(([\d.]+)G\) exceeds .*\(([\d.]+)G\)", text)
-        needed, there = [size for size in found.groups() if size] if found else ("more", "the")
+        sizes = [size for size in found.groups() if size] if found else []
+        needed = "{} GiB a device, which has {}".format(*sizes) if sizes else "more than a device has"
         raise UserError(
-            f"does not fit: the program takes {needed} of {there} GiB a device,"
-            f" {state / 2**30:.2g} of them parameters, optimizer and average; lower training.batch_size, or"
-            " set model.remat = full, training.accumulate, model.dtype = bfloat16, or a larger mesh.fsdp"
+            f"does not fit: the program takes {needed}; parameters, optimizer and average are"
+            f" {state / 2**30:.2g} GiB; lower training.batch_size, or set model.remat = full,"
+            " training.accumulate, model.dtype = bfloat16, or a larger mesh.fsdp"
         ) from error
 
 

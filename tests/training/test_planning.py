@@ -14,7 +14,7 @@ from difflax.experiment.planning import step_of
 from difflax.hardware import CHIPS
 from difflax.training.compiled import trace_step
 from difflax.training.flops import count_flops
-from difflax.training.planning import Plan, topology_devices
+from difflax.training.planning import Plan, _compile, topology_devices
 from difflax.types import UserError
 from tests.fixtures import full_width_sd3, make_shapes
 from tests.runs import ROOT, SMALL, load_config
@@ -148,6 +148,47 @@ def test_the_roofline_is_the_longest_of_its_parts():
     assert made.fits and made.largest_batch == int(64 * (16 * 2**30 - 5e9) / 7e9) // 4 * 4
     large = plan(peak=40 * 10**9)
     assert not large.fits and any("training.batch_size" in text for text in large.advice())
+
+
+@dataclasses.dataclass(frozen=True)
+class Refused:
+    """A program that the compiler does not take."""
+
+    message: str
+
+    def compile(self):
+        raise jax.errors.JaxRuntimeError(self.message)
+
+
+@pytest.mark.parametrize(
+    ("message", "says"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries"
+            " (120.08G) exceeds available HBM (15.75G).",
+            "takes 120.08 GiB a device, which has 15.75; parameters, optimizer and average are 3 GiB;",
+        ),
+        (
+            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used"
+            " 20.43G of 15.75G hbm. Exceeded hbm capacity by 4.68G.\n\nTotal hbm usage >= 20.69G:\n",
+            "takes 20.43 GiB a device, which has 15.75; parameters, optimizer and average are 3 GiB;",
+        ),
+        (
+            "RESOURCE_EXHAUSTED: something else",
+            "takes more than a device has; parameters, optimizer and average are 3 GiB;",
+        ),
+    ],
+    ids=["temporaries", "all", "unknown"],
+)
+def test_a_program_too_large_for_the_chip_is_one_line(message, says):
+    with pytest.raises(UserError, match=says) as caught:
+        _compile(Refused(message), 3 * 2**30)
+    assert "\n" not in str(caught.value) and "lower training.batch_size" in str(caught.value)
+
+
+def test_another_error_of_the_compiler_is_its_own():
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL: a fault"):
+        _compile(Refused("INTERNAL: a fault"), 0)
 
 
 def test_a_small_plan_on_virtual_devices(tmp_path):

@@ -13,7 +13,6 @@ import optax
 import pytest
 from difflax.experiment.networks import network
 from difflax.models.autoencoder_kl import AutoencoderKLConfig, KLCodec
-from difflax.models.placement import split_tokens
 from difflax.text.clip_config import CLIPConfig
 from difflax.text.joint import clip_network
 from difflax.text.t5 import T5Config, t5_network
@@ -172,18 +171,6 @@ def test_the_rules_find_the_attention_and_feed_forward_layers_of_every_network(k
     for name in found:
         ends = name.removesuffix("/kernel").endswith(narrow)
         assert split[name] == (("tensor", None) if ends else (None, "tensor")), name
-
-
-def test_tokens_are_split_over_the_context_axis():
-    mesh = jax.sharding.AbstractMesh((1, 1, 4, 1), ("data", "fsdp", "context", "tensor"))
-
-    def constraints(shape):
-        with jax.sharding.use_abstract_mesh(mesh):
-            return str(jax.make_jaxpr(split_tokens)(jax.ShapeDtypeStruct(shape, np.float32)))
-
-    assert "context" in constraints((2, 64, 8))
-    assert "context" not in constraints((2, 63, 8))  # does not divide
-    assert "sharding" not in str(jax.make_jaxpr(split_tokens)(jax.ShapeDtypeStruct((2, 64, 8), np.float32)))
 
 
 @pytest.mark.parametrize(
