@@ -2,8 +2,8 @@
 
 difflax plan --config=configs/sdxl.py --topology=v5e:16x16
 
-Its plan has not been run yet. It is not trained from here: that takes two text encoders, of which a
-config names one so far.
+says: 6.6 of 17.2 GB a chip at a batch of 256, 25.1 TFLOP, roofline 330 ms (docs/sdxl.md). It is not trained
+from here: that takes two text encoders, of which a config names one so far.
 """
 
 import pathlib
