@@ -1,14 +1,27 @@
-"""Text-to-image on the embedded ``shapes`` scenes by Stable Diffusion 3's means: a small MM-DiT and rectified
-flow that predicts velocity.
+r"""Text-to-image on the embedded ``shapes`` scenes by Stable Diffusion 3's means: a small MM-DiT and
+rectified flow that predicts velocity.
 
 difflax train --config=configs/clip.py:shapes --workdir=runs/clip_shapes
 difflax train --config=configs/sd3_shapes.py --workdir=runs/sd3_shapes
-difflax evaluate --workdir=runs/sd3_shapes --output=runs/sd3_shapes_evaluation
+difflax ablate --workdir=runs/sd3_shapes --guidance_scales=0,1,1.5,2,3,4,6,8 --seeds=3 \
+  --output=runs/sd3_ablation
 
-Data, text encoder, codec, distribution of noise levels and evaluation are those of configs/shapes.py,
-so that the two networks can be compared at equal training time: set ``training.steps`` to what this one makes
-in the time that 1,000 steps of that one take (not measured yet). The MM-DiT reads 8 × 8 squares as 64
-tokens beside the caption's 24, and the caption's pooled vector through its modulation.
+Data, text encoder, codec, distribution of noise levels and evaluation are those of configs/shapes.py, so
+that the two networks can be compared at equal training time. The MM-DiT reads 8 × 8 squares as 64 tokens
+beside the caption's 24, and the caption's pooled vector through its modulation.
+
+Measured on two cores: 2,450 steps of 8 examples take 2.8 minutes with compilation, as do 1,000 steps of 32 of
+the UNet's on the same idle cores (0.064 and 0.156 s a step). Prompt accuracy of 60 images at each scale:
+
+| scale | 0 | 1 | 1.5 | 2 | 3 | 4 | 6 | 8 |
+|---|---|---|---|---|---|---|---|---|
+| one object, seen pairs: MM-DiT | 0.00 | 0.55 | 0.62 | 0.62 | 0.52 | 0.48 | 0.38 | 0.30 |
+| one object, seen pairs: UNet | 0.00 | 0.95 | 0.93 | 1.00 | 0.90 | 0.78 | 0.47 | 0.07 |
+| one object, held-out pairs: MM-DiT | 0.00 | 0.52 | 0.48 | 0.38 | 0.42 | 0.30 | 0.27 | 0.13 |
+| one object, held-out pairs: UNet | 0.00 | 0.45 | 0.48 | 0.50 | 0.52 | 0.47 | 0.22 | 0.03 |
+
+What is wrong is the shape; colours, sizes and places are right. In the same time, larger batches and fewer
+steps do worse: 1,200 steps of 16 reach 0.55, 620 steps of 32 reach 0.30 (0.37 if it predicts the image).
 """
 
 from ml_collections import ConfigDict
@@ -56,8 +69,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.ema = {"decay": 0.995}
     config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
     config.training = {
-        "steps": 620,
-        "batch_size": 32,
+        "steps": 2450,
+        "batch_size": 8,
         "log_every": 50,
         "checkpoint_every": 1000,
         "sample_every": 0,
