@@ -17,7 +17,7 @@ def count_flops(jaxpr: Any) -> float:
     once. Of a ``cond`` the dearest branch counts.
     """
     jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
-    return sum(_flops(eqn) for eqn in jaxpr.eqns)
+    return sum((_flops(eqn) for eqn in jaxpr.eqns), 0.0)
 
 
 def _flops(eqn: Any) -> float:
@@ -32,7 +32,7 @@ def _flops(eqn: Any) -> float:
         return 0.0
     if eqn.primitive.name == "cond":
         return max(bodies)
-    return sum(bodies) * eqn.params.get("length", 1)
+    return sum(bodies, 0.0) * eqn.params.get("length", 1)
 
 
 def _convolution(eqn: Any) -> float:

@@ -98,6 +98,10 @@ class Program:
         """Computations that an operation runs, and how often."""
         if operation.kind == "while":
             return [(operation.named("body") or "", self._trips(operation))]
+        if operation.kind == "conditional":
+            named = re.search(r"branch_computations=\{([^}]*)\}", operation.line)
+            listed = named.group(1) if named else operation.line.split("), ")[-1]
+            return [(n, 1) for n in re.findall(r"%([\w.\-]+)", listed) if n in self.computations]
         called = operation.named("calls") or operation.named("to_apply")
         return [(called, 1)] if called else []
 
@@ -128,7 +132,7 @@ class Program:
     def accessed_bytes(self) -> int:
         """Bytes that are read from and written to the device's memory: of every operation its operands and
         its result, what a fusion does inside excepted; of arrays of which only a slice is read or replaced,
-        the slice.
+        the slice; of branches the dearest.
         """
         return self._accessed(self.entry)
 
@@ -138,6 +142,8 @@ class Program:
         for operation in here.values():
             if operation.kind in ("while", "call"):
                 total += sum(times * self._accessed(inner) for inner, times in self._inner(operation))
+            elif operation.kind == "conditional":
+                total += max((self._accessed(inner) for inner, _ in self._inner(operation)), default=0)
             elif operation.kind.endswith("-start"):  # its result names its operand
                 total += operation.in_memory
             elif operation.kind not in _STILL and not operation.kind.endswith("-done"):

@@ -17,6 +17,9 @@ from difflax.types import Params, UserError
 
 Metrics = dict[str, Float[Array, ""]]
 
+Moving = tuple[Params, PyTree, Params, PyTree]
+"""Of a state what a step replaces: parameters, optimizer, their average, the objective's memory."""
+
 
 def make_train_step(
     objective: Objective,
@@ -46,15 +49,21 @@ def make_train_step(
         else:
             grads, memory, metrics = accumulated(here, state, batch, key, accumulate)
         loss = metrics["loss"]
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
         step = state.step + 1
         grad_norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
 
-        def unless_skipped(new: PyTree, old: PyTree) -> PyTree:
-            return jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+        def moved(grads: Params, memory: PyTree, old: Moving) -> Moving:
+            params, opt_state, ema_params, _ = old
+            updates, opt_state = optimizer.update(grads, opt_state, params)
+            params = optax.apply_updates(params, updates)
+            return params, opt_state, ema.update(ema_params, params, step), memory
 
+        # A branch, not a choice of each number: that would read the whole state once more.
+        old = (state.params, state.opt_state, state.ema_params, state.memory)
+        params, opt_state, ema_params, memory = jax.lax.cond(
+            finite, moved, lambda grads, memory, old: old, grads, memory, old
+        )
         skip = (~finite).astype(jnp.int32)
         skipped = {
             "total": state.skipped["total"] + skip,
@@ -62,10 +71,10 @@ def make_train_step(
         }
         new = TrainState(
             step=step,
-            params=unless_skipped(params, state.params),
-            opt_state=unless_skipped(opt_state, state.opt_state),
-            ema_params=unless_skipped(ema.update(state.ema_params, params, step), state.ema_params),
-            memory=unless_skipped(memory, state.memory),
+            params=params,
+            opt_state=opt_state,
+            ema_params=ema_params,
+            memory=memory,
             skipped=skipped,
         )
         return new, {**metrics, "grad_norm": grad_norm, "skipped_in_a_row": skipped["in_a_row"]}

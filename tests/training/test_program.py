@@ -70,6 +70,18 @@ def test_memory_traffic_of_a_loop_grows_with_its_rounds():
     assert many.cost_analysis()["bytes accessed"] < 2 * few.cost_analysis()["bytes accessed"]
 
 
+def test_the_dearest_branch_counts():
+    """Of ``x @ x`` or ``x`` as it is: a product reads two arrays and writes one."""
+    n = 256
+
+    def choose(flag, x):
+        return jax.lax.cond(flag[0] > 0, lambda x: x @ x, lambda x: x, x)
+
+    array = 4 * n * n
+    moved = Program(compiled(choose, (1,), (n, n)).as_text()).accessed_bytes()
+    assert 2 * array <= moved < 7 * array  # a CPU copies into and out of branches
+
+
 def test_what_stays_on_the_chip_is_no_memory_traffic_and_a_slice_is_not_the_whole():
     text = """
 %inside (a: f32[9,8], i: s32[]) -> f32[1,8] {
