@@ -1,8 +1,8 @@
 """Load time and peak memory of a Stable Diffusion checkpoint, beside PyTorch diffusers', each in a process of
 its own.
 
-    python tests/fixtures/full_width.py /tmp/full_width
-    python scripts/benchmark_loading.py /tmp/full_width
+    python tests/fixtures/full_width.py FOLDER
+    python scripts/benchmark_loading.py FOLDER
 """
 
 import json
