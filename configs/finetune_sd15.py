@@ -28,6 +28,7 @@ def get_config(arg: str = "stable-diffusion-v1-5/stable-diffusion-v1-5") -> Conf
         "dtype": "bfloat16",
         "vae_dtype": "float32",
         "remat": "full",
+        "scan_layers": False,
         "copy": True,
     }
     config.tune = {"name": "full", "text_encoder": False}
