@@ -14,7 +14,7 @@ from etils import epath
 from difflax.pretrained.clip import load_text_encoder_from
 from difflax.pretrained.inferred_configs import infer_t5_config, infer_text_config
 from difflax.pretrained.original_names import open_clip_names
-from difflax.pretrained.t5 import encoder_tensors, load_t5_encoder_from
+from difflax.pretrained.t5 import encoder_tensors, load_t5_encoder_from, t5_config
 from difflax.pretrained.tensor_files import Tensors, read_json
 from difflax.pretrained.text_encoders import PENULTIMATE
 from difflax.text.encoders import TextEncoder
@@ -150,4 +150,6 @@ def load_t5(tensors: Tensors, folder: epath.Path | None, where: str, *, length: 
                 f"{error}: as config=DIR a pipeline with a tokenizer_3, or leave T5 out with t5=False"
             ) from error
 
-    return load_t5_encoder_from(config, tensors, made, where, dtype=dtype, param_dtype=dtype)
+    return load_t5_encoder_from(
+        t5_config(config, where), tensors, made, where, dtype=dtype, param_dtype=dtype
+    )

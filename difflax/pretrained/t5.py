@@ -43,7 +43,7 @@ def load_t5_encoder(
     """
     path = epath.Path(directory)
     return load_t5_encoder_from(
-        read_json(path / CONFIG),
+        t5_config(read_json(path / CONFIG), f"in {path}"),
         open_weights(path, WEIGHTS, variant=variant),
         lambda: load_tokenizer(tokenizer, max_length=max_length),
         f"in {path}",
@@ -53,8 +53,19 @@ def load_t5_encoder(
     )
 
 
+def t5_config(fields: Mapping[str, Any], where: str) -> T5Config:
+    """The config of the fields of a ``config.json``.
+
+    Raises:
+        UserError: they are of another model, or name what is not supported.
+    """
+    if fields.get("model_type") != T5Config.model_type:
+        raise UserError(f"{CONFIG} {where} is of a {fields.get('model_type')!r} model: a T5 is needed")
+    return T5Config.from_config(fields)
+
+
 def load_t5_encoder_from(
-    fields: Mapping[str, Any],
+    config: T5Config,
     tensors: Tensors,
     tokenizer: Callable[[], Tokenizer],
     where: str,
@@ -66,13 +77,9 @@ def load_t5_encoder_from(
     """The encoder of a config and of a T5's tensors.
 
     Args:
-        fields: of a ``config.json``.
         tokenizer: makes it.
         where: for errors, of which there are those of `load_t5_encoder`.
     """
-    if fields.get("model_type") != T5Config.model_type:
-        raise UserError(f"{CONFIG} {where} is of a {fields.get('model_type')!r} model: a T5 is needed")
-    config = T5Config.from_config(fields)
     made = tokenizer()
     abstract = t5_network(config).abstract()
     return T5Encoder(
