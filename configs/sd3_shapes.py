@@ -10,8 +10,8 @@ Data, text encoder, codec, distribution of noise levels and evaluation are those
 that the two networks can be compared at equal training time. The MM-DiT reads 8 × 8 squares as 64 tokens
 beside the caption's 24, and the caption's pooled vector through its modulation.
 
-Measured on two cores: 2,450 steps of 8 examples take 2.8 minutes with compilation, as do 1,000 steps of 32 of
-the UNet's on the same idle cores (0.064 and 0.156 s a step). Prompt accuracy of 60 images at each scale:
+Measured on two idle cores: 2,450 steps of 8 examples take 2.8 minutes with compilation, at 0.064 s a step;
+the UNet's 1,000 steps of 32 are as long, at 0.156 s a step there. Prompt accuracy of 60 images at each scale:
 
 | scale | 0 | 1 | 1.5 | 2 | 3 | 4 | 6 | 8 |
 |---|---|---|---|---|---|---|---|---|

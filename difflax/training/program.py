@@ -13,7 +13,7 @@ import re
 
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "f64": 8, "s64": 8, "u64": 8}
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-_STILL = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call")
+_STILL = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast")
 """Operations that move nothing themselves."""
 
 
@@ -99,9 +99,7 @@ class Program:
         if operation.kind == "while":
             return [(operation.named("body") or "", self._trips(operation))]
         if operation.kind == "conditional":
-            named = re.search(r"branch_computations=\{([^}]*)\}", operation.line)
-            listed = named.group(1) if named else operation.line.split("), ")[-1]
-            return [(n, 1) for n in re.findall(r"%([\w.\-]+)", listed) if n in self.computations]
+            return [(n, 1) for n in re.findall(r"%([\w.\-]+)", operation.line) if n in self.computations]
         called = operation.named("calls") or operation.named("to_apply")
         return [(called, 1)] if called else []
 
