@@ -8,26 +8,27 @@ images = pipeline("a large red circle in the top left", guidance_scale=3.0, seed
 import os
 import typing
 
-if typing.TYPE_CHECKING:
-    from difflax.generation import Pipeline
-    from difflax.training.sharding import MeshShape
+from difflax.core.version import __version__ as __version__
 
-__version__ = "0.1.0"
+if typing.TYPE_CHECKING:
+    from difflax.generation.pipeline import Pipeline
+    from difflax.parallel.sharding import MeshShape
+
 
 
 def load(workdir: str | os.PathLike[str], mesh: "MeshShape | None" = None) -> "Pipeline":
-    """The trained model of a workdir, ready to make images; see `difflax.generation.Pipeline`.
+    """The trained model of a workdir, ready to make images; see `difflax.generation.pipeline.Pipeline`.
 
     Args:
         mesh: the devices along each axis; ``None``: as in training, where there are as many devices.
 
     Raises:
-        difflax.types.UserError: if ``workdir`` holds no trained diffusion model.
+        difflax.core.types.UserError: if ``workdir`` holds no trained diffusion model.
     """
     # Imported here, so that importing difflax stays light.
-    from difflax import experiment
+    from difflax import runs
 
-    return experiment.load(workdir, mesh)
+    return runs.load(workdir, mesh)
 
 
 def from_pretrained(
@@ -47,25 +48,25 @@ def from_pretrained(
     t5_length: int | None = None,
 ) -> "Pipeline":
     """A Stable Diffusion 1.x, 2.x, XL, 3 or 3.5 checkpoint, ready to make images; see
-    `difflax.generation.Pipeline`.
+    `difflax.generation.pipeline.Pipeline`.
 
     Args:
         source: a folder in diffusers' layout, a Hub id, or a ``.safetensors`` file in the original layout.
         dtype: of computation and parameters, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         variant: of the weights, ``"fp16"``; with a single file, of those of ``config``.
-        revision, cache_dir, local_files_only: of the Hub, see `difflax.pretrained.hub.fetch`.
+        revision, cache_dir, local_files_only: of the Hub, see `difflax.pretrained.format.hub.fetch`.
         batch_size: images in one call of the network; 4 a device by default.
         tile: edge of the tiles, in pixels, in which larger images are decoded; ``None`` decodes in one piece.
-        config, tokenizer, prediction_type: of a single file, see `difflax.pretrained.single_file`.
+        config, tokenizer, prediction_type: of a single file, see `difflax.pretrained.single_file.sd`.
         t5, t5_length: of Stable Diffusion 3's third text encoder: ``False`` leaves it out; tokens a prompt,
             256 by default.
 
     Raises:
-        difflax.types.UserError: a checkpoint that cannot be had, is damaged, or is not supported.
+        difflax.core.types.UserError: a checkpoint that cannot be had, is damaged, or is not supported.
     """
-    from difflax import experiment
+    from difflax import runs
 
-    return experiment.from_pretrained(
+    return runs.from_pretrained(
         source,
         dtype=dtype,
         variant=variant,

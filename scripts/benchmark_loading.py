@@ -27,7 +27,7 @@ for model in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
 """
 """diffusers maps a file into memory and reads nothing before the first use; this is the first use."""
 
-OURS = "import difflax, jax, difflax.experiment; from transformers import AutoTokenizer; jax.devices()"
+OURS = "import difflax, jax, difflax.runs; from transformers import AutoTokenizer; jax.devices()"
 """diffusers has imported the tokenizers by then, difflax imports them with the first checkpoint."""
 
 CASES = {

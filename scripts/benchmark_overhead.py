@@ -38,12 +38,12 @@ class Run:
     """A run's compiled step, its state, and the parts of the loop around it; data are random numbers."""
 
     def __init__(self, config, workdir):
-        from difflax.experiment.planning import step_of
-        from difflax.training.checkpoints import Checkpoints
-        from difflax.training.compiled import CompiledStep
-        from difflax.training.logs import Logger
-        from difflax.training.sharding import put_batch
-        from difflax.training.throughput import Throughput
+        from difflax.parallel.sharding import put_batch
+        from difflax.runs.plan import step_of
+        from difflax.training.runtime.checkpoints import Checkpoints
+        from difflax.training.runtime.compiled import CompiledStep
+        from difflax.training.runtime.logs import Logger
+        from difflax.training.runtime.throughput import Throughput
 
         step, abstract, example, rows, mesh = step_of(config, jax.devices())
         rng = np.random.default_rng(0)
@@ -74,7 +74,7 @@ class Run:
         """Seconds of so many steps, the device's work included, with a log line after the first, or a save
         before them that ends within them or is waited for.
         """
-        from difflax.training.logs import mean_metrics
+        from difflax.training.runtime.logs import mean_metrics
 
         began = time.perf_counter()
         if save:
@@ -96,7 +96,7 @@ class Run:
 def unchecked(step, abstract, mesh, batch):
     """The step, compiled to think that every loss and gradient is finite."""
     import jax.numpy as jnp
-    from difflax.training.compiled import CompiledStep
+    from difflax.training.runtime.compiled import CompiledStep
 
     found, jnp.isfinite = jnp.isfinite, lambda x: jnp.ones_like(x, bool)
     try:

@@ -3,7 +3,7 @@
     python benchmark_pytorch.py case.json weights.safetensors
 
 Says hello on standard output, then answers each line `{"task": name}` of standard input with one of its own;
-see `difflax.evaluation.benchmark`. Needs the [parity] extra.
+see `difflax.profiling.benchmark`. Needs the [parity] extra.
 """
 
 import json

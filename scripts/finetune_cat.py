@@ -19,7 +19,7 @@ import difflax
 import jax.numpy as jnp
 import numpy as np
 import skimage
-from difflax import experiment
+from difflax import runs
 from difflax.data.transforms import decode, fit
 from PIL import Image
 
@@ -67,7 +67,7 @@ def fit_autoencoder(place: pathlib.Path) -> None:
     config.loss.kl_weight = 1e-6
     config.optimizer.learning_rate = 4e-3
     config.training.update(steps=AUTOENCODER_STEPS, batch_size=12, sample_every=0)
-    experiment.train(config.lock(), place / "autoencoder")
+    runs.train(config.lock(), place / "autoencoder")
     fixture.build("sd15", place / "checkpoint")
     shutil.rmtree(place / "checkpoint" / "vae")
     shutil.copytree(place / "autoencoder" / "vae", place / "checkpoint" / "vae")
@@ -83,7 +83,7 @@ def main(place: pathlib.Path) -> None:
     write_pictures(place / "pictures", images)
     if not (place / "checkpoint" / "model_index.json").exists():
         fit_autoencoder(place)
-    experiment.train(config_of("finetune_cat", str(place)), place / "run")
+    runs.train(config_of("finetune_cat", str(place)), place / "run")
 
     before, after = (
         difflax.from_pretrained(str(place / "checkpoint"), variant="fp16"),

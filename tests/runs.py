@@ -8,7 +8,7 @@ import pathlib
 import jax
 from difflax.cli.main import run
 from difflax.data import shapes
-from difflax.pretrained.clip import save_clip
+from difflax.pretrained.components.clip import save_clip
 from difflax.text.clip_config import CLIPConfig
 from difflax.text.joint import CLIP, clip_network
 from difflax.text.pixels import PixelConfig

@@ -8,7 +8,7 @@ import sys, time
 start = time.perf_counter()
 import difflax
 print(time.perf_counter() - start)
-import difflax.experiment
+import difflax.runs
 print([name for name in ("torch", "tensorflow", "diffusers") if name in sys.modules])
 """
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from difflax.cli.sample import define_model_flags, define_prompt_flags, load_model, read_prompts
-from difflax.types import UserError
+from difflax.core.types import UserError
 
 SCALES = ["0", "1", "1.5", "2", "3", "4", "6", "8"]
 
@@ -52,16 +52,16 @@ def sweep(values: flags.FlagValues, scales: list[float] | None) -> None:
     pipeline = load_model(values)
     import jax
 
-    from difflax import experiment
-    from difflax.evaluation.ablation import run_ablation
-    from difflax.evaluation.ablation_report import write_ablation
-    from difflax.evaluation.results import Provenance, command_line
+    from difflax import runs
+    from difflax.evaluation.ablation.report import write_ablation
+    from difflax.evaluation.ablation.results import Provenance, command_line
+    from difflax.evaluation.ablation.sweep import run_ablation
 
     if values.pretrained:
-        config, instruments, groups = experiment.evaluation_of_prompts(pipeline, prompts, values.clip)
+        config, instruments, groups = runs.evaluation_of_prompts(pipeline, prompts, values.clip)
         judge, usual, checkpoint = "", 4, values.pretrained
     else:
-        config, protocol, instruments, groups = experiment.evaluation(values.workdir)
+        config, protocol, instruments, groups = runs.evaluation(values.workdir)
         judge, usual = type(protocol).__name__, protocol.seeds
         checkpoint = f"{values.workdir}, step {pipeline.step}, averaged parameters"
     seeds = usual if values.seeds is None else values.seeds

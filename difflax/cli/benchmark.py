@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from difflax.types import UserError
+from difflax.core.types import UserError
 
 BELOW = "<!-- Written by hand from here on; difflax benchmark keeps it. -->"
 PYTORCH = pathlib.Path(__file__).parents[2] / "scripts" / "benchmark_pytorch.py"
@@ -21,7 +21,7 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Adds the flags of this command; those of the case are named as its fields."""
     import dataclasses
 
-    from difflax.evaluation.benchmark import TASKS, Case
+    from difflax.profiling.benchmark import TASKS, Case
 
     for field in dataclasses.fields(Case):
         text = f"default {field.default}"
@@ -43,9 +43,9 @@ def run(values: flags.FlagValues) -> None:
 
     import jax
 
-    from difflax.evaluation import benchmark
-    from difflax.evaluation.benchmark_report import Measurement, markdown
-    from difflax.evaluation.results import command_line
+    from difflax.evaluation.ablation.results import command_line
+    from difflax.profiling import benchmark
+    from difflax.profiling.benchmark_report import Measurement, markdown
 
     given = {field.name: values[field.name].value for field in dataclasses.fields(benchmark.Case)}
     try:

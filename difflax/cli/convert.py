@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from difflax.cli.sample import define_pretrained_flags, load_model
-from difflax.types import UserError
+from difflax.core.types import UserError
 
 
 def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from difflax.types import REQUEUE, Interrupted, UserError
+from difflax.core.types import REQUEUE, Interrupted, UserError
 
 POSITIONAL = "scheduler"
 
@@ -24,7 +24,7 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Adds the flags of this command; those of the job are named as its fields."""
     import dataclasses
 
-    from difflax.launching import SCHEDULERS, Job
+    from difflax.cli.job_scripts import SCHEDULERS, Job
 
     flags.DEFINE_enum("scheduler", None, list(SCHEDULERS), "who starts the job", flag_values=values)
     for field in dataclasses.fields(Job):
@@ -32,7 +32,10 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
             continue
         define = flags.DEFINE_integer if isinstance(field.default, int) else flags.DEFINE_string
         define(
-            field.name, field.default, f"default {field.default!r}; see difflax.launching", flag_values=values
+            field.name,
+            field.default,
+            f"default {field.default!r}; see difflax.cli.job_scripts",
+            flag_values=values,
         )
     flags.DEFINE_string("output", None, "the script; default: the job's name", flag_values=values)
     flags.DEFINE_bool("submit", False, "start it, too", flag_values=values)
@@ -42,7 +45,7 @@ def run(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     """Runs the command."""
     import dataclasses
 
-    from difflax.launching import SCHEDULERS, Job
+    from difflax.cli.job_scripts import SCHEDULERS, Job
 
     if values.scheduler is None:
         raise UserError(f"launch what? difflax launch {'|'.join(SCHEDULERS)} -- --config=… --workdir=…")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from difflax.types import REQUEUE, Interrupted, UserError
+from difflax.core.types import REQUEUE, Interrupted, UserError
 
 COMMANDS = {
     "train": "train what a config names, or go on with it",
@@ -37,7 +37,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _run(name: str, argv: Sequence[str]) -> None:
     if name not in COMMANDS:
-        from difflax.config import nearest
+        from difflax.config.build import nearest
 
         raise UserError(f"no command {name!r}{nearest(name, COMMANDS)}")
     command = importlib.import_module(f"difflax.cli.{name}")
@@ -91,7 +91,7 @@ def parse(command, name: str, argv: Sequence[str]) -> flags.FlagValues | None:
 
 def unknown_key(command, arguments: Sequence[str], error: Exception) -> str:
     """One line for an override of a key that the config does not have."""
-    from difflax.config import nearest
+    from difflax.config.build import nearest
 
     plain = [argument for argument in arguments if not argument.startswith("--config.")]
     values = flags.FlagValues()

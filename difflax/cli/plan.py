@@ -25,7 +25,7 @@ def run(values: flags.FlagValues) -> None:
     import pathlib
 
     from difflax.cli.train import read_config
-    from difflax.experiment.planning import plan
+    from difflax.runs.plan import plan
 
     page = table(plan(read_config(values), values.topology, tokens=values.tokens))
     print(page)

@@ -21,8 +21,8 @@ import numpy as np
 from absl import flags
 
 from difflax.cli.train import define_processes, join_processes
-from difflax.micro_conditioning import MicroConditioning
-from difflax.types import UserError
+from difflax.core.types import UserError
+from difflax.models.size_conditioning import MicroConditioning
 
 
 def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -80,11 +80,11 @@ def with_refiner(values: flags.FlagValues, pipeline):
     """The pipeline, or with ``--refiner`` both in one run."""
     if values.refiner is None:
         return pipeline
-    from difflax import experiment
-    from difflax.ensemble import Ensemble
+    from difflax import runs
+    from difflax.generation.ensemble import Ensemble
 
     options = {name: values[name].value for name in ("dtype", "variant", "revision")}
-    refiner = experiment.from_pretrained(values.refiner, **options, mesh=read_mesh(values))
+    refiner = runs.from_pretrained(values.refiner, **options, mesh=read_mesh(values))
     return Ensemble(pipeline, refiner, values.handover)
 
 
@@ -144,18 +144,18 @@ def define_pretrained_flags(values: flags.FlagValues) -> None:
 
 def load_pretrained(values: flags.FlagValues):
     """The pipeline of ``--pretrained``."""
-    from difflax import experiment
+    from difflax import runs
 
     names = ("dtype", "variant", "revision", "config", "tokenizer", "prediction_type", "t5", "t5_length")
     given = {name: values[name].value for name in names}
-    pipeline = experiment.from_pretrained(values.pretrained, **given, mesh=read_mesh(values))
+    pipeline = runs.from_pretrained(values.pretrained, **given, mesh=read_mesh(values))
     return with_additions(values, pipeline)
 
 
 def read_mesh(values: flags.FlagValues):
     """The mesh of ``--mesh``, ``None`` without one."""
-    from difflax.config import construct
-    from difflax.training.sharding import MeshShape
+    from difflax.config.build import construct
+    from difflax.parallel.sharding import MeshShape
 
     if "mesh" not in values or values.mesh is None:
         return None
@@ -190,7 +190,7 @@ def read_lora_flag(text: str) -> tuple[str, float]:
 
 def load_model(values: flags.FlagValues):
     """The pipeline of ``--workdir`` or ``--pretrained``, once all flags that could be wrong are looked at."""
-    from difflax import experiment
+    from difflax import runs
 
     if bool(values.workdir) == bool(values.pretrained):
         raise UserError("give --workdir=DIR, the folder of a training run, or --pretrained=DIR_OR_HUB_ID")
@@ -201,10 +201,10 @@ def load_model(values: flags.FlagValues):
     if values.pretrained:
         pipeline = load_pretrained(values)
     else:
-        pipeline = with_additions(values, experiment.load(values.workdir, read_mesh(values)))
+        pipeline = with_additions(values, runs.load(values.workdir, read_mesh(values)))
     if "guidance" not in values or values.guidance is None:
         return pipeline
-    return experiment.with_guidance(pipeline, values.guidance, values.workdir)
+    return runs.with_guidance(pipeline, values.guidance, values.workdir)
 
 
 def read_picture(values: flags.FlagValues, name: str):
@@ -265,9 +265,9 @@ def run(values: flags.FlagValues) -> None:
     make = with_refiner(values, pipeline)
     import jax
 
-    from difflax.evaluation.grids import captioned_grid
-    from difflax.evaluation.png import save_png
-    from difflax.evaluation.trajectory import write_trajectory
+    from difflax.figures.grids import captioned_grid
+    from difflax.figures.png import save_png
+    from difflax.figures.trajectory import write_trajectory
 
     seeds = [values.seed + i for _ in prompts for i in range(values.num_images)]
     prompts = [prompt for prompt in prompts for _ in range(values.num_images)]

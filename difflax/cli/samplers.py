@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from difflax.types import UserError
+from difflax.core.types import UserError
 
 BEGIN, END = "<!-- orders: difflax samplers -->", "<!-- end of orders -->"
 
@@ -22,8 +22,8 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
 
 def run(values: flags.FlagValues) -> None:
     """Runs the command."""
-    from difflax.config import nearest
-    from difflax.evaluation.convergence import CLAIMS, order_table
+    from difflax.config.build import nearest
+    from difflax.diffusion.verification.orders import CLAIMS, order_table
 
     names = list(CLAIMS) if values.names is None else values.names
     for name in names:

@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import flags
 
-from difflax.types import UserError
+from difflax.core.types import UserError
 
 
 def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -36,9 +36,9 @@ def define_processes(values: flags.FlagValues) -> None:
 
 def join_processes(values: flags.FlagValues) -> None:
     """Joins this process to the others of its run; see `initialize`."""
-    from difflax.training import distributed
+    from difflax.parallel import processes
 
-    distributed.initialize(coordinator=values.coordinator, processes=values.processes, process=values.process)
+    processes.initialize(coordinator=values.coordinator, processes=values.processes, process=values.process)
 
 
 def define_config(values: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -64,11 +64,11 @@ def read_config(values: flags.FlagValues) -> Any:
 
 def run(values: flags.FlagValues) -> None:
     """Runs the command."""
-    from difflax import experiment
+    from difflax import runs
 
     if not values["config"].present or not values.workdir:
         raise UserError("give --config=FILE.py and --workdir=DIR")
     config = read_config(values)
     join_processes(values)
-    experiment.train(config, values.workdir, stop_at=values.stop_at)
+    runs.train(config, values.workdir, stop_at=values.stop_at)
     print(f"trained: {values.workdir}")

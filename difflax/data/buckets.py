@@ -12,7 +12,7 @@ import grain
 import numpy as np
 from jaxtyping import Int
 
-from difflax.types import UserError
+from difflax.core.types import UserError
 
 
 def nearest_bucket(height: int, width: int, buckets: Sequence[tuple[int, int]]) -> int:

@@ -19,7 +19,7 @@ import safetensors.numpy
 from etils import epath
 from jaxtyping import Array, Int, Int32
 
-from difflax.types import Conditioning, UserError
+from difflax.core.types import Conditioning, UserError
 
 
 class EmbeddingCache:

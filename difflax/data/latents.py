@@ -7,9 +7,9 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Float, Int32, UInt8
 
+from difflax.core.types import UserError
 from difflax.data.records import Record, Records
 from difflax.data.transforms import Frame
-from difflax.types import UserError
 
 
 def cache_latents(

@@ -17,10 +17,10 @@ import grain
 import jax
 import numpy as np
 
+from difflax.core.types import BadExample, Batch, UserError
 from difflax.data.buckets import OneShapeABatch
 from difflax.data.records import Record, Records
 from difflax.data.transforms import Frame
-from difflax.types import BadExample, Batch, UserError
 
 IN_MEMORY_BYTES = 2**30  # decoded images up to this size stay in memory: 350,000 of 32×32×3
 READ_THREADS = 4  # that decode images where they do not

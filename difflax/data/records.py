@@ -9,9 +9,9 @@ import numpy as np
 from etils import epath
 from jaxtyping import UInt8
 
+from difflax.core.types import BadExample
 from difflax.data import transforms
 from difflax.data.buckets import nearest_bucket
-from difflax.types import BadExample
 
 UNREADABLE = (ValueError, IndexError, OSError, RuntimeError)
 """What readers raise at a file that is cut short or broken."""

@@ -13,10 +13,10 @@ from typing import Protocol, runtime_checkable
 
 from etils import epath
 
+from difflax.core.types import UserError
 from difflax.data import digits, shapes
 from difflax.data.records import FolderRecords, Records, TfdsRecords
 from difflax.data.subjects import IMAGE_SUFFIXES, Subject, check_images, images_of
-from difflax.types import UserError
 
 
 @runtime_checkable

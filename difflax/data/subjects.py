@@ -6,8 +6,8 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
+from difflax.core.types import UserError
 from difflax.data.records import FolderRecords
-from difflax.types import UserError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 

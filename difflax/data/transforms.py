@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
-from difflax.types import BadExample
+from difflax.core.types import BadExample
 
 
 def decode(data: bytes, where: str) -> UInt8[np.ndarray, "h w c"]:

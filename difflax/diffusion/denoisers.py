@@ -13,10 +13,10 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from difflax.core.types import Conditioning, Network, Params
 from difflax.diffusion.checks import require
-from difflax.diffusion.levels import NoiseLevel, NoiseSchedule, expand, noise_level
 from difflax.diffusion.predictions import Prediction, PredictionType, to_prediction
-from difflax.types import Conditioning, Network, Params
+from difflax.diffusion.schedules.base import NoiseLevel, NoiseSchedule, expand, noise_level
 
 Denoiser = Callable[[Array, NoiseLevel, Any], Prediction]
 """``denoise(x, level, conditioning) -> Prediction``; ``level`` is one level for the whole batch or one an

@@ -8,8 +8,8 @@ from jaxtyping import Array, Float
 
 from difflax.diffusion.checks import require
 from difflax.diffusion.denoisers import Denoiser
-from difflax.diffusion.levels import NoiseLevel
 from difflax.diffusion.samplers.base import Segment
+from difflax.diffusion.schedules.base import NoiseLevel
 
 
 def invert(

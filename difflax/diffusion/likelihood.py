@@ -11,8 +11,8 @@ from jaxtyping import Array, Float, Key
 
 from difflax.diffusion.checks import require
 from difflax.diffusion.denoisers import Denoiser
-from difflax.diffusion.levels import NoiseLevel, expand
 from difflax.diffusion.samplers.base import Segment, between
+from difflax.diffusion.schedules.base import NoiseLevel, expand
 
 
 def log_likelihood(

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from difflax.diffusion.checks import require
-from difflax.diffusion.levels import NoiseLevel, expand
+from difflax.diffusion.schedules.base import NoiseLevel, expand
 
 
 @flax.struct.dataclass

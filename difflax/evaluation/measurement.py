@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from difflax.evaluation import metrics as m
-from difflax.evaluation.png import to_uint8
+from difflax.figures.png import to_uint8
 
 Images = Float[np.ndarray, "n h w c"]
 Judge = Callable[[Images, list[str]], Mapping[str, Any]]

@@ -7,7 +7,8 @@ import numpy as np
 
 from difflax.data import digits, shapes
 from difflax.data.sources import Source
-from difflax.evaluation import digits_judge, shapes_judge
+from difflax.evaluation.judges import digits as digits_judge
+from difflax.evaluation.judges import shapes as shapes_judge
 from difflax.evaluation.measurement import FeatureSpace, Images, PromptGroup
 from difflax.text.joint import CLIP
 

@@ -5,12 +5,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float
 
+from difflax.core.types import UserError
 from difflax.models.blocks import run_blocks
 from difflax.models.layers import Conv2d, GroupNorm, choose
 from difflax.models.perturbation import Perturbation
-from difflax.models.placement import gather_tokens, split_tokens
 from difflax.models.softmax_attention import attend
-from difflax.types import UserError
+from difflax.parallel.placement import gather_tokens, split_tokens
 
 QK_NORMS = {"rms_norm": nnx.RMSNorm}
 

@@ -12,8 +12,8 @@ import numpy as np
 import scipy.fft
 from jaxtyping import Array, Float, Key
 
+from difflax.core.types import Params, UserError
 from difflax.models.layers import depth_to_space, space_to_depth
-from difflax.types import Params, UserError
 
 
 @runtime_checkable

@@ -15,12 +15,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Key
 
+from difflax.core.types import Params, UserError
 from difflax.models.attention import Attention
 from difflax.models.functional import Functional, functional
 from difflax.models.layers import ACTIVATIONS, Conv2d, GroupNorm, choose
 from difflax.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
 from difflax.models.tiling import in_tiles
-from difflax.types import Params, UserError
 
 DOWN_BLOCK, UP_BLOCK = "DownEncoderBlock2D", "UpDecoderBlock2D"
 LOG_VARIANCE_RANGE = (-30.0, 20.0)

@@ -14,8 +14,8 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
+from difflax.core.types import Conditioning, Network, Params
 from difflax.models.perturbation import Perturbation
-from difflax.types import Conditioning, Network, Params
 
 
 class _Stream(nnx.RngStream):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Key
 
-from difflax.types import UserError
+from difflax.core.types import UserError
 
 ACTIVATIONS: dict[str, Callable] = {
     "silu": jax.nn.silu,

@@ -17,13 +17,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
+from difflax.core.types import UserError
 from difflax.models.blocks import run_blocks
 from difflax.models.embeddings import TimestepEmbedding, timestep_embedding
 from difflax.models.joint_attention import JointTransformerBlock, Modulation, modulate
 from difflax.models.layers import Conv2d, depth_to_space
 from difflax.models.options import supported_options
-from difflax.models.placement import split_tokens
-from difflax.types import UserError
+from difflax.parallel.placement import split_tokens
 
 TIME_CHANNELS = 256
 """Width of the time's sinusoids."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from flax import nnx
 
-from difflax.types import UserError
+from difflax.core.types import UserError
 
 OURS = ("self", "dtype", "remat", "scan_layers", "attention_implementation", "rngs")
 """Arguments of a network that no checkpoint states."""

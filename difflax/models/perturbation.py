@@ -13,8 +13,8 @@ from typing import Literal
 from flax import nnx
 from jaxtyping import Array, Float
 
-from difflax.filters import gaussian_blur
-from difflax.types import UserError
+from difflax.core.filters import gaussian_blur
+from difflax.core.types import UserError
 
 KINDS = ("identity", "blur", "skip")
 

@@ -2,7 +2,8 @@
 SDXL: Podell et al. 2023, https://arxiv.org/abs/2307.01952).
 
 Structure, option names and attribute paths are those of diffusers' ``UNet2DConditionModel``, so that a
-checkpoint's ``unet/config.json`` builds it and its weights load by path (``difflax.pretrained.names``).
+checkpoint's ``unet/config.json`` builds it and its weights load by path
+(``difflax.pretrained.format.torch_names``).
 
 For training from scratch, layers start with LeCun-normal kernels and zero biases, except the last layer of
 every residual branch over an image (``conv2``, ``proj_out``) and ``conv_out``, which start from zero
@@ -18,11 +19,11 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key
 
+from difflax.core.types import UserError
 from difflax.models.embeddings import TimestepEmbedding, timestep_embedding
 from difflax.models.layers import ACTIVATIONS, Conv2d, GroupNorm, choose, fold
 from difflax.models.options import supported_options
 from difflax.models.unet_blocks import DOWN_BLOCKS, MID_BLOCKS, UP_BLOCKS, BlockOptions
-from difflax.types import UserError
 
 ABSENT: dict[str, tuple] = {
     "addition_embed_type_num_heads": (64,),

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
-from difflax.types import UserError
+from difflax.core.types import UserError
 
 HIDDEN_ACTIVATIONS = ("quick_gelu", "gelu")
 

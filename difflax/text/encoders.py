@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
+from difflax.core.types import Conditioning, Params, UserError
 from difflax.models.functional import Functional, functional
 from difflax.text.clip import CLIPTextModel, CLIPTextModelWithProjection
 from difflax.text.clip_config import CLIPTextConfig
 from difflax.text.prompts import count_pieces, token_rows, weigh
 from difflax.text.tokenizer import Tokenizer
-from difflax.types import Conditioning, Params, UserError
 
 
 @flax.struct.dataclass

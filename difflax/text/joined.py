@@ -8,8 +8,8 @@ import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from difflax.core.types import Conditioning, UserError
 from difflax.text.prompts import PromptEncoder
-from difflax.types import Conditioning, UserError
 
 
 @flax.struct.dataclass

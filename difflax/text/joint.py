@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from difflax.core.types import Params
 from difflax.models.functional import Functional, functional
 from difflax.text.clip import CLIPModel
 from difflax.text.clip_config import CLIPConfig
 from difflax.text.encoders import TextEncoder, in_batches
 from difflax.text.pixels import PixelConfig, preprocess_images
 from difflax.text.tokenizer import Tokenizer
-from difflax.types import Params
 
 
 @flax.struct.dataclass

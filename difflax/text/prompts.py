@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from difflax.core.types import Conditioning, UserError
 from difflax.text.tokenizer import Tokenizer
-from difflax.types import Conditioning, UserError
 
 EMPHASIS = 1.1
 

@@ -21,8 +21,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
+from difflax.core.types import UserError
 from difflax.models.functional import Functional, functional
-from difflax.types import UserError
 
 FEED_FORWARDS: dict[str, tuple[bool, Callable[[Array], Array]]] = {
     "relu": (False, jax.nn.relu),

@@ -12,12 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from difflax.core.types import Conditioning, Params, UserError
 from difflax.models.functional import Functional
 from difflax.text.encoders import fingerprint, in_batches
 from difflax.text.prompts import weigh, weighted_tokens
 from difflax.text.t5 import T5Config, t5_network
 from difflax.text.tokenizer import Tokenizer
-from difflax.types import Conditioning, Params, UserError
 
 
 @flax.struct.dataclass

@@ -23,7 +23,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Int
 
-from difflax.types import UserError
+from difflax.core.types import UserError
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 END_OF_WORD = "</w>"

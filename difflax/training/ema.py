@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from difflax.types import Params
+from difflax.core.types import Params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

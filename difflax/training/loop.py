@@ -10,24 +10,24 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
-from difflax.hardware import chip
-from difflax.training.checkpoints import Checkpoints
-from difflax.training.compiled import CompiledStep
-from difflax.training.distributed import lost_processes_named
+from difflax.core.chips import chip
+from difflax.core.events import Events
+from difflax.core.types import Interrupted
+from difflax.parallel.processes import lost_processes_named
+from difflax.parallel.sharding import TENSOR_RULES, Rule, put_batch
 from difflax.training.ema import EMA
-from difflax.training.events import Events
-from difflax.training.interruption import StopRequest
-from difflax.training.logs import Logger, Order, mean_metrics
-from difflax.training.objectives import Objective
-from difflax.training.profile import Profile
-from difflax.training.recovery import Recovery
-from difflax.training.retention import Retention
-from difflax.training.sharding import TENSOR_RULES, Rule, put_batch
+from difflax.training.objectives.base import Objective
+from difflax.training.runtime.checkpoints import Checkpoints
+from difflax.training.runtime.compiled import CompiledStep
+from difflax.training.runtime.interruption import StopRequest
+from difflax.training.runtime.logs import Logger, Order, mean_metrics
+from difflax.training.runtime.recovery import Recovery
+from difflax.training.runtime.retention import Retention
+from difflax.training.runtime.throughput import Throughput
+from difflax.training.runtime.trace import Profile
+from difflax.training.runtime.watchdog import Watchdog
 from difflax.training.state import TrainState
 from difflax.training.step import abstract_state, init_sharded, make_train_step
-from difflax.training.throughput import Throughput
-from difflax.training.watchdog import Watchdog
-from difflax.types import Interrupted
 
 
 @runtime_checkable

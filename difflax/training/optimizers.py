@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from optax import contrib
 
-from difflax.types import Params
+from difflax.core.types import Params
 
 MomentType = Literal["float32", "bfloat16"]
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
-from difflax.types import Params
+from difflax.core.types import Params
 
 
 @flax.struct.dataclass

@@ -8,12 +8,12 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key, PyTree
 
-from difflax import streams
+from difflax.core import streams
+from difflax.core.types import Params, UserError
+from difflax.parallel.sharding import TENSOR_RULES, Rule, batch_sharding, place, placed_shapes
 from difflax.training.ema import EMA
-from difflax.training.objectives import Objective
-from difflax.training.sharding import TENSOR_RULES, Rule, batch_sharding, place, placed_shapes
+from difflax.training.objectives.base import Objective
 from difflax.training.state import TrainState, init_state
-from difflax.types import Params, UserError
 
 Metrics = dict[str, Float[Array, ""]]
 

@@ -1,9 +1,9 @@
 """What of a pretrained model is trained, and how it meets the rest: one frozen dataclass a way.
 
 The model is a mapping of its networks' parameters by diffusers' names, ``{"unet": …, "text_encoder": …}`` or
-``{"transformer": …, "text_encoder": …, "text_encoder_2": …}``, see `difflax.pretrained.checkpoint`. A tuning
-says which tree is trained, and joins it with the arrays that stay as they are; everything else (loop, loss,
-checkpoints, sharding) is the same for all.
+``{"transformer": …, "text_encoder": …, "text_encoder_2": …}``, see `difflax.pretrained.families.base`. A
+tuning says which tree is trained, and joins it with the arrays that stay as they are; everything else (loop,
+loss, checkpoints, sharding) is the same for all.
 """
 
 import dataclasses
@@ -15,12 +15,17 @@ from etils import epath
 from flax import traverse_util
 from jaxtyping import Key
 
+from difflax.core.types import Params, UserError
 from difflax.models.lora import add_factors, init_factors, matching_layers
-from difflax.pretrained import textual_inversion
-from difflax.pretrained.checkpoint import CLIPS, DENOISERS, Checkpoint, Networks
-from difflax.pretrained.lora import FILE, save_lora
-from difflax.pretrained.textual_inversion import TABLE, add_token, embedding_table, with_embedding_table
-from difflax.types import Params, UserError
+from difflax.pretrained.adapters import textual_inversion
+from difflax.pretrained.adapters.lora import FILE, save_lora
+from difflax.pretrained.adapters.textual_inversion import (
+    TABLE,
+    add_token,
+    embedding_table,
+    with_embedding_table,
+)
+from difflax.pretrained.families.base import CLIPS, DENOISERS, Checkpoint, Networks
 
 
 @runtime_checkable
@@ -184,7 +189,7 @@ def _field(network: str) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextualInversion:
-    """The embeddings of one new token, see `difflax.pretrained.textual_inversion`.
+    """The embeddings of one new token, see `difflax.pretrained.adapters.textual_inversion`.
 
     Attributes:
         token: how prompts name it.

@@ -1,6 +1,7 @@
 """Bad input is one clear line and exit status 2, and loses nothing."""
 
 import pytest
+
 from tests.runs import command, contents, small_run
 
 # On one worker, so that what the tests share is made once.

@@ -1,6 +1,7 @@
 """A run whose loss remembers, and images under guidance that needs more than the network itself."""
 
 import pytest
+
 from tests.runs import command, small_run
 
 # On one worker, so that what the tests share is made once.

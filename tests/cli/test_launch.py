@@ -8,8 +8,9 @@ import subprocess
 import kubernetes_validate
 import pytest
 import yaml
-from difflax.launching import SCHEDULERS, Job
-from difflax.types import UserError
+from difflax.cli.job_scripts import SCHEDULERS, Job
+from difflax.core.types import UserError
+
 from tests.runs import command
 
 TRAIN = ("--config=configs/shapes.py", "--workdir=runs/my shapes", "--config.mesh.fsdp=4")

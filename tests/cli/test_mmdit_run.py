@@ -5,6 +5,7 @@ import json
 import difflax
 import numpy as np
 import pytest
+
 from tests.runs import command, small_run
 
 # On one worker, so that what the tests share is made once.

@@ -1,6 +1,7 @@
 """The command that measures orders of convergence."""
 
 from difflax.cli.samplers import BEGIN, END
+
 from tests.runs import command
 
 

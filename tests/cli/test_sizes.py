@@ -7,14 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from difflax import experiment
-from difflax.experiment.diffusion import prepare_diffusion
-from difflax.micro_conditioning import MicroConditioning
-from difflax.training.objectives import drop_captions
-from difflax.types import Conditioning
+from difflax import runs
+from difflax.core.types import Conditioning
+from difflax.models.size_conditioning import MicroConditioning
+from difflax.runs.diffusion import prepare_diffusion
+from difflax.training.objectives.denoising import drop_captions
 from etils import epath
 from PIL import Image
-from tests.cli.test_sections import parse
+
+from tests.config.test_sections import parse
 from tests.runs import SMALL, command, small_run
 
 SIZES = [(32, 32)] * 4 + [(60, 40)] * 4 + [(20, 30)] * 4
@@ -67,8 +68,8 @@ def run(pictures, clip_folder, workdir, vector, steps=6, **data):
 
 def test_the_network_is_told_the_real_sizes(pictures, clip_folder, tmp_path):
     config = small_config(pictures, clip_folder, 16 + 6 * 4)
-    experiment.check(config)
-    prepared = prepare_diffusion(config, experiment.make_settings(config), epath.Path(tmp_path / "run"))
+    runs.check(config)
+    prepared = prepare_diffusion(config, runs.make_settings(config), epath.Path(tmp_path / "run"))
     seen = set()
     for _ in range(6):
         batch = next(prepared.loader)
@@ -82,7 +83,7 @@ def test_the_network_is_told_the_real_sizes(pictures, clip_folder, tmp_path):
 
 def test_a_refiner_is_told_the_score_of_the_data(pictures, clip_folder, tmp_path):
     config = small_config(pictures, clip_folder, 16 + 5 * 4, score_key="looks")
-    prepared = prepare_diffusion(config, experiment.make_settings(config), epath.Path(tmp_path / "run"))
+    prepared = prepare_diffusion(config, runs.make_settings(config), epath.Path(tmp_path / "run"))
     batch = next(prepared.loader)
     made = prepared.prepare(batch)["conditioning"].time_ids
     np.testing.assert_allclose(made[:, 4], batch["index"] / 2)

@@ -5,11 +5,11 @@ import json
 
 import numpy as np
 import pytest
+from difflax.core.types import UserError
 from difflax.data.buckets import nearest_bucket
 from difflax.data.loader import Loader
 from difflax.data.sources import Folder
 from difflax.data.transforms import fit, frame
-from difflax.types import UserError
 from PIL import Image
 
 SIZES = [(40, 60)] * 7 + [(64, 30)] * 6 + [(33, 33)] * 5

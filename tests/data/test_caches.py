@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from difflax.core.types import Conditioning, UserError
 from difflax.data.caches import EmbeddingCache, gather
-from difflax.types import Conditioning, UserError
 
 
 def numbers(captions, dtype=jnp.float32):

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from difflax.core.types import BadExample, UserError
 from difflax.data.loader import Loader
 from difflax.data.sources import Folder, Shapes
-from difflax.types import BadExample, UserError
 from PIL import Image
 
 from tests.data.test_loader import rows_of, take

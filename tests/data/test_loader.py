@@ -5,9 +5,9 @@ import time
 
 import numpy as np
 import pytest
+from difflax.core.types import UserError
 from difflax.data.loader import InMemory, Loader
 from difflax.data.records import Record
-from difflax.types import UserError
 
 
 class Numbers:

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from difflax.config import build
+from difflax.config.build import build
+from difflax.core.types import UserError
 from difflax.data.latents import WithoutImages, cache_latents, read_frames
 from difflax.data.loader import Loader
 from difflax.data.sources import SOURCES
-from difflax.types import UserError
 from PIL import Image
 
 

@@ -1,7 +1,7 @@
 """Networks that a perfectly trained one would be: they see only ``x`` and their time."""
 
-from difflax.diffusion.levels import noise_level
 from difflax.diffusion.predictions import target
+from difflax.diffusion.schedules.base import noise_level
 
 
 def as_network(oracle, schedule, prediction_type, time_scale=1000.0):

@@ -9,7 +9,7 @@ from difflax.diffusion.likelihood import bits_per_dimension, log_likelihood
 from difflax.diffusion.samplers import DDIM, sample
 from difflax.diffusion.schedules import SCHEDULES
 from difflax.diffusion.time_grids import UniformLogSNR, sampling_levels
-from difflax.evaluation.oracles import Gaussian, Mixture
+from difflax.diffusion.verification.oracles import Gaussian, Mixture
 from scipy import stats
 
 

@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from difflax.core.types import Conditioning
 from difflax.diffusion.denoisers import make_denoiser
 from difflax.diffusion.guidance import ClassifierFreeGuidance, Guided
-from difflax.diffusion.levels import add_noise
 from difflax.diffusion.predictions import PREDICTIONS, target, to_prediction
 from difflax.diffusion.samplers import SAMPLERS, initial_noise, sample
 from difflax.diffusion.schedules import SCHEDULES, noise_level
+from difflax.diffusion.schedules.base import add_noise
 from difflax.diffusion.time_grids import Even, sampling_levels
-from difflax.types import Conditioning
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

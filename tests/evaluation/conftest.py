@@ -1,6 +1,7 @@
 """The known sweep, run once for all tests."""
 
 import pytest
+
 from tests.evaluation import known_sweep
 
 

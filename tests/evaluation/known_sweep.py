@@ -1,9 +1,9 @@
 """A sweep small enough to know by heart: what is drawn at a scale is a formula."""
 
 import numpy as np
-from difflax.evaluation.ablation import run_ablation
+from difflax.evaluation.ablation.results import Provenance
+from difflax.evaluation.ablation.sweep import run_ablation
 from difflax.evaluation.measurement import FeatureSpace, Instruments, PromptGroup
-from difflax.evaluation.results import Provenance
 
 SCALES = (0.0, 1.0, 2.0, 4.0)
 SEEDS = tuple(range(3, 15))

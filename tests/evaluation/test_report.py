@@ -5,9 +5,10 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from difflax.evaluation import report
-from difflax.evaluation.ablation_report import write_ablation
-from difflax.evaluation.png import read_metadata
+from difflax.evaluation.ablation.report import write_ablation
+from difflax.figures import html as report
+from difflax.figures.png import read_metadata
+
 from tests.evaluation.known_sweep import SCALES, SEEN
 
 VOID = {"meta", "img", "br", "source"}

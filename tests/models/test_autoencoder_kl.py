@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from difflax.core.types import UserError
 from difflax.models.autoencoder import Codec
 from difflax.models.autoencoder_kl import AutoencoderKLConfig, KLCodec, Posterior
 from difflax.models.tiling import in_tiles
-from difflax.pretrained.names import from_torch
-from difflax.types import UserError
+from difflax.pretrained.format.torch_names import from_torch
 
 # Stable Diffusion 3's: 16 channels, a shift, no convolutions around the latent.
 CONFIG = {

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from difflax.core.types import Conditioning
 from difflax.models.functional import conditional_network, functional
 from difflax.models.mmdit import SD3Transformer2DModel
 from difflax.models.perturbation import Perturbation
 from difflax.models.unet import UNet2DConditionModel
-from difflax.types import Conditioning
 from jax.extend.core import jaxprs_in_params
 
 

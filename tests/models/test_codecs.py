@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 import scipy.fft
+from difflax.core.types import UserError
 from difflax.models.autoencoder import CosineTransform, Identity, Patchify
-from difflax.types import UserError
 
 IMAGES = jax.random.uniform(jax.random.key(0), (2, 8, 12, 3), minval=-1.0)
 CODECS = [Identity(), Patchify(patch_size=4), CosineTransform(whitening=0.0), CosineTransform(whitening=1.25)]

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from difflax.core.types import Conditioning, UserError
 from difflax.models.functional import conditional_network, functional
 from difflax.models.mmdit import SD3Transformer2DModel
 from difflax.models.options import supported_options
 from difflax.models.perturbation import Perturbation
-from difflax.types import Conditioning, UserError
 
 TINY = {
     "sample_size": 8,

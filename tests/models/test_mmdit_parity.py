@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from difflax.core.types import Conditioning
 from difflax.models.functional import conditional_network, functional
 from difflax.models.mmdit import SD3Transformer2DModel, position_table
 from difflax.models.perturbation import Perturbation
-from difflax.pretrained.names import from_torch
-from difflax.types import Conditioning
+from difflax.pretrained.format.torch_names import from_torch
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")

@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from difflax.core.types import Conditioning, UserError
 from difflax.models.attention import Attention, BasicTransformerBlock
 from difflax.models.functional import conditional_network, functional
 from difflax.models.perturbation import Perturbation
 from difflax.models.unet import UNet2DConditionModel
-from difflax.types import Conditioning, UserError
 from flax import nnx
 
 GRID = (3, 4)

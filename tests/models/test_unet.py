@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from difflax.core.types import Conditioning, UserError
 from difflax.models.functional import conditional_network, functional
 from difflax.models.layers import Conv2d
 from difflax.models.options import supported_options
 from difflax.models.unet import ABSENT, UNet2DConditionModel
-from difflax.types import Conditioning, UserError
 from flax import nnx
 
 TINY = {

@@ -7,7 +7,7 @@ import pytest
 from difflax.models.functional import functional
 from difflax.models.softmax_attention import attend
 from difflax.models.unet import UNet2DConditionModel
-from difflax.pretrained.names import from_torch
+from difflax.pretrained.format.torch_names import from_torch
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")

@@ -6,13 +6,13 @@ import sys
 
 import numpy as np
 import pytest
-from difflax.pretrained.tensor_files import write_file
+from difflax.pretrained.format.safetensors import write_file
 
 CODE = """
 import sys, threading, time
 import jax, jax.numpy as jnp, numpy as np
-from difflax.pretrained.names import from_torch
-from difflax.pretrained.tensor_files import open_file
+from difflax.pretrained.format.torch_names import from_torch
+from difflax.pretrained.format.safetensors import open_file
 
 def memory(name):
     lines = open("/proc/self/status").read().splitlines()

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from difflax.core.types import UserError
 from difflax.models.functional import functional
-from difflax.pretrained.names import from_torch, torch_name
+from difflax.pretrained.format.torch_names import from_torch, torch_name
 from difflax.text.clip import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -21,7 +22,6 @@ from difflax.text.clip import (
 from difflax.text.clip_config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from difflax.text.contrastive import contrastive_loss
 from difflax.text.joint import clip_network
-from difflax.types import UserError
 
 from tests.fixtures.make_clip import CASES, make_case, read_case, section
 

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from difflax.core.types import UserError
 from difflax.text import encoders
 from difflax.text.clip_config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from difflax.text.encoders import TextEncoder, text_network
 from difflax.text.joint import CLIP, clip_network
 from difflax.text.pixels import PixelConfig, preprocess_images
 from difflax.text.tokenizer import MIN_VOCAB_SIZE, load_tokenizer, train_bpe
-from difflax.types import UserError
 
 CAPTIONS = ["a red circle", "", "two", "a large blue square", "naïve ☃"]
 

@@ -3,12 +3,12 @@
 import jax
 import numpy as np
 import pytest
+from difflax.core.types import UserError
 from difflax.text.clip_config import CLIPTextConfig
 from difflax.text.encoders import TextEncoder, text_network
 from difflax.text.joined import JoinedEncoder
 from difflax.text.prompts import PromptEncoder, encode_prompts
 from difflax.text.tokenizer import Tokenizer, load_tokenizer, train_bpe
-from difflax.types import UserError
 
 LONG = "red blue green yellow red blue green yellow red blue green yellow cat"
 PROMPTS = ["a (red:1.4) cat", "", LONG]

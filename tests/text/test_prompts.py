@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from difflax.core.types import UserError
 from difflax.text.clip_config import CLIPTextConfig
 from difflax.text.encoders import TextEncoder, text_network
 from difflax.text.prompts import encode_prompts, parse_weights
 from difflax.text.tokenizer import train_bpe
-from difflax.types import UserError
 
 LONG = "red blue green yellow red blue green yellow red blue green yellow cat"
 

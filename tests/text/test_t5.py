@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from difflax.pretrained.t5 import load_t5_encoder, save_t5_encoder
-from difflax.pretrained.tensor_files import write_file
+from difflax.core.types import UserError
+from difflax.pretrained.components.t5 import load_t5_encoder, save_t5_encoder
+from difflax.pretrained.format.safetensors import write_file
 from difflax.text.joined import JoinedEncoder
 from difflax.text.prompts import PromptEncoder, encode_prompts
 from difflax.text.t5 import FEED_FORWARDS, T5Config, relative_buckets, t5_network
 from difflax.text.t5_encoder import T5Encoder, ZeroEncoder
-from difflax.types import UserError
 
 from tests.fixtures.make_stable_diffusion_3 import DIRECTORY, T5
 
@@ -128,7 +128,7 @@ def test_it_is_saved_and_read_back(encoder, tmp_path):
 
 
 def test_a_whole_t5_and_both_names_of_its_table(encoder, tmp_path):
-    from difflax.pretrained.names import to_torch
+    from difflax.pretrained.format.torch_names import to_torch
 
     tensors = dict(to_torch(encoder.params))
     table = tensors["shared.weight"]

@@ -11,8 +11,8 @@ import warnings
 
 import numpy as np
 import pytest
+from difflax.core.types import UserError
 from difflax.text.tokenizer import END, MIN_VOCAB_SIZE, START, load_tokenizer, train_bpe
-from difflax.types import UserError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

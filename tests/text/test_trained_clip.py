@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from difflax.data import shapes
-from difflax.pretrained.clip import load_clip
+from difflax.pretrained.components.clip import load_clip
 from difflax.text.contrastive import retrieval
 from difflax.text.joint import clip_network
 from scipy.stats import binom

@@ -20,10 +20,10 @@ import optax
 from difflax.data.loader import Loader
 from difflax.data.records import Record
 from difflax.models.functional import functional
+from difflax.parallel.sharding import MeshShape, places
 from difflax.training.ema import EMA
 from difflax.training.loop import TrainingOptions, fit
-from difflax.training.objectives import Plain
-from difflax.training.sharding import MeshShape, places
+from difflax.training.objectives.base import Plain
 from flax import nnx
 
 SIZE = 8
@@ -121,7 +121,7 @@ def options(steps, **more):
 def main(argv):
     """See the module."""
     from difflax.cli.main import ending
-    from difflax.training.distributed import initialize
+    from difflax.parallel.processes import initialize
 
     if "DIFFLAX_TOY_DEVICES" in os.environ:
         jax.config.update("jax_num_cpu_devices", int(os.environ["DIFFLAX_TOY_DEVICES"]))

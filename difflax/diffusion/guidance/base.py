@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from difflax.core.types import Conditioning
 from difflax.diffusion.checks import require
 from difflax.diffusion.denoisers import Denoiser, MemoryDenoiser
-from difflax.diffusion.levels import NoiseLevel, NoiseSchedule, expand
 from difflax.diffusion.predictions import Prediction
-from difflax.types import Conditioning
+from difflax.diffusion.schedules.base import NoiseLevel, NoiseSchedule, expand
 
 Strength = Any
 """A number, a traced scalar, one value an example ``[b]``, or a ``ScaleSchedule``."""

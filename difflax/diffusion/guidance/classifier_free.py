@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from difflax.core.filters import gaussian_blur
 from difflax.diffusion.checks import require
 from difflax.diffusion.guidance.base import (
     Guidance,
@@ -22,9 +23,8 @@ from difflax.diffusion.guidance.base import (
     strength_at,
     with_x0,
 )
-from difflax.diffusion.levels import NoiseLevel, expand
 from difflax.diffusion.predictions import Prediction
-from difflax.filters import gaussian_blur
+from difflax.diffusion.schedules.base import NoiseLevel, expand
 
 
 class Contrast(Guidance):

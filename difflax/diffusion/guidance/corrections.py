@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from difflax.diffusion.guidance.base import Guidance, check_number, with_x0
-from difflax.diffusion.levels import NoiseLevel
 from difflax.diffusion.predictions import PREDICTIONS, Prediction, target, to_prediction
+from difflax.diffusion.schedules.base import NoiseLevel
 
 
 @runtime_checkable

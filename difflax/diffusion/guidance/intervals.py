@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from difflax.diffusion.checks import require
 from difflax.diffusion.guidance.base import Guidance, Outcome, positive_of
-from difflax.diffusion.levels import NoiseLevel, NoiseSchedule, noise_level
+from difflax.diffusion.schedules.base import NoiseLevel, NoiseSchedule, noise_level
 
 Unit = Literal["sigma", "log_snr", "t", "step"]
 

@@ -10,7 +10,7 @@ from difflax.diffusion.checks import require
 from difflax.diffusion.guidance.base import Guidance
 from difflax.diffusion.guidance.corrections import Corrected
 from difflax.diffusion.guidance.intervals import SHAPES, Bounds, interval, scale_schedule, scale_table
-from difflax.diffusion.levels import NoiseLevel, NoiseSchedule
+from difflax.diffusion.schedules.base import NoiseLevel, NoiseSchedule
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,11 +16,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from difflax.core.streams import normal
 from difflax.diffusion.checks import require
 from difflax.diffusion.denoisers import Denoiser, MemoryDenoiser, with_memory
-from difflax.diffusion.levels import NoiseLevel, unscheduled_level
 from difflax.diffusion.predictions import Prediction
-from difflax.streams import normal
+from difflax.diffusion.schedules.base import NoiseLevel, unscheduled_level
 
 
 class BoundDenoiser:

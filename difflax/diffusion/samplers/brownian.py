@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from difflax.streams import normal
+from difflax.core.streams import normal
 
 _LOW, _HIGH, _DEPTH = -48.0, 48.0, 21
 

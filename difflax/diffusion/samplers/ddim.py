@@ -2,9 +2,9 @@
 
 import dataclasses
 
+from difflax.core.streams import normal
 from difflax.diffusion.checks import require
 from difflax.diffusion.samplers.base import Stateless, ancestral, straight
-from difflax.streams import normal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,9 @@ from typing import Literal
 
 import jax.numpy as jnp
 
+from difflax.core.streams import normal
 from difflax.diffusion.checks import require
 from difflax.diffusion.samplers.base import Stateless, ancestral, straight
-from difflax.streams import normal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

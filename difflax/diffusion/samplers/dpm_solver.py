@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from difflax.diffusion.checks import require
-from difflax.diffusion.levels import NoiseLevel, unscheduled_level
 from difflax.diffusion.predictions import Prediction
 from difflax.diffusion.samplers.base import decay, half_log_snr_step
 from difflax.diffusion.samplers.brownian import step_noise
 from difflax.diffusion.samplers.exponential import phi
+from difflax.diffusion.schedules.base import NoiseLevel, unscheduled_level
 
 
 def noisy_straight(prediction: Prediction, now: NoiseLevel, next: NoiseLevel, eta: float, path_keys) -> Array:

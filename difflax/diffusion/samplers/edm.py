@@ -6,10 +6,10 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from difflax.core.streams import normal
 from difflax.diffusion.checks import require
-from difflax.diffusion.levels import unscheduled_level
 from difflax.diffusion.samplers.base import Segment, Stateless, straight
-from difflax.streams import normal
+from difflax.diffusion.schedules.base import unscheduled_level
 
 
 class _Churned(Stateless):

@@ -6,9 +6,9 @@ from typing import Any
 import jax
 from jaxtyping import Array, Float
 
-from difflax.diffusion.levels import add_noise
+from difflax.core.streams import normal
 from difflax.diffusion.samplers.base import Sampler
-from difflax.streams import normal
+from difflax.diffusion.schedules.base import add_noise
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

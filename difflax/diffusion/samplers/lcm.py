@@ -6,9 +6,9 @@ import dataclasses
 
 import jax.numpy as jnp
 
+from difflax.core.streams import normal
 from difflax.diffusion.checks import require
 from difflax.diffusion.samplers.base import Stateless
-from difflax.streams import normal
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

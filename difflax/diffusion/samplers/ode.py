@@ -5,10 +5,10 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from difflax.core.streams import normal
 from difflax.diffusion.checks import require
-from difflax.diffusion.levels import expand, unscheduled_level
 from difflax.diffusion.samplers.base import Segment, Stateless, ancestral, between, straight
-from difflax.streams import normal
+from difflax.diffusion.schedules.base import expand, unscheduled_level
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

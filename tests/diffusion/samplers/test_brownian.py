@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from difflax.diffusion.samplers import DPMSolver2MSDE, sample
 from difflax.diffusion.samplers.brownian import path, step_noise
-from difflax.evaluation.convergence import runs
-from difflax.evaluation.oracles import Mixture
+from difflax.diffusion.verification.oracles import Mixture
+from difflax.diffusion.verification.orders import runs
 
 KEYS = jax.random.split(jax.random.key(0), 4000)
 DRAW = jax.jit(lambda a, b: step_noise(KEYS, a, b, (1,), jnp.float32)[:, 0])

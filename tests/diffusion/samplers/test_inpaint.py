@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from difflax.diffusion.level_sequences import levels_from, repaint_levels, restart_levels
-from difflax.diffusion.levels import expand
 from difflax.diffusion.predictions import Prediction
 from difflax.diffusion.samplers import DDIM, DDPM, DPMSolver2M, sample
 from difflax.diffusion.samplers.inpaint import Inpaint
 from difflax.diffusion.schedules import SCHEDULES, add_noise
+from difflax.diffusion.schedules.base import expand
 from difflax.diffusion.time_grids import UniformLogSNR, sampling_levels
+from difflax.diffusion.time_grids.sequences import levels_from, repaint_levels, restart_levels
 
 LEVELS = sampling_levels(SCHEDULES["cosine"](), UniformLogSNR(sigma_max=40.0, sigma_min=0.03), 40)
 RHO, COUNT = 0.9, 4000

@@ -2,7 +2,7 @@
 
 import pytest
 from difflax.diffusion.samplers import SAMPLERS
-from difflax.evaluation.convergence import CLAIMS, TOLERANCE
+from difflax.diffusion.verification.orders import CLAIMS, TOLERANCE
 
 
 @pytest.mark.parametrize("name", CLAIMS)

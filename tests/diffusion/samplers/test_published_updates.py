@@ -3,9 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from difflax.diffusion.levels import unscheduled_level
 from difflax.diffusion.samplers import DPMSolver3MSDE, Heun, dpm_solver, edm, sample
-from difflax.evaluation.oracles import Mixture
+from difflax.diffusion.schedules.base import unscheduled_level
+from difflax.diffusion.verification.oracles import Mixture
 
 DATA = Mixture()
 SIGMAS = np.array([12.0, 6.0, 2.5, 1.1, 0.6, 0.3, 0.1])

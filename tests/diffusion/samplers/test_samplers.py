@@ -12,15 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from difflax.core.types import Conditioning
 from difflax.diffusion.denoisers import make_denoiser
-from difflax.diffusion.levels import unscheduled_level
 from difflax.diffusion.predictions import PREDICTIONS
 from difflax.diffusion.samplers import DDIM, DDPM, LCM, SAMPLERS, Adaptive, initial_noise, sample
 from difflax.diffusion.schedules import SCHEDULES
+from difflax.diffusion.schedules.base import unscheduled_level
 from difflax.diffusion.time_grids import Even, UniformLogSNR, pad_levels, sampling_levels
-from difflax.evaluation.convergence import LawTrial, brownian_noises, half_step_noises, white_noises
-from difflax.evaluation.oracles import Gaussian, Mixture
-from difflax.types import Conditioning
+from difflax.diffusion.verification.oracles import Gaussian, Mixture
+from difflax.diffusion.verification.orders import LawTrial, brownian_noises, half_step_noises, white_noises
 
 from tests.diffusion.members import ALL_SCHEDULES
 from tests.diffusion.networks import as_network

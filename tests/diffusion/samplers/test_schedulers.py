@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from difflax.core.types import Conditioning
 from difflax.diffusion.denoisers import NetworkInput, make_denoiser
-from difflax.diffusion.level_sequences import variance_exploding
 from difflax.diffusion.samplers import ddim, ddpm, dpm_solver, edm, lcm, ode, sample
 from difflax.diffusion.samplers.base import Sampler
 from difflax.diffusion.time_grids import sampling_levels
-from difflax.types import Conditioning
+from difflax.diffusion.time_grids.sequences import variance_exploding
 
 from tests.diffusion.samplers.scheduler_cases import CASES
 

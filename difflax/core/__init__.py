@@ -1,0 +1,1 @@
+"""What everything stands on: types, random streams, filters, chips, events, FLOP counts."""

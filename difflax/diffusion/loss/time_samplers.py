@@ -1,0 +1,243 @@
+"""Which times to train at: a quantile function of t, fed with uniform numbers.
+
+``stratified`` replaces the independent uniform numbers of a batch by one shifted lattice, ``u_i = u + i / b
+mod 1`` (Kingma et al., VDM, arXiv:2107.00630, appendix I.1): each is still uniform, and together they cover
+[0, 1) evenly.
+"""
+
+import dataclasses
+from typing import Protocol, runtime_checkable
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, PyTree
+
+from difflax.diffusion.checks import require
+from difflax.diffusion.schedules.base import NoiseSchedule, as_time
+from difflax.diffusion.time_grids import shifted
+
+
+@runtime_checkable
+class TimeSampler(Protocol):
+    """A distribution over training times."""
+
+    stratified: bool
+
+    def quantile(self, u: Float[Array, "*n"], schedule: NoiseSchedule) -> Float[Array, "*n"]:
+        """The time below which a fraction ``u`` of the draws lies."""
+        ...
+
+
+def sample_times(sampler: TimeSampler, keys: Key[Array, " b"], schedule: NoiseSchedule) -> Float[Array, " b"]:
+    """One time for each key of the (global) batch; a stratified batch takes its shift from the first key."""
+    if sampler.stratified:
+        u = uniform(keys[0]) + as_time(jnp.arange(len(keys))) / len(keys)
+        u = u - jnp.floor(u)
+    else:
+        u = jax.vmap(uniform)(keys)
+    return sampler.quantile(u, schedule)
+
+
+def uniform(key: Key[Array, ""]) -> Float[Array, ""]:
+    """One number in the open interval (0, 1): times of 0 have no noise to predict."""
+    dtype = as_time(0.0).dtype
+    return jax.random.uniform(key, (), dtype, minval=jnp.finfo(dtype).eps)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Uniform:
+    """t uniform in (0, 1), or on the ``timesteps`` times ``1/T, 2/T, … 1``, which checkpoints of the Hub are
+    trained on.
+    """
+
+    stratified: bool = False
+    timesteps: int | None = None
+
+    def __post_init__(self):
+        require(
+            self.timesteps is None or self.timesteps >= 1,
+            f"time_sampler.timesteps must be at least 1, got {self.timesteps}",
+        )
+
+    def quantile(self, u: Float[Array, "*n"], schedule: NoiseSchedule) -> Float[Array, "*n"]:
+        if self.timesteps is None:
+            return u
+        return jnp.minimum(jnp.floor(u * self.timesteps) + 1, self.timesteps) / self.timesteps
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stratified(Uniform):
+    """t uniform in (0, 1), one stratified draw a batch."""
+
+    stratified: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogitNormal:
+    """``logit(t) ~ N(mean, std^2)`` (Esser et al., SD3, arXiv:2403.03206, eq. 19)."""
+
+    mean: float = 0.0
+    std: float = 1.0
+    stratified: bool = False
+
+    def __post_init__(self):
+        require(self.std > 0, f"time_sampler.std must be positive, got {self.std}")
+
+    def quantile(self, u: Float[Array, "*n"], schedule: NoiseSchedule) -> Float[Array, "*n"]:
+        return jax.nn.sigmoid(self.mean + self.std * jax.scipy.special.ndtri(u))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mode:
+    """SD3's density with heavy tails: ``t = 1 - u - s (cos^2(pi u / 2) - 1 + u)`` (arXiv:2403.03206, eq. 20).
+
+    ``scale`` in [-1, 2 / (pi - 2)]: positive prefers the middle, negative the ends.
+    """
+
+    scale: float = 1.29
+    stratified: bool = False
+
+    def __post_init__(self):
+        bound = 2 / (np.pi - 2)
+        require(
+            -1 <= self.scale <= bound, f"time_sampler.scale must lie in [-1, {bound:.4f}], got {self.scale}"
+        )
+
+    def quantile(self, u: Float[Array, "*n"], schedule: NoiseSchedule) -> Float[Array, "*n"]:
+        # The published map falls from 1 to 0; 1 - u makes it a quantile function.
+        return u - self.scale * (jnp.cos(jnp.pi / 2 * (1 - u)) ** 2 - u)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CosMap:
+    """The density that gives a flow the log-SNR of the cosine schedule: ``2 / (pi (1 - 2 t + 2 t^2))``
+    (eq. 21).
+    """
+
+    stratified: bool = False
+
+    def quantile(self, u: Float[Array, "*n"], schedule: NoiseSchedule) -> Float[Array, "*n"]:
+        # 1 - 1 / (tan(pi u / 2) + 1) in a form that is finite at u = 1.
+        sine, cosine = jnp.sin(jnp.pi / 2 * u), jnp.cos(jnp.pi / 2 * u)
+        return sine / (sine + cosine)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Shifted:
+    """The times of another sampler, moved towards the noise: ``shift t / (1 + (shift - 1) t)`` (SD3,
+    arXiv:2403.03206, eq. 23), as checkpoints of flows are sampled and trained.
+    """
+
+    sampler: TimeSampler
+    shift: float
+
+    @property
+    def stratified(self) -> bool:
+        return self.sampler.stratified
+
+    def quantile(self, u: Float[Array, "*n"], schedule: NoiseSchedule) -> Float[Array, "*n"]:
+        return shifted(self.sampler.quantile(u, schedule), self.shift)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LogNormalSigma:
+    """EDM: ``log(sigma / alpha) ~ N(mean, std^2)`` (Karras et al., arXiv:2206.00364, table 1)."""
+
+    mean: float = -1.2
+    std: float = 1.2
+    stratified: bool = False
+
+    def __post_init__(self):
+        require(self.std > 0, f"time_sampler.std must be positive, got {self.std}")
+
+    def quantile(self, u: Float[Array, "*n"], schedule: NoiseSchedule) -> Float[Array, "*n"]:
+        return schedule.t_from_log_snr(-2 * (self.mean + self.std * jax.scipy.special.ndtri(u)))
+
+
+@flax.struct.dataclass
+class LossAwareTimes:
+    """Importance sampling by the running loss (Nichol & Dhariwal, arXiv:2102.09672, section 3.3), over bins
+    of t.
+
+    A bin is drawn in proportion to the root of its running mean squared loss, and the loss divided by what
+    that changes in density, so the expectation stays that of uniform t. Arrays only: a time sampler that is
+    part of the training state.
+
+    Attributes:
+        squares: running mean of the squared loss in each bin, ``[bins]`` (like ``counts``, its shape or
+            sharding in a tree of those).
+        counts: examples seen by each bin; while there are bins with none the sampling is uniform.
+        decay: of the running mean.
+        floor: the share of the density that stays uniform.
+        stratified: one low-discrepancy draw over the batch.
+    """
+
+    squares: PyTree
+    counts: PyTree
+    decay: float = flax.struct.field(pytree_node=False, default=0.9)
+    floor: float = flax.struct.field(pytree_node=False, default=1e-3)
+    stratified: bool = flax.struct.field(pytree_node=False, default=False)
+
+    @property
+    def density(self) -> Float[Array, " bins"]:
+        """The probability of each bin."""
+        root = jnp.sqrt(self.squares)
+        ready = jnp.all(self.counts > 0) & (root.sum() > 0)
+        share = jnp.where(ready, root / jnp.where(ready, root.sum(), 1), 1 / len(root))
+        return (1 - self.floor) * share + self.floor / len(root)
+
+    def quantile(self, u: Float[Array, "*n"], schedule: NoiseSchedule) -> Float[Array, "*n"]:
+        density = self.density
+        edges = jnp.concatenate([jnp.zeros(1), jnp.cumsum(density)])
+        u = u * edges[-1]
+        i = jnp.clip(jnp.searchsorted(edges, u, side="right") - 1, 0, len(density) - 1)
+        t = (i + (u - edges[i]) / density[i]) / len(density)
+        return jnp.clip(t, jnp.finfo(t.dtype).eps, 1)
+
+    def factor(self, t: Float[Array, " b"]) -> Float[Array, " b"]:
+        """What the loss at ``t`` is multiplied by, so that its expectation is that of uniform t."""
+        return 1 / (self.density[self._bin(t)] * len(self.squares))
+
+    def update(self, t: Float[Array, " b"], loss: Float[Array, " b"]) -> "LossAwareTimes":
+        """The state after a batch; ``loss`` without the factor."""
+        i = self._bin(t)
+        seen = jnp.zeros_like(self.counts).at[i].add(1.0)
+        mean = jnp.zeros_like(self.squares).at[i].add(loss**2) / jnp.maximum(seen, 1)
+        moved = jnp.where(self.counts > 0, self.decay * self.squares + (1 - self.decay) * mean, mean)
+        return self.replace(squares=jnp.where(seen > 0, moved, self.squares), counts=self.counts + seen)
+
+    def _bin(self, t: Float[Array, " b"]) -> Int[Array, " b"]:
+        return jnp.clip((t * len(self.squares)).astype(int), 0, len(self.squares) - 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunningLoss(Uniform):
+    """`LossAwareTimes` before the first step, when it is still uniform; ``begin`` makes its state."""
+
+    bins: int = 64
+    decay: float = 0.9
+    floor: float = 1e-3
+
+    def __post_init__(self):
+        require(self.timesteps is None, "time_sampler.timesteps: running_loss has bins, and no timesteps")
+        require(self.bins >= 1, f"time_sampler.bins must be at least 1, got {self.bins}")
+        require(0 <= self.decay < 1, f"time_sampler.decay must lie in [0, 1), got {self.decay}")
+        require(0 < self.floor <= 1, f"time_sampler.floor must lie in (0, 1], got {self.floor}")
+
+    def begin(self) -> LossAwareTimes:
+        """The state that training carries along."""
+        settings = {"decay": self.decay, "floor": self.floor, "stratified": self.stratified}
+        return LossAwareTimes(jnp.zeros(self.bins), jnp.zeros(self.bins), **settings)
+
+
+TIME_SAMPLERS = {
+    "uniform": Uniform,
+    "stratified": Stratified,
+    "logit_normal": LogitNormal,
+    "mode": Mode,
+    "cosmap": CosMap,
+    "log_normal_sigma": LogNormalSigma,
+    "running_loss": RunningLoss,
+}

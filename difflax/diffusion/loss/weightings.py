@@ -1,0 +1,244 @@
+"""How much each noise level counts in the loss: a weight on the squared error of a stated space.
+
+Each weighting is written in a space where its weight is finite wherever the loss is;
+``difflax.diffusion.loss.losses`` moves it to whatever the network predicts. Sources in each docstring state
+theirs on x0 or eps; the two are ``SNR = alpha^2 / sigma^2`` apart.
+"""
+
+import dataclasses
+from typing import Literal, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from difflax.diffusion.checks import require
+from difflax.diffusion.predictions import EDM, PREDICTIONS, Epsilon, FlowVelocity, PredictionType, V
+from difflax.diffusion.schedules.base import NoiseLevel
+
+Weights = Float[Array, "*n"]
+
+
+@runtime_checkable
+class Weighting(Protocol):
+    """``weight(level)`` times the squared error in ``space`` (``None``: the network's own output)."""
+
+    @property
+    def space(self) -> PredictionType | None:
+        """The space whose squared error the weight multiplies."""
+        ...
+
+    def __call__(self, level: NoiseLevel) -> Weights:
+        """The weight at ``level``."""
+        ...
+
+
+def _inverse_snr(level: NoiseLevel) -> Weights:
+    return (level.sigma / level.alpha) ** 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Constant:
+    """Weight 1 on the squared error of ``loss_space``: a prediction type's name; ``None`` is the output's
+    own.
+    """
+
+    loss_space: str | None = None
+
+    def __post_init__(self):
+        known = [None, *PREDICTIONS]
+        require(
+            self.loss_space in known,
+            f"weighting.loss_space must be one of {', '.join(map(str, known))}, got {self.loss_space!r}",
+        )
+
+    @property
+    def space(self) -> PredictionType | None:
+        return None if self.loss_space is None else PREDICTIONS[self.loss_space]()
+
+    def __call__(self, level: NoiseLevel) -> Weights:
+        return jnp.ones_like(level.alpha)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MinSNR:
+    """min-SNR-gamma: ``min(SNR, gamma)`` on x0 (Hang et al., arXiv:2303.09556, eq. 4 and section 3.4).
+
+    That is ``min(SNR, gamma) / SNR`` on eps and ``min(SNR, gamma) / (SNR + 1)`` on v.
+    """
+
+    gamma: float = 5.0
+    space = Epsilon()
+
+    def __post_init__(self):
+        require(self.gamma > 0, f"weighting.gamma must be positive, got {self.gamma}")
+
+    def __call__(self, level: NoiseLevel) -> Weights:
+        return jnp.minimum(1.0, self.gamma * _inverse_snr(level))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SoftMinSNR:
+    """``SNR gamma / (SNR + gamma)`` on x0 (Crowson et al., HDiT, arXiv:2401.11605, section 3.4)."""
+
+    gamma: float = 5.0
+    space = Epsilon()
+
+    def __post_init__(self):
+        require(self.gamma > 0, f"weighting.gamma must be positive, got {self.gamma}")
+
+    def __call__(self, level: NoiseLevel) -> Weights:
+        return self.gamma * level.sigma**2 / (level.alpha**2 + self.gamma * level.sigma**2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class P2:
+    """``1 / (k + SNR)^gamma`` on eps (Choi et al., arXiv:2204.00227, eq. 8)."""
+
+    gamma: float = 1.0
+    k: float = 1.0
+    space = Epsilon()
+
+    def __post_init__(self):
+        require(self.k > 0, f"weighting.k must be positive, got {self.k}")
+        require(self.gamma >= 0, f"weighting.gamma must not be negative, got {self.gamma}")
+
+    def __call__(self, level: NoiseLevel) -> Weights:
+        return (level.sigma**2 / (self.k * level.sigma**2 + level.alpha**2)) ** self.gamma
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TruncatedSNR:
+    """``max(SNR, 1)`` on x0 (Salimans & Ho, arXiv:2202.00512, section 4)."""
+
+    space = V()
+
+    def __call__(self, level: NoiseLevel) -> Weights:
+        squares = level.alpha**2, level.sigma**2
+        return jnp.maximum(*squares) / (squares[0] + squares[1]) ** 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EDMWeighting:
+    """``(sigma^2 + sigma_data^2) / (sigma sigma_data)^2`` on x0: 1 on EDM's F (arXiv:2206.00364, eq. 108)."""
+
+    sigma_data: float = 0.5
+
+    def __post_init__(self):
+        require(self.sigma_data > 0, f"weighting.sigma_data must be positive, got {self.sigma_data}")
+
+    @property
+    def space(self) -> PredictionType:
+        return EDM(sigma_data=self.sigma_data)
+
+    def __call__(self, level: NoiseLevel) -> Weights:
+        return jnp.ones_like(level.alpha)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SigmoidWeighting:
+    """``sigmoid(bias - log_snr)`` on eps, per unit of log-SNR (VDM++, Kingma & Gao, arXiv:2303.00848, section
+    4.3).
+
+    With ``per="log_snr"`` the weight carries ``-d log_snr / dt / 2``, so that with uniform t the loss does
+    not depend on the schedule, as published; with ``per="t"`` it is left out.
+    """
+
+    bias: float = 2.0
+    per: Literal["log_snr", "t"] = "log_snr"
+    space = Epsilon()
+
+    def __post_init__(self):
+        require(self.per in ("log_snr", "t"), f"weighting.per must be log_snr or t, got {self.per!r}")
+
+    def __call__(self, level: NoiseLevel) -> Weights:
+        weight = jax.nn.sigmoid(self.bias - level.log_snr)
+        if self.per == "t":
+            return weight
+        return weight * (level.sigma_dot / level.sigma - level.alpha_dot / level.alpha)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FlowWeighting:
+    """Weights on the flow velocity that SD3 compares (Esser et al., arXiv:2403.03206, section 3.1).
+
+    ``"sigma_sqrt"``: ``sigma^-2``, LDM's eps-like weight; ``"cosmap"``: ``2 / (pi (1 - 2 sigma + 2
+    sigma^2))``, the density that gives the flow a cosine schedule's emphasis; sigma is the noise's share
+    ``sigma / (alpha + sigma)``.
+    """
+
+    scheme: Literal["sigma_sqrt", "cosmap"] = "cosmap"
+    space = FlowVelocity()
+
+    def __post_init__(self):
+        known = ("sigma_sqrt", "cosmap")
+        require(self.scheme in known, f"weighting.scheme must be sigma_sqrt or cosmap, got {self.scheme!r}")
+
+    def __call__(self, level: NoiseLevel) -> Weights:
+        share = level.sigma / (level.alpha + level.sigma)
+        if self.scheme == "sigma_sqrt":
+            return share**-2.0
+        return 2 / (jnp.pi * (1 - 2 * share + 2 * share**2))
+
+
+WEIGHTINGS = {
+    "constant": Constant,
+    "min_snr": MinSNR,
+    "soft_min_snr": SoftMinSNR,
+    "p2": P2,
+    "truncated_snr": TruncatedSNR,
+    "edm": EDMWeighting,
+    "sigmoid": SigmoidWeighting,
+    "flow": FlowWeighting,
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LearnedUncertainty:
+    """EDM2's learned log-variance of the loss (Karras et al., arXiv:2312.02696, eq. 21 and appendix B.2).
+
+    ``loss -> loss / exp(u) + u``, with u a linear map of random Fourier features of the level's ``log(sigma /
+    alpha) / 4``, trained along with the network: the gradient that each noise level gives becomes of equal
+    size. The map's weights are trained parameters; the features are the same in every run.
+    """
+
+    features: int = 128
+
+    def __post_init__(self):
+        require(self.features >= 1, f"uncertainty.features must be at least 1, got {self.features}")
+
+    def init(self) -> Float[Array, " k"]:
+        """The weights before training: u = 0 everywhere."""
+        return jnp.zeros(self.features)
+
+    def log_variance(self, weights: Float[Array, " k"], level: NoiseLevel) -> Float[Array, " b"]:
+        """u at each level."""
+        first, second = jax.random.split(jax.random.key(0))
+        frequencies = 2 * jnp.pi * jax.random.normal(first, (self.features,))
+        phases = 2 * jnp.pi * jax.random.uniform(second, (self.features,))
+        # Finite where no signal or no noise is left.
+        noise = jnp.clip(-level.log_snr[:, None] / 8, -10, 10)
+        features = jnp.sqrt(2.0) * jnp.cos(noise * frequencies + phases)
+        return features @ weights / jnp.sqrt(self.features)
+
+    def __call__(
+        self, weights: Float[Array, " k"], loss: Float[Array, " b"], level: NoiseLevel
+    ) -> Float[Array, " b"]:
+        """The loss of each example, rescaled."""
+        u = self.log_variance(weights, level)
+        return (loss / jnp.exp(u) + u).astype(loss.dtype)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoUncertainty:
+    """The loss as it is."""
+
+    def init(self) -> None:
+        return None
+
+    def __call__(self, weights: None, loss: Float[Array, " b"], level: NoiseLevel) -> Float[Array, " b"]:
+        """``loss``."""
+        return loss
+
+
+UNCERTAINTIES = {"none": NoUncertainty, "learned": LearnedUncertainty}

@@ -1,0 +1,1 @@
+"""Exact oracles and the measured orders of the samplers."""

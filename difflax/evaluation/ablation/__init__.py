@@ -1,0 +1,1 @@
+"""Guidance ablation: the sweep, its results, plots and report."""

@@ -1,0 +1,220 @@
+"""Plots of a guidance ablation: each metric against the scale, and what one metric costs in another.
+
+The scale runs on a signed square-root axis: it spreads the small scales, where most happens, keeps 0 and
+negative scales, and needs no threshold as a logarithm would.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from difflax.evaluation.ablation.results import AblationResult, Curve, describe_scale
+from difflax.figures.style import LIGHT, Theme, dress, legend, look, new_figure, title
+
+SCALE_LABEL = "guidance scale (square-root spacing)"
+LEVEL_DASH = {"chance": (0, (1, 2)), "real images": (0, (4, 3))}
+
+
+def signed_sqrt(scale: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """``sign(s) √|s|``: where a scale stands on the axis."""
+    return np.asarray(np.sign(scale) * np.sqrt(np.abs(scale)))
+
+
+def signed_square(position: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    """The inverse of :func:`signed_sqrt`."""
+    return np.asarray(np.sign(position) * position**2)
+
+
+def tick_scales(scales: Sequence[float], least_gap: float = 0.045) -> list[float]:
+    """The scales with a number on the axis: 0, 1 and the ends, then all that leave ``least_gap`` of it."""
+    spots = {scale: float(signed_sqrt(np.array(scale))) for scale in scales}
+    width = (max(spots.values()) - min(spots.values())) or 1.0
+    kept: list[float] = []
+    special = [scale for scale in (0.0, 1.0, min(scales), max(scales)) if scale in spots]
+    for scale in [*special, *scales]:
+        if all(abs(spots[scale] - spots[other]) >= least_gap * width for other in kept):
+            kept.append(scale)
+    return sorted(kept)
+
+
+def _scale_axis(axes: Any, scales: Sequence[float], theme: Theme) -> None:
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+    axes.set_xscale("function", functions=(signed_sqrt, signed_square))
+    spots = signed_sqrt(np.array(scales))
+    margin = 0.04 * (float(np.ptp(spots)) or 1.0)
+    ends = signed_square(np.array([spots.min() - margin, spots.max() + margin]))
+    axes.set_xlim(*ends)
+    axes.xaxis.set_major_locator(FixedLocator(tick_scales(scales)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel(SCALE_LABEL)
+    if 1.0 in scales and len(scales) > 1:
+        from matplotlib.patheffects import withStroke
+
+        axes.axvline(1.0, color=theme.rule, linewidth=1.2, zorder=0.5)
+        axes.annotate(
+            describe_scale(1.0),
+            (1.0, 1.0),
+            (3, -2),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            va="top",
+            color=theme.quiet,
+            fontsize=7.5,
+            path_effects=[withStroke(linewidth=2.5, foreground=theme.paper)],
+        )
+
+
+def _limits(curves: Sequence[Curve]) -> tuple[float, float]:
+    """Room for every estimate, band and level line; a bound of the metric near the data is shown."""
+    ends = [v for c in curves for e in c.estimates for v in (e.value, e.low, e.high)]
+    ends += [level for c in curves for level in c.references.values()]
+    known = [end for end in ends if np.isfinite(end)] or [0.0, 1.0]
+    low, high = min(known), max(known)
+    room = 0.08 * (high - low or abs(high) or 1.0)
+    floor, ceiling = curves[0].metric.bounds
+    if (floor, ceiling) == (0.0, 1.0) and high - low > 0.4:
+        return -0.02, 1.04
+    bottom = 0.0 if floor == 0.0 and low < 0.5 * high else low - room
+    return bottom, high + room if ceiling is None else min(high + room, ceiling + 0.5 * room)
+
+
+def draw_metric(axes: Any, curves: Sequence[Curve], groups: Sequence[str], theme: Theme) -> None:
+    """One metric on given axes: lines with bands, level lines, the best scale of each group ringed.
+
+    ``groups`` are all groups of the sweep: a group looks the same in every plot, also where another has no
+    curve.
+    """
+    metric = curves[0].metric
+    dress(axes, theme)
+    for curve in curves:
+        style = look(theme, groups.index(curve.group))
+        values, low, high = (
+            np.array([getattr(estimate, end) for estimate in curve.estimates])
+            for end in ("value", "low", "high")
+        )
+        axes.fill_between(curve.scales, low, high, color=style["color"], alpha=0.15, linewidth=0)
+        axes.plot(curve.scales, values, **style, linewidth=1.8, markersize=4.5, markeredgewidth=0)
+        for name, level in curve.references.items():
+            axes.axhline(
+                level, color=style["color"], linestyle=LEVEL_DASH[name], linewidth=1.1, alpha=0.75, zorder=1.5
+            )
+        if curve.best is not None:
+            axes.plot(
+                curve.scales[curve.best],
+                values[curve.best],
+                marker="o",
+                markersize=11,
+                markerfacecolor="none",
+                markeredgecolor=style["color"],
+                markeredgewidth=1.6,
+                clip_on=False,
+                zorder=4,
+            )
+    _scale_axis(axes, curves[0].scales, theme)
+    axes.set_ylim(*_limits(curves))
+    arrow = {"higher": "higher is better", "lower": "lower is better", "neither": ""}[metric.better]
+    title(axes, theme, metric.label, ", ".join(part for part in (metric.unit, arrow) if part))
+
+
+def legend_handles(curves: Sequence[Curve], groups: Sequence[str], theme: Theme) -> list[Any]:
+    """Legend entries of the groups, the band, the level lines and the ring that occur in ``curves``."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    present = {curve.group for curve in curves}
+    handles: list[Any] = [
+        Line2D([], [], **look(theme, index), linewidth=1.8, markersize=4.5, markeredgewidth=0, label=group)
+        for index, group in enumerate(groups)
+        if group in present
+    ]
+    handles.append(Patch(facecolor=theme.quiet, alpha=0.25, linewidth=0, label="95% band"))
+    for name, dash in LEVEL_DASH.items():
+        if any(name in curve.references for curve in curves):
+            handles.append(Line2D([], [], color=theme.quiet, linestyle=dash, linewidth=1.2, label=name))
+    if any(curve.best is not None for curve in curves):
+        ring = {"markerfacecolor": "none", "markeredgecolor": theme.quiet, "markeredgewidth": 1.4}
+        handles.append(Line2D([], [], linestyle="none", marker="o", markersize=9, label="best scale", **ring))
+    return handles
+
+
+def metric_figure(result: AblationResult, metric: str, theme: Theme = LIGHT) -> Any:
+    """A ``Figure`` of one metric, by name, against the guidance scale, one line a prompt group.
+
+    ``difflax.figures.style.render`` turns it into a PNG or SVG.
+    """
+    figure = new_figure(theme, 6.0, 4.0)
+    curves, groups = result.by_metric()[metric], [group.name for group in result.groups]
+    draw_metric(figure.subplots(), curves, groups, theme)
+    legend(figure, legend_handles(curves, groups, theme), theme, columns=3)
+    return figure
+
+
+def overview_figure(result: AblationResult, theme: Theme = LIGHT, *, columns: int = 3) -> Any:
+    """A ``Figure`` with a panel for each metric and one legend."""
+    tables, groups = list(result.by_metric().values()), [group.name for group in result.groups]
+    columns = min(columns, len(tables))
+    rows = -(-len(tables) // columns)
+    figure = new_figure(theme, 4.6 * columns, 3.4 * rows + 0.4)
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, curves in zip(panels, tables, strict=False):
+        draw_metric(axes, curves, groups, theme)
+    for axes in panels[len(tables) :]:
+        axes.set_visible(False)
+    figure.get_layout_engine().set(wspace=0.06, hspace=0.08)
+    handles = legend_handles(result.curves, groups, theme)
+    legend(figure, handles, theme, columns=min(len(handles), round(2.5 * columns)))
+    return figure
+
+
+def tradeoff_figure(result: AblationResult, across: str, up: str, theme: Theme = LIGHT) -> Any:
+    """A ``Figure`` of metric ``up`` against metric ``across``, one point a scale, joined in order of scale.
+
+    So Ho and Salimans (2022) and Saharia et al. (2022) show what guidance buys and what it costs.
+    """
+    tables = result.by_metric()
+    from matplotlib.patheffects import withStroke
+
+    figure = new_figure(theme, 6.0, 4.4)
+    axes = figure.subplots()
+    dress(axes, theme)
+    axes.grid(axis="x", color=theme.rule, linewidth=0.8)
+    groups = [group.name for group in result.groups]
+    measured = {curve.group: curve for curve in tables[up]}
+    for first in tables[across]:
+        if first.group not in measured:
+            continue
+        second = measured[first.group]
+        x = np.array([estimate.value for estimate in first.estimates])
+        y = np.array([estimate.value for estimate in second.estimates])
+        style = look(theme, groups.index(first.group))
+        axes.plot(x, y, **style, linewidth=1.6, markersize=5, markeredgewidth=0, label=first.group)
+        marked = {0.0, 1.0, result.scales[0], result.scales[-1]}
+        marked |= {result.scales[second.best]} if second.best is not None else set()
+        for scale, spot_x, spot_y in zip(result.scales, x, y, strict=True):
+            if scale in marked:
+                axes.annotate(
+                    f"{scale:g}",
+                    (spot_x, spot_y),
+                    (5, 4),
+                    textcoords="offset points",
+                    color=style["color"],
+                    fontsize=8.5,
+                    fontweight="bold",
+                    path_effects=[withStroke(linewidth=2.5, foreground=theme.paper)],
+                )
+    axes.margins(0.08)
+    axes.set_xlabel(tables[across][0].metric.axis_label)
+    title(axes, theme, f"{tables[up][0].metric.label} against {_lower(tables[across][0].metric.label)}")
+    axes.set_ylabel(tables[up][0].metric.axis_label)
+    handles = axes.get_legend_handles_labels()[0]
+    legend(figure, handles, theme, columns=3)
+    return figure
+
+
+def _lower(label: str) -> str:
+    """A label inside a sentence; "CLIP" and "Fréchet" keep their capital."""
+    return label if label.startswith(("CLIP", "Fréchet")) else label[0].lower() + label[1:]

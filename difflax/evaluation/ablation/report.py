@@ -1,0 +1,288 @@
+"""The guidance ablation as files: tables, plots, image grids and one HTML report that joins them."""
+
+import io
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from etils import epath
+from PIL import Image
+
+from difflax.evaluation.ablation import plots
+from difflax.evaluation.ablation.results import AblationResult, Curve, describe_scale, write_tables
+from difflax.evaluation.statistics import Estimate
+from difflax.figures import html
+from difflax.figures.grids import GridStyle, labelled_grid
+from difflax.figures.html import Headline, Markup, Picture
+from difflax.figures.png import save_png
+from difflax.figures.style import adaptive, render
+
+LARGEST_TILE = 256
+PHOTO_WIDTH = 128
+
+
+def write_ablation(result: AblationResult, directory: str | os.PathLike[str]) -> epath.Path:
+    """Writes everything about the sweep into ``directory`` and returns the path of the report.
+
+    ``report.html``, ``results.json``, ``table.csv``, ``records.csv``, ``plots/`` (an SVG of each metric
+    and trade-off, and ``overview.png`` of all metrics) and ``grids/`` (a PNG of each prompt group).
+    """
+    directory = epath.Path(directory)
+    write_tables(result, directory)
+    (directory / "plots").mkdir(parents=True, exist_ok=True)
+    vectors: dict[str, bytes] = {}
+    for name, figure in draw_all(result).items():
+        vectors[name] = render(figure, "svg")
+        (directory / "plots" / f"{name}.svg").write_bytes(vectors[name])
+    (directory / "plots" / "overview.png").write_bytes(render(plots.overview_figure(result), "png", dpi=130))
+    grids = {group.name: grid(result, group.name) for group in result.groups}
+    for index, (name, picture) in enumerate(grids.items()):
+        save_png(directory / "grids" / f"{index}_{slug(name)}.png", picture, facts(result))
+    path = directory / "report.html"
+    path.write_text(ablation_page(result, vectors, grids))
+    return path
+
+
+def slug(name: str) -> str:
+    """A file name of a group's name: letters and digits, the rest underscores."""
+    kept = "".join(letter if letter.isalnum() else "_" for letter in name.lower())
+    return "_".join(part for part in kept.split("_") if part)[:60]
+
+
+def facts(result: AblationResult) -> dict[str, Any]:
+    """What an image of the sweep carries in its PNG text."""
+    return {
+        "command": result.provenance.command,
+        "checkpoint": result.provenance.checkpoint,
+        "sampler": result.provenance.sampler,
+        "num_steps": result.provenance.num_steps,
+        "negative_prompt": result.provenance.negative_prompt,
+        "guidance_scales": list(result.scales),
+        "seed": result.seeds[0],
+    }
+
+
+def grid(result: AblationResult, group: str) -> Image.Image:
+    """The image table of a group: a row a prompt, a column a scale, all at the first seed."""
+    info = next(info for info in result.groups if info.name == group)
+    images = result.samples[group]
+    labels = [f"{scale:g}\n{describe_scale(scale)}".rstrip("\n") for scale in result.scales]
+    rows = [[_shrunk(image) for image in column] for column in images.swapaxes(0, 1)]
+    style = GridStyle(tile=96)
+    return labelled_grid(rows, info.prompts[: len(rows)], labels, corner="guidance scale", style=style)
+
+
+def _shrunk(image: Any) -> Any:
+    """Large images are reduced, so that a table of them still opens fast."""
+    import numpy as np
+
+    factor = math.ceil(max(image.shape[:2]) / LARGEST_TILE)
+    if factor == 1:
+        return image
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).reduce(factor)
+    pixels = np.asarray(picture)
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def draw_all(result: AblationResult) -> dict[str, Any]:
+    """A figure of each metric, by its name, and of each trade-off, named ``gain_against_cost``."""
+    drawn = {name: plots.metric_figure(result, name) for name in result.by_metric()}
+    pairs = {f"{up}_against_{across}": (across, up) for across, up in trade_offs(result)}
+    return drawn | {name: plots.tradeoff_figure(result, across, up) for name, (across, up) in pairs.items()}
+
+
+def trade_offs(result: AblationResult) -> list[tuple[str, str]]:
+    """Pairs of metrics worth seeing against each other: what the text gains and what the picture loses."""
+    measured = set(result.by_metric())
+    gains = [name for name in ("accuracy", "clip_score") if name in measured][:1]
+    costs = [n for n in ("frechet_distance", "feature_diversity", "pixel_diversity") if n in measured]
+    return [(cost, gain) for gain in gains for cost in costs[:2]]
+
+
+def _embedded(svg: bytes) -> Picture:
+    return Picture(data=adaptive(svg), kind="image/svg+xml")
+
+
+def _embedded_grid(picture: Image.Image, photo: bool) -> Picture:
+    out = io.BytesIO()
+    if photo:
+        picture.save(out, format="JPEG", quality=90)
+        return Picture(data=out.getvalue(), kind="image/jpeg")
+    picture.save(out, format="PNG")
+    return Picture(data=out.getvalue(), kind="image/png")
+
+
+def decimals(curve: Curve) -> int:
+    """How many digits behind the point to show: three significant ones of the largest value."""
+    if curve.metric.bounds == (0.0, 1.0):
+        return 2
+    sizes = [abs(e.value) for e in curve.estimates if e.value and math.isfinite(e.value)]
+    return min(max(2 - math.floor(math.log10(max(sizes))), 0), 8) if sizes else 2
+
+
+def number(value: float, digits: int) -> str:
+    """The value with ``digits`` behind the point, or an en dash for what was not measured."""
+    return f"{value:.{digits}f}" if math.isfinite(value) else "–"
+
+
+def band(estimate: Estimate, digits: int) -> str:
+    """The confidence band as text; empty where there is none."""
+    if math.isnan(estimate.low):
+        return ""
+    return f"{number(estimate.low, digits)}–{number(estimate.high, digits)}"
+
+
+def with_band(estimate: Estimate, digits: int) -> Markup:
+    """An estimate and, in small print, its band."""
+    return html.join([number(estimate.value, digits), html.tag("small", band(estimate, digits))], "")
+
+
+def near_best(curve: Curve) -> str:
+    """The scales around the best one that cannot be told from it, as text."""
+    near = [scale for scale, close in zip(curve.scales, curve.near_best, strict=True) if close]
+    if len(near) < 2:
+        return "no other scale as good"
+    return "as good within noise: " + ", ".join(
+        f"{scale:g}" for scale in near if scale != curve.scales[curve.best]
+    )
+
+
+def ablation_page(
+    result: AblationResult, vectors: Mapping[str, bytes], grids: Mapping[str, Image.Image]
+) -> str:
+    """The report as one HTML document, from the plots (SVG, named as in :func:`draw_all`) and grids."""
+    per_scale = sum(group.count for group in result.groups)
+    number_of_prompts = sum(len(group.prompts) for group in result.groups)
+    subtitle = (
+        f"{len(result.scales)} guidance scales × {number_of_prompts} prompts × {len(result.seeds)} seeds: "
+        f"{len(result.scales) * per_scale:,} images of {result.provenance.checkpoint}, "
+        f"sampled by {result.provenance.sampler} in {result.provenance.num_steps} steps."
+    )
+    return html.page(
+        "What does guidance do here?",
+        subtitle,
+        html.headlines(_headlines(result)),
+        _curve_section(result, vectors),
+        *_trade_off_section(result, vectors),
+        html.section(
+            "Prompts and scales",
+            *_grids(result, grids),
+            lead=f"All images here share seed {result.seeds[0]}: along a row, guidance alone changes.",
+        ),
+        html.section("Numbers", *(_table(result, group.name) for group in result.groups)),
+        html.section(
+            "What was asked",
+            html.code(result.provenance.command),
+            html.definitions(_asked(result)),
+            html.details("The whole config", html.code(_pretty(result.provenance.config))),
+        ),
+        html.section("How it was measured", *_method(result)),
+        kicker="difflax · guidance ablation",
+        footer="The raw numbers are in results.json, table.csv and records.csv beside this page.",
+    )
+
+
+def _headlines(result: AblationResult) -> list[Headline]:
+    cards = []
+    for curve in result.by_metric()[result.primary]:
+        if curve.best is None:
+            continue
+        estimate, digits = curve.estimates[curve.best], decimals(curve)
+        parts = [f"95% band {band(estimate, digits)}"] if band(estimate, digits) else []
+        if "chance" in curve.references:
+            parts.append(f"chance {number(curve.references['chance'], digits)}")
+        if any(curve.near_best):
+            parts.append(near_best(curve))
+        cards.append(
+            Headline(
+                label=f"{curve.metric.label}, {curve.group}",
+                value=number(estimate.value, digits),
+                detail="; ".join([f"at scale {curve.scales[curve.best]:g}", *parts]),
+            )
+        )
+    return cards
+
+
+def _curve_section(result: AblationResult, vectors: Mapping[str, bytes]) -> Markup:
+    shown = [
+        html.figure(
+            _embedded(vectors[name]),
+            f"{curves[0].metric.label} against guidance scale",
+            curves[0].metric.definition,
+        )
+        for name, curves in result.by_metric().items()
+    ]
+    lead = "Scale 0 ignores the text, scale 1 is the model without guidance."
+    return html.section("Against the guidance scale", html.figures(*shown), lead=lead)
+
+
+def _asked(result: AblationResult) -> dict[str, str]:
+    source = result.provenance
+    negative = repr(source.negative_prompt) if source.negative_prompt else "none (the null condition)"
+    return {
+        "Checkpoint": source.checkpoint,
+        "Sampler": f"{source.sampler}, {source.num_steps} steps",
+        "Negative prompt": negative,
+        "Guidance scales": ", ".join(f"{scale:g}" for scale in result.scales),
+        "Seeds": ", ".join(map(str, result.seeds)),
+        "Prompt groups": "; ".join(f"{group.name} ({len(group.prompts)} prompts)" for group in result.groups),
+        "Versions": ", ".join(f"{name} {version}" for name, version in source.versions.items()),
+    }
+
+
+def _pretty(config: Any) -> str:
+    return json.dumps(dict(config), indent=2, ensure_ascii=False, sort_keys=True)
+
+
+def _trade_off_section(result: AblationResult, vectors: Mapping[str, bytes]) -> Sequence[Markup]:
+    shown = [
+        html.figure(_embedded(vectors[f"{up}_against_{across}"]), f"{up} against {across}")
+        for across, up in trade_offs(result)
+    ]
+    lead = "One point a scale, joined in order; some points carry their scale."
+    return (
+        [html.section("What it buys and what it costs", html.figures(*shown), lead=lead)] if shown else []
+    )
+
+
+def _grids(result: AblationResult, grids: Mapping[str, Image.Image]) -> Sequence[Markup]:
+    blocks = []
+    for group in result.groups:
+        _, shown, _, width, _ = result.samples[group.name].shape
+        picture = _embedded_grid(grids[group.name], photo=width >= PHOTO_WIDTH)
+        caption = f"{group.name}: the first {shown} of {len(group.prompts)} prompts"
+        blocks.append(html.figure(picture, f"images by prompt and scale, {group.name}", caption, wide=True))
+    return blocks
+
+
+def _table(result: AblationResult, group: str) -> Markup:
+    curves = [curve for curve in result.curves if curve.group == group]
+    rows = [
+        [f"{scale:g}", *(with_band(curve.estimates[index], decimals(curve)) for curve in curves)]
+        for index, scale in enumerate(result.scales)
+    ]
+    levels = list(dict.fromkeys(name for curve in curves for name in curve.references))
+    rows += [
+        [name, *(number(curve.references.get(name, math.nan), decimals(curve)) for curve in curves)]
+        for name in levels
+    ]
+    best = next(curve.best for curve in curves if curve.metric.name == result.primary)
+    columns = ["scale", *(curve.metric.label for curve in curves)]
+    strong = frozenset() if best is None else frozenset({best})
+    return html.table(columns, rows, caption=group, strong=strong)
+
+
+def _method(result: AblationResult) -> Sequence[Markup]:
+    metrics = {
+        metric.label: f"{metric.definition} {metric.note} Source: {metric.source}."
+        for metric in (curves[0].metric for curves in result.by_metric().values())
+    }
+    words = {name[0].upper() + name[1:]: text for name, text in result.method.items()}
+    judge = {"Judge": result.provenance.judge} if result.provenance.judge else {}
+    prompts = [
+        html.details(f"All prompts: {group.name}", html.code("\n".join(group.prompts)))
+        for group in result.groups
+    ]
+    return [html.definitions(words | judge), html.definitions(metrics), *prompts]

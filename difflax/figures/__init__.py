@@ -1,0 +1,1 @@
+"""How results look: grids, PNG files, trajectories, HTML pages and their style."""

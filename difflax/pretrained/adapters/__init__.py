@@ -1,0 +1,1 @@
+"""Files that change a checkpoint: LoRA and textual inversion."""

@@ -1,0 +1,1 @@
+"""The parts of a checkpoint, one file each: text encoders, autoencoder, scheduler."""

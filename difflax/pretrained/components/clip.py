@@ -1,0 +1,213 @@
+"""CLIP's weights in and out, in the layouts of the Hub.
+
+Two layouts hold a text encoder: a CLIP folder (``config.json``, ``model.safetensors``, tokenizer files,
+``preprocessor_config.json``; what transformers' ``CLIPModel`` reads) and a pipeline folder with the
+subfolders ``text_encoder/`` and ``tokenizer/`` (what diffusers reads).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from etils import epath
+
+from difflax.core.types import Params, UserError
+from difflax.models.functional import Functional, functional
+from difflax.pretrained.format.hub import INDEX
+from difflax.pretrained.format.safetensors import Tensors, open_weights, read_json, write_file, write_json
+from difflax.pretrained.format.torch_names import from_torch, to_torch
+from difflax.text.clip import CLIPVisionModel, CLIPVisionModelWithProjection
+from difflax.text.clip_config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from difflax.text.encoders import TextEncoder, text_network
+from difflax.text.joint import CLIP, clip_network
+from difflax.text.pixels import PixelConfig
+from difflax.text.tokenizer import Tokenizer, load_tokenizer
+
+CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model", "preprocessor_config.json"
+
+
+def load_clip(directory: epath.PathLike, *, batch_size: int = 64, dtype: Any = jnp.float32) -> CLIP:
+    """A whole CLIP from its folder; arguments as for `CLIP`.
+
+    Raises:
+        UserError: the folder is no CLIP's, or its weights do not fit its config.
+    """
+    path = epath.Path(directory)
+    fields = _read_config(path)
+    if fields.get("model_type") != "clip":
+        raise UserError(
+            f"{path / CONFIG} is of a {fields.get('model_type')!r} model: give the folder of a whole CLIP"
+        )
+    config = CLIPConfig.from_config(fields)
+    length = config.text_config.max_position_embeddings
+    return CLIP(
+        params=from_torch(_open_weights(path), clip_network(config).abstract(), f"the CLIP in {path}"),
+        config=config,
+        tokenizer=load_tokenizer(path, max_length=length),
+        pixels=PixelConfig.from_config(read_json(path / PREPROCESSOR)),
+        batch_size=batch_size,
+        dtype=dtype,
+    )
+
+
+def save_clip(clip: CLIP, directory: epath.PathLike) -> None:
+    """Writes a CLIP folder, which `load_clip` and transformers' ``CLIPModel`` and ``CLIPProcessor`` read."""
+    path = epath.Path(directory)
+    _write_model(path, clip.config.to_config(), to_torch(clip.params))
+    write_json(path / PREPROCESSOR, clip.pixels.to_config())
+    clip.tokenizer.save(path)
+
+
+def load_text_encoder(
+    directory: epath.PathLike,
+    *,
+    number: int = 1,
+    layer: int = -1,
+    final_norm: bool = True,
+    batch_size: int = 64,
+    dtype: Any = jnp.float32,
+    param_dtype: Any = None,
+    variant: str | None = None,
+) -> TextEncoder:
+    """The text tower of a pipeline folder or of a CLIP folder; arguments as for `TextEncoder`.
+
+    Args:
+        number: of a pipeline's text encoders, from 1: 2 is ``text_encoder_2/`` and ``tokenizer_2/``.
+        param_dtype: of the parameters; ``None``: float32.
+        variant: of the weights, see `open_weights`.
+
+    Raises:
+        UserError: the folder has no CLIP text tower, or its weights do not fit its config.
+    """
+    path = epath.Path(directory)
+    suffix = "" if number == 1 else f"_{number}"
+    in_pipeline = number > 1 or (path / "text_encoder").is_dir() or (path / INDEX).is_file()
+    model_path = path / f"text_encoder{suffix}" if in_pipeline else path
+    tokenizer_path = path / f"tokenizer{suffix}" if in_pipeline else path
+
+    def tokenizer(length: int) -> Tokenizer:
+        if not tokenizer_path.is_dir():
+            raise UserError(f"no {tokenizer_path.name} in {path}: a pipeline folder needs its tokenizer")
+        return load_tokenizer(tokenizer_path, max_length=length)
+
+    return load_text_encoder_from(
+        _read_config(model_path),
+        _open_weights(model_path, variant),
+        tokenizer,
+        f"in {model_path}",
+        layer=layer,
+        final_norm=final_norm,
+        batch_size=batch_size,
+        dtype=dtype,
+        param_dtype=param_dtype,
+    )
+
+
+def load_text_encoder_from(
+    fields: Mapping[str, Any],
+    tensors: Tensors,
+    tokenizer: Callable[[int], Tokenizer],
+    where: str,
+    *,
+    layer: int = -1,
+    final_norm: bool = True,
+    batch_size: int = 64,
+    dtype: Any = jnp.float32,
+    param_dtype: Any = None,
+) -> TextEncoder:
+    """The text tower of a config and tensors by transformers' names.
+
+    Args:
+        fields: of a ``config.json``.
+        tokenizer: makes one whose rows have the given length.
+        where: for errors.
+    """
+    match fields.get("model_type"):
+        case "clip":
+            config = CLIPConfig.from_config(fields).text_config
+            tensors = {n: t for n, t in tensors.items() if n.startswith(("text_model.", "text_projection."))}
+        case "clip_text_model":
+            config = CLIPTextConfig.from_config(fields)
+            tensors = _with_prefix(tensors, "text_model.")
+        case other:
+            raise UserError(f"{CONFIG} {where} is of a {other!r} model: a CLIP text encoder is needed")
+    projection = "text_projection.weight" in tensors or _is(fields, "CLIPTextModelWithProjection")
+    made = tokenizer(config.max_position_embeddings)
+    abstract = text_network(config, projection).abstract()
+    return TextEncoder(
+        params=from_torch(tensors, abstract, f"the text encoder {where}", dtype=param_dtype),
+        config=config,
+        tokenizer=made,
+        layer=layer,
+        final_norm=final_norm,
+        batch_size=batch_size,
+        dtype=dtype,
+    )
+
+
+def load_image_encoder(
+    directory: epath.PathLike, *, dtype: Any = jnp.float32
+) -> tuple[Functional, Params, CLIPVisionConfig]:
+    """The image tower of a ``CLIPVisionModel``, ``CLIPVisionModelWithProjection`` or ``CLIPModel`` folder.
+
+    Raises:
+        UserError: the folder has no CLIP image tower, or its weights do not fit its config.
+    """
+    path = epath.Path(directory)
+    fields, tensors = _read_config(path), _open_weights(path)
+    match fields.get("model_type"):
+        case "clip":
+            config = CLIPConfig.from_config(fields).vision_config
+            parts = ("vision_model.", "visual_projection.")
+            tensors = {n: t for n, t in tensors.items() if n.startswith(parts)}
+        case "clip_vision_model":
+            config = CLIPVisionConfig.from_config(fields)
+            tensors = _with_prefix(tensors, "vision_model.")
+        case other:
+            raise UserError(f"{path / CONFIG} is of a {other!r} model: a CLIP image encoder is needed")
+    projection = "visual_projection.weight" in tensors or _is(fields, "CLIPVisionModelWithProjection")
+    kind = CLIPVisionModelWithProjection if projection else CLIPVisionModel
+    network = functional(lambda rngs: kind(config, dtype=dtype, rngs=rngs))
+    return network, from_torch(tensors, network.abstract(), f"the image encoder in {path}"), config
+
+
+def save_text_encoder(encoder: TextEncoder, directory: epath.PathLike, *, number: int = 1) -> None:
+    """Writes ``text_encoder/`` and ``tokenizer/`` (of the second encoder ``text_encoder_2/`` and
+    ``tokenizer_2/``) as diffusers and transformers read them.
+
+    ``layer`` and ``final_norm`` have no place in these files; they belong to the diffusion model's config.
+    """
+    path = epath.Path(directory)
+    kind = "CLIPTextModelWithProjection" if "text_projection" in encoder.params else "CLIPTextModel"
+    fields = {"architectures": [kind], **encoder.config.to_config()}
+    suffix = "" if number == 1 else f"_{number}"
+    _write_model(path / f"text_encoder{suffix}", fields, to_torch(encoder.params))
+    encoder.tokenizer.save(path / f"tokenizer{suffix}")
+
+
+def _is(config: Mapping[str, Any], architecture: str) -> bool:
+    return architecture in (config.get("architectures") or ())
+
+
+def _with_prefix(tensors: Tensors, prefix: str) -> Tensors:
+    """transformers 5 saves a bare tower without the ``text_model.`` that all older files have."""
+    bare = ("embeddings.", "encoder.", "final_layer_norm.", "pre_layrnorm.", "post_layernorm.")
+    return {f"{prefix}{name}" if name.startswith(bare) else name: t for name, t in tensors.items()}
+
+
+def _read_config(directory: epath.Path) -> dict[str, Any]:
+    if not (directory / CONFIG).is_file():
+        raise UserError(f"no {CONFIG} in {directory}: give a folder in the Hub's layout")
+    return read_json(directory / CONFIG)
+
+
+def _open_weights(directory: epath.Path, variant: str | None = None) -> Tensors:
+    """All tensors of the folder, less the position indices that old files store among them."""
+    tensors = open_weights(directory, WEIGHTS, variant=variant)
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith(".position_ids")}
+
+
+def _write_model(directory: epath.Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / CONFIG, config)
+    write_file(directory / f"{WEIGHTS}.safetensors", tensors)

@@ -1,0 +1,107 @@
+"""T5 encoders in and out, in the Hub's layout: ``config.json``, ``model.safetensors`` (or shards with an
+index), and a folder of tokenizer files.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from etils import epath
+
+from difflax.core.types import UserError
+from difflax.pretrained.format.safetensors import Tensors, open_weights, read_json, write_file, write_json
+from difflax.pretrained.format.torch_names import from_torch, to_torch
+from difflax.text.t5 import T5Config, t5_network
+from difflax.text.t5_encoder import T5Encoder
+from difflax.text.tokenizer import Tokenizer, load_tokenizer
+
+CONFIG, WEIGHTS = "config.json", "model"
+TABLE, SAME_TABLE = "shared.weight", "encoder.embed_tokens.weight"
+"""The token table's names, of which files have one or both."""
+
+
+def load_t5_encoder(
+    directory: epath.PathLike,
+    tokenizer: epath.PathLike,
+    *,
+    max_length: int,
+    batch_size: int = 8,
+    dtype: Any = jnp.float32,
+    param_dtype: Any = None,
+    variant: str | None = None,
+) -> T5Encoder:
+    """The encoder of a T5 folder, of a whole T5 too; other arguments as for `T5Encoder`.
+
+    Args:
+        tokenizer: the folder of its tokenizer.
+        max_length: tokens a prompt.
+        param_dtype: of the parameters; ``None``: float32.
+        variant: of the weights, see `open_weights`.
+
+    Raises:
+        UserError: the folder has no T5, or its weights do not fit its config.
+    """
+    path = epath.Path(directory)
+    return load_t5_encoder_from(
+        t5_config(read_json(path / CONFIG), f"in {path}"),
+        open_weights(path, WEIGHTS, variant=variant),
+        lambda: load_tokenizer(tokenizer, max_length=max_length),
+        f"in {path}",
+        batch_size=batch_size,
+        dtype=dtype,
+        param_dtype=param_dtype,
+    )
+
+
+def t5_config(fields: Mapping[str, Any], where: str) -> T5Config:
+    """The config of the fields of a ``config.json``.
+
+    Raises:
+        UserError: they are of another model, or name what is not supported.
+    """
+    if fields.get("model_type") != T5Config.model_type:
+        raise UserError(f"{CONFIG} {where} is of a {fields.get('model_type')!r} model: a T5 is needed")
+    return T5Config.from_config(fields)
+
+
+def load_t5_encoder_from(
+    config: T5Config,
+    tensors: Tensors,
+    tokenizer: Callable[[], Tokenizer],
+    where: str,
+    *,
+    batch_size: int = 8,
+    dtype: Any = jnp.float32,
+    param_dtype: Any = None,
+) -> T5Encoder:
+    """The encoder of a config and of a T5's tensors.
+
+    Args:
+        tokenizer: makes it.
+        where: for errors, of which there are those of `load_t5_encoder`.
+    """
+    made = tokenizer()
+    abstract = t5_network(config).abstract()
+    return T5Encoder(
+        params=from_torch(encoder_tensors(tensors), abstract, f"the T5 encoder {where}", dtype=param_dtype),
+        config=config,
+        tokenizer=made,
+        batch_size=batch_size,
+        dtype=dtype,
+    )
+
+
+def encoder_tensors(tensors: Tensors) -> dict[str, Any]:
+    """The encoder's of a T5's tensors, its token table under one name."""
+    kept = {n: tensor for n, tensor in tensors.items() if not n.startswith(("decoder.", "lm_head."))}
+    again = kept.pop(SAME_TABLE, None)
+    return kept if again is None else {TABLE: again} | kept
+
+
+def save_t5_encoder(encoder: T5Encoder, directory: epath.PathLike, tokenizer: epath.PathLike) -> None:
+    """Writes both folders, as transformers reads them."""
+    path = epath.Path(directory)
+    path.mkdir(parents=True, exist_ok=True)
+    write_json(path / CONFIG, {"architectures": ["T5EncoderModel"], **encoder.config.to_config()})
+    write_file(path / f"{WEIGHTS}.safetensors", to_torch(encoder.params))
+    encoder.tokenizer.save(tokenizer)

@@ -1,0 +1,1 @@
+"""Files of the Hub: safetensors, downloads, PyTorch's names; nothing about a model."""

@@ -1,0 +1,1 @@
+"""Plans, benchmarks, and reading compiled programs."""

@@ -1,0 +1,112 @@
+"""An autoencoder's run: its objective, pictures of its reconstructions, and its files."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
+
+from difflax.config.build import build
+from difflax.config.files import claim_workdir
+from difflax.runs.diffusion import clip_folder
+from difflax.runs.base import Prepared, make_loader
+from difflax.config.sections import AutoencodingLoss, Settings, autoencoder_config
+from difflax.models.autoencoder_kl import KLCodec, autoencoder_network
+from difflax.pretrained.components.autoencoder import save_codec
+from difflax.pretrained.components.clip import load_clip
+from difflax.training.objectives.autoencoding import Autoencoding, FeatureDistance
+from difflax.training.loop import Periodic
+from difflax.parallel.sharding import fetch
+from difflax.training.state import TrainState
+
+MEASURED = 512
+"""Training images that the latents' mean and deviation are measured on."""
+
+
+def prepare_autoencoder(config: ConfigDict, settings: Settings, workdir: epath.Path) -> Prepared:
+    """The loop's parts; the finished run writes ``workdir/vae`` in diffusers' layout, its latents scaled to
+    zero mean and unit variance.
+    """
+    network_config = autoencoder_config(config, settings.source.image_shape)
+    loss = build({"autoencoding": AutoencodingLoss}, config.loss, "config.loss")
+    distance = None
+    if loss.features:
+        clip = load_clip(clip_folder(loss.features, "config.loss.features"))
+        distance = FeatureDistance(model=clip.network, params=clip.params, pixels=clip.pixels)
+    claim_workdir(workdir, config)
+    model = autoencoder_network(network_config)
+    objective = Autoencoding(
+        model=model, kl_weight=loss.kl_weight, feature_weight=loss.feature_weight, distance=distance
+    )
+    shown = settings.source.split("test")
+    count = min(8, len(shown))
+    pictures = np.stack([shown[i].image for i in range(count)]).astype(np.float32) / 127.5 - 1
+
+    def prepare(batch: dict[str, Any]) -> PyTree:
+        return {"image": batch["image"]}
+
+    def draw(step: int, state: TrainState, logger: Any) -> None:
+        from difflax.figures.grids import captioned_grid
+        from difflax.figures.png import save_png
+
+        params = _on_host(state)
+        if jax.process_index() != 0:
+            return
+        made = reconstruct(KLCodec(config=network_config), params, pictures)
+        both = np.clip(np.concatenate([pictures, made]) / 2 + 0.5, 0, 1)
+        grid = captioned_grid(both, ["image"] * count + ["reconstruction"] * count, columns=count)
+        (workdir / "samples").mkdir(exist_ok=True)
+        save_png(workdir / "samples" / f"step_{step:07d}.png", grid, {"step": step})
+        logger.picture(step, "reconstructions", np.asarray(grid.convert("RGB")))
+
+    def finish(state: TrainState) -> None:
+        params = _on_host(state)
+        if jax.process_index() != 0:
+            return
+        split = settings.source.split("train")
+        images = np.stack([split[i].image for i in range(min(MEASURED, len(split)))])
+        raw = dataclasses.replace(network_config, scaling_factor=1.0, shift_factor=None)
+        latents = in_batches(
+            functools.partial(_encode, KLCodec(config=raw), params), images.astype(np.float32) / 127.5 - 1
+        )
+        scaled = dataclasses.replace(
+            network_config,
+            shift_factor=float(latents.mean()),
+            scaling_factor=float(1 / latents.std()),
+            force_upcast=False,
+        )
+        save_codec(KLCodec(config=scaled), params, workdir / "vae")
+
+    every = settings.options.sample_every
+    return Prepared(objective, make_loader(settings), prepare, {}, (Periodic(every, draw),), finish)
+
+
+def reconstruct(codec: KLCodec, params: PyTree, images: np.ndarray) -> np.ndarray:
+    """Images in [-1, 1] through the latents' means and back."""
+    return in_batches(functools.partial(_round_trip, codec, params), images)
+
+
+def in_batches(function: Any, images: np.ndarray, size: int = 64) -> np.ndarray:
+    """``function`` of every image, so many a call."""
+    return np.concatenate(
+        [np.asarray(function(jnp.asarray(images[i : i + size]))) for i in range(0, len(images), size)]
+    )
+
+
+def _on_host(state: TrainState) -> PyTree:
+    return fetch(state.ema_params)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(codec: KLCodec, params: PyTree, images: jax.Array) -> jax.Array:
+    return codec.encode(params, images)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _round_trip(codec: KLCodec, params: PyTree, images: jax.Array) -> jax.Array:
+    return codec.decode(params, codec.encode(params, images))

@@ -1,0 +1,73 @@
+"""What a kind of run gives to the common training loop."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jaxtyping import PyTree
+
+from difflax.data.loader import Loader
+from difflax.data.records import Records
+from difflax.config.sections import Settings
+from difflax.generation.pipeline import Pipeline
+from difflax.training.loop import Periodic
+from difflax.training.objectives.base import Objective
+from difflax.parallel.sharding import places
+from difflax.training.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """What a kind of model adds to the common loop; see `fit`."""
+
+    objective: Objective
+    loader: Any
+    prepare: Callable[[dict[str, Any]], PyTree]
+    constants: dict[str, Any]
+    periodic: tuple[Periodic, ...] = ()
+    finish: Callable[[TrainState], None] | None = None
+    start: Callable[[], PyTree] | None = None
+    frozen: PyTree = None
+
+
+def make_loader(settings: Settings, records: Records | None = None) -> Loader:
+    """The batches of this process, those of its devices, of ``records`` or the training split."""
+    size = settings.options.batch_size
+    if records is None:
+        records = settings.source.split("train")
+    return Loader(
+        records,
+        batch_size=size,
+        seed=settings.seed,
+        buckets=getattr(records, "buckets", None),
+        places=places(settings.mesh.make(), size),
+        max_bad_examples=settings.options.max_bad_examples,
+    )
+
+
+def picture_task(
+    every: int,
+    pipeline: Callable[[int, TrainState], Pipeline],
+    prompts: Sequence[str],
+    workdir: epath.Path,
+) -> Periodic:
+    """Draws the same prompts with the same seeds, as ``samples/step_N.png`` and for TensorBoard. All
+    processes draw, the first one writes.
+    """
+
+    def draw(step: int, state: TrainState, logger: Any) -> None:
+        from difflax.figures.grids import captioned_grid
+        from difflax.figures.png import save_png
+
+        images = pipeline(step, state)(list(prompts), seed=list(range(len(prompts))))
+        if jax.process_index() != 0:
+            return
+        grid = captioned_grid(images, prompts)
+        (workdir / "samples").mkdir(exist_ok=True)
+        save_png(workdir / "samples" / f"step_{step:07d}.png", grid, {"step": step, "prompts": list(prompts)})
+        logger.picture(step, "samples", np.asarray(grid.convert("RGB")))
+
+    return Periodic(every, draw)

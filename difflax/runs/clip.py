@@ -1,0 +1,50 @@
+"""A contrastive CLIP's run: its tokenizer, objective and files."""
+
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
+
+from difflax.config.files import claim_workdir
+from difflax.config.build import construct
+from difflax.runs.base import Prepared, make_loader
+from difflax.config.sections import Settings, TokenizerOptions, clip_config
+from difflax.pretrained.components.clip import save_clip
+from difflax.text.joint import CLIP, clip_network
+from difflax.text.pixels import PixelConfig
+from difflax.text.tokenizer import load_tokenizer, train_bpe
+from difflax.training.objectives.contrastive import Contrastive
+from difflax.parallel.sharding import fetch
+from difflax.training.state import TrainState
+
+
+def prepare_clip(config: ConfigDict, settings: Settings, workdir: epath.Path) -> Prepared:
+    claim_workdir(workdir, config)
+    loader = make_loader(settings)
+    options = construct(TokenizerOptions, config.tokenizer, "config.tokenizer")
+    folder = workdir / "tokenizer"
+    if folder.exists():
+        tokenizer = load_tokenizer(folder, max_length=options.max_length)
+    else:
+        tokenizer = train_bpe(
+            loader.captions, folder, vocab_size=options.vocab_size, max_length=options.max_length
+        )
+    network_config = clip_config(config, tokenizer=tokenizer)
+    pixels = PixelConfig(size=network_config.vision_config.image_size)
+    objective = Contrastive(model=clip_network(network_config), pixels=pixels)
+    unique = {caption: i for i, caption in enumerate(dict.fromkeys(loader.captions))}
+    ids = tokenizer(list(unique))
+
+    def prepare(batch: dict[str, Any]) -> PyTree:
+        rows = np.asarray([unique[caption] for caption in batch["caption"]], np.int32)
+        return {"image": batch["image"], "input_ids": ids[rows], "caption_id": rows}
+
+    def finish(state: TrainState) -> None:
+        params = fetch(state.ema_params)
+        if jax.process_index() == 0:
+            save_clip(CLIP(params, network_config, tokenizer, pixels), workdir / "clip")
+
+    return Prepared(objective, loader, prepare, constants={}, finish=finish)

@@ -1,0 +1,197 @@
+"""`load` and `from_pretrained`: from a workdir or a checkpoint to a pipeline."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from difflax.config.files import read_workdir_config
+from difflax.diffusion.samplers import SAMPLERS
+from difflax.runs.diffusion import make_pipeline, read_text_encoder, weak_model
+from difflax.config.networks import NETWORKS, check_scores, network
+from difflax.config.pretrained import DTYPES, STORED, Pretrained, PretrainedOptions, make_pretrained
+from difflax.config.sections import make_diffusion, make_settings, model_name
+from difflax.generation.pipeline import Pipeline
+from difflax.models.layers import choose
+from difflax.data.sources import Source
+from difflax.pretrained.components.schedulers import flow_shift
+from difflax.pretrained.families.base import Checkpoint
+from difflax.pretrained.families.sd3 import StableDiffusion3
+from difflax.pretrained.open import open_checkpoint
+from difflax.training.objectives.base import network_params
+from difflax.training.tunings import Tuning
+from difflax.training.runtime.checkpoints import Checkpoints
+from difflax.parallel.sharding import MeshShape, placed_shapes, shardings
+from difflax.core.types import Conditioning, UserError
+
+
+def load(workdir: epath.PathLike, mesh: MeshShape | None = None) -> Pipeline:
+    """The pipeline of a workdir, from its newest checkpoint's averaged parameters.
+
+    Args:
+        mesh: of the devices that make images; ``None``: that of the run, see `MeshShape.fitted`.
+
+    Raises:
+        UserError: no workdir, no checkpoint, or not of a diffusion model.
+    """
+    workdir = epath.Path(workdir)
+    config = read_workdir_config(workdir)
+    for name, kind in (("clip", "a CLIP"), ("autoencoder_kl", "an autoencoder")):
+        if model_name(config) == name:
+            raise UserError(
+                f"{workdir} holds {kind}, which makes no images: give the workdir of a diffusion model"
+            )
+    if not (workdir / "checkpoints").exists():
+        raise UserError(f"{workdir} has no checkpoint yet: train it first (difflax train)")
+    settings = make_settings(config)
+    shape = settings.mesh if mesh is None else mesh
+    devices = shape.fitted() if mesh is None else shape.make()
+    if model_name(config) == "pretrained":
+        return dataclasses.replace(load_pretrained_run(config, workdir), mesh=devices, rules=shape.rules)
+    parts = make_diffusion(config, workdir)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    model = network(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1])
+    params = checkpoints.restore_params(placed_shapes(model.abstract(), devices, shape.rules))
+    null = checkpoints.restore_constants()
+    step = checkpoints.latest
+    checkpoints.close()
+    pipeline = make_pipeline(config, params, read_text_encoder(workdir, parts), Conditioning(**null), workdir)
+    weak = weak_model(parts.weak, workdir, devices)
+    return dataclasses.replace(pipeline, step=step, mesh=devices, rules=shape.rules, **weak)
+
+
+def from_pretrained(
+    source: epath.PathLike,
+    *,
+    dtype: Any = "float32",
+    variant: str | None = None,
+    revision: str | None = None,
+    cache_dir: str | None = None,
+    local_files_only: bool = False,
+    batch_size: int | None = None,
+    tile: int | None = None,
+    config: epath.PathLike | None = None,
+    tokenizer: epath.PathLike | None = None,
+    prediction_type: str | None = None,
+    t5: bool | None = None,
+    t5_length: int | None = None,
+    mesh: MeshShape | None = None,
+) -> Pipeline:
+    """The pipeline of a checkpoint; see `difflax.from_pretrained`. ``mesh``: of the devices that make images;
+    ``None``: those of this process along ``data``.
+    """
+    kind = choose(DTYPES, jnp.dtype(dtype).name if not isinstance(dtype, str) else dtype, "dtype")
+    checkpoint = open_checkpoint(
+        source,
+        dtype=kind,
+        variant=variant,
+        revision=revision,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+        config=config,
+        tokenizer=tokenizer,
+        prediction_type=prediction_type,
+        t5=t5,
+        t5_length=t5_length,
+    )
+    if tile is not None:
+        codec = dataclasses.replace(checkpoint.codec, tile=tile // checkpoint.codec.config.downscale)
+        checkpoint = dataclasses.replace(checkpoint, codec=codec)
+    return Pipeline.of_checkpoint(
+        checkpoint,
+        samplers={name: cls() for name, cls in SAMPLERS.items()},
+        num_steps=checkpoint.num_steps,
+        batch_size=4 * jax.local_device_count() if batch_size is None else batch_size,
+        **({} if mesh is None else {"mesh": mesh.make(), "rules": mesh.rules}),
+    )
+
+
+def read_checkpoint(options: PretrainedOptions, workdir: epath.Path, mesh: Mesh | None = None) -> Checkpoint:
+    """The checkpoint with float32 parameters, ready for the tuning: the workdir's copy, or that of ``path``.
+    The denoising network of a folder is read straight to its places on ``mesh``.
+
+    Raises:
+        UserError: it cannot be had, is damaged or is not supported.
+    """
+    place = None if mesh is None else functools.partial(shardings, mesh=mesh)
+    third = {"t5": options.t5, "t5_length": options.t5_length}
+    stored = workdir / STORED
+    if stored.exists():
+        checkpoint = open_checkpoint(stored, place=place, **third)
+    else:
+        checkpoint = open_checkpoint(
+            options.path,
+            variant=options.variant or None,
+            revision=options.revision or None,
+            config=options.config or None,
+            place=place,
+            **third,
+        )
+    if checkpoint.fills_masks or checkpoint.edits_images:
+        does = "fills masks in" if checkpoint.fills_masks else "edits images"
+        raise UserError(
+            f"config.model.path = {options.path!r} {does}, and is not trained here: take a checkpoint whose"
+            " UNet reads the noisy image alone"
+        )
+    if options.time_shift and flow_shift(checkpoint.sampling.time_grid, (1, 1)) is None:
+        raise UserError(
+            f"config.model.time_shift = {options.time_shift}: {options.path!r} is no flow, whose times alone"
+            " are shifted; set 0"
+        )
+    dtypes = {"dtype": DTYPES[options.dtype], "codec_dtype": DTYPES[options.vae_dtype]}
+    return checkpoint.computing_in(**dtypes, remat=options.remat, scan_layers=options.scan_layers)
+
+
+def check_source(checkpoint: Checkpoint, source: Source) -> None:
+    """Refuses images that the checkpoint cannot be trained on."""
+    channels = source.image_shape[-1]
+    if channels != checkpoint.codec.channels:
+        raise UserError(
+            f"the images of config.data have {channels} channels, the autoencoder reads"
+            f" {checkpoint.codec.channels}: choose data with as many"
+        )
+    for height, width, _ in getattr(source, "image_shapes", (source.image_shape,)):
+        try:
+            latent = checkpoint.codec.latent_shape(height, width)
+            if isinstance(checkpoint, StableDiffusion3):
+                NETWORKS["mmdit"].check_latent(checkpoint.configs.transformer, *latent[:2])
+        except UserError as error:
+            raise UserError(f"config.data.height, width: {error}") from error
+    check_scores(checkpoint.sizes, source, "the UNet of config.model.path")
+
+
+def pipeline_of(parts: Pretrained, checkpoint: Checkpoint, size: tuple[int, int]) -> Pipeline:
+    """The pipeline of a checkpoint with the run's defaults; ``size``: height and width of the images."""
+    made = Pipeline.of_checkpoint(
+        checkpoint,
+        samplers={name: cls() for name, cls in SAMPLERS.items()},
+        guidance=parts.guidance,
+        num_steps=parts.num_steps,
+        batch_size=4 * jax.local_device_count(),
+    )
+    return dataclasses.replace(made, height=size[0], width=size[1])
+
+
+def load_pretrained_run(config: ConfigDict, workdir: epath.Path) -> Pipeline:
+    """The pipeline of a workdir of such a run, from its newest checkpoint's averaged parameters."""
+    parts = make_pretrained(config)
+    checkpoint = parts.tuning.prepare(read_checkpoint(parts.model, workdir))
+    key = jax.random.key(0)
+    abstract = jax.eval_shape(lambda: parts.tuning.init(key, checkpoint.networks))
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    trained, step = checkpoints.restore_params(abstract), checkpoints.latest
+    checkpoints.close()
+    merged = merged_checkpoint(parts.tuning, checkpoint, trained)
+    made = pipeline_of(parts, merged, make_settings(config).source.image_shape[:2])
+    return dataclasses.replace(made, step=step)
+
+
+def merged_checkpoint(tuning: Tuning, checkpoint: Checkpoint, trained: Any) -> Checkpoint:
+    """The checkpoint with what was trained in it."""
+    frozen = tuning.frozen(checkpoint.networks)
+    return checkpoint.with_networks(tuning.merge(frozen, network_params(trained)))

@@ -1,0 +1,97 @@
+"""Fine-tuning of a pretrained model: denoising with networks that a tuning joins from frozen and trained."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, PyTree
+
+from difflax.core import streams
+from difflax.core.types import Conditioning, Params
+from difflax.models.autoencoder_kl import KLCodec, Posterior
+from difflax.pretrained.families.base import Networks
+from difflax.training.objectives.base import LOSS_PARAMS, network_params, pixels
+from difflax.training.objectives.denoising import Denoising, drop_captions
+from difflax.training.tunings import Tuning
+
+CODEC = "vae"
+"""Where, beside the networks, the autoencoder's parameters stand among the frozen ones."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FineTuning:
+    """A `Denoising` whose network, text encoder and autoencoder are a checkpoint's.
+
+    A batch has ``image`` [b, h, w, c] uint8, or ``moments`` [b, lh, lw, 2 lc], what the autoencoder said of
+    it: mean and log-variance; ``tokens`` [b, …] that ``encode`` reads, or ``conditioning``; and perhaps
+    ``time_ids`` [b, k], ``weight`` [b], what the loss of an example counts, and ``mask``.
+
+    Attributes:
+        denoising: the loss; its ``model`` is the denoiser and ``null`` the condition of dropped captions.
+        tuning: what is trained.
+        networks: shapes of the checkpoint's networks.
+        denoiser: the name of the denoising one.
+        codec: the autoencoder.
+        encode: networks and tokens to what the denoiser is told.
+        null_tokens: of the empty caption [1, …], in the place of dropped ones; ``None`` where these become
+            ``denoising.null`` after they are read (Stable Diffusion XL's zeros).
+        given: the arrays that are read and not trained: the tuning's frozen networks, and `CODEC`; those that
+            batches make needless may be left out.
+    """
+
+    denoising: Denoising
+    tuning: Tuning
+    networks: Networks
+    denoiser: str
+    codec: KLCodec
+    encode: Callable[[Networks, PyTree], Conditioning]
+    null_tokens: PyTree
+    given: PyTree = None
+
+    @property
+    def model(self):
+        return self.denoising.model
+
+    def init(self, key: Key[Array, ""]) -> Params:
+        own = self.denoising.uncertainty.init()
+        params = self.tuning.init(key, self.networks)
+        return params if own is None else {**params, LOSS_PARAMS: {"log_variance": own}}
+
+    def begin(self) -> PyTree:
+        return self.denoising.begin()
+
+    def advance(self, memory: PyTree, losses: Float[Array, " b"], key: Key[Array, ""]) -> PyTree:
+        return self.denoising.advance(memory, losses, key)
+
+    def reading(self, frozen: PyTree) -> "FineTuning":
+        return dataclasses.replace(self, given=frozen)
+
+    def loss(
+        self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = ()
+    ) -> tuple[Float[Array, " b"], dict[str, Float[Array, ""]]]:
+        frozen = {name: value for name, value in self.given.items() if name != CODEC}
+        networks = self.tuning.merge(frozen, network_params(params))
+        x0 = self._latents(batch, streams.substream(key, "latent"))
+        conditioning, null = batch.get("conditioning"), self.denoising.null
+        if "tokens" in batch:
+            tokens = batch["tokens"]
+            if self.null_tokens is not None:
+                # Dropped before they are read, so that nothing is encoded twice.
+                keys = streams.sample_keys(key, jnp.arange(x0.shape[0]))
+                keys, share = streams.substream(keys, "caption"), self.denoising.caption_dropout
+                tokens, null = drop_captions(tokens, self.null_tokens, share, keys), None
+            conditioning = self.encode(networks, tokens)
+        if "time_ids" in batch:
+            conditioning = dataclasses.replace(conditioning, time_ids=batch["time_ids"])
+        batch = {**batch, "conditioning": conditioning}
+        trained = {**networks[self.denoiser], **{n: v for n, v in params.items() if n == LOSS_PARAMS}}
+        losses, metrics = self.denoising.loss_of_latents(trained, x0, batch, null, key, memory)
+        return losses * batch.get("weight", 1.0), metrics
+
+    def _latents(self, batch: PyTree, key: Key[Array, ""]) -> Float[Array, "b lh lw lc"]:
+        if "moments" in batch:
+            posterior = Posterior(*jnp.split(batch["moments"], 2, axis=-1))
+        else:
+            posterior = self.codec.posterior(self.given[CODEC], pixels(batch))
+        return jax.lax.stop_gradient(self.codec.scale(posterior.sample(key)))

@@ -1,0 +1,245 @@
+"""Checkpoints of Stable Diffusion 1.x, 2.x and XL in one file, in the original layout."""
+
+import json
+
+import difflax
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from difflax.core.types import UserError
+from difflax.pretrained.single_file.inferred_configs import infer_configs, infer_text_config
+from difflax.pretrained.single_file.original_names import unet_names, vae_names
+
+from tests.fixtures import full_width, make_sdxl, make_shapes
+from tests.fixtures import make_stable_diffusion as reference
+from tests.fixtures import original_layout as original
+from tests.runs import command
+
+ATTENTION = [True, True, True, False]
+
+
+def original_file(folder, path):
+    """The pipeline folder as one file, with what training leaves in such files."""
+    second = json.loads((folder / "unet/config.json").read_text())["use_linear_projection"]
+    unet = safetensors.numpy.load_file(folder / "unet/diffusion_pytorch_model.fp16.safetensors")
+    vae = safetensors.numpy.load_file(folder / "vae/diffusion_pytorch_model.fp16.safetensors")
+    text = safetensors.numpy.load_file(folder / "text_encoder/model.fp16.safetensors")
+    text = {n if n.startswith("text_model.") else f"text_model.{n}": t for n, t in text.items()}
+    # Attention in the autoencoder is made of 1 × 1 convolutions there.
+    wide = {n: t[..., None, None] if ".attentions.0.to_" in n and t.ndim == 2 else t for n, t in vae.items()}
+    groups = {
+        "model.diffusion_model.": original.rename(unet, original.unet_modules(ATTENTION, 2)),
+        "first_stage_model.": original.rename(wide, original.vae_modules(4, 2)),
+    }
+    if second:
+        groups["cond_stage_model.model."] = original.open_clip(text, 3)
+    else:
+        text["text_model.embeddings.position_ids"] = np.arange(77)[None]
+        groups["cond_stage_model.transformer."] = text
+    tensors = {prefix + name: tensor for prefix, group in groups.items() for name, tensor in group.items()}
+    tensors |= {"betas": np.zeros(1000), "model_ema.decay": np.zeros(1), "global_step": np.ones(1)}
+    safetensors.numpy.save_file(tensors, path)
+    return tensors
+
+
+@pytest.fixture(params=["sd15", "sd21_v"])
+def both(request, tmp_path):
+    folder = reference.build(request.param, tmp_path / "folder")
+    return folder, original_file(folder, tmp_path / "one.safetensors"), tmp_path / "one.safetensors"
+
+
+def test_the_same_model_as_from_the_folder(both):
+    folder, _, path = both
+    one = difflax.from_pretrained(str(path), config=str(folder))
+    whole = difflax.from_pretrained(str(folder), variant="fp16")
+    for name in ("params", "codec_params"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(one, name), getattr(whole, name))
+    jax.tree.map(np.testing.assert_array_equal, one.text_encoder.params, whole.text_encoder.params)
+    assert one.configs == whole.configs
+
+
+def test_convert(both, tmp_path):
+    folder, _, path = both
+    arguments = (f"--pretrained={path}", f"--config={folder}", f"--output={tmp_path / 'out'}")
+    assert command("convert", *arguments)[0] == 0
+    unet = safetensors.numpy.load_file(folder / "unet/diffusion_pytorch_model.fp16.safetensors")
+    made = safetensors.numpy.load_file(tmp_path / "out/unet/diffusion_pytorch_model.safetensors")
+    assert set(made) == set(unet)
+    for name, tensor in unet.items():
+        np.testing.assert_array_equal(made[name], tensor.astype(np.float32))
+    status, _, errors = command("convert", *arguments)
+    assert status == 2
+    assert "not an empty folder" in errors
+
+
+@pytest.mark.parity
+def test_names_are_those_that_diffusers_converts_to(both):
+    pytest.importorskip("torch")
+    from diffusers.loaders import single_file_utils as theirs
+
+    folder, tensors, _ = both
+    config = json.loads((folder / "unet/config.json").read_text())
+    expected = theirs.convert_ldm_unet_checkpoint(dict(tensors), config)
+    prefix = "model.diffusion_model."
+    inside = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    assert {n: id(t) for n, t in unet_names(inside, 2).items()} == {n: id(t) for n, t in expected.items()}
+    config = json.loads((folder / "vae/config.json").read_text())
+    expected = theirs.convert_ldm_vae_checkpoint(dict(tensors), config)
+    prefix = "first_stage_model."
+    inside = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+    assert set(vae_names(inside, 4)) == set(expected)
+
+
+@pytest.mark.parametrize(
+    ("lost", "new", "says"),
+    [
+        ("-", "surprise", "unexpected surprise"),
+        ("-", "model.diffusion_model.surprise", "unexpected surprise"),
+        ("model.diffusion_model.time_embed.0.weight", None, "missing time_embedding.linear_1.weight"),
+        ("first_stage", None, "no tensors under first_stage_model"),
+        ("cond_", None, "no tensors under cond_stage_model"),
+    ],
+)
+def test_files_that_do_not_fit(lost, new, says, tmp_path):
+    folder = reference.build("sd15", tmp_path / "folder")
+    tensors = original_file(folder, tmp_path / "one.safetensors")
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith(lost)}
+    if new is not None:
+        tensors[new] = np.zeros(1)
+    safetensors.numpy.save_file(tensors, tmp_path / "one.safetensors")
+    with pytest.raises(UserError, match=says):
+        difflax.from_pretrained(str(tmp_path / "one.safetensors"), config=str(folder))
+
+
+class Shaped:
+    def __init__(self, shape):
+        self.shape = tuple(shape)
+
+
+def full_size(second):
+    """Names and shapes of a full-size checkpoint: those of the configs, turned to the original's names."""
+    from difflax.models.autoencoder_kl import AutoencoderKLConfig, autoencoder_network
+    from difflax.pretrained.families.sd import unet_network
+    from difflax.pretrained.format.torch_names import to_torch
+
+    more = {"cross_attention_dim": 768, "attention_head_dim": 8}
+    if second:
+        more = {"cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20]}
+    config = full_width.UNET | more | {"use_linear_projection": second}
+    abstract = unet_network(json.dumps(config), "float32").abstract()
+    unet = original.rename(
+        {n: Shaped(t.shape) for n, t in to_torch(abstract).items()}, original.unet_modules(ATTENTION, 2)
+    )
+    vae_config = AutoencoderKLConfig.from_config(full_width.VAE)
+    vae = to_torch(autoencoder_network(vae_config).abstract())
+    modules = original.vae_modules(4, 2)
+    return config, unet, vae_config, original.rename({n: Shaped(t.shape) for n, t in vae.items()}, modules)
+
+
+@pytest.mark.parametrize("second", [False, True])
+def test_the_structure_is_found_from_names_and_shapes(second):
+    from difflax.models.autoencoder_kl import AutoencoderKLConfig
+
+    config, unet, vae_config, vae = full_size(second)
+    if second:
+        with pytest.raises(UserError, match="v_prediction"):
+            infer_configs(unet, vae, second=True, prediction_type=None)
+    made = infer_configs(unet, vae, second=second, prediction_type="v_prediction" if second else None)
+    assert made.unet["block_out_channels"] == [320, 640, 1280, 1280]
+    assert made.unet["down_block_types"] == ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"]
+    assert made.unet["up_block_types"] == ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3
+    assert made.unet["layers_per_block"] == 2
+    for key in ("cross_attention_dim", "attention_head_dim", "use_linear_projection"):
+        assert made.unet[key] == config[key], key
+    assert AutoencoderKLConfig.from_config(made.vae) == vae_config
+    _, codec, sampling = made.build("float32")
+    assert type(sampling.sampler).__name__ == ("DDIM" if second else "PLMS")
+    assert codec.latent_shape(512, 512) == (64, 64, 4)
+
+
+def test_the_text_encoder_is_found_from_names_and_shapes():
+    width, text = 1024, {}
+    text |= {"token_embedding.weight": Shaped((49408, width)), "positional_embedding": Shaped((77, width))}
+    text |= {f"transformer.resblocks.{i}.mlp.c_fc.weight": Shaped((4096, width)) for i in range(24)}
+    made = infer_text_config(text, second=True)
+    # The published config of Stable Diffusion 2.
+    assert (made["num_hidden_layers"], made["num_attention_heads"], made["hidden_act"]) == (23, 16, "gelu")
+
+
+XL_ATTENTION = {"base": [False, True, True], "refiner": [False, True, True, False]}
+
+
+def xl_modules(name):
+    """diffusers' modules of Stable Diffusion XL's UNet → the original's."""
+    vector = {f"add_embedding.linear_{i}": f"label_emb.0.{j}" for i, j in ((1, 0), (2, 2))}
+    return original.unet_modules(XL_ATTENTION[name], 2) | vector
+
+
+class TestXL:
+    @pytest.fixture(params=["base", "refiner"])
+    def both(self, request, tmp_path):
+        """A folder and the file with the same tensors."""
+        name, folder = request.param, make_sdxl.build(request.param, tmp_path / "folder")
+
+        def stored(part):
+            [path] = (folder / part).glob("*.safetensors")
+            return safetensors.numpy.load_file(path)
+
+        def text(part):
+            named = stored(part)
+            return {n if n.startswith("text_") else f"text_model.{n}": t for n, t in named.items()}
+
+        wide = {
+            n: t[..., None, None] if ".attentions.0.to_" in n and t.ndim == 2 else t
+            for n, t in stored("vae").items()
+        }
+        groups = {
+            "model.diffusion_model.": original.rename(stored("unet"), xl_modules(name)),
+            "first_stage_model.": original.rename(wide, original.vae_modules(4, 2)),
+        }
+        second = original.open_clip(text("text_encoder_2"), 3, whole=True)
+        groups[f"conditioner.embedders.{0 if name == 'refiner' else 1}.model."] = second
+        if name == "base":
+            positions = {"text_model.embeddings.position_ids": np.arange(77)[None]}
+            groups["conditioner.embedders.0.transformer."] = text("text_encoder") | positions
+        tensors = {prefix + key: t for prefix, group in groups.items() for key, t in group.items()}
+        tensors["denoiser.sigmas"] = np.zeros(1000, np.float32)
+        # A safetensors file has no strides.
+        tensors = {key: np.ascontiguousarray(t) for key, t in tensors.items()}
+        safetensors.numpy.save_file(tensors, tmp_path / "one.safetensors")
+        return folder, tmp_path / "one.safetensors"
+
+    def test_the_same_model_as_from_the_folder(self, both):
+        folder, path = both
+        one = difflax.from_pretrained(str(path), config=str(folder))
+        whole = difflax.from_pretrained(str(folder), variant="fp16")
+        for name in ("params", "codec_params"):
+            jax.tree.map(np.testing.assert_array_equal, getattr(one, name), getattr(whole, name))
+        assert one.text_encoder.fingerprint() == whole.text_encoder.fingerprint()
+        assert one.configs == whole.configs
+        assert (one.sizes, one.refines) == (whole.sizes, whole.refines)
+
+    @pytest.mark.parametrize(("name", "list_of"), [("base", "sdxl_unet"), ("refiner", "sdxl_refiner_unet")])
+    def test_the_structure_is_found_from_names_and_shapes(self, name, list_of):
+        from difflax.pretrained.families.sd import count_sizes
+
+        config, tensors = make_shapes.read(list_of)
+        shaped = {key: Shaped(shape) for key, shape in tensors.items()}
+        unet = original.rename(shaped, xl_modules(name))
+        vae = full_size(False)[3]
+        settings = {"second": False, "prediction_type": None, "xl": True, "refiner": name == "refiner"}
+        made = infer_configs(unet, vae, **settings)
+        depth = config["transformer_layers_per_block"]
+        for key, value in made.unet.items():
+            if key == "transformer_layers_per_block":
+                attends = XL_ATTENTION[name]
+                wanted = depth if isinstance(depth, list) else [depth] * len(attends)
+                # A level without attention has no depth; the middle has the last level's.
+                kept = [i for i, reads in enumerate(attends) if reads] + [len(attends) - 1]
+                assert [value[i] for i in kept] == [wanted[i] for i in kept]
+            elif key != "_class_name":
+                assert config[key] == value, key
+        assert made.vae["scaling_factor"] == 0.13025
+        assert type(made.build("float32")[2].sampler).__name__ == "Euler"
+        assert count_sizes(made, 1280, "in the file") == (5 if name == "refiner" else 6)

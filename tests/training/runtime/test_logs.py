@@ -1,0 +1,35 @@
+"""Numbers of speed by their definitions, and a profile that is written."""
+
+import json
+
+import pytest
+from difflax.core.chips import CHIPS
+from difflax.training.runtime.throughput import Throughput
+
+from tests.training import toy
+
+
+def test_a_line_tells_the_speed_and_a_profile_is_written(tmp_path):
+    workdir = tmp_path / "run"
+    toy.train(workdir, toy.options(4, log_every=2, profile_steps=(2, 3)))
+    first, second = (json.loads(line) for line in (workdir / "metrics.jsonl").open())
+    assert (first["step"], second["step"]) == (2, 4)
+    for row in (first, second):
+        assert row["examples_per_second"] == pytest.approx(8 / row["step_seconds"])
+        assert 0 < row["data_wait_share"] < 1
+        # Eight rows through an 8 × 8 matrix and its gradient, a multiplication and an addition each.
+        flops = row["tflops_per_device"] * 1e12 * row["step_seconds"]
+        assert flops == pytest.approx(2 * 2 * 8 * 8 * 8)
+        assert "mfu" not in row  # nobody knows a CPU's peak
+    assert list((workdir / "profile").rglob("*.xplane.pb"))
+    (compiled,) = (json.loads(line) for line in (workdir / "events.jsonl").open())
+    assert compiled["event"] == "compiled" and "compilation cache" in compiled["message"]
+
+
+def test_mfu_is_the_share_of_the_chips_peak():
+    """Of a chip that is not here."""
+    speed = Throughput(8, devices=4, chip=CHIPS["v5e"])
+    speed.knows_flops(1e15)
+    line = speed.line(2)
+    assert line["mfu"] * 197e12 == pytest.approx(line["tflops_per_device"] * 1e12)
+    assert line["mfu"] * 197e12 * 4 * line["step_seconds"] == pytest.approx(1e15)
