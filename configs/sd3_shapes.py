@@ -6,8 +6,8 @@ difflax train --config=configs/sd3_shapes.py --workdir=runs/sd3_shapes
 difflax ablate --workdir=runs/sd3_shapes --guidance_scales=0,1,1.5,2,3,4,6,8 --seeds=3 \
   --output=runs/sd3_ablation
 
-Data, text encoder, codec, distribution of noise levels and evaluation are those of configs/shapes.py, so
-that the two networks can be compared at equal training time. The MM-DiT reads 8 × 8 squares as 64 tokens
+Data, text encoder, autoencoder, distribution of noise levels and evaluation are those of configs/shapes.py,
+so that the two networks can be compared at equal training time. The MM-DiT reads 8 × 8 squares as 64 tokens
 beside the caption's 24, and the caption's pooled vector through its modulation.
 
 Measured on two idle cores: 2,450 steps of 8 examples take 2.8 minutes with compilation, at 0.064 s a step;

@@ -15,7 +15,6 @@ if typing.TYPE_CHECKING:
     from difflax.parallel.sharding import MeshShape
 
 
-
 def load(workdir: str | os.PathLike[str], mesh: "MeshShape | None" = None) -> "Pipeline":
     """The trained model of a workdir, ready to make images; see `difflax.generation.pipeline.Pipeline`.
 
@@ -54,7 +53,7 @@ def from_pretrained(
         source: a folder in diffusers' layout, a Hub id, or a ``.safetensors`` file in the original layout.
         dtype: of computation and parameters, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
         variant: of the weights, ``"fp16"``; with a single file, of those of ``config``.
-        revision, cache_dir, local_files_only: of the Hub, see `difflax.pretrained.format.hub.fetch`.
+        revision, cache_dir, local_files_only: of the Hub, see `difflax.pretrained.format.hub.download`.
         batch_size: images in one call of the network; 4 a device by default.
         tile: edge of the tiles, in pixels, in which larger images are decoded; ``None`` decodes in one piece.
         config, tokenizer, prediction_type: of a single file, see `difflax.pretrained.single_file.sd`.

@@ -38,7 +38,7 @@ class Run:
     """A run's compiled step, its state, and the parts of the loop around it; data are random numbers."""
 
     def __init__(self, config, workdir):
-        from difflax.parallel.sharding import put_batch
+        from difflax.parallel.sharding import put_local_batch
         from difflax.runs.plan import step_of
         from difflax.training.runtime.checkpoints import Checkpoints
         from difflax.training.runtime.compiled import CompiledStep
@@ -54,7 +54,7 @@ class Run:
                 return rng.integers(0, 256, shape, np.uint8)
             return rng.normal(size=shape).astype(leaf.dtype)
 
-        self.batch = put_batch(jax.tree.map(rows_like, example), mesh)
+        self.batch = put_local_batch(jax.tree.map(rows_like, example), mesh)
         self.state = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape) * 0.02, abstract)
         self.state = jax.tree.map(
             lambda value, leaf: jax.device_put(np.abs(value).astype(leaf.dtype), leaf.sharding),

@@ -90,8 +90,11 @@ def main(place: pathlib.Path) -> None:
         difflax.load(str(place / "run")),
     )
     targets = images / np.float32(255)
-    codec, params = after.codec, after.codec_params
-    shown = np.asarray(codec.decode(params, codec.encode(params, jnp.asarray(targets * 2 - 1)))) / 2 + 0.5
+    autoencoder, params = after.autoencoder, after.autoencoder_params
+    shown = (
+        np.asarray(autoencoder.decode(params, autoencoder.encode(params, jnp.asarray(targets * 2 - 1)))) / 2
+        + 0.5
+    )
     rows = {
         "autoencoder": [psnr(image, target) for image, target in zip(shown, targets, strict=True)],
     }

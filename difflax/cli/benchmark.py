@@ -45,7 +45,7 @@ def run(values: flags.FlagValues) -> None:
 
     from difflax.evaluation.ablation.results import command_line
     from difflax.profiling import benchmark
-    from difflax.profiling.benchmark_report import Measurement, markdown
+    from difflax.profiling.benchmark_report import BenchmarkResult, markdown
 
     given = {field.name: values[field.name].value for field in dataclasses.fields(benchmark.Case)}
     try:
@@ -69,7 +69,7 @@ def run(values: flags.FlagValues) -> None:
         timings = benchmark.measure(ours, theirs, tasks, values.rounds)
         peaks = [benchmark.peak_bytes()] + ([] if theirs is None else [theirs.close()])
     page = markdown(
-        Measurement(
+        BenchmarkResult(
             case=case,
             timings=timings,
             parameters=sum(leaf.size for leaf in jax.tree.leaves(ours.params)),

@@ -88,9 +88,9 @@ def check(config: ConfigDict, workdir: epath.PathLike | None = None) -> None:
         if config.data.get("buckets"):
             raise UserError("config.data.buckets do not go with a trained autoencoder")
     channels = settings.source.image_shape[-1]
-    if parts.codec.channels != channels:
+    if parts.autoencoder.channels != channels:
         raise UserError(
-            f"config.autoencoder.channels = {parts.codec.channels}, but the images of config.data have"
+            f"config.autoencoder.channels = {parts.autoencoder.channels}, but the images of config.data have"
             f" {channels}"
         )
     own_past = parts.weak is not None and parts.weak.step is not None and not parts.weak.workdir
@@ -101,7 +101,7 @@ def check(config: ConfigDict, workdir: epath.PathLike | None = None) -> None:
         )
     check_loss(settings, parts.loss, parts.time_sampler, parts.uncertainty)
     for height, width, _ in getattr(settings.source, "image_shapes", (settings.source.image_shape,)):
-        shape = parts.codec.latent_shape(height, width)
+        shape = parts.autoencoder.latent_shape(height, width)
         network_kind(config).check_latent(dict(config.model), *shape[:2])
     network(config, shape[-1]).abstract()
     try:

@@ -13,7 +13,7 @@ from difflax.core.types import UserError
 from difflax.diffusion.guidance import Guidance
 from difflax.models.layers import choose
 from difflax.models.remat import POLICIES
-from difflax.training.objectives.finetuning import CODEC
+from difflax.training.objectives.finetuning import AUTOENCODER
 from difflax.training.tunings import TUNINGS, Tuning
 
 STORED = "pretrained"
@@ -28,7 +28,7 @@ class PretrainedOptions:
 
     Attributes:
         path: a folder in diffusers' layout, a Hub id, or a ``.safetensors`` file in the original layout.
-        variant, revision: see `difflax.pretrained.format.hub.fetch`; empty for none.
+        variant, revision: see `difflax.pretrained.format.hub.download`; empty for none.
         config: of a single file, a pipeline folder or Hub id; see `difflax.pretrained.single_file.sd`.
         dtype: of the computation; parameters are float32.
         vae_dtype: of the autoencoder's computation.
@@ -77,7 +77,7 @@ class CacheOptions:
 
     def replaces(self, network: str) -> bool:
         """Whether no step runs the network of that name any more."""
-        return self.latents if network == CODEC else self.text and network.startswith("text_encoder")
+        return self.latents if network == AUTOENCODER else self.text and network.startswith("text_encoder")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

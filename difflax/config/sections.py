@@ -35,18 +35,18 @@ from difflax.diffusion.samplers import SAMPLERS
 from difflax.diffusion.schedules import SCHEDULES
 from difflax.diffusion.time_grids import TIME_GRIDS
 from difflax.diffusion.time_grids.run import Restart, RunOptions
-from difflax.models.autoencoder import CODECS, Codec
+from difflax.models.autoencoder import AUTOENCODERS, Autoencoder
 from difflax.models.autoencoder_kl import DOWN_BLOCK, UP_BLOCK, AutoencoderKLConfig
 from difflax.models.perturbation import Perturbation
 from difflax.parallel.sharding import MeshShape
-from difflax.pretrained.components.autoencoder import read_codec
+from difflax.pretrained.components.autoencoder import read_autoencoder
 from difflax.text.clip_config import CLIPConfig
 from difflax.text.tokenizer import Tokenizer
 from difflax.training.ema import EMA
 from difflax.training.loop import TrainingOptions
 from difflax.training.optimizers import OPTIMIZERS
 
-CODEC = "vae"
+AUTOENCODER = "vae"
 """Folder of an autoencoder in a workdir, as in a pipeline folder of diffusers."""
 
 MODELS = (*NETWORKS, "clip", "autoencoder_kl", "pretrained")
@@ -149,7 +149,7 @@ class Settings:
 class Diffusion:
     """The parts of a diffusion model's config, built and checked; nothing is computed yet."""
 
-    codec: Any
+    autoencoder: Any
     schedule: Any
     prediction_type: Any
     network_input: NetworkInput
@@ -205,7 +205,7 @@ def make_diffusion(config: ConfigDict, workdir: epath.PathLike | None = None) ->
         options["restart"] = construct(Restart, options["restart"], "config.sampler.restart")
     guidance, weak = make_guidance(config.guidance)
     return Diffusion(
-        codec=make_codec(config.autoencoder, workdir),
+        autoencoder=make_autoencoder(config.autoencoder, workdir),
         schedule=build(SCHEDULES, config.schedule, "config.schedule"),
         prediction_type=build(PREDICTIONS, config.prediction, "config.prediction"),
         network_input=construct(NetworkInput, config.get("network_input", {}), "config.network_input"),
@@ -237,24 +237,28 @@ def make_loss(section: ConfigDict) -> dict[str, Any]:
     return {**parts, "loss": build({"denoising": DenoisingLoss}, loss, "config.loss")}
 
 
-def make_codec(section: ConfigDict, workdir: epath.PathLike | None = None) -> Codec:
+def make_autoencoder(section: ConfigDict, workdir: epath.PathLike | None = None) -> Autoencoder:
     """``config.autoencoder``; of a trained one the weights are not read."""
-    kinds = {**CODECS, "autoencoder_kl": AutoencoderOptions}
+    kinds = {**AUTOENCODERS, "autoencoder_kl": AutoencoderOptions}
     built = build(kinds, section, "config.autoencoder")
-    return read_codec(codec_folder(built, workdir)) if isinstance(built, AutoencoderOptions) else built
+    return (
+        read_autoencoder(autoencoder_folder(built, workdir))
+        if isinstance(built, AutoencoderOptions)
+        else built
+    )
 
 
-def codec_folder(options: AutoencoderOptions, workdir: epath.PathLike | None) -> epath.Path:
+def autoencoder_folder(options: AutoencoderOptions, workdir: epath.PathLike | None) -> epath.Path:
     """Where a trained autoencoder lies: in the workdir that uses it, else where the config says.
 
     Raises:
         UserError: there is none.
     """
-    if workdir is not None and (epath.Path(workdir) / CODEC).is_dir():
-        return epath.Path(workdir) / CODEC
+    if workdir is not None and (epath.Path(workdir) / AUTOENCODER).is_dir():
+        return epath.Path(workdir) / AUTOENCODER
     folder, where = epath.Path(options.path), f"config.autoencoder.path = {options.path!r}"
-    if (folder / CODEC).is_dir():
-        return folder / CODEC
+    if (folder / AUTOENCODER).is_dir():
+        return folder / AUTOENCODER
     if (folder / "metrics.jsonl").exists():
         raise UserError(f"{where}: that run has not finished; train it to its last step first")
     if not folder.is_dir():

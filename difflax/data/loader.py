@@ -44,7 +44,7 @@ class Loader:
         buckets: of each row, where images have several shapes: a batch holds those of one bucket, see
             `OneShapeABatch`; ``num_epochs`` must then be ``None``.
         in_memory: decode everything at once and keep it; ``None`` does so up to `IN_MEMORY_BYTES`.
-        places: which rows of every global batch are this process's, increasing; ``None``: the
+        local_rows: which rows of every global batch are this process's, increasing; ``None``: the
             ``process_index``-th of ``process_count`` equal blocks.
         process_index, process_count: default to JAX's.
         max_bad_examples: the share of the rows that may be unusable.
@@ -63,7 +63,7 @@ class Loader:
         num_epochs: int | None = None,
         buckets: Sequence[int] | None = None,
         in_memory: bool | None = None,
-        places: Sequence[int] | None = None,
+        local_rows: Sequence[int] | None = None,
         process_index: int | None = None,
         process_count: int | None = None,
         max_bad_examples: float = 0.0,
@@ -72,7 +72,7 @@ class Loader:
         count = jax.process_count() if process_count is None else process_count
         if not 0 <= index < count:
             raise ValueError(f"process {index} of {count}")
-        if batch_size < 1 or (places is None and batch_size % count):
+        if batch_size < 1 or (local_rows is None and batch_size % count):
             raise UserError(f"batch_size = {batch_size} must be a positive multiple of the {count} processes")
         needed = batch_size if num_epochs is None else 1
         if len(records) < needed:
@@ -80,8 +80,8 @@ class Loader:
                 f"the data has {len(records)} examples, fewer than batch_size = {batch_size}: "
                 "lower it or add data"
             )
-        if places is None:
-            places = range(index * batch_size // count, (index + 1) * batch_size // count)
+        if local_rows is None:
+            local_rows = range(index * batch_size // count, (index + 1) * batch_size // count)
         if in_memory is None:
             first = _Sound(records, max_bad_examples)[0][1]
             in_memory = first.image.nbytes * len(records) <= IN_MEMORY_BYTES
@@ -97,7 +97,7 @@ class Loader:
             rows = (rows.shuffle(seed=seed) if shuffle else rows).repeat(num_epochs)
         if records.flip:
             rows = rows.random_map(_Mirror(records.flip), seed=seed)
-        batches = _Places(rows, batch_size, tuple(places)).batch(len(places), batch_fn=_collate)
+        batches = _Places(rows, batch_size, tuple(local_rows)).batch(len(local_rows), batch_fn=_collate)
         threads, ahead = (0, 0) if in_memory else (READ_THREADS, BATCHES_AHEAD)
         self._batches = iter(batches.to_iter_dataset(grain.ReadOptions(threads, ahead)))
         self._order = {"batch_size": batch_size, "seed": seed, "shuffle": shuffle, "rows": len(records)}
@@ -221,11 +221,11 @@ class _Sound:
 
 
 class _Places(grain.MapDataset):
-    """Of every ``batch_size`` elements those at ``places``."""
+    """Of every ``batch_size`` elements those at ``local_rows``."""
 
-    def __init__(self, parent: grain.MapDataset, batch_size: int, places: tuple[int, ...]):
+    def __init__(self, parent: grain.MapDataset, batch_size: int, local_rows: tuple[int, ...]):
         super().__init__(parent)
-        self._batch_size, self._places = batch_size, places
+        self._batch_size, self._places = batch_size, local_rows
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self._parent), self._batch_size)

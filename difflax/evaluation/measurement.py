@@ -84,7 +84,7 @@ class Measurement:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Plan:
+class Design:
     """The images of one scale in order: group by group, prompt by prompt, seed by seed.
 
     ``group`` and ``prompt`` number groups and (over all groups) prompts; ``shown`` marks the images of the
@@ -167,7 +167,7 @@ def read(
 
 
 def measure(
-    batches: Iterator[Images], plan: Plan, instruments: Instruments, texts: Float[np.ndarray, "p d"] | None
+    batches: Iterator[Images], plan: Design, instruments: Instruments, texts: Float[np.ndarray, "p d"] | None
 ) -> Measurement:
     """Reads the images of one scale as they come, in the plan's order."""
     captions, prompt, shown = plan.captions, plan.prompt, set(plan.shown)

@@ -143,7 +143,7 @@ def clip_score(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Gaussian:
+class GaussianFit:
     """A Gaussian fitted to ``count`` feature vectors, its covariance as ``factorᵀ factor``."""
 
     mean: Float[np.ndarray, " d"]
@@ -155,7 +155,7 @@ class Gaussian:
         return self.factor.T @ self.factor
 
 
-def fit_gaussian(features: Float[np.ndarray, "n d"]) -> Gaussian:
+def fit_gaussian(features: Float[np.ndarray, "n d"]) -> GaussianFit:
     """Mean and unbiased covariance of at least two feature vectors, in float64."""
     features = features.astype(np.float64)
     if len(features) < 2:
@@ -164,21 +164,21 @@ def fit_gaussian(features: Float[np.ndarray, "n d"]) -> Gaussian:
     factor = (features - mean) / np.sqrt(len(features) - 1)
     if len(factor) > factor.shape[1]:
         factor = np.linalg.qr(factor, mode="r")
-    return Gaussian(mean=mean, factor=factor, count=len(features))
+    return GaussianFit(mean=mean, factor=factor, count=len(features))
 
 
 def gaussian_from_moments(
     mean: Float[np.ndarray, " d"], covariance: Float[np.ndarray, "d d"], count: int
-) -> Gaussian:
+) -> GaussianFit:
     """The Gaussian of published statistics. Raises ValueError if the covariance is clearly indefinite."""
     values, vectors = np.linalg.eigh(covariance.astype(np.float64))
     if values[0] < -1e-6 * max(values[-1], 0.0):
         raise ValueError(f"the covariance has the eigenvalue {values[0]:.3g}")
     factor = np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
-    return Gaussian(mean=mean.astype(np.float64), factor=factor, count=count)
+    return GaussianFit(mean=mean.astype(np.float64), factor=factor, count=count)
 
 
-def frechet_distance(first: Gaussian, second: Gaussian) -> float:
+def frechet_distance(first: GaussianFit, second: GaussianFit) -> float:
     """``|m1 - m2|² + Tr(C1 + C2 - 2 (C1 C2)^½)`` ≥ 0 (Heusel et al. 2017, eq. 6)."""
     shift = np.sum((first.mean - second.mean) ** 2)
     traces = np.sum(first.factor**2) + np.sum(second.factor**2)

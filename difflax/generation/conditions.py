@@ -57,7 +57,7 @@ def conditions(
         positive, negative = (dataclasses.replace(c, image=seen) for c in (positive, negative))
     if pipeline.edits_images:
         # As it was trained: in the encoder's own numbers, which are not scaled to unit variance.
-        seen = pipeline.codec.unscale(pipeline.encode_images(request.image))
+        seen = pipeline.autoencoder.unscale(pipeline.encode_images(request.image))
         positive, negative = (dataclasses.replace(c, image=seen) for c in (positive, negative))
     if pipeline.guidance.reads is TwoConditions:
         neither = dataclasses.replace(negative, image=jnp.zeros_like(negative.image))

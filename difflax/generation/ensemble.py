@@ -40,7 +40,9 @@ class Ensemble:
             raise UserError("a base model is given as the refiner: give one that reads an aesthetic score")
         if not 0 < self.handover < 1:
             raise UserError(f"handover={self.handover} must lie in (0, 1)")
-        shapes = [p.codec.latent_shape(self.base.height, self.base.width) for p in (self.base, self.refiner)]
+        shapes = [
+            p.autoencoder.latent_shape(self.base.height, self.base.width) for p in (self.base, self.refiner)
+        ]
         if shapes[0] != shapes[1]:
             raise UserError(f"base and refiner do not belong together: their latents are {shapes}")
 

@@ -24,7 +24,7 @@ from difflax.diffusion.time_grids.sequences import levels_between
 from difflax.generation.conditions import conditions
 from difflax.generation.request import Request
 from difflax.generation.run import WeakModel, decode, encode, length_on_path, sample_batch
-from difflax.models.autoencoder import Codec
+from difflax.models.autoencoder import Autoencoder
 from difflax.models.functional import Functional
 from difflax.models.size_conditioning import MicroConditioning
 from difflax.parallel.sharding import (
@@ -33,9 +33,8 @@ from difflax.parallel.sharding import (
     Rule,
     batch_sharding,
     fetch,
-    place,
+    put,
     shardings,
-    spread,
 )
 from difflax.pretrained.adapters.lora import merge_lora
 from difflax.pretrained.adapters.textual_inversion import add_token, read_embeddings, single_encoder
@@ -70,7 +69,7 @@ class Pipeline:
 
     Attributes:
         params: of ``model``.
-        codec_params: of ``codec``.
+        autoencoder_params: of ``autoencoder``.
         text_encoder: prompts to ``Conditioning``.
         null: the condition that training put in place of dropped captions, one row: the negative where no
             negative prompt is given.
@@ -98,8 +97,8 @@ class Pipeline:
 
     model: Functional
     params: Params
-    codec: Codec
-    codec_params: Params = dataclasses.field(default_factory=dict)
+    autoencoder: Autoencoder
+    autoencoder_params: Params = dataclasses.field(default_factory=dict)
     schedule: NoiseSchedule
     prediction_type: PredictionType
     network_input: NetworkInput
@@ -143,8 +142,8 @@ class Pipeline:
         return cls(
             model=checkpoint.model,
             params=checkpoint.params,
-            codec=checkpoint.codec,
-            codec_params=checkpoint.codec_params,
+            autoencoder=checkpoint.autoencoder,
+            autoencoder_params=checkpoint.autoencoder_params,
             text_encoder=checkpoint.text_encoder,
             null=checkpoint.null,
             samplers=samplers,
@@ -252,7 +251,7 @@ class Pipeline:
         """
         grid = self.time_grid
         if isinstance(grid, DynamicCheckpointFlow):
-            latent = latent or self.codec.latent_shape(self.height, self.width)[:2]
+            latent = latent or self.autoencoder.latent_shape(self.height, self.width)[:2]
             grid = dataclasses.replace(grid, latent=latent)
         try:
             return self.options.levels(self.schedule, grid, num_steps, self.prediction_type)
@@ -327,7 +326,7 @@ class Pipeline:
             directory,
             configs=self.configs,
             params=self.params,
-            codec_params=self.codec_params,
+            autoencoder_params=self.autoencoder_params,
             text_encoder=self.text_encoder,
         )
 
@@ -382,8 +381,8 @@ class Pipeline:
         """Latents of images in [-1, 1]."""
         parts = []
         for rows, count in self._batches(len(images)):
-            given = spread(images[rows], batch_sharding(self._mesh))
-            parts.append(fetch(encode(self.codec, self._placed[1], given))[:count])
+            given = put(images[rows], batch_sharding(self._mesh))
+            parts.append(fetch(encode(self.autoencoder, self._placed[1], given))[:count])
         return jnp.asarray(np.concatenate(parts))
 
     def _batches(self, count: int) -> Iterator[tuple[np.ndarray, int]]:
@@ -408,9 +407,9 @@ class Pipeline:
 
     @functools.cached_property
     def _placed(self) -> tuple[Params, Params, Params | None]:
-        """Parameters of the network, the codec and the worse model on the mesh."""
-        trees = (self.params, self.codec_params, self.weak_params)
-        return place(trees, shardings(trees, self._mesh, self.rules))
+        """Parameters of the network, the autoencoder and the worse model on the mesh."""
+        trees = (self.params, self.autoencoder_params, self.weak_params)
+        return put(trees, shardings(trees, self._mesh, self.rules))
 
     def _generate(
         self,
@@ -428,7 +427,7 @@ class Pipeline:
         padded = (
             levels if trajectory else pad_levels(levels, -(-steps // STEPS_COMPILED) * STEPS_COMPILED + 1)
         )
-        params, codec_params, weak_params = self._placed
+        params, autoencoder_params, weak_params = self._placed
         if self.weak is not None and weak_params is None:
             weak_params = params
         everywhere = NamedSharding(self._mesh, PartitionSpec())
@@ -444,8 +443,8 @@ class Pipeline:
             request.begins,
             trajectory,
             params,
-            spread(padded, everywhere),
-            spread(self.guidance_of_run(scales[0], levels, scales[1]), everywhere),
+            put(padded, everywhere),
+            put(self.guidance_of_run(scales[0], levels, scales[1]), everywhere),
             self.weak,
             weak_params,
             self._mesh,
@@ -456,16 +455,16 @@ class Pipeline:
             known = self.encode_images(request.image)
         if request.mask is not None and not self.fills_masks:
             mask = request.latent_mask
-        finish = functools.partial(decode, self.codec, codec_params)
+        finish = functools.partial(decode, self.autoencoder, autoencoder_params)
         if request.end is not None:
             finish = functools.partial(jnp.multiply, np.asarray(length_on_path(self.schedule, levels[-1])))
         images, estimates = [], []
         given = (request.seeds, guided, request.latents, known, mask)
         for rows, count in self._batches(len(request.prompts)):
             inputs = jax.tree.map(lambda a, rows=rows: jnp.asarray(a)[rows], given)
-            latents, made = run(*spread(inputs, batch_sharding(self._mesh)))
+            latents, made = run(*put(inputs, batch_sharding(self._mesh)))
             images.append(fetch(finish(latents))[:count])
             if trajectory:
-                decoded = jax.vmap(functools.partial(decode, self.codec, codec_params))(made)
+                decoded = jax.vmap(functools.partial(decode, self.autoencoder, autoencoder_params))(made)
                 estimates.append(fetch(decoded)[:, :count])
         return np.concatenate(images), np.concatenate(estimates, axis=1) if trajectory else np.zeros(0)

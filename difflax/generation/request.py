@@ -83,7 +83,7 @@ class Request:
                 _each(negative_prompt, len(prompts), "negative_prompt"), num_images
             ).tolist()
         height, width = height or pipeline.height, width or pipeline.width
-        shape = pipeline.codec.latent_shape(height, width)
+        shape = pipeline.autoencoder.latent_shape(height, width)
         count = len(prompts) * num_images
         if latents is not None and tuple(latents.shape) != (count, *shape):
             raise UserError(f"latents have shape {tuple(latents.shape)}, {(count, *shape)} is needed")
@@ -117,7 +117,7 @@ class Request:
             return self
         if strength is not None and not 0 < strength <= 1:
             raise UserError(f"strength={strength} must lie in (0, 1]")
-        images = read_images(image, len(self.prompts), pipeline.codec.channels)
+        images = read_images(image, len(self.prompts), pipeline.autoencoder.channels)
         if images.shape[1:3] != (self.height, self.width):
             raise UserError(
                 f"image is {images.shape[1]} × {images.shape[2]} pixels, {self.height} × {self.width} are"

@@ -17,7 +17,7 @@ from difflax.diffusion.samplers.base import Sampler, sample
 from difflax.diffusion.samplers.inpaint import Inpaint
 from difflax.diffusion.schedules import NoiseLevel, NoiseSchedule, add_noise, noise_level
 from difflax.generation.request import Begins
-from difflax.models.autoencoder import Codec
+from difflax.models.autoencoder import Autoencoder
 from difflax.models.functional import Functional, conditional_network
 from difflax.models.perturbation import Perturbation
 
@@ -100,10 +100,14 @@ def length_on_path(schedule: NoiseSchedule, level: NoiseLevel) -> Float[Array, "
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def decode(codec: Codec, params: Params, latents: Float[Array, "b lh lw lc"]) -> Float[Array, "b h w c"]:
-    return jnp.clip(codec.decode(params, latents) / 2 + 0.5, 0, 1)
+def decode(
+    autoencoder: Autoencoder, params: Params, latents: Float[Array, "b lh lw lc"]
+) -> Float[Array, "b h w c"]:
+    return jnp.clip(autoencoder.decode(params, latents) / 2 + 0.5, 0, 1)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def encode(codec: Codec, params: Params, images: Float[Array, "b h w c"]) -> Float[Array, "b lh lw lc"]:
-    return codec.encode(params, images)
+def encode(
+    autoencoder: Autoencoder, params: Params, images: Float[Array, "b h w c"]
+) -> Float[Array, "b lh lw lc"]:
+    return autoencoder.encode(params, images)

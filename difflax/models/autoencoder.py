@@ -1,7 +1,7 @@
-"""Codecs: what stands between images and what the network denoises.
+"""Autoencoders: what stands between images and what the network denoises.
 
 An image is ``[b, h, w, channels]`` in [-1, 1]; what the network sees is called its latent, whether or not
-anything was learned. A codec holds settings; weights, where it has any, are passed in as ``params``.
+anything was learned. An autoencoder holds settings; weights, where it has any, are passed in as ``params``.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from difflax.models.layers import depth_to_space, space_to_depth
 
 
 @runtime_checkable
-class Codec(Protocol):
+class Autoencoder(Protocol):
     """Images to latents and back.
 
     ``channels`` is the number of an image's.
@@ -142,4 +142,4 @@ class CosineTransform:
         return self._patches.latent_shape(height, width)
 
 
-CODECS = {"identity": Identity, "patchify": Patchify, "cosine_transform": CosineTransform}
+AUTOENCODERS = {"identity": Identity, "patchify": Patchify, "cosine_transform": CosineTransform}

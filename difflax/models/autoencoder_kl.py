@@ -260,8 +260,8 @@ def autoencoder_network(config: AutoencoderKLConfig, dtype: Any = jnp.float32) -
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class KLCodec:
-    """The autoencoder as a `Codec`: latents are scaled to about unit variance.
+class KLAutoencoder:
+    """The autoencoder as a `Autoencoder`: latents are scaled to about unit variance.
 
     Attributes:
         dtype: what it computes in.
@@ -283,8 +283,8 @@ class KLCodec:
             )
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], dtype: Any) -> "KLCodec":
-        """The codec of a ``vae/config.json`` that computes in ``dtype``, or in float32 where that would
+    def from_config(cls, config: Mapping[str, Any], dtype: Any) -> "KLAutoencoder":
+        """The autoencoder of a ``vae/config.json`` that computes in ``dtype``, or in float32 where that would
         overflow.
 
         Raises:

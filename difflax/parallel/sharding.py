@@ -125,7 +125,7 @@ def shardings(tree: PyTree, mesh: Mesh | AbstractMesh, rules: Sequence[Rule] = T
     nowhere are copied.
     """
 
-    def place(path: tuple, leaf: jax.ShapeDtypeStruct | jax.Array | np.ndarray) -> NamedSharding:
+    def sharding_of(path: tuple, leaf: jax.ShapeDtypeStruct | jax.Array | np.ndarray) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         spec: list[str | None] = [None] * len(leaf.shape)
         for pattern, axes in rules:
@@ -138,10 +138,10 @@ def shardings(tree: PyTree, mesh: Mesh | AbstractMesh, rules: Sequence[Rule] = T
             spec[max(free, key=lambda i: (leaf.shape[i], i))] = "fsdp"
         return NamedSharding(mesh, PartitionSpec(*spec))
 
-    return jax.tree_util.tree_map_with_path(place, tree)
+    return jax.tree_util.tree_map_with_path(sharding_of, tree)
 
 
-def places(mesh: Mesh, batch_size: int) -> list[int]:
+def local_rows(mesh: Mesh, batch_size: int) -> list[int]:
     """Which rows of a global batch this process's devices hold, in order."""
     spans = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
     return sorted({row for (span,) in spans for row in range(batch_size)[span]})
@@ -158,23 +158,13 @@ def fetch(tree: PyTree) -> PyTree:
     return jax.tree.map(whole, tree)
 
 
-def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
+def put_local_batch(batch: PyTree, mesh: Mesh) -> PyTree:
     """This process's share of a batch as part of one global array each."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda a: jax.make_array_from_process_local_data(sharding, np.asarray(a)), batch)
 
 
-def spread(tree: PyTree, where: NamedSharding) -> PyTree:
-    """Arrays that every process holds whole, each as ``where`` says."""
-
-    def put(array: Any) -> jax.Array:
-        # Devices of other processes can be reached from the host alone.
-        return jax.device_put(np.asarray(array) if where.mesh.is_multi_process else array, where)
-
-    return jax.tree.map(put, tree)
-
-
-def placed_shapes(shapes: PyTree, mesh: Mesh, rules: Sequence[Rule] = TENSOR_RULES) -> PyTree:
+def sharded_shapes(shapes: PyTree, mesh: Mesh, rules: Sequence[Rule] = TENSOR_RULES) -> PyTree:
     """``shapes`` with their shardings, see `shardings`."""
     return jax.tree.map(
         lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where),
@@ -183,12 +173,19 @@ def placed_shapes(shapes: PyTree, mesh: Mesh, rules: Sequence[Rule] = TENSOR_RUL
     )
 
 
-def place(tree: PyTree, places: PyTree) -> PyTree:
-    """``tree`` with each array where ``places`` says; what lies there already is not copied."""
+def put(tree: PyTree, where: PyTree | NamedSharding) -> PyTree:
+    """Arrays that every process holds whole, each as ``where`` says; what lies there already is not copied.
 
-    def put(array: Any, where: NamedSharding) -> jax.Array:
-        there = isinstance(array, jax.Array) and array.sharding.is_equivalent_to(where, array.ndim)
-        # From the host, since devices of other processes can be reached from nowhere else.
-        return array if there else jax.device_put(np.asarray(array), where)
+    Args:
+        where: one sharding for all arrays, or a tree of shardings.
+    """
 
-    return jax.tree.map(put, tree, places)
+    def one(array: Any, sharding: NamedSharding) -> jax.Array:
+        if isinstance(array, jax.Array) and array.sharding.is_equivalent_to(sharding, array.ndim):
+            return array
+        # Devices of other processes can be reached from the host alone.
+        return jax.device_put(np.asarray(array) if sharding.mesh.is_multi_process else array, sharding)
+
+    if isinstance(where, NamedSharding):
+        return jax.tree.map(lambda array: one(array, where), tree)
+    return jax.tree.map(one, tree, where)

@@ -16,7 +16,7 @@ from difflax.pretrained.families.sd3 import (
     load_stable_diffusion_3,
     read_configs_3,
 )
-from difflax.pretrained.format.hub import fetch
+from difflax.pretrained.format.hub import download
 from difflax.pretrained.single_file.sd import load_single_file
 
 
@@ -56,7 +56,7 @@ def open_checkpoint(
         for name, value in single.items():
             if value is not None:
                 raise UserError(f"{name}={os.fspath(value)!r} is for a single file, {source} is none")
-        folder = fetch(
+        folder = download(
             source,
             revision=revision,
             variant=variant,

@@ -43,7 +43,7 @@ from difflax.diffusion.schedules import SCHEDULES
 from difflax.diffusion.time_grids import TIME_GRIDS, sampling_levels
 from difflax.models.functional import Functional, conditional_network, functional
 from difflax.models.unet import UNet2DConditionModel
-from difflax.parallel.sharding import MeshShape, put_batch
+from difflax.parallel.sharding import MeshShape, put_local_batch
 from difflax.pretrained.format.torch_names import to_torch
 from difflax.training.ema import EMA
 from difflax.training.objectives.base import Plain
@@ -167,7 +167,7 @@ class Difflax:
         self._state = jax.device_put(state, jax.tree.map(lambda s: s.sharding, abstract))
         inputs = case.inputs()
         batch = {name: inputs[name] for name in ("x", "timesteps", "context", "target")}
-        spread = put_batch(batch, mesh)
+        spread = put_local_batch(batch, mesh)
         network = conditional_network(model)
 
         def forward(params: Params, batch: PyTree) -> Array:

@@ -22,7 +22,7 @@ TITLES = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Measurement:
+class BenchmarkResult:
     """All that the page says.
 
     Attributes:
@@ -64,7 +64,7 @@ def spread(seconds: Sequence[float]) -> str:
     return f"{middle:.3g} s ({low:.3g} – {high:.3g})"
 
 
-def markdown(result: Measurement, date: datetime.date | None = None) -> str:
+def markdown(result: BenchmarkResult, date: datetime.date | None = None) -> str:
     """The page."""
     case, other = result.case, result.other
     versions = {name: importlib.metadata.version(name) for name in ("difflax", "jax", "flax")}

@@ -16,8 +16,8 @@ from difflax.config.files import claim_workdir
 from difflax.runs.diffusion import clip_folder
 from difflax.runs.base import Prepared, make_loader
 from difflax.config.sections import AutoencodingLoss, Settings, autoencoder_config
-from difflax.models.autoencoder_kl import KLCodec, autoencoder_network
-from difflax.pretrained.components.autoencoder import save_codec
+from difflax.models.autoencoder_kl import KLAutoencoder, autoencoder_network
+from difflax.pretrained.components.autoencoder import save_autoencoder
 from difflax.pretrained.components.clip import load_clip
 from difflax.training.objectives.autoencoding import Autoencoding, FeatureDistance
 from difflax.training.loop import Periodic
@@ -57,7 +57,7 @@ def prepare_autoencoder(config: ConfigDict, settings: Settings, workdir: epath.P
         params = _on_host(state)
         if jax.process_index() != 0:
             return
-        made = reconstruct(KLCodec(config=network_config), params, pictures)
+        made = reconstruct(KLAutoencoder(config=network_config), params, pictures)
         both = np.clip(np.concatenate([pictures, made]) / 2 + 0.5, 0, 1)
         grid = captioned_grid(both, ["image"] * count + ["reconstruction"] * count, columns=count)
         (workdir / "samples").mkdir(exist_ok=True)
@@ -72,7 +72,7 @@ def prepare_autoencoder(config: ConfigDict, settings: Settings, workdir: epath.P
         images = np.stack([split[i].image for i in range(min(MEASURED, len(split)))])
         raw = dataclasses.replace(network_config, scaling_factor=1.0, shift_factor=None)
         latents = in_batches(
-            functools.partial(_encode, KLCodec(config=raw), params), images.astype(np.float32) / 127.5 - 1
+            functools.partial(_encode, KLAutoencoder(config=raw), params), images.astype(np.float32) / 127.5 - 1
         )
         scaled = dataclasses.replace(
             network_config,
@@ -80,15 +80,15 @@ def prepare_autoencoder(config: ConfigDict, settings: Settings, workdir: epath.P
             scaling_factor=float(1 / latents.std()),
             force_upcast=False,
         )
-        save_codec(KLCodec(config=scaled), params, workdir / "vae")
+        save_autoencoder(KLAutoencoder(config=scaled), params, workdir / "vae")
 
     every = settings.options.sample_every
     return Prepared(objective, make_loader(settings), prepare, {}, (Periodic(every, draw),), finish)
 
 
-def reconstruct(codec: KLCodec, params: PyTree, images: np.ndarray) -> np.ndarray:
+def reconstruct(autoencoder: KLAutoencoder, params: PyTree, images: np.ndarray) -> np.ndarray:
     """Images in [-1, 1] through the latents' means and back."""
-    return in_batches(functools.partial(_round_trip, codec, params), images)
+    return in_batches(functools.partial(_round_trip, autoencoder, params), images)
 
 
 def in_batches(function: Any, images: np.ndarray, size: int = 64) -> np.ndarray:
@@ -103,10 +103,10 @@ def _on_host(state: TrainState) -> PyTree:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode(codec: KLCodec, params: PyTree, images: jax.Array) -> jax.Array:
-    return codec.encode(params, images)
+def _encode(autoencoder: KLAutoencoder, params: PyTree, images: jax.Array) -> jax.Array:
+    return autoencoder.encode(params, images)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _round_trip(codec: KLCodec, params: PyTree, images: jax.Array) -> jax.Array:
-    return codec.decode(params, codec.encode(params, images))
+def _round_trip(autoencoder: KLAutoencoder, params: PyTree, images: jax.Array) -> jax.Array:
+    return autoencoder.decode(params, autoencoder.encode(params, images))

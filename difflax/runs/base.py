@@ -15,7 +15,7 @@ from difflax.config.sections import Settings
 from difflax.generation.pipeline import Pipeline
 from difflax.training.loop import Periodic
 from difflax.training.objectives.base import Objective
-from difflax.parallel.sharding import places
+from difflax.parallel.sharding import local_rows
 from difflax.training.state import TrainState
 
 
@@ -43,7 +43,7 @@ def make_loader(settings: Settings, records: Records | None = None) -> Loader:
         batch_size=size,
         seed=settings.seed,
         buckets=getattr(records, "buckets", None),
-        places=places(settings.mesh.make(), size),
+        local_rows=local_rows(settings.mesh.make(), size),
         max_bad_examples=settings.options.max_bad_examples,
     )
 

@@ -18,25 +18,25 @@ from difflax.diffusion.samplers import SAMPLERS
 from difflax.config.networks import check_scores, network, network_kind
 from difflax.runs.base import Prepared, make_loader, picture_task
 from difflax.config.sections import (
-    CODEC,
+    AUTOENCODER,
     AutoencoderOptions,
     Diffusion,
     Settings,
     WeakOptions,
-    codec_folder,
+    autoencoder_folder,
     make_diffusion,
     make_settings,
 )
 from difflax.generation.pipeline import Pipeline, WeakModel
 from difflax.models.size_conditioning import numbers_of, numbers_read
-from difflax.models.autoencoder_kl import KLCodec
-from difflax.pretrained.components.autoencoder import load_codec, save_codec
+from difflax.models.autoencoder_kl import KLAutoencoder
+from difflax.pretrained.components.autoencoder import load_autoencoder, save_autoencoder
 from difflax.pretrained.components.clip import load_text_encoder, save_text_encoder
 from difflax.text.encoders import TextEncoder
 from difflax.training.runtime.checkpoints import Checkpoints
 from difflax.training.objectives.denoising import Denoising
 from difflax.training.objectives.base import network_params, pixels
-from difflax.parallel.sharding import placed_shapes
+from difflax.parallel.sharding import sharded_shapes
 from difflax.training.state import TrainState
 from difflax.core.types import Conditioning, Params, UserError
 
@@ -55,13 +55,13 @@ def prepare_diffusion(config: ConfigDict, settings: Settings, workdir: epath.Pat
     claim_workdir(workdir, config)
     if not stored:
         store_text_encoder(encoder, folder, workdir)
-    store_codec(config, workdir)
-    codec_params = read_codec_params(parts, workdir)
+    store_autoencoder(config, workdir)
+    autoencoder_params = read_autoencoder_params(parts, workdir)
     latents, records = None, settings.source.split("train")
-    if codec_params:
+    if autoencoder_params:
         latents = cache_latents(
             records,
-            functools.partial(_encode, parts.codec, codec_params),
+            functools.partial(_encode, parts.autoencoder, autoencoder_params),
             workdir / LATENTS,
             batch_size=64,
         )
@@ -105,8 +105,8 @@ def prepare_diffusion(config: ConfigDict, settings: Settings, workdir: epath.Pat
 def make_objective(config: ConfigDict, settings: Settings, parts: Diffusion, null: Conditioning) -> Denoising:
     """What a diffusion model's run trains."""
     return Denoising(
-        model=network(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1]),
-        codec=parts.codec,
+        model=network(config, parts.autoencoder.latent_shape(*settings.source.image_shape[:2])[-1]),
+        autoencoder=parts.autoencoder,
         schedule=parts.schedule,
         prediction_type=parts.prediction_type,
         time_sampler=parts.time_sampler,
@@ -128,10 +128,10 @@ def make_pipeline(
     parts, settings = make_diffusion(config, workdir), make_settings(config)
     height, width, _ = settings.source.image_shape
     return Pipeline(
-        model=network(config, parts.codec.latent_shape(height, width)[-1]),
+        model=network(config, parts.autoencoder.latent_shape(height, width)[-1]),
         params=params,
-        codec=parts.codec,
-        codec_params=read_codec_params(parts, workdir),
+        autoencoder=parts.autoencoder,
+        autoencoder_params=read_autoencoder_params(parts, workdir),
         schedule=parts.schedule,
         prediction_type=parts.prediction_type,
         network_input=parts.network_input,
@@ -157,9 +157,9 @@ def weak_model(options: WeakOptions | None, workdir: epath.Path, mesh: Mesh) -> 
     folder = epath.Path(options.workdir or workdir)
     config = read_workdir_config(folder)
     parts, settings = make_diffusion(config, folder), make_settings(config)
-    model = network(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1])
+    model = network(config, parts.autoencoder.latent_shape(*settings.source.image_shape[:2])[-1])
     checkpoints = Checkpoints(folder / "checkpoints")
-    abstract = placed_shapes(model.abstract(), mesh, settings.mesh.rules)
+    abstract = sharded_shapes(model.abstract(), mesh, settings.mesh.rules)
     params = checkpoints.restore_params(abstract, options.step)
     checkpoints.close()
     return {"weak": WeakModel(model, options.perturbation), "weak_params": params}
@@ -193,23 +193,23 @@ def store_text_encoder(encoder: TextEncoder, folder: epath.Path, workdir: epath.
         shutil.copytree(folder, workdir / "clip")
 
 
-def store_codec(config: ConfigDict, workdir: epath.Path) -> None:
+def store_autoencoder(config: ConfigDict, workdir: epath.Path) -> None:
     """A trained autoencoder into the workdir, for the same reason."""
-    if config.autoencoder.name != "autoencoder_kl" or (workdir / CODEC).is_dir():
+    if config.autoencoder.name != "autoencoder_kl" or (workdir / AUTOENCODER).is_dir():
         return
     options = AutoencoderOptions(path=config.autoencoder.path)
-    codec, params = load_codec(codec_folder(options, None))
-    save_codec(codec, params, workdir / CODEC)
+    autoencoder, params = load_autoencoder(autoencoder_folder(options, None))
+    save_autoencoder(autoencoder, params, workdir / AUTOENCODER)
 
 
-def read_codec_params(parts: Diffusion, workdir: epath.Path) -> Params:
-    """The weights of the codec, none if it has none."""
-    return load_codec(workdir / CODEC)[1] if isinstance(parts.codec, KLCodec) else {}
+def read_autoencoder_params(parts: Diffusion, workdir: epath.Path) -> Params:
+    """The weights of the autoencoder, none if it has none."""
+    return load_autoencoder(workdir / AUTOENCODER)[1] if isinstance(parts.autoencoder, KLAutoencoder) else {}
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode(codec: KLCodec, params: Params, images: Any) -> Any:
-    return codec.encode(params, pixels({"image": images}))
+def _encode(autoencoder: KLAutoencoder, params: Params, images: Any) -> Any:
+    return autoencoder.encode(params, pixels({"image": images}))
 
 
 def encode_condition(config: ConfigDict, encoder: TextEncoder, captions: list[str]) -> Conditioning:

@@ -28,10 +28,10 @@ from difflax.models.size_conditioning import numbers_of
 from difflax.pretrained.families.base import Checkpoint
 from difflax.pretrained.components.schedulers import flow_shift
 from difflax.training.runtime.checkpoints import has_checkpoint
-from difflax.training.objectives.finetuning import CODEC, FineTuning
+from difflax.training.objectives.finetuning import AUTOENCODER, FineTuning
 from difflax.training.objectives.denoising import Denoising
 from difflax.training.objectives.base import network_params, pixels
-from difflax.parallel.sharding import fetch, place, shardings
+from difflax.parallel.sharding import fetch, put, shardings
 from difflax.training.state import TrainState
 from difflax.core.types import Conditioning, UserError
 
@@ -60,9 +60,9 @@ def prepare_finetune(config: ConfigDict, settings: Settings, workdir: epath.Path
     networks = checkpoint.networks
     started = has_checkpoint(workdir / "checkpoints")
     objective = make_objective(parts, checkpoint, settings.source.image_shape[:2])
-    held = {**parts.tuning.frozen(networks), CODEC: checkpoint.codec_params}
+    held = {**parts.tuning.frozen(networks), AUTOENCODER: checkpoint.autoencoder_params}
     frozen = {name: params for name, params in held.items() if not parts.cache.replaces(name)}
-    frozen = place(frozen, shardings(_shapes(frozen), mesh))
+    frozen = put(frozen, shardings(_shapes(frozen), mesh))
     held |= frozen
     # Given away when the run starts: where nothing is left of them, they are read again.
     unused = [] if started else [parts.tuning.start(networks)]
@@ -75,7 +75,7 @@ def prepare_finetune(config: ConfigDict, settings: Settings, workdir: epath.Path
 
     # What is trained is the loop's; here it is replaced by what the loop gives.
     kept = {name: held[name] if name in held else _shapes(networks[name]) for name in networks}
-    checkpoint = dataclasses.replace(checkpoint.with_networks(kept), codec_params=held[CODEC])
+    checkpoint = dataclasses.replace(checkpoint.with_networks(kept), autoencoder_params=held[AUTOENCODER])
 
     def trained(state: TrainState) -> tuple[Checkpoint, PyTree]:
         params = fetch(network_params(state.ema_params))
@@ -113,7 +113,7 @@ def make_objective(parts: Pretrained, checkpoint: Checkpoint, size: tuple[int, i
     # The step gives the parameters.
     shapes = _shapes(checkpoint.networks)
     loss = {name: value for name, value in parts.loss.items() if name != "loss"}
-    shift = flow_shift(sampling.time_grid, checkpoint.codec.latent_shape(*size)[:2])
+    shift = flow_shift(sampling.time_grid, checkpoint.autoencoder.latent_shape(*size)[:2])
     if shift is not None and not isinstance(loss["time_sampler"], RunningLoss):
         shift = parts.model.time_shift or shift
         loss["time_sampler"] = Shifted(sampler=loss["time_sampler"], shift=shift)
@@ -125,7 +125,7 @@ def make_objective(parts: Pretrained, checkpoint: Checkpoint, size: tuple[int, i
     return FineTuning(
         denoising=Denoising(
             model=checkpoint.model,
-            codec=checkpoint.codec,
+            autoencoder=checkpoint.autoencoder,
             schedule=sampling.schedule,
             prediction_type=sampling.prediction_type,
             network_input=sampling.network_input,
@@ -137,7 +137,7 @@ def make_objective(parts: Pretrained, checkpoint: Checkpoint, size: tuple[int, i
         tuning=parts.tuning,
         networks=shapes,
         denoiser=checkpoint.configs.denoiser,
-        codec=checkpoint.codec,
+        autoencoder=checkpoint.autoencoder,
         encode=encode,
         null_tokens=None if checkpoint.zero_null else jax.tree.map(jnp.asarray, encoder.tokenize([""])),
     )
@@ -228,7 +228,7 @@ def _moments(checkpoint: Checkpoint) -> Callable[[np.ndarray], Float[Array, "b l
 
     @jax.jit
     def encode(params: PyTree, images: Array) -> Array:
-        posterior = checkpoint.codec.posterior(params, pixels({"image": images}))
+        posterior = checkpoint.autoencoder.posterior(params, pixels({"image": images}))
         return jnp.concatenate([posterior.mean, posterior.log_variance], axis=-1)
 
-    return lambda images: encode(checkpoint.codec_params, images)
+    return lambda images: encode(checkpoint.autoencoder_params, images)

@@ -26,7 +26,7 @@ from difflax.pretrained.open import open_checkpoint
 from difflax.training.objectives.base import network_params
 from difflax.training.tunings import Tuning
 from difflax.training.runtime.checkpoints import Checkpoints
-from difflax.parallel.sharding import MeshShape, placed_shapes, shardings
+from difflax.parallel.sharding import MeshShape, sharded_shapes, shardings
 from difflax.core.types import Conditioning, UserError
 
 
@@ -55,8 +55,8 @@ def load(workdir: epath.PathLike, mesh: MeshShape | None = None) -> Pipeline:
         return dataclasses.replace(load_pretrained_run(config, workdir), mesh=devices, rules=shape.rules)
     parts = make_diffusion(config, workdir)
     checkpoints = Checkpoints(workdir / "checkpoints")
-    model = network(config, parts.codec.latent_shape(*settings.source.image_shape[:2])[-1])
-    params = checkpoints.restore_params(placed_shapes(model.abstract(), devices, shape.rules))
+    model = network(config, parts.autoencoder.latent_shape(*settings.source.image_shape[:2])[-1])
+    params = checkpoints.restore_params(sharded_shapes(model.abstract(), devices, shape.rules))
     null = checkpoints.restore_constants()
     step = checkpoints.latest
     checkpoints.close()
@@ -100,8 +100,8 @@ def from_pretrained(
         t5_length=t5_length,
     )
     if tile is not None:
-        codec = dataclasses.replace(checkpoint.codec, tile=tile // checkpoint.codec.config.downscale)
-        checkpoint = dataclasses.replace(checkpoint, codec=codec)
+        autoencoder = dataclasses.replace(checkpoint.autoencoder, tile=tile // checkpoint.autoencoder.config.downscale)
+        checkpoint = dataclasses.replace(checkpoint, autoencoder=autoencoder)
     return Pipeline.of_checkpoint(
         checkpoint,
         samplers={name: cls() for name, cls in SAMPLERS.items()},
@@ -143,21 +143,21 @@ def read_checkpoint(options: PretrainedOptions, workdir: epath.Path, mesh: Mesh 
             f"config.model.time_shift = {options.time_shift}: {options.path!r} is no flow, whose times alone"
             " are shifted; set 0"
         )
-    dtypes = {"dtype": DTYPES[options.dtype], "codec_dtype": DTYPES[options.vae_dtype]}
+    dtypes = {"dtype": DTYPES[options.dtype], "autoencoder_dtype": DTYPES[options.vae_dtype]}
     return checkpoint.computing_in(**dtypes, remat=options.remat, scan_layers=options.scan_layers)
 
 
 def check_source(checkpoint: Checkpoint, source: Source) -> None:
     """Refuses images that the checkpoint cannot be trained on."""
     channels = source.image_shape[-1]
-    if channels != checkpoint.codec.channels:
+    if channels != checkpoint.autoencoder.channels:
         raise UserError(
             f"the images of config.data have {channels} channels, the autoencoder reads"
-            f" {checkpoint.codec.channels}: choose data with as many"
+            f" {checkpoint.autoencoder.channels}: choose data with as many"
         )
     for height, width, _ in getattr(source, "image_shapes", (source.image_shape,)):
         try:
-            latent = checkpoint.codec.latent_shape(height, width)
+            latent = checkpoint.autoencoder.latent_shape(height, width)
             if isinstance(checkpoint, StableDiffusion3):
                 NETWORKS["mmdit"].check_latent(checkpoint.configs.transformer, *latent[:2])
         except UserError as error:

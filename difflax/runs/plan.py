@@ -14,7 +14,7 @@ from difflax.runs.diffusion import make_objective
 from difflax.config.networks import NETWORKS, network_kind
 from difflax.config.sections import Diffusion, Settings, make_diffusion, make_settings, model_name
 from difflax.models.size_conditioning import SCORED, SIZES
-from difflax.models.autoencoder_kl import KLCodec
+from difflax.models.autoencoder_kl import KLAutoencoder
 from difflax.profiling import plan as planning
 from difflax.training.state import TrainState
 from difflax.training.step import abstract_state, make_train_step
@@ -85,8 +85,8 @@ def _example(
     null = Conditioning(context=np.zeros((1, tokens, width), np.float32), pooled=pooled)
     image = np.zeros((1, *settings.source.image_shape), np.uint8)
     batch: dict[str, PyTree] = {"conditioning": dataclasses.replace(null, time_ids=time_ids)}
-    if isinstance(parts.codec, KLCodec):  # its latents are computed once, before training
-        batch["latent"] = np.zeros((1, *parts.codec.latent_shape(*image.shape[1:3])), np.float32)
+    if isinstance(parts.autoencoder, KLAutoencoder):  # its latents are computed once, before training
+        batch["latent"] = np.zeros((1, *parts.autoencoder.latent_shape(*image.shape[1:3])), np.float32)
     else:
         batch["image"] = image
     if parts.loss.masked:

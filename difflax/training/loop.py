@@ -14,7 +14,7 @@ from difflax.core.chips import chip
 from difflax.core.events import Events
 from difflax.core.types import Interrupted
 from difflax.parallel.processes import lost_processes_named
-from difflax.parallel.sharding import TENSOR_RULES, Rule, put_batch
+from difflax.parallel.sharding import TENSOR_RULES, Rule, put_local_batch
 from difflax.training.ema import EMA
 from difflax.training.objectives.base import Objective
 from difflax.training.runtime.checkpoints import Checkpoints
@@ -31,7 +31,7 @@ from difflax.training.step import abstract_state, init_sharded, make_train_step
 
 
 @runtime_checkable
-class Loader(Iterator, Protocol):
+class ResumableBatches(Iterator, Protocol):
     """Batches whose position can be stored and taken up again."""
 
     def get_state(self) -> Any: ...
@@ -128,7 +128,7 @@ def fit(
     rules: tuple[Rule, ...] = TENSOR_RULES,
     seed: int,
     options: TrainingOptions,
-    loader: Loader,
+    loader: ResumableBatches,
     prepare: Callable[[dict[str, Any]], PyTree],
     constants: dict[str, Any],
     periodic: Sequence[Periodic] = (),
@@ -192,7 +192,7 @@ def fit(
                 watchdog.at(step + 1, "reading its batch")
                 with speed.waiting():
                     examples = next(loader)
-                    batch = put_batch(prepare(examples), mesh)
+                    batch = put_local_batch(prepare(examples), mesh)
                 if not train_step.ready(batch):
                     watchdog.at(step + 1, "compiling", patient=True)
                     with speed.away():

@@ -30,7 +30,7 @@ def _exponential(peak: float, end: float, steps: int) -> optax.Schedule:
     return optax.exponential_decay(peak, steps, end / peak)
 
 
-SCHEDULES: dict[str, Callable[[float, float, int], optax.Schedule]] = {
+LEARNING_RATE_SCHEDULES: dict[str, Callable[[float, float, int], optax.Schedule]] = {
     "constant": _constant,
     "cosine": _cosine,
     "linear": _linear,
@@ -60,8 +60,10 @@ class Optimizer:
     clip_norm: float | None = 1.0
 
     def __post_init__(self):
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+        if self.schedule not in LEARNING_RATE_SCHEDULES:
+            raise ValueError(
+                f"schedule must be one of {', '.join(LEARNING_RATE_SCHEDULES)}, got {self.schedule!r}"
+            )
         if self.schedule == "exponential" and self.final_fraction <= 0:
             raise ValueError("schedule 'exponential' never reaches 0: set final_fraction above it")
         if self.learning_rate <= 0:
@@ -77,7 +79,9 @@ class Optimizer:
     def learning_rates(self, steps: int) -> optax.Schedule:
         """The learning rate of every step of a run of ``steps``."""
         rest = max(steps - self.warmup_steps, 1)
-        after = SCHEDULES[self.schedule](self.learning_rate, self.learning_rate * self.final_fraction, rest)
+        after = LEARNING_RATE_SCHEDULES[self.schedule](
+            self.learning_rate, self.learning_rate * self.final_fraction, rest
+        )
         if self.warmup_steps == 0:
             return after
         rise = optax.linear_schedule(0.0, self.learning_rate, self.warmup_steps)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from difflax.core import streams
 from difflax.core.types import Params, UserError
-from difflax.parallel.sharding import TENSOR_RULES, Rule, batch_sharding, place, placed_shapes
+from difflax.parallel.sharding import TENSOR_RULES, Rule, batch_sharding, put, sharded_shapes
 from difflax.training.ema import EMA
 from difflax.training.objectives.base import Objective
 from difflax.training.state import TrainState, init_state
@@ -131,7 +131,7 @@ def abstract_state(
     shapes = jax.eval_shape(
         lambda: init_state(objective.init(jax.random.key(0)), optimizer, objective.begin())
     )
-    return placed_shapes(shapes, mesh, rules)
+    return sharded_shapes(shapes, mesh, rules)
 
 
 def init_sharded(
@@ -145,7 +145,7 @@ def init_sharded(
 
     ``start``: parameters to begin with in place of the objective's own; their arrays become the state's.
     """
-    places = jax.tree.map(lambda s: s.sharding, abstract)
+    shardings = jax.tree.map(lambda s: s.sharding, abstract)
 
     def init(params: PyTree) -> TrainState:
         if params is None:
@@ -153,8 +153,8 @@ def init_sharded(
         return init_state(params, optimizer, objective.begin())
 
     if start is not None:
-        start = place(start, places.params)
-    return jax.jit(init, out_shardings=places, donate_argnums=0)(start)
+        start = put(start, shardings.params)
+    return jax.jit(init, out_shardings=shardings, donate_argnums=0)(start)
 
 
 def compile_step(step: Callable, abstract: TrainState, mesh: Mesh, frozen: PyTree = None) -> Callable:

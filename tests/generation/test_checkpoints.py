@@ -113,9 +113,9 @@ class TestPictures:
     def test_more_strength_is_further_from_the_picture(self, pipeline, picture):
         settings = {**SMALL, "num_steps": 10, "image": picture}
         low, high = (pipeline("a cat", strength=s, **settings) for s in (0.1, 1.0))
-        codec, params = pipeline.codec, pipeline.codec_params
-        there = codec.encode(params, jnp.asarray(picture[None] * 2 - 1))
-        again = np.clip(np.asarray(codec.decode(params, there)) / 2 + 0.5, 0, 1)
+        autoencoder, params = pipeline.autoencoder, pipeline.autoencoder_params
+        there = autoencoder.encode(params, jnp.asarray(picture[None] * 2 - 1))
+        again = np.clip(np.asarray(autoencoder.decode(params, there)) / 2 + 0.5, 0, 1)
         assert np.abs(low - again).mean() < np.abs(high - again).mean() / 2
 
     def test_bytes_and_fractions_and_pillow_are_the_same(self, pipeline, picture):
@@ -129,7 +129,7 @@ class TestPictures:
 
     def test_what_is_outside_the_mask_stays(self, pipeline):
         """The network's space taken as the image's, so that nothing blurs what is kept."""
-        plain = dataclasses.replace(pipeline, codec=Identity(channels=4), codec_params={})
+        plain = dataclasses.replace(pipeline, autoencoder=Identity(channels=4), autoencoder_params={})
         image = np.random.default_rng(2).random((8, 16, 4), np.float32)
         mask = np.zeros((8, 16), bool)
         mask[2:6, 3:11] = True
@@ -232,7 +232,7 @@ def test_half_precision(folder, pipeline, dtype):
     assert {leaf.dtype.name for leaf in jax.tree.leaves(half.params)} == {dtype}
     # The autoencoder overflows in float16 (force_upcast) and is kept out of it.
     expected = "float32" if dtype == "float16" else dtype
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(half.codec_params)} == {expected}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(half.autoencoder_params)} == {expected}
     if dtype == "bfloat16":  # XLA has no float16 attention on the CPU, which the UNet needs
         made, full = (p("a cat", guidance_scale=1.0, **SMALL) for p in (half, pipeline))
         assert np.abs(made - full).mean() < 0.03

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from difflax.core.types import UserError
-from difflax.models.autoencoder import Codec
-from difflax.models.autoencoder_kl import AutoencoderKLConfig, KLCodec, Posterior
+from difflax.models.autoencoder import Autoencoder
+from difflax.models.autoencoder_kl import AutoencoderKLConfig, KLAutoencoder, Posterior
 from difflax.models.tiling import in_tiles
 from difflax.pretrained.format.torch_names import from_torch
 
@@ -29,26 +29,26 @@ CONFIG = {
 
 
 @pytest.fixture(scope="module")
-def codec():
-    return KLCodec(config=AutoencoderKLConfig.from_config(CONFIG))
+def autoencoder():
+    return KLAutoencoder(config=AutoencoderKLConfig.from_config(CONFIG))
 
 
 @pytest.fixture(scope="module")
-def params(codec):
-    return jax.jit(codec.network.init)(jax.random.key(0))
+def params(autoencoder):
+    return jax.jit(autoencoder.network.init)(jax.random.key(0))
 
 
-def test_is_a_codec_of_scaled_latents(codec, params):
-    assert isinstance(codec, Codec)
+def test_is_an_autoencoder_of_scaled_latents(autoencoder, params):
+    assert isinstance(autoencoder, Autoencoder)
     images = np.random.default_rng(0).uniform(-1, 1, (2, 16, 24, 3)).astype(np.float32)
-    latents = codec.encode(params, jnp.asarray(images))
-    assert latents.shape == (2, *codec.latent_shape(16, 24)) == (2, 4, 6, 16)
-    mean = codec.network.apply(params, jnp.asarray(images), method="encode").mean
+    latents = autoencoder.encode(params, jnp.asarray(images))
+    assert latents.shape == (2, *autoencoder.latent_shape(16, 24)) == (2, 4, 6, 16)
+    mean = autoencoder.network.apply(params, jnp.asarray(images), method="encode").mean
     np.testing.assert_allclose(latents, (mean - 0.0609) * 1.5305, rtol=1e-5)
-    decoded = codec.network.apply(params, mean, method="decode")
-    np.testing.assert_allclose(codec.decode(params, latents), decoded, atol=1e-4)
+    decoded = autoencoder.network.apply(params, mean, method="decode")
+    np.testing.assert_allclose(autoencoder.decode(params, latents), decoded, atol=1e-4)
     with pytest.raises(UserError, match="multiples of 4"):
-        codec.latent_shape(18, 24)
+        autoencoder.latent_shape(18, 24)
 
 
 def test_draws_and_divergence_are_those_of_the_gaussian():
@@ -74,18 +74,18 @@ def test_tiles_of_a_local_function_are_the_whole(length):
     np.testing.assert_allclose(made, local(x), atol=1e-5)
 
 
-def test_one_tile_is_decoded_at_a_time(codec):
+def test_one_tile_is_decoded_at_a_time(autoencoder):
     """The program holds one tile's activations, whatever the image's size."""
-    tiled = dataclasses.replace(codec, tile=8)
+    tiled = dataclasses.replace(autoencoder, tile=8)
 
-    def memory(codec, edge):
+    def memory(autoencoder, edge):
         shape = jax.ShapeDtypeStruct((1, edge, edge, 16), jnp.float32)
-        lowered = jax.jit(codec.decode).lower(codec.network.abstract(), shape)
+        lowered = jax.jit(autoencoder.decode).lower(autoencoder.network.abstract(), shape)
         return lowered.compile().memory_analysis().temp_size_in_bytes
 
     output = 4 * 3 * (40 * 4) ** 2
     assert memory(tiled, 40) < memory(tiled, 16) + 4 * output
-    assert memory(tiled, 40) < memory(codec, 40) / 3
+    assert memory(tiled, 40) < memory(autoencoder, 40) / 3
 
 
 @pytest.mark.parametrize(
@@ -102,14 +102,14 @@ def test_configs_that_are_not_supported(change, says):
         AutoencoderKLConfig.from_config(CONFIG | change)
 
 
-def test_tiles_that_cannot_be(codec):
+def test_tiles_that_cannot_be(autoencoder):
     for change in ({"tile": 1}, {"tile": 8, "overlap": 0.0}, {"tile": 8, "overlap": 0.7}):
         with pytest.raises(UserError, match="tile"):
-            dataclasses.replace(codec, **change)
+            dataclasses.replace(autoencoder, **change)
 
 
 @pytest.mark.parity
-def test_sixteen_channels_and_tiles_as_in_diffusers(codec):
+def test_sixteen_channels_and_tiles_as_in_diffusers(autoencoder):
     torch = pytest.importorskip("torch")
     import diffusers
 
@@ -117,7 +117,7 @@ def test_sixteen_channels_and_tiles_as_in_diffusers(codec):
     torch.manual_seed(0)
     theirs = diffusers.AutoencoderKL(**CONFIG).eval()
     tensors = {n: t.detach().numpy() for n, t in theirs.state_dict().items()}
-    params = from_torch(tensors, codec.network.abstract(), "the case")
+    params = from_torch(tensors, autoencoder.network.abstract(), "the case")
     latents = np.random.default_rng(0).standard_normal((1, 14, 14, 16)).astype(np.float32)
     z = torch.from_numpy(latents / 1.5305 + 0.0609).permute(0, 3, 1, 2)
     images = np.random.default_rng(0).uniform(-1, 1, (1, 32, 24, 3)).astype(np.float32)
@@ -127,9 +127,9 @@ def test_sixteen_channels_and_tiles_as_in_diffusers(codec):
         theirs.enable_tiling()
         tiled = theirs.decode(z).sample.permute(0, 2, 3, 1).numpy()
     mode = (mode.permute(0, 2, 3, 1).numpy() - 0.0609) * 1.5305
-    np.testing.assert_allclose(codec.encode(params, jnp.asarray(images)), mode, atol=1e-4)
-    np.testing.assert_allclose(codec.decode(params, jnp.asarray(latents)), whole, atol=1e-4)
-    ours = np.asarray(dataclasses.replace(codec, tile=8).decode(params, jnp.asarray(latents)))
+    np.testing.assert_allclose(autoencoder.encode(params, jnp.asarray(images)), mode, atol=1e-4)
+    np.testing.assert_allclose(autoencoder.decode(params, jnp.asarray(latents)), whole, atol=1e-4)
+    ours = np.asarray(dataclasses.replace(autoencoder, tile=8).decode(params, jnp.asarray(latents)))
     assert np.abs(tiled - whole).max() > 0.01
     # Where four tiles meet diffusers blends one of them twice, and at the far edge it adds a small tile.
     for rows, columns in ((slice(24), slice(48)), (slice(48), slice(24)), (slice(32, 48), slice(32, 48))):

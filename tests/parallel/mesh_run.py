@@ -22,10 +22,10 @@ from difflax.diffusion.loss.time_samplers import Uniform
 from difflax.diffusion.loss.weightings import Constant
 from difflax.diffusion.predictions import V
 from difflax.diffusion.schedules import ContinuousCosine
-from difflax.models.autoencoder import CODECS
+from difflax.models.autoencoder import AUTOENCODERS
 from difflax.models.functional import functional
 from difflax.models.unet import UNet2DConditionModel
-from difflax.parallel.sharding import MeshShape, put_batch
+from difflax.parallel.sharding import MeshShape, put_local_batch
 from difflax.training.ema import EMA
 from difflax.training.objectives.denoising import Denoising
 from difflax.training.runtime.compiled import CompiledStep
@@ -64,7 +64,7 @@ MODEL = functional(
 def objective():
     return Denoising(
         model=MODEL,
-        codec=CODECS["identity"](channels=3),
+        autoencoder=AUTOENCODERS["identity"](channels=3),
         schedule=ContinuousCosine(),
         prediction_type=V(),
         time_sampler=Uniform(),
@@ -92,7 +92,7 @@ def unet(shape):
     step = CompiledStep(make_train_step(made, optimizer, EMA(decay=0.9), 0), abstract, mesh)
     losses = []
     for number in range(STEPS):
-        rows = put_batch(batch(number), mesh)
+        rows = put_local_batch(batch(number), mesh)
         if not step.ready(rows):
             step.compile(rows)
         state, metrics = step(state, rows)

@@ -13,7 +13,7 @@ import optax
 import pytest
 from difflax.config.networks import network
 from difflax.core.types import UserError
-from difflax.models.autoencoder_kl import AutoencoderKLConfig, KLCodec
+from difflax.models.autoencoder_kl import AutoencoderKLConfig, KLAutoencoder
 from difflax.parallel.sharding import MeshShape, shardings
 from difflax.text.clip_config import CLIPConfig
 from difflax.text.joint import clip_network
@@ -150,7 +150,7 @@ KINDS = {
     "mmdit": lambda: network(load_config("sd3_shapes"), 48),
     "clip": lambda: clip_network(CLIPConfig()),
     "t5": lambda: t5_network(T5Config(feed_forward_proj="gated-gelu")),
-    "autoencoder": lambda: KLCodec(config=AutoencoderKLConfig()).network,
+    "autoencoder": lambda: KLAutoencoder(config=AutoencoderKLConfig()).network,
 }
 
 

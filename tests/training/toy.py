@@ -20,7 +20,7 @@ import optax
 from difflax.data.loader import Loader
 from difflax.data.records import Record
 from difflax.models.functional import functional
-from difflax.parallel.sharding import MeshShape, places
+from difflax.parallel.sharding import MeshShape, local_rows
 from difflax.training.ema import EMA
 from difflax.training.loop import TrainingOptions, fit
 from difflax.training.objectives.base import Plain
@@ -104,7 +104,7 @@ def train(workdir, options, *, records=None, mesh=MeshShape(), loader=Loader, co
             records or Pixels(),
             batch_size=options.batch_size,
             seed=0,
-            places=places(made, options.batch_size),
+            local_rows=local_rows(made, options.batch_size),
             max_bad_examples=options.max_bad_examples,
         ),
         prepare=lambda batch: {"image": batch["image"]},

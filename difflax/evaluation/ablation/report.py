@@ -242,9 +242,7 @@ def _trade_off_section(result: AblationResult, vectors: Mapping[str, bytes]) -> 
         for across, up in trade_offs(result)
     ]
     lead = "One point a scale, joined in order; some points carry their scale."
-    return (
-        [html.section("What it buys and what it costs", html.figures(*shown), lead=lead)] if shown else []
-    )
+    return [html.section("What it buys and what it costs", html.figures(*shown), lead=lead)] if shown else []
 
 
 def _grids(result: AblationResult, grids: Mapping[str, Image.Image]) -> Sequence[Markup]:

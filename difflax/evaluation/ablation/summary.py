@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from difflax.evaluation import metrics as m
 from difflax.evaluation import statistics as st
 from difflax.evaluation.ablation.results import AblationResult, Curve, GroupInfo, Provenance, best_index
-from difflax.evaluation.measurement import Instruments, Measurement, Plan
+from difflax.evaluation.measurement import Design, Instruments, Measurement
 
 BUILT_IN = {
     metric.name: metric
@@ -28,7 +28,7 @@ CHANCE, REAL = "chance", "real images"
 
 
 def summarize(
-    plan: Plan,
+    design: Design,
     scales: tuple[float, ...],
     measured: Sequence[Measurement],
     real: Sequence[Measurement | None],
@@ -41,13 +41,13 @@ def summarize(
     described = {name: m.judge_metric(name) for name in judged} | BUILT_IN
     curves: list[Curve] = []
     for name, metric in described.items():
-        for index, group in enumerate(plan.groups):
-            rows = plan.group == index
+        for index, group in enumerate(design.groups):
+            rows = design.group == index
             if name in measured[0].columns:
                 values = np.stack([scale.columns[name][rows] for scale in measured])
-                estimates, near = _per_image(metric, values, plan.prompt[rows], judged=name in judged)
+                estimates, near = _per_image(metric, values, design.prompt[rows], judged=name in judged)
             else:
-                estimates, near = _per_set(metric, plan, index, measured, real[index]), ()
+                estimates, near = _per_set(metric, design, index, measured, real[index]), ()
             if not estimates:
                 continue
             references = {CHANCE: float(group.chance[name])} if name in group.chance else {}
@@ -66,13 +66,13 @@ def summarize(
             )
     return AblationResult(
         scales=scales,
-        seeds=plan.seeds,
-        groups=_group_infos(plan, real),
+        seeds=design.seeds,
+        groups=_group_infos(design, real),
         curves=tuple(curves),
-        records=_records(plan, scales, measured),
-        samples=_samples(plan, measured),
+        records=_records(design, scales, measured),
+        samples=_samples(design, measured),
         provenance=provenance,
-        method=_method(plan, real, instruments),
+        method=_method(design, real, instruments),
     )
 
 
@@ -98,12 +98,12 @@ def _per_image(
 
 
 def _per_set(
-    metric: m.Metric, plan: Plan, index: int, measured: Sequence[Measurement], real: Measurement | None
+    metric: m.Metric, design: Design, index: int, measured: Sequence[Measurement], real: Measurement | None
 ) -> list[st.Estimate]:
     """Estimates of a metric of several images; empty where it cannot be measured."""
-    rows = plan.group == index
-    prompts = plan.prompt[rows]
-    several = len(plan.seeds) > 1
+    rows = design.group == index
+    prompts = design.prompt[rows]
+    several = len(design.seeds) > 1
     has_features = measured[0].features.shape[1] > 0
     if metric == m.PIXEL_DIVERSITY and several:
         members = np.unique(prompts)
@@ -119,7 +119,7 @@ def _per_set(
 
 
 def _frechet(
-    features: Float[np.ndarray, "n d"], prompts: Int[np.ndarray, " n"], target: m.Gaussian
+    features: Float[np.ndarray, "n d"], prompts: Int[np.ndarray, " n"], target: m.GaussianFit
 ) -> st.Estimate:
     value = m.frechet_distance(m.fit_gaussian(features), target)
     members = np.unique(prompts)
@@ -152,42 +152,44 @@ def _real_level(metric: m.Metric, real: Measurement | None, count: int) -> float
     return float(np.nanmean(values))
 
 
-def _group_infos(plan: Plan, real: Sequence[Measurement | None]) -> tuple[GroupInfo, ...]:
+def _group_infos(design: Design, real: Sequence[Measurement | None]) -> tuple[GroupInfo, ...]:
     return tuple(
         GroupInfo(
             name=group.name,
             prompts=group.prompts,
-            count=len(group.prompts) * len(plan.seeds),
+            count=len(group.prompts) * len(design.seeds),
             real=0 if reading is None else len(reading.features),
         )
-        for group, reading in zip(plan.groups, real, strict=True)
+        for group, reading in zip(design.groups, real, strict=True)
     )
 
 
-def _records(plan: Plan, scales: Sequence[float], measured: Sequence[Measurement]) -> dict[str, np.ndarray]:
+def _records(
+    design: Design, scales: Sequence[float], measured: Sequence[Measurement]
+) -> dict[str, np.ndarray]:
     repeat = len(scales)
     return {
-        "guidance_scale": np.repeat(np.array(scales, np.float64), len(plan.captions)),
-        "group": np.tile(np.array([plan.groups[g].name for g in plan.group]), repeat),
-        "prompt": np.tile(np.array(plan.captions), repeat),
-        "seed": np.tile(plan.seed, repeat),
+        "guidance_scale": np.repeat(np.array(scales, np.float64), len(design.captions)),
+        "group": np.tile(np.array([design.groups[g].name for g in design.group]), repeat),
+        "prompt": np.tile(np.array(design.captions), repeat),
+        "seed": np.tile(design.seed, repeat),
         **{name: np.concatenate([scale.columns[name] for scale in measured]) for name in measured[0].columns},
     }
 
 
-def _samples(plan: Plan, measured: Sequence[Measurement]) -> dict[str, np.ndarray]:
+def _samples(design: Design, measured: Sequence[Measurement]) -> dict[str, np.ndarray]:
     images = np.stack([scale.samples for scale in measured])
-    ends = np.cumsum(plan.shown_by_group())
+    ends = np.cumsum(design.shown_by_group())
     parts = np.split(images, ends[:-1], axis=1)
-    return {group.name: part for group, part in zip(plan.groups, parts, strict=True)}
+    return {group.name: part for group, part in zip(design.groups, parts, strict=True)}
 
 
-def _method(plan: Plan, real: Sequence[Measurement | None], instruments: Instruments) -> dict[str, str]:
+def _method(design: Design, real: Sequence[Measurement | None], instruments: Instruments) -> dict[str, str]:
     subsets = "; ".join(
         f"{group.name}: {group.count} images a scale, "
-        f"{len(group.prompts)} prompts × {len(plan.seeds)} seeds, "
+        f"{len(group.prompts)} prompts × {len(design.seeds)} seeds, "
         + (f"{group.real} real images" if group.real else "no real images")
-        for group in _group_infos(plan, real)
+        for group in _group_infos(design, real)
     )
     space = instruments.features
     return {

@@ -22,10 +22,10 @@ from difflax.core.types import UserError
 from difflax.evaluation.ablation.results import AblationResult, Provenance
 from difflax.evaluation.ablation.summary import summarize
 from difflax.evaluation.measurement import (
+    Design,
     Images,
     Instruments,
     Measurement,
-    Plan,
     PromptGroup,
     measure,
     measure_real,
@@ -102,12 +102,12 @@ def run_ablation(
 
     scales = sorted(float(scale) for scale in scales)
     check(groups, scales, seeds, batch_size, grid_prompts)
-    plan = Plan(groups=tuple(groups), seeds=tuple(int(seed) for seed in seeds), grid_prompts=grid_prompts)
-    store = ScaleStore(epath.Path(directory) / "scales", identity(plan, instruments, provenance))
+    design = Design(groups=tuple(groups), seeds=tuple(int(seed) for seed in seeds), grid_prompts=grid_prompts)
+    store = ScaleStore(epath.Path(directory) / "scales", identity(design, instruments, provenance))
     store.check()
-    texts = text_features(instruments, plan.prompts, batch_size)
+    texts = text_features(instruments, design.prompts, batch_size)
     measured: list[Measurement] = []
-    total = len(scales) * len(plan.captions)
+    total = len(scales) * len(design.captions)
     quiet = not show_progress or jax.process_index() != 0
     with tqdm(total=total, unit="image", desc="ablation", disable=True if quiet else None) as bar:
         for scale in scales:
@@ -119,14 +119,14 @@ def run_ablation(
                     " reach"
                 )
             if found is None:
-                batches = _progress(_generated(generate, plan, scale, batch_size), bar)
-                found = measure(batches, plan, instruments, texts)
+                batches = _progress(_generated(generate, design, scale, batch_size), bar)
+                found = measure(batches, design, instruments, texts)
                 store.save(scale, found)
             else:
-                bar.update(len(plan.captions))
+                bar.update(len(design.captions))
             measured.append(found)
     real = [measure_real(group, instruments, batch_size) for group in groups]
-    return summarize(plan, tuple(scales), measured, real, instruments=instruments, provenance=provenance)
+    return summarize(design, tuple(scales), measured, real, instruments=instruments, provenance=provenance)
 
 
 def _progress(batches: Iterator[Images], bar: Any) -> Iterator[Images]:
@@ -135,8 +135,8 @@ def _progress(batches: Iterator[Images], bar: Any) -> Iterator[Images]:
         bar.update(len(batch))
 
 
-def _generated(generate: Generate, plan: Plan, scale: float, batch_size: int) -> Iterator[Images]:
-    captions, seeds = plan.captions, plan.seed
+def _generated(generate: Generate, design: Design, scale: float, batch_size: int) -> Iterator[Images]:
+    captions, seeds = design.captions, design.seed
     for start in range(0, len(captions), batch_size):
         keep = min(batch_size, len(captions) - start)
         rows = np.minimum(np.arange(start, start + batch_size), len(captions) - 1)
@@ -154,7 +154,7 @@ def _generated(generate: Generate, plan: Plan, scale: float, batch_size: int) ->
         yield images[:keep]
 
 
-def identity(plan: Plan, instruments: Instruments, provenance: Provenance) -> dict[str, Any]:
+def identity(design: Design, instruments: Instruments, provenance: Provenance) -> dict[str, Any]:
     """What two runs must share for their scales to stand in one table, as JSON values."""
     space = instruments.features
     shared = dataclasses.asdict(provenance)
@@ -163,9 +163,9 @@ def identity(plan: Plan, instruments: Instruments, provenance: Provenance) -> di
         json.dumps(
             shared
             | {
-                "groups": [[group.name, list(group.prompts)] for group in plan.groups],
-                "seeds": list(plan.seeds),
-                "grid_prompts": plan.grid_prompts,
+                "groups": [[group.name, list(group.prompts)] for group in design.groups],
+                "seeds": list(design.seeds),
+                "grid_prompts": design.grid_prompts,
                 "features": None
                 if space is None
                 else [space.name, space.preprocessing, space.text is not None],

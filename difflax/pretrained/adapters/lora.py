@@ -61,7 +61,7 @@ _OLD_NAMES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Lora:
+class LoraFactors:
     """The factors of one file for one network.
 
     Attributes:
@@ -90,7 +90,7 @@ def merge_lora(
     return merged
 
 
-def read_lora(path: epath.PathLike, networks: Mapping[str, Params]) -> dict[str, Lora]:
+def read_lora(path: epath.PathLike, networks: Mapping[str, Params]) -> dict[str, LoraFactors]:
     """The factors of a file for each of ``networks`` that it changes.
 
     Args:
@@ -130,7 +130,7 @@ def read_lora(path: epath.PathLike, networks: Mapping[str, Params]) -> dict[str,
         scales.setdefault(network, {})[layer] = stated[network].scale(layer, pair, down.shape[-1])
     if problems:
         raise UserError(f"{path} is no LoRA of this model: {_some(problems)}")
-    return {name: Lora(traverse_util.unflatten_dict(factors[name]), scales[name]) for name in factors}
+    return {name: LoraFactors(traverse_util.unflatten_dict(factors[name]), scales[name]) for name in factors}
 
 
 def _laid_out(pair: Mapping[str, Any], shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:

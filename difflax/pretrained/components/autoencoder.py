@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from difflax.core.types import Params, UserError
-from difflax.models.autoencoder_kl import AutoencoderKLConfig, KLCodec
+from difflax.models.autoencoder_kl import AutoencoderKLConfig, KLAutoencoder
 from difflax.pretrained.format.safetensors import open_weights, read_json, write_file, write_json
 from difflax.pretrained.format.torch_names import check_names, from_torch, to_torch
 
@@ -18,8 +18,8 @@ _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": 
 """Names in the autoencoders of the first checkpoints."""
 
 
-def read_codec(folder: epath.PathLike, *, dtype: Any = jnp.float32) -> KLCodec:
-    """The codec that a folder's ``config.json`` describes; no weights are read.
+def read_autoencoder(folder: epath.PathLike, *, dtype: Any = jnp.float32) -> KLAutoencoder:
+    """The autoencoder that a folder's ``config.json`` describes; no weights are read.
 
     Raises:
         UserError: there is no such file, or it describes no ``AutoencoderKL``.
@@ -31,30 +31,30 @@ def read_codec(folder: epath.PathLike, *, dtype: Any = jnp.float32) -> KLCodec:
     name = config.get("_class_name", "AutoencoderKL")
     if name != "AutoencoderKL":
         raise UserError(f"{path}: _class_name = {name!r} is not supported, only 'AutoencoderKL'")
-    return KLCodec(config=AutoencoderKLConfig.from_config(config), dtype=dtype)
+    return KLAutoencoder(config=AutoencoderKLConfig.from_config(config), dtype=dtype)
 
 
-def load_codec(folder: epath.PathLike, *, dtype: Any = jnp.float32) -> tuple[KLCodec, Params]:
-    """The codec of a folder with its weights.
+def load_autoencoder(folder: epath.PathLike, *, dtype: Any = jnp.float32) -> tuple[KLAutoencoder, Params]:
+    """The autoencoder of a folder with its weights.
 
     Raises:
         UserError: a file that is missing, damaged or not supported, or weights that do not fit.
     """
     folder = epath.Path(folder)
-    codec = read_codec(folder, dtype=dtype)
+    autoencoder = read_autoencoder(folder, dtype=dtype)
     tensors, what = newer_names(open_weights(folder, WEIGHTS)), f"the autoencoder in {folder}"
-    abstract = codec.network.abstract()
+    abstract = autoencoder.network.abstract()
     check_names(tensors, abstract, what)
-    return codec, from_torch(tensors, abstract, what, dtype=dtype)
+    return autoencoder, from_torch(tensors, abstract, what, dtype=dtype)
 
 
-def save_codec(codec: KLCodec, params: Params, folder: epath.PathLike) -> None:
-    """Writes what `load_codec` and diffusers' ``AutoencoderKL.from_pretrained`` read."""
+def save_autoencoder(autoencoder: KLAutoencoder, params: Params, folder: epath.PathLike) -> None:
+    """Writes what `load_autoencoder` and diffusers' ``AutoencoderKL.from_pretrained`` read."""
     folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / f"{WEIGHTS}.safetensors", to_torch(params))
     # Last, so that a folder with a config is whole.
-    write_json(folder / CONFIG, {"_class_name": "AutoencoderKL", **dataclasses.asdict(codec.config)})
+    write_json(folder / CONFIG, {"_class_name": "AutoencoderKL", **dataclasses.asdict(autoencoder.config)})
 
 
 def newer_names(tensors: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from etils import epath
 
 from difflax.core.types import Conditioning, Params
 from difflax.diffusion.guidance import Guidance
-from difflax.models.autoencoder_kl import KLCodec
+from difflax.models.autoencoder_kl import KLAutoencoder
 from difflax.models.functional import Functional
 from difflax.pretrained.components.schedulers import Sampling
 from difflax.pretrained.components.text_encoders import named_towers
@@ -32,7 +32,7 @@ class Checkpoint(abc.ABC):
 
     Attributes:
         model, params: the denoising network.
-        codec, codec_params: the autoencoder.
+        autoencoder, autoencoder_params: the autoencoder.
         sampling: what its scheduler config means.
         configs: its files, for saving.
         sizes: how many micro-conditioning numbers the network reads, see `difflax.models.size_conditioning`.
@@ -40,8 +40,8 @@ class Checkpoint(abc.ABC):
 
     model: Functional
     params: Params
-    codec: KLCodec
-    codec_params: Params
+    autoencoder: KLAutoencoder
+    autoencoder_params: Params
     text_encoder: PromptEncoder
     sampling: Sampling
     configs: Any
@@ -112,17 +112,17 @@ class Checkpoint(abc.ABC):
         return dataclasses.replace(self, params=params, text_encoder=encoder)
 
     def computing_in(
-        self, dtype: Any, *, codec_dtype: Any, remat: str = "none", scan_layers: bool = False
+        self, dtype: Any, *, autoencoder_dtype: Any, remat: str = "none", scan_layers: bool = False
     ) -> "Checkpoint":
-        """The same parameters in networks that compute in ``dtype``, the autoencoder in ``codec_dtype``;
-        ``remat`` and ``scan_layers``: of the denoising network.
+        """The same parameters in networks that compute in ``dtype``, the autoencoder in
+        ``autoencoder_dtype``; ``remat`` and ``scan_layers``: of the denoising network.
         """
         model, _, _ = self.configs.build(dtype, remat, scan_layers)
         parts = [t.replace(dtype=dtype) if hasattr(t, "dtype") else t for t in towers(self.text_encoder)]
         return dataclasses.replace(
             self,
             model=model,
-            codec=KLCodec.from_config(self.configs.vae, codec_dtype),
+            autoencoder=KLAutoencoder.from_config(self.configs.vae, autoencoder_dtype),
             text_encoder=with_towers(self.text_encoder, parts),
         )
 

@@ -17,7 +17,7 @@ from jax.sharding import Sharding
 
 from difflax.core.types import Params, UserError
 from difflax.diffusion.guidance import ClassifierFreeGuidance, Guidance, TwoConditionGuidance
-from difflax.models.autoencoder_kl import KLCodec
+from difflax.models.autoencoder_kl import KLAutoencoder
 from difflax.models.functional import Functional, functional
 from difflax.models.layers import choose
 from difflax.models.size_conditioning import SCORED, numbers_read
@@ -64,7 +64,7 @@ class Configs:
 
     def build(
         self, dtype: Any, remat: str = "none", scan_layers: bool = False
-    ) -> tuple[Functional, KLCodec, Sampling]:
+    ) -> tuple[Functional, KLAutoencoder, Sampling]:
         """What they describe: UNet and autoencoder that compute in ``dtype``, and how to sample.
 
         Args:
@@ -77,9 +77,9 @@ class Configs:
             given = getattr(self, name).get("_class_name", kind)
             if str(given).removeprefix("Flax") != kind:
                 raise UserError(f"{name}/{CONFIG}: _class_name = {given!r} is not supported, only {kind!r}")
-        codec = KLCodec.from_config(self.vae, dtype)
+        autoencoder = KLAutoencoder.from_config(self.vae, dtype)
         model = unet_network(json.dumps(self.unet, sort_keys=True), dtype, remat, scan_layers)
-        return model, codec, read_scheduler(self.scheduler)
+        return model, autoencoder, read_scheduler(self.scheduler)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -121,17 +121,17 @@ class StableDiffusion(Checkpoint):
         """Height and width that it was trained at, in pixels."""
         size = self.configs.unet.get("sample_size") or 64
         height, width = (size, size) if isinstance(size, int) else size
-        return height * self.codec.config.downscale, width * self.codec.config.downscale
+        return height * self.autoencoder.config.downscale, width * self.autoencoder.config.downscale
 
     @property
     def fills_masks(self) -> bool:
         """Whether the UNet also reads a mask and the image under it."""
-        return channels_beside_noise(self.configs) == self.codec.config.latent_channels + 1
+        return channels_beside_noise(self.configs) == self.autoencoder.config.latent_channels + 1
 
     @property
     def edits_images(self) -> bool:
         """Whether the UNet also reads the image that is edited."""
-        return channels_beside_noise(self.configs) == self.codec.config.latent_channels
+        return channels_beside_noise(self.configs) == self.autoencoder.config.latent_channels
 
     def save(self, folder: epath.PathLike) -> None:
         """Writes a pipeline folder, see `save_stable_diffusion`."""
@@ -139,7 +139,7 @@ class StableDiffusion(Checkpoint):
             folder,
             configs=self.configs,
             params=self.params,
-            codec_params=self.codec_params,
+            autoencoder_params=self.autoencoder_params,
             text_encoder=self.text_encoder,
         )
 
@@ -199,12 +199,12 @@ def load_stable_diffusion(
     """
     folder = epath.Path(folder)
     configs = read_configs(folder)
-    model, codec, _ = configs.build(dtype)
+    model, autoencoder, _ = configs.build(dtype)
     unet = open_weights(folder / "unet", WEIGHTS, variant=variant)
     vae = newer_names(open_weights(folder / "vae", WEIGHTS, variant=variant))
     where = f"in {folder}"
     check_names(unet, model.abstract(), f"the UNet {where}")
-    check_names(vae, codec.network.abstract(), f"the autoencoder {where}")
+    check_names(vae, autoencoder.network.abstract(), f"the autoencoder {where}")
     encoder = load_text_encoders(folder, configs.index, dtype=dtype, variant=variant)
     return assemble(configs, unet, vae, encoder, where, dtype=dtype, shardings=shardings)
 
@@ -220,7 +220,7 @@ def assemble(
     shardings: Params | Sharding | None = None,
 ) -> StableDiffusion:
     """Reads the weights of UNet and autoencoder into a checkpoint; ``where`` is for errors."""
-    model, codec, sampling = configs.build(dtype)
+    model, autoencoder, sampling = configs.build(dtype)
     width = configs.unet.get("cross_attention_dim", 1280)
     if width != encoder.width:
         raise UserError(
@@ -231,8 +231,10 @@ def assemble(
     return StableDiffusion(
         model=model,
         params=from_torch(unet, model.abstract(), f"the UNet {where}", dtype=dtype, shardings=shardings),
-        codec=codec,
-        codec_params=from_torch(vae, codec.network.abstract(), f"the autoencoder {where}", dtype=codec.dtype),
+        autoencoder=autoencoder,
+        autoencoder_params=from_torch(
+            vae, autoencoder.network.abstract(), f"the autoencoder {where}", dtype=autoencoder.dtype
+        ),
         text_encoder=encoder,
         sampling=sampling,
         sizes=sizes,
@@ -282,7 +284,7 @@ def save_stable_diffusion(
     *,
     configs: Configs,
     params: Params,
-    codec_params: Params,
+    autoencoder_params: Params,
     text_encoder: PromptEncoder,
 ) -> None:
     """Writes a pipeline folder, which PyTorch diffusers and `load_stable_diffusion` read.
@@ -306,7 +308,7 @@ def save_stable_diffusion(
         kind = {0: "", latent: "InstructPix2Pix", latent + 1: "Inpaint"}[extra]
         entries["_class_name"] = f"StableDiffusion{kind}Pipeline"
         entries |= {"requires_safety_checker": False, "safety_checker": [None, None]}
-    for name, config, weights in (("unet", configs.unet, params), ("vae", configs.vae, codec_params)):
+    for name, config, weights in (("unet", configs.unet, params), ("vae", configs.vae, autoencoder_params)):
         place = folder / name
         place.mkdir(parents=True, exist_ok=True)
         write_json(place / CONFIG, config)

@@ -23,7 +23,7 @@ from jax.sharding import Sharding
 
 from difflax.core.types import Params, UserError
 from difflax.diffusion.guidance import ClassifierFreeGuidance, Guidance
-from difflax.models.autoencoder_kl import KLCodec
+from difflax.models.autoencoder_kl import KLAutoencoder
 from difflax.models.functional import Functional, functional
 from difflax.models.mmdit import SD3Transformer2DModel
 from difflax.pretrained.components.clip import load_text_encoder, save_text_encoder
@@ -57,7 +57,7 @@ class Configs3:
 
     def build(
         self, dtype: Any, remat: str = "none", scan_layers: bool = False
-    ) -> tuple[Functional, KLCodec, Sampling]:
+    ) -> tuple[Functional, KLAutoencoder, Sampling]:
         """What they describe: transformer and autoencoder that compute in ``dtype``, and how to sample.
 
         Args:
@@ -70,8 +70,8 @@ class Configs3:
             given = getattr(self, name).get("_class_name", kind)
             if given != kind:
                 raise UserError(f"{name}/{CONFIG}: _class_name = {given!r} is not supported, only {kind!r}")
-        codec = KLCodec.from_config(self.vae, dtype)
-        channels, latent = self.transformer.get("in_channels", 16), codec.config.latent_channels
+        autoencoder = KLAutoencoder.from_config(self.vae, dtype)
+        channels, latent = self.transformer.get("in_channels", 16), autoencoder.config.latent_channels
         if channels != latent:
             raise UserError(
                 f"transformer/{CONFIG}: in_channels = {channels} is not supported with latents of {latent}"
@@ -79,7 +79,7 @@ class Configs3:
             )
         sampling = read_scheduler(self.scheduler, patch_size=self.transformer.get("patch_size", 2))
         model = transformer_network(json.dumps(self.transformer, sort_keys=True), dtype, remat, scan_layers)
-        return model, codec, sampling
+        return model, autoencoder, sampling
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ class StableDiffusion3(Checkpoint):
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width that it was trained at, in pixels."""
-        edge = self.configs.transformer.get("sample_size", 128) * self.codec.config.downscale
+        edge = self.configs.transformer.get("sample_size", 128) * self.autoencoder.config.downscale
         return edge, edge
 
     def save(self, folder: epath.PathLike) -> None:
@@ -115,7 +115,7 @@ class StableDiffusion3(Checkpoint):
             folder,
             configs=self.configs,
             params=self.params,
-            codec_params=self.codec_params,
+            autoencoder_params=self.autoencoder_params,
             text_encoder=self.text_encoder,
         )
 
@@ -192,9 +192,9 @@ def check_weights_3(configs: Configs3, transformer: Tensors, vae: Tensors, where
     Raises:
         UserError: tensors are missing, left over or of another shape, or a config is not supported.
     """
-    model, codec, _ = configs.build(jnp.float32)
+    model, autoencoder, _ = configs.build(jnp.float32)
     check_names(transformer, model.abstract(), f"the transformer {where}")
-    check_names(vae, codec.network.abstract(), f"the autoencoder {where}")
+    check_names(vae, autoencoder.network.abstract(), f"the autoencoder {where}")
 
 
 def assemble_3(
@@ -208,13 +208,15 @@ def assemble_3(
     shardings: Params | Sharding | None = None,
 ) -> StableDiffusion3:
     """Reads the weights of transformer and autoencoder into a checkpoint; ``where`` is for errors."""
-    model, codec, sampling = configs.build(dtype)
-    what, autoencoder = f"the transformer {where}", f"the autoencoder {where}"
+    model, autoencoder, sampling = configs.build(dtype)
+    what = f"the transformer {where}"
     return StableDiffusion3(
         model=model,
         params=from_torch(transformer, model.abstract(), what, dtype=dtype, shardings=shardings),
-        codec=codec,
-        codec_params=from_torch(vae, codec.network.abstract(), autoencoder, dtype=codec.dtype),
+        autoencoder=autoencoder,
+        autoencoder_params=from_torch(
+            vae, autoencoder.network.abstract(), f"the autoencoder {where}", dtype=autoencoder.dtype
+        ),
         text_encoder=encoder,
         sampling=sampling,
         configs=configs,
@@ -297,7 +299,7 @@ def save_stable_diffusion_3(
     *,
     configs: Configs3,
     params: Params,
-    codec_params: Params,
+    autoencoder_params: Params,
     text_encoder: JoinedEncoder,
 ) -> None:
     """Writes a pipeline folder, which PyTorch diffusers and `load_stable_diffusion_3` read."""
@@ -305,7 +307,7 @@ def save_stable_diffusion_3(
     clips, third = text_encoder.encoders
     for name, config, weights in (
         ("transformer", configs.transformer, params),
-        ("vae", configs.vae, codec_params),
+        ("vae", configs.vae, autoencoder_params),
     ):
         place = folder / name
         place.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SMALL = ["*.json", "*.txt", "*/*.json", "*/*.txt", "*/*.model"]
 
 
-def fetch(
+def download(
     source: epath.PathLike,
     *,
     revision: str | None = None,

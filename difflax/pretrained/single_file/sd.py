@@ -19,7 +19,7 @@ from difflax.pretrained.components.text_encoders import joined_xl
 from difflax.pretrained.families.base import Checkpoint
 from difflax.pretrained.families.sd import assemble, read_configs
 from difflax.pretrained.families.sd3 import T5_LENGTH
-from difflax.pretrained.format.hub import fetch
+from difflax.pretrained.format.hub import download
 from difflax.pretrained.format.safetensors import PICKLES, open_file, refusal
 from difflax.pretrained.format.torch_names import check_names
 from difflax.pretrained.single_file.inferred_configs import infer_configs
@@ -116,18 +116,18 @@ def load_single_file(
         )
         folder = None
     else:
-        folder = fetch(config, weights=())
+        folder = download(config, weights=())
         configs = read_configs(folder)
         if prediction_type is not None:
             configs = dataclasses.replace(
                 configs, scheduler=configs.scheduler | {"prediction_type": prediction_type}
             )
     where = f"in {path}"
-    model, codec, _ = configs.build(dtype)
+    model, autoencoder, _ = configs.build(dtype)
     unet = unet_names(groups[DENOISER], configs.unet.get("layers_per_block", 2), xl=xl)
-    vae = vae_names(groups[VAE], len(codec.config.block_out_channels))
+    vae = vae_names(groups[VAE], len(autoencoder.config.block_out_channels))
     check_names(unet, model.abstract(), f"the UNet {where}")
-    check_names(vae, codec.network.abstract(), f"the autoencoder {where}")
+    check_names(vae, autoencoder.network.abstract(), f"the autoencoder {where}")
     encoders = [load_tower(t, groups[t.prefix], folder, tokenizer, where, dtype) for t in towers]
     encoder = joined_xl(*encoders) if len(encoders) > 1 else encoders[0]
     shardings = None if place is None else place(model.abstract())

@@ -26,7 +26,7 @@ from difflax.pretrained.families.sd3 import (
     load_t5_3,
     read_configs_3,
 )
-from difflax.pretrained.format.hub import INDEX, fetch
+from difflax.pretrained.format.hub import INDEX, download
 from difflax.pretrained.format.safetensors import Tensors
 from difflax.pretrained.single_file.inferred_configs import infer_configs_3
 from difflax.pretrained.single_file.original_names import (
@@ -88,7 +88,7 @@ def load_single_file_3(
         folder, configs = None, infer_configs_3(groups[DENOISER], groups[VAE])
     else:
         wanted = [t.name for t in absent] + ["text_encoder_3"] * (t5 and not groups[T5])
-        folder = fetch(config, variant=variant, weights=wanted)
+        folder = download(config, variant=variant, weights=wanted)
         if not is_stable_diffusion_3(folder):
             raise UserError(f"config={config}: no {INDEX} of a Stable Diffusion 3, which {path} is")
         configs = read_configs_3(folder)

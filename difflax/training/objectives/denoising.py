@@ -15,7 +15,7 @@ from difflax.diffusion.loss.time_samplers import LossAwareTimes, RunningLoss, Ti
 from difflax.diffusion.loss.weightings import LearnedUncertainty, NoUncertainty, Weighting
 from difflax.diffusion.predictions import PredictionType
 from difflax.diffusion.schedules import NoiseSchedule, noise_level
-from difflax.models.autoencoder import Codec
+from difflax.models.autoencoder import Autoencoder
 from difflax.models.functional import Functional, conditional_network
 from difflax.training.objectives.base import LOSS_PARAMS, Plain, network_params, pixels
 
@@ -34,7 +34,7 @@ class Denoising(Plain):
     """
 
     model: Functional
-    codec: Codec
+    autoencoder: Autoencoder
     schedule: NoiseSchedule
     prediction_type: PredictionType
     time_sampler: TimeSampler
@@ -58,7 +58,7 @@ class Denoising(Plain):
     def loss(
         self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = ()
     ) -> tuple[Float[Array, " b"], dict[str, Float[Array, ""]]]:
-        x0 = batch["latent"] if "latent" in batch else self.codec.encode({}, pixels(batch))
+        x0 = batch["latent"] if "latent" in batch else self.autoencoder.encode({}, pixels(batch))
         return self.loss_of_latents(params, x0, batch, self.null, key, memory)
 
     def loss_of_latents(

@@ -9,13 +9,13 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from difflax.core import streams
 from difflax.core.types import Conditioning, Params
-from difflax.models.autoencoder_kl import KLCodec, Posterior
+from difflax.models.autoencoder_kl import KLAutoencoder, Posterior
 from difflax.pretrained.families.base import Networks
 from difflax.training.objectives.base import LOSS_PARAMS, network_params, pixels
 from difflax.training.objectives.denoising import Denoising, drop_captions
 from difflax.training.tunings import Tuning
 
-CODEC = "vae"
+AUTOENCODER = "vae"
 """Where, beside the networks, the autoencoder's parameters stand among the frozen ones."""
 
 
@@ -32,19 +32,19 @@ class FineTuning:
         tuning: what is trained.
         networks: shapes of the checkpoint's networks.
         denoiser: the name of the denoising one.
-        codec: the autoencoder.
+        autoencoder: the autoencoder.
         encode: networks and tokens to what the denoiser is told.
         null_tokens: of the empty caption [1, …], in the place of dropped ones; ``None`` where these become
             ``denoising.null`` after they are read (Stable Diffusion XL's zeros).
-        given: the arrays that are read and not trained: the tuning's frozen networks, and `CODEC`; those that
-            batches make needless may be left out.
+        given: the arrays that are read and not trained: the tuning's frozen networks, and `AUTOENCODER`;
+            those that batches make needless may be left out.
     """
 
     denoising: Denoising
     tuning: Tuning
     networks: Networks
     denoiser: str
-    codec: KLCodec
+    autoencoder: KLAutoencoder
     encode: Callable[[Networks, PyTree], Conditioning]
     null_tokens: PyTree
     given: PyTree = None
@@ -70,7 +70,7 @@ class FineTuning:
     def loss(
         self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = ()
     ) -> tuple[Float[Array, " b"], dict[str, Float[Array, ""]]]:
-        frozen = {name: value for name, value in self.given.items() if name != CODEC}
+        frozen = {name: value for name, value in self.given.items() if name != AUTOENCODER}
         networks = self.tuning.merge(frozen, network_params(params))
         x0 = self._latents(batch, streams.substream(key, "latent"))
         conditioning, null = batch.get("conditioning"), self.denoising.null
@@ -93,5 +93,5 @@ class FineTuning:
         if "moments" in batch:
             posterior = Posterior(*jnp.split(batch["moments"], 2, axis=-1))
         else:
-            posterior = self.codec.posterior(self.given[CODEC], pixels(batch))
-        return jax.lax.stop_gradient(self.codec.scale(posterior.sample(key)))
+            posterior = self.autoencoder.posterior(self.given[AUTOENCODER], pixels(batch))
+        return jax.lax.stop_gradient(self.autoencoder.scale(posterior.sample(key)))

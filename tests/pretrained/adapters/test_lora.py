@@ -243,7 +243,7 @@ class TestAgainstDiffusers:
     def run(self, family, pipeline):
         """Our denoiser, and its inputs in NHWC; of diffusers' network the same."""
         rng = np.random.default_rng(0)
-        shape = pipeline.codec.latent_shape(family.fixture.HEIGHT, family.fixture.WIDTH)
+        shape = pipeline.autoencoder.latent_shape(family.fixture.HEIGHT, family.fixture.WIDTH)
         encoder = pipeline.text_encoder
         context = rng.standard_normal((1, 20, encoder.width)).astype(np.float32)
         pooled = rng.standard_normal((1, encoder.pooled_width)).astype(np.float32)

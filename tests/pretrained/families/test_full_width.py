@@ -43,9 +43,10 @@ def test_every_component(folder):
         pipeline.params, jnp.asarray(given["noise"]), jnp.asarray([981.0]), jnp.asarray(given["context"])
     )
     text = pipeline.text_encoder.condition_ids(jnp.asarray(given["input_ids"].astype(np.int32)))
-    codec, params = pipeline.codec, pipeline.codec_params
+    autoencoder, params = pipeline.autoencoder, pipeline.autoencoder_params
     encode, decode = (
-        jax.jit(lambda p, x, m=method: codec.network.apply(p, x, method=m)) for method in ("encode", "decode")
+        jax.jit(lambda p, x, m=method: autoencoder.network.apply(p, x, method=m))
+        for method in ("encode", "decode")
     )
     errors = {
         "unet": error(unet, "unet"),

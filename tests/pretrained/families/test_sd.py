@@ -64,7 +64,7 @@ def test_text_encoder(case, tensors):
 def test_autoencoder(case, tensors):
     _, pipeline = case
     given, expected = section(tensors, "inputs"), section(tensors, "sd15")
-    network, params = pipeline.codec.network, pipeline.codec_params
+    network, params = pipeline.autoencoder.network, pipeline.autoencoder_params
     encode = jax.jit(lambda p, x: network.apply(p, x, method="encode"))
     decode = jax.jit(lambda p, x: network.apply(p, x, method="decode"))
     posterior = encode(params, jnp.asarray(given["image"]) * 2 - 1)
@@ -80,7 +80,7 @@ def test_unet(case, tensors):
     x = jnp.asarray(given["noise"])
     if "inpainting" in name:
         image, mask = given["image"] * 2 - 1, given["mask"][..., None]
-        under = pipeline.codec.encode(pipeline.codec_params, jnp.asarray(image * (1 - mask)))
+        under = pipeline.autoencoder.encode(pipeline.autoencoder_params, jnp.asarray(image * (1 - mask)))
         x = jnp.concatenate([x, mask[:, ::8, ::8], under], axis=-1)
     if "editing" in name:
         x = jnp.concatenate([x, section(tensors, "sd15")["mean"]], axis=-1)

@@ -85,13 +85,13 @@ def test_three_text_encoders_and_the_autoencoder(pipeline_of, tensors):
     assert encoded.context.shape[1] == 77 + reference.LENGTH
     assert relative_error(encoded.context, tensors["sd3_medium.context"]) < 1e-4
     assert relative_error(encoded.pooled, tensors["sd3_medium.pooled"]) < 1e-4
-    network, config = pipeline.codec.network, pipeline.codec.config
+    network, config = pipeline.autoencoder.network, pipeline.autoencoder.config
     decode = jax.jit(lambda p, x: network.apply(p, x, method="decode"))
     noise = jnp.asarray(tensors["inputs.noise"])
-    assert relative_error(decode(pipeline.codec_params, noise), tensors["sd3_medium.decoded"]) < 1e-4
+    assert relative_error(decode(pipeline.autoencoder_params, noise), tensors["sd3_medium.decoded"]) < 1e-4
     assert (config.scaling_factor, config.shift_factor) == (1.5305, 0.0609)
     moved = (noise - config.shift_factor) * config.scaling_factor
-    again = pipeline.codec.decode(pipeline.codec_params, moved)
+    again = pipeline.autoencoder.decode(pipeline.autoencoder_params, moved)
     assert relative_error(again, tensors["sd3_medium.decoded"]) < 1e-4
 
 

@@ -198,7 +198,7 @@ class TestSaving:
 def test_half_precision_keeps_the_autoencoder_out_of_float16(folders):
     half = difflax.from_pretrained(str(folders["base"]), variant="fp16", dtype="float16")
     assert {leaf.dtype.name for leaf in jax.tree.leaves(half.params)} == {"float16"}
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(half.codec_params)} == {"float32"}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(half.autoencoder_params)} == {"float32"}
 
 
 class TestBadInput:

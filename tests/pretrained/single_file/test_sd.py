@@ -53,7 +53,7 @@ def test_the_same_model_as_from_the_folder(both):
     folder, _, path = both
     one = difflax.from_pretrained(str(path), config=str(folder))
     whole = difflax.from_pretrained(str(folder), variant="fp16")
-    for name in ("params", "codec_params"):
+    for name in ("params", "autoencoder_params"):
         jax.tree.map(np.testing.assert_array_equal, getattr(one, name), getattr(whole, name))
     jax.tree.map(np.testing.assert_array_equal, one.text_encoder.params, whole.text_encoder.params)
     assert one.configs == whole.configs
@@ -153,9 +153,9 @@ def test_the_structure_is_found_from_names_and_shapes(second):
     for key in ("cross_attention_dim", "attention_head_dim", "use_linear_projection"):
         assert made.unet[key] == config[key], key
     assert AutoencoderKLConfig.from_config(made.vae) == vae_config
-    _, codec, sampling = made.build("float32")
+    _, autoencoder, sampling = made.build("float32")
     assert type(sampling.sampler).__name__ == ("DDIM" if second else "PLMS")
-    assert codec.latent_shape(512, 512) == (64, 64, 4)
+    assert autoencoder.latent_shape(512, 512) == (64, 64, 4)
 
 
 def test_the_text_encoder_is_found_from_names_and_shapes():
@@ -214,7 +214,7 @@ class TestXL:
         folder, path = both
         one = difflax.from_pretrained(str(path), config=str(folder))
         whole = difflax.from_pretrained(str(folder), variant="fp16")
-        for name in ("params", "codec_params"):
+        for name in ("params", "autoencoder_params"):
             jax.tree.map(np.testing.assert_array_equal, getattr(one, name), getattr(whole, name))
         assert one.text_encoder.fingerprint() == whole.text_encoder.fingerprint()
         assert one.configs == whole.configs

@@ -103,7 +103,7 @@ def test_the_same_model_as_from_the_folder(name, checkpoint_of, tmp_path):
     path = save(tmp_path / "one.safetensors", tensors)
     one = difflax.from_pretrained(str(path), config=str(folder), t5_length=reference.LENGTH)
     whole = difflax.from_pretrained(str(folder), **OPTIONS)
-    for part in ("params", "codec_params"):
+    for part in ("params", "autoencoder_params"):
         jax.tree.map(np.testing.assert_array_equal, getattr(one, part), getattr(whole, part))
     assert one.text_encoder.fingerprint() == whole.text_encoder.fingerprint()
     assert one.configs == whole.configs
@@ -226,11 +226,11 @@ class TestWithoutConfig:
 
         vae = reference.VAE | {"block_out_channels": [32] * 4, "norm_num_groups": 32}
         configs = Configs3(index={}, transformer=SMALL, vae=vae, scheduler=reference.FLOW)
-        model, codec, _ = configs.build(jnp.float32)
+        model, autoencoder, _ = configs.build(jnp.float32)
         texts = {p: random(text_network(SMALL_TEXT, True)) for p in CLIPS}
         del texts[CLIP_L]["text_projection.weight"]
         texts[T5] = random(t5_network(SMALL_T5))
-        return original(random(model), 2, random(codec.network), **texts)
+        return original(random(model), 2, random(autoencoder.network), **texts)
 
     @pytest.fixture
     def tokenizers(self, monkeypatch):

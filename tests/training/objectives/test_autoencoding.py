@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from difflax.core.types import UserError
 from difflax.data.sources import Shapes
-from difflax.models.autoencoder_kl import AutoencoderKLConfig, KLCodec, autoencoder_network
-from difflax.pretrained.components.autoencoder import load_codec, save_codec
+from difflax.models.autoencoder_kl import AutoencoderKLConfig, KLAutoencoder, autoencoder_network
+from difflax.pretrained.components.autoencoder import load_autoencoder, save_autoencoder
 from difflax.pretrained.components.clip import load_clip
 from difflax.runs.autoencoder import reconstruct
 from difflax.training.objectives.autoencoding import Autoencoding, FeatureDistance
@@ -45,26 +45,26 @@ def test_it_learns_and_draws_what_it_sees(run):
     assert (run / "samples" / "step_0000040.png").stat().st_size > 1000
 
 
-def test_its_files_are_a_codec_of_unit_latents(run):
-    codec, params = load_codec(run / "vae")
+def test_its_files_are_an_autoencoder_of_unit_latents(run):
+    autoencoder, params = load_autoencoder(run / "vae")
     split = Shapes(train=64, test=16, held_out=16).split("train")
     images = np.stack([split[i].image for i in range(64)]).astype(np.float32) / 127.5 - 1
-    latents = np.asarray(jax.jit(lambda x: codec.encode(params, x))(images))
+    latents = np.asarray(jax.jit(lambda x: autoencoder.encode(params, x))(images))
     assert latents.shape == (64, 8, 8, 8)
     np.testing.assert_allclose([latents.mean(), latents.std()], [0, 1], atol=1e-4)
-    assert np.abs(reconstruct(codec, params, images) - images).mean() < 0.3
+    assert np.abs(reconstruct(autoencoder, params, images) - images).mean() < 0.3
 
 
 @pytest.mark.parity
 def test_diffusers_reads_them_and_reconstructs_alike(run):
     torch, diffusers = pytest.importorskip("torch"), pytest.importorskip("diffusers")
     theirs = diffusers.AutoencoderKL.from_pretrained(run / "vae")
-    codec, params = load_codec(run / "vae")
+    autoencoder, params = load_autoencoder(run / "vae")
     images = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 3)).astype(np.float32)
     with torch.no_grad():
         given = torch.from_numpy(images).permute(0, 3, 1, 2)
         made = theirs.decode(theirs.encode(given).latent_dist.mode()).sample.permute(0, 2, 3, 1).numpy()
-    np.testing.assert_allclose(reconstruct(codec, params, images), made, atol=1e-4)
+    np.testing.assert_allclose(reconstruct(autoencoder, params, images), made, atol=1e-4)
 
 
 def test_latent_diffusion_trains_on_it_and_its_workdir_is_enough(run, clip_folder, tmp_path):
@@ -72,14 +72,14 @@ def test_latent_diffusion_trains_on_it_and_its_workdir_is_enough(run, clip_folde
     arguments = small_run(clip_folder, workdir, f"--config.autoencoder.path={run}", steps=3)
     status, _, errors = command(*(a.replace("shapes.py", "shapes_latent.py") for a in arguments))
     assert status == 0, errors
-    codec, params = load_codec(run / "vae")
+    autoencoder, params = load_autoencoder(run / "vae")
     split = Shapes(train=96, test=64, held_out=64).split("train")
     images = np.stack([split[i].image for i in range(4)]).astype(np.float32) / 127.5 - 1
     np.testing.assert_allclose(
-        np.load(workdir / "latents.npy")[:4], codec.encode(params, jnp.asarray(images)), atol=1e-4
+        np.load(workdir / "latents.npy")[:4], autoencoder.encode(params, jnp.asarray(images)), atol=1e-4
     )
     pipeline = difflax.load(workdir)
-    jax.tree.map(np.testing.assert_array_equal, pipeline.codec_params, params)
+    jax.tree.map(np.testing.assert_array_equal, pipeline.autoencoder_params, params)
     assert pipeline("a red circle", num_steps=2).shape == (1, 32, 32, 3)
 
 
@@ -149,7 +149,7 @@ def test_bad_values_are_one_line(override, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_codec_that_is_not_there_is_one_line(tmp_path, clip_folder):
+def test_an_autoencoder_that_is_not_there_is_one_line(tmp_path, clip_folder):
     arguments = small_run(clip_folder, tmp_path / "run", "--config.autoencoder.path=nowhere")
     status, _, errors = command(*(a.replace("shapes.py", "shapes_latent.py") for a in arguments))
     assert status == 2
@@ -159,11 +159,11 @@ def test_a_codec_that_is_not_there_is_one_line(tmp_path, clip_folder):
 
 def test_a_folder_of_something_else_is_refused(tmp_path, model):
     with pytest.raises(UserError, match=r"no config\.json"):
-        load_codec(tmp_path)
+        load_autoencoder(tmp_path)
     config = AutoencoderKLConfig(block_out_channels=(8,), norm_num_groups=4)
-    save_codec(KLCodec(config=config), model.init(jax.random.key(0)), tmp_path)
-    assert load_codec(tmp_path)[0].config == config
+    save_autoencoder(KLAutoencoder(config=config), model.init(jax.random.key(0)), tmp_path)
+    assert load_autoencoder(tmp_path)[0].config == config
     stored = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(stored | {"_class_name": "VQModel"}))
     with pytest.raises(UserError, match="VQModel"):
-        load_codec(tmp_path)
+        load_autoencoder(tmp_path)

@@ -17,7 +17,7 @@ from difflax.parallel.sharding import MeshShape
 from difflax.pretrained.adapters.textual_inversion import embedding_table
 from difflax.runs.finetune import make_objective, prepare_finetune
 from difflax.runs.load import read_checkpoint
-from difflax.training.objectives.finetuning import CODEC
+from difflax.training.objectives.finetuning import AUTOENCODER
 from difflax.training.step import abstract_state
 from etils import epath
 from PIL import Image
@@ -55,7 +55,7 @@ def prepared(config):
     """The run's objective with a checkpoint's arrays in it, and what it would train at first."""
     parts = make_pretrained(config)
     checkpoint = parts.tuning.prepare(read_checkpoint(parts.model, epath.Path("nowhere")))
-    frozen = {**parts.tuning.frozen(checkpoint.networks), CODEC: checkpoint.codec_params}
+    frozen = {**parts.tuning.frozen(checkpoint.networks), AUTOENCODER: checkpoint.autoencoder_params}
     size = (config.data.height, config.data.width)
     objective = make_objective(parts, checkpoint, size).reading(frozen)
     start = parts.tuning.start(checkpoint.networks) or objective.init(jax.random.key(0))

@@ -13,7 +13,7 @@ from difflax.diffusion.loss.time_samplers import LossAwareTimes, RunningLoss, Un
 from difflax.diffusion.loss.weightings import Constant, LearnedUncertainty, NoUncertainty
 from difflax.diffusion.predictions import V
 from difflax.diffusion.schedules import ContinuousCosine
-from difflax.models.autoencoder import CODECS
+from difflax.models.autoencoder import AUTOENCODERS
 from difflax.models.functional import functional
 from difflax.models.unet import UNet2DConditionModel
 from difflax.training.ema import EMA
@@ -45,7 +45,7 @@ def objective(**options):
     settings = {"time_sampler": Uniform(), "uncertainty": NoUncertainty(), **options}
     return Denoising(
         model=MODEL,
-        codec=CODECS["identity"](channels=1),
+        autoencoder=AUTOENCODERS["identity"](channels=1),
         schedule=ContinuousCosine(),
         prediction_type=V(),
         weighting=Constant(),

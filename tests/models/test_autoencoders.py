@@ -1,4 +1,4 @@
-"""Codecs without weights: what goes in comes out, and the cosine transform is scipy's."""
+"""Autoencoders without weights: what goes in comes out, and the cosine transform is scipy's."""
 
 import jax
 import numpy as np
@@ -8,14 +8,19 @@ from difflax.core.types import UserError
 from difflax.models.autoencoder import CosineTransform, Identity, Patchify
 
 IMAGES = jax.random.uniform(jax.random.key(0), (2, 8, 12, 3), minval=-1.0)
-CODECS = [Identity(), Patchify(patch_size=4), CosineTransform(whitening=0.0), CosineTransform(whitening=1.25)]
+AUTOENCODERS = [
+    Identity(),
+    Patchify(patch_size=4),
+    CosineTransform(whitening=0.0),
+    CosineTransform(whitening=1.25),
+]
 
 
-@pytest.mark.parametrize("codec", CODECS, ids=repr)
-def test_decoding_inverts_encoding(codec):
-    latents = codec.encode({}, IMAGES)
-    assert latents.shape[1:] == codec.latent_shape(8, 12)
-    np.testing.assert_allclose(codec.decode({}, latents), IMAGES, atol=1e-6)
+@pytest.mark.parametrize("autoencoder", AUTOENCODERS, ids=repr)
+def test_decoding_inverts_encoding(autoencoder):
+    latents = autoencoder.encode({}, IMAGES)
+    assert latents.shape[1:] == autoencoder.latent_shape(8, 12)
+    np.testing.assert_allclose(autoencoder.decode({}, latents), IMAGES, atol=1e-6)
 
 
 @pytest.mark.parametrize("whitening", [0.0, 1.25])
@@ -36,7 +41,7 @@ def test_without_whitening_distances_are_kept():
     np.testing.assert_allclose((np.asarray(latents) ** 2).sum(), (IMAGES**2).sum(), rtol=1e-5)
 
 
-@pytest.mark.parametrize("codec", CODECS[1:], ids=repr)
-def test_an_image_that_is_no_whole_number_of_patches_is_refused(codec):
+@pytest.mark.parametrize("autoencoder", AUTOENCODERS[1:], ids=repr)
+def test_an_image_that_is_no_whole_number_of_patches_is_refused(autoencoder):
     with pytest.raises(UserError, match="does not divide"):
-        codec.latent_shape(8, 10)
+        autoencoder.latent_shape(8, 10)
