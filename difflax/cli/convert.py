@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from difflax.cli.sample import define_pretrained_flags, load_model
+from difflax.cli.models import define_pretrained_flags, load_model
 from difflax.core.types import UserError
 
 

@@ -23,6 +23,9 @@ from difflax.core.types import Batch, UserError
 SIZES, SCORED = 6, 5
 """How many numbers the base and the refiner read."""
 
+SIZE_CONDITIONS = {0: (), SIZES: ("size",), SCORED: ("size_and_score",)}
+"""The kinds of condition that networks with so many numbers read."""
+
 Pair = tuple[int, ...]
 
 

@@ -87,6 +87,12 @@ class Checkpoint(abc.ABC):
         return False
 
     @property
+    def conditions(self) -> tuple[str, ...]:
+        """The kinds of condition that the network reads, as `difflax.generation.conditions` names them."""
+        sizes = {0: (), 6: ("size",), 5: ("size_and_score",)}[self.sizes]
+        return ("text", *sizes, *("mask",) * self.fills_masks, *("picture",) * self.edits_images)
+
+    @property
     def zero_null(self) -> bool:
         """Whether no prompt is the zero condition, and not that of an empty prompt."""
         return False

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from difflax.core.types import Conditioning
 from difflax.pretrained.families.sd3 import transformer_network
 from difflax.pretrained.format.safetensors import open_weights
 from difflax.pretrained.format.torch_names import check_names, from_torch
@@ -47,7 +48,9 @@ def test_a_forward_in_bfloat16(tmp_path):
     tensors = open_weights(tmp_path / "transformer", "diffusion_pytorch_model")
     params = from_torch(tensors, model.abstract(), "SD3-medium", dtype=jnp.bfloat16)
     given = safetensors.numpy.load_file(tmp_path / "references.safetensors")
-    run = jax.jit(lambda p, x, t, context, pooled: model.apply(p, x, t, context, pooled=pooled))
+    run = jax.jit(
+        lambda p, x, t, context, pooled: model.apply(p, x, t, Conditioning(context=context, pooled=pooled))
+    )
     out = run(params, given["x"], np.asarray([640.0], np.float32), given["context"], given["pooled"])
     error = np.linalg.norm(np.asarray(out, np.float32) - given["out"]) / np.linalg.norm(given["out"])
     assert error < 0.05
