@@ -57,25 +57,25 @@ def define_prompt_flags(values: flags.FlagValues) -> None:
 
 
 def read_picture(values: flags.FlagValues, name: str):
-    """The picture that a flag names, uint8 [h, w, c]; ``None`` without one."""
-    from difflax.data.transforms import decode
+    """The picture that a flag names, uint8 [h, w, c], of ``--mask`` [h, w]; ``None`` without one."""
+    from etils import epath
 
-    if values[name].value is None:
+    from difflax.data.pictures import decode, decode_mask, read_bytes
+
+    path = values[name].value
+    if path is None:
         return None
-    path = pathlib.Path(values[name].value)
-    if not path.is_file():
-        raise UserError(f"--{name}={path}: no such file")
-    return decode(path.read_bytes(), f"--{name}={path}")
+    where = f"--{name}={path}"
+    return (decode_mask if name == "mask" else decode)(read_bytes(epath.Path(path), where), where)
 
 
 def read_prompts(values: flags.FlagValues) -> list[str]:
     """The prompts of ``--prompt`` and ``--prompts_file``."""
-    prompts = list(values.prompt)
+    from difflax.data.texts import argument_text, read_lines
+
+    prompts = [argument_text(prompt) for prompt in values.prompt]
     if values.prompts_file is not None:
-        path = pathlib.Path(values.prompts_file)
-        if not path.is_file():
-            raise UserError(f"--prompts_file={values.prompts_file}: no such file")
-        prompts += [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        prompts += read_lines(values.prompts_file, f"--prompts_file={values.prompts_file}")
     if not prompts:
         raise UserError('no prompt: give --prompt="…" or a --prompts_file that is not empty')
     return prompts
@@ -89,8 +89,6 @@ def picture_arguments(values: flags.FlagValues) -> dict[str, Any]:
         edges = zip(size, image.shape[:2], strict=True)
         size = {name: edge if size[name] is None else size[name] for name, edge in edges}
         image = np.broadcast_to(image, (*image.shape[:2], 3))
-    if mask is not None:
-        mask = mask.mean(-1).astype(np.uint8)
     given = {"image": image, "mask": mask, "strength": values.strength, "invert": values.invert, **size}
     return {name: value for name, value in given.items() if value is not None}
 

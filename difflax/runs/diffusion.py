@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 
 from difflax.config.files import claim_workdir, read_workdir_config
 from difflax.data.caches import EmbeddingCache
-from difflax.data.latents import WithoutImages, cache_latents
+from difflax.data.fingerprints import arrays_fingerprint
+from difflax.data.latents import cache_latents
 from difflax.config.networks import check_scores, network, network_kind
 from difflax.runs.base import Prepared, make_loader, picture_task
 from difflax.config.sections import (
@@ -62,13 +63,15 @@ def prepare_diffusion(config: ConfigDict, settings: Settings, workdir: epath.Pat
     autoencoder_params = read_autoencoder_params(parts, workdir)
     latents, records = None, settings.source.split("train")
     if autoencoder_params:
-        latents = cache_latents(
+        cached = cache_latents(
             records,
             functools.partial(_encode, parts.autoencoder, autoencoder_params),
             workdir / LATENTS,
+            encoder=arrays_fingerprint(autoencoder_params, parts.autoencoder),
+            max_bad_examples=settings.options.max_bad_examples,
             batch_size=64,
         )
-        records = WithoutImages(records.captions)
+        latents, records = cached.latents, cached.records(records.captions)
     loader = make_loader(settings, records)
     cache = EmbeddingCache(loader.captions, lambda captions: encode_condition(config, encoder, captions))
     objective = make_objective(config, settings, parts, null)

@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 from difflax.config.files import claim_workdir
 from difflax.data.caches import EmbeddingCache
-from difflax.data.latents import WithoutImages, cache_latents, read_frames
+from difflax.data.fingerprints import arrays_fingerprint
+from difflax.data.latents import cache_latents
 from difflax.data.loader import Loader
 from difflax.data.records import Records
 from difflax.data.subjects import Subject
@@ -191,8 +192,15 @@ def _batches(
     latents = texts = None
     rows = records
     if parts.cache.latents:
-        latents = cache_latents(records, _moments(checkpoint), workdir / LATENTS)
-        rows = WithoutImages(records.captions, read_frames(workdir / LATENTS) if checkpoint.sizes else None)
+        autoencoder = checkpoint.autoencoder
+        cached = cache_latents(
+            records,
+            _moments(checkpoint),
+            workdir / LATENTS,
+            encoder=arrays_fingerprint(fetch(checkpoint.autoencoder_params), autoencoder),
+            max_bad_examples=settings.options.max_bad_examples,
+        )
+        latents, rows = cached.latents, cached.records(records.captions)
     if parts.cache.text:
         texts = EmbeddingCache(
             records.captions,

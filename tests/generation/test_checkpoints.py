@@ -144,9 +144,7 @@ class TestPictures:
         noise of the seed it ends elsewhere.
         """
         settings = {"height": 32, "width": 40, "guidance_scale": 1.0, "strength": 0.6, "image": picture}
-        coarse, fine = (
-            pipeline("a cat", invert="a cat", num_steps=n, seed=3, **settings) for n in (10, 80)
-        )
+        coarse, fine = (pipeline("a cat", invert="a cat", num_steps=n, seed=3, **settings) for n in (10, 80))
         model = pipeline.model
         there = model.autoencoder.encode(model.autoencoder_params, jnp.asarray(picture[None] * 2 - 1))
         again = np.asarray(model.autoencoder.decode(model.autoencoder_params, there)) / 2 + 0.5
