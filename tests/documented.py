@@ -68,6 +68,11 @@ def blocks(path: pathlib.Path) -> Iterator[Block]:
             yield Block(page, start + 1, "", "\n".join(line[4:] for line in lines[start:number]))
 
 
+def quoted(text: str) -> list[str]:
+    """What stands in quotes in a block and may be the name of a file."""
+    return re.findall(r"[\"']([\w./-]+)[\"']", text)
+
+
 def split_commands(text: str) -> Iterator[tuple[int, tuple[str, ...]]]:
     """The commands of a shell's text, each with its line from 0; a command ends with a line, but for one in
     quotes or after a backslash.

@@ -10,12 +10,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import difflax
 import numpy as np
 import safetensors.numpy
 from PIL import Image
 
-from tests.documented import ELLIPSIS, Command
+from tests.documented import ELLIPSIS, Block, Command, quoted
 from tests.fixtures import make_sdxl, make_stable_diffusion, make_stable_diffusion_3, original_layout
 from tests.runs import ROOT, SMALL, SMALL_NETWORKS, command, random_clip
 
@@ -28,8 +30,8 @@ REFINER = ("sdxl_refiner", "refiner", "stabilityai/stable-diffusion-xl-refiner-1
 SD35 = ("sd35-medium", "sd35_medium", "stabilityai/stable-diffusion-3.5-medium")
 SD3 = ("stabilityai/stable-diffusion-3-medium-diffusers", "stabilityai/stable-diffusion-3.5-large")
 PICTURES = ("my_images", "my_dog", "my_toy", "pictures")
-DEPTHS = (1, 1, 2)
-"""Of XL's transformers; all ten take minutes to compile."""
+DEPTHS = {"base": (1, 1, 2), "refiner": (1, 1, 1, 1)}
+"""Of XL's transformers, level by level; all of their blocks take minutes to compile."""
 
 
 def checkpoint(build: Callable[[pathlib.Path], pathlib.Path]) -> Callable[[pathlib.Path], None]:
@@ -100,8 +102,10 @@ SUBSTITUTES: dict[str, Callable[[pathlib.Path], object]] = {
         INPAINTING, checkpoint(functools.partial(make_stable_diffusion.build, "sd15_inpainting"))
     ),
     **dict.fromkeys(EDITING, checkpoint(functools.partial(make_stable_diffusion.build, "sd15_editing"))),
-    **dict.fromkeys(XL, checkpoint(functools.partial(make_sdxl.build, "base", depths=DEPTHS))),
-    **dict.fromkeys(REFINER, checkpoint(functools.partial(make_sdxl.build, "refiner", depths=DEPTHS))),
+    **dict.fromkeys(XL, checkpoint(functools.partial(make_sdxl.build, "base", depths=DEPTHS["base"]))),
+    **dict.fromkeys(
+        REFINER, checkpoint(functools.partial(make_sdxl.build, "refiner", depths=DEPTHS["refiner"]))
+    ),
     **dict.fromkeys(SD35, checkpoint(functools.partial(make_stable_diffusion_3.build, "sd35_medium"))),
     **dict.fromkeys(SD3, checkpoint(functools.partial(make_stable_diffusion_3.build, "sd3_medium"))),
     "original.safetensors": functools.partial(make_original, case="sd15"),
@@ -132,7 +136,7 @@ CLIP = (
     *("--config.model.projection_dim=16", "--config.optimizer.warmup_steps=2"),
     *("--config.training.steps=4", "--config.training.batch_size=16"),
 )
-ONE_DEVICE = tuple(f"--config.mesh.{axis}=1" for axis in ("data", "fsdp", "context", "tensor"))
+ONE_DEVICE = tuple(f"--config.mesh.{axis}=1" for axis in ("data", "fsdp", "tensor"))
 SMALL_TRAIN = {
     "clip": (*SMALL[:3], *CLIP),
     **{
@@ -145,6 +149,7 @@ FINETUNE = (
     *("--config.data.height=32", "--config.data.width=32", "--config.model.dtype=float32"),
     *("--config.model.remat=none", "--config.training.steps=2", "--config.training.batch_size=2"),
     *("--config.training.log_every=1", "--config.sampler.num_steps=2", "--config.mesh.fsdp=1"),
+    "--config.optimizer.warmup_steps=0",
 )
 SUBJECT = ("--config.data.class_images=2",)
 WORD = ("--config.tune.initializer=a",)
@@ -179,6 +184,8 @@ class Sandbox:
     def __init__(self, folder: pathlib.Path, documented: list[Command]):
         self.folder, self.documented = folder, documented
         self.done: set[tuple[str, ...]] = set()
+        self.executed: set[Block] = set()
+        self.names: dict[str, dict[str, Any]] = {}
         (folder / "configs").symlink_to(ROOT / "configs")
         shutil.copytree(ROOT / "docs", folder / "docs")
 
@@ -188,6 +195,10 @@ class Sandbox:
             return
         for name in paths_of(words):
             self.provide(name)
+        if words[1] == "ablate":
+            # Another one may have left its results there.
+            output = next(word.partition("=")[2] for word in words if word.startswith("--output="))
+            shutil.rmtree(self.folder / output, ignore_errors=True)
         if words[1] == "plan":
             # In a process of its own, whose number of devices is fixed at its start.
             arguments = [sys.executable, "-c", COMMAND, *small(words)]
@@ -197,6 +208,17 @@ class Sandbox:
             status, _, errors = command(*small(words))
         assert status == 0, errors
         self.done.add(words)
+
+    def execute(self, block: Block, others: list[Block]) -> None:
+        """Runs a block of Python after those of ``others`` before it on its page, in the page's namespace."""
+        if block.page not in self.names:
+            self.names[block.page] = {"difflax": difflax}
+        for part in others:
+            if part.page == block.page and part.line <= block.line and part not in self.executed:
+                for name in quoted(part.text):
+                    self.provide(name)
+                exec(compile(part.text, f"{part.page}:{part.line}", "exec"), self.names[block.page])
+                self.executed.add(part)
 
     def provide(self, name: str) -> None:
         """Makes what a command names, if it is a substitute, or trains it, if another command does."""
@@ -241,6 +263,8 @@ def paths_of(words: tuple[str, ...]) -> Iterator[str]:
 def small(words: tuple[str, ...]) -> tuple[str, ...]:
     """A command's arguments, and what makes it small: the last of several values counts."""
     name, given = words[1], tuple(word for word in words[1:] if word != ELLIPSIS)
+    # The substitutes have fewer layers.
+    given = tuple(word.replace("[789]", "[01]") for word in given)
     if name == "train":
         stem = config_of(words)
         more = SMALL_TRAIN.get(stem, FINETUNE)

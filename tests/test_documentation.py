@@ -5,6 +5,7 @@ run in small form, their Python is executed, and what their sentences name is th
 import ast
 import configparser
 import contextlib
+import dataclasses
 import importlib
 import io
 import json
@@ -17,6 +18,11 @@ from unittest import mock
 
 import pytest
 from difflax.cli import main
+from difflax.diffusion.guidance import GUIDANCES
+from difflax.diffusion.samplers import SAMPLERS
+from difflax.diffusion.time_grids import TIME_GRIDS
+from difflax.generation.pipeline import Pipeline
+from difflax.training.tunings import TUNINGS
 
 from tests.documented import (
     ELLIPSIS,
@@ -25,6 +31,7 @@ from tests.documented import (
     docstring_commands,
     inline_commands,
     page_commands,
+    quoted,
     spans,
 )
 from tests.runs import ROOT, SMALL, SMALL_NETWORKS, command
@@ -185,11 +192,6 @@ def test_pip_knows_the_extras():
 PYTHON = [block for path in PAGES for block in blocks(path) if block.language == "python"]
 
 
-def names_files(text):
-    """What a block names in quotes."""
-    return re.findall(r"[\"']([\w./-]+)[\"']", text)
-
-
 def is_config(block):
     """The config that a block changes, if it does."""
     return re.match(r"# in a copy of (configs/\w+\.py)", block.text)
@@ -199,24 +201,23 @@ def is_config(block):
 def test_python_blocks_run(block, sandbox, monkeypatch):
     """A block as it stands; one that changes a copy of a config, as that copy, which is trained."""
     monkeypatch.chdir(sandbox.folder)
-    for name in names_files(block.text):
-        sandbox.provide(name)
     if not is_config(block):
-        exec(compile(block.text, name_of(block), "exec"), page_names(block))
+        sandbox.execute(block, [other for other in PYTHON if not is_config(other)])
         return
     base = pathlib.Path(is_config(block)[1])
     copy = pathlib.Path(f"copy_{pathlib.Path(block.page).stem}.py")
     body = "\n".join(f"    {line}" for line in block.text.splitlines())
     start = f"config = runpy.run_path({str(base)!r})['get_config']().unlock()"
     copy.write_text(f"import runpy\ndef get_config(arg=''):\n    {start}\n{body}\n    return config.lock()\n")
-    sandbox.provide("runs/clip_shapes")
+    for name in ("runs/clip_shapes", *quoted(block.text)):
+        sandbox.provide(name)
     overrides = [one for one in (*SMALL, *SMALL_NETWORKS[base.stem]) if "config.data" not in one]
     # The pooled vector of the substitute is 16 wide, not 128.
     width = re.search(r'"projection_class_embeddings_input_dim": 128 \+ (\d+) \* (\d+)', block.text)
     numbers = int(width[1]) * int(width[2]) if width else 0
     status, _, errors = command(
         *("train", f"--config={copy}", f"--workdir=runs/{copy.stem}", *overrides),
-        *("--config.training.steps=1", "--config.training.batch_size=2", "--config.training.sample_every=0"),
+        *("--config.training.steps=4", "--config.training.batch_size=2", "--config.training.sample_every=0"),
         *(
             [f"--config.model.projection_class_embeddings_input_dim={16 + numbers}"]
             if width
@@ -224,11 +225,6 @@ def test_python_blocks_run(block, sandbox, monkeypatch):
         ),
     )
     assert status == 0, errors
-
-
-def page_names(block):
-    """What a block may use without importing it."""
-    return {"difflax": importlib.import_module("difflax")} if "import difflax" not in block.text else {}
 
 
 # Sentences
@@ -364,6 +360,14 @@ def test_flags_and_keys_in_sentences_exist():
     assert not wrong
 
 
+def test_pipelines_have_what_sentences_say_of_them():
+    fields = {field.name for field in dataclasses.fields(Pipeline)}
+    for path in PAGES:
+        for line, span in spans(path.read_text()):
+            for name in re.findall(r"\bpipeline\.(?!py\b)([a-z_]+)", span):
+                assert name in fields or hasattr(Pipeline, name), f"{path.name}:{line} {span}"
+
+
 def test_variables_of_the_environment_are_read():
     text = "\n".join(path.read_text() for path in SOURCES)
     for path in PAGES:
@@ -377,3 +381,18 @@ def test_the_glossary_is_short_and_names_each_thing_once():
     words = [word for word, _ in rows]
     assert len(words) > 30 and len(set(words)) == len(words)
     assert not [word for word, meaning in rows if len(meaning.split()) > 25]
+
+
+@pytest.mark.parametrize(
+    ("page", "header", "registry"),
+    [
+        ("samplers", "| name | step |", SAMPLERS),
+        ("samplers", "| name | what |", TIME_GRIDS),
+        ("guidance", "| name | formula |", GUIDANCES),
+        ("finetuning", "| `config.tune.name` |", TUNINGS),
+    ],
+)
+def test_a_table_has_all_that_can_be_named(page, header, registry):
+    table = (ROOT / "docs" / f"{page}.md").read_text().partition(header)[2].partition("\n\n")[0]
+    cells = [line.split("|")[1] for line in table.splitlines()[2:]]
+    assert {name for cell in cells for name in re.findall(r"`(\w+)`", cell)} == set(registry)

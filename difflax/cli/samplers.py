@@ -1,5 +1,5 @@
 """Measures how fast every sampler's error falls with the number of steps, against exact solutions, and prints
-the table or writes it into a page. All of them take some minutes on a CPU.
+the table or writes it into a page. All of them take a minute or two on a CPU.
 
     difflax samplers --names=heun,dpmpp_2m
     difflax samplers --output=docs/samplers.md
