@@ -2,9 +2,9 @@
 
     python scripts/structure.py [--json] [--root=DIR]
 
-``--root`` is another checkout, to compare with. The import graph comes from grimp (of import-linter, in the
-test extra); calls are traced in a tiny Stable Diffusion made of the tests' fixtures; everything else is read
-from the syntax trees of ``difflax/``.
+``tests/test_structure.py`` holds the limits. ``--root`` is another checkout, to compare with. The import
+graph comes from grimp (of import-linter, in the test extra); calls are traced in a tiny Stable Diffusion made
+of the tests' fixtures; everything else is read from the syntax trees of ``difflax/``.
 """
 
 import argparse
