@@ -7,7 +7,7 @@ from typing import Any
 from etils import epath
 
 from difflax.runs.diffusion import weak_model
-from difflax.config.sections import WeakOptions, make_guidance
+from difflax.config.guidance import WeakOptions, make_guidance
 from difflax.generation.model import WeakModel
 from difflax.generation.pipeline import Pipeline
 from difflax.core.types import UserError
