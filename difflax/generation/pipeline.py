@@ -18,7 +18,7 @@ from difflax.diffusion.guidance import Guidance, Guided, Prompts, TwoConditions
 from difflax.diffusion.predictions import PredictionType
 from difflax.diffusion.samplers.base import Sampler
 from difflax.diffusion.schedules import NoiseLevel, NoiseSchedule
-from difflax.diffusion.time_grids import TimeGrid, pad_levels
+from difflax.diffusion.time_grids import FlowGrid, TimeGrid, pad_levels
 from difflax.diffusion.time_grids.run import RunOptions
 from difflax.diffusion.time_grids.sequences import levels_between
 from difflax.generation.conditions import conditions
@@ -38,7 +38,7 @@ from difflax.parallel.sharding import (
 )
 from difflax.pretrained.adapters.lora import merge_lora
 from difflax.pretrained.adapters.textual_inversion import add_token, read_embeddings, single_encoder
-from difflax.pretrained.components.schedulers import DynamicCheckpointFlow, Sampling
+from difflax.pretrained.components.schedulers import Sampling
 from difflax.pretrained.families.base import CLIPS, DENOISERS, Checkpoint, networks_of, put_networks
 from difflax.pretrained.families.sd import Configs, save_stable_diffusion
 from difflax.pretrained.families.sd3 import Configs3, save_stable_diffusion_3
@@ -250,9 +250,8 @@ class Pipeline:
             UserError: for a number of steps that the time grid cannot make.
         """
         grid = self.time_grid
-        if isinstance(grid, DynamicCheckpointFlow):
-            latent = latent or self.autoencoder.latent_shape(self.height, self.width)[:2]
-            grid = dataclasses.replace(grid, latent=latent)
+        if isinstance(grid, FlowGrid):
+            grid = grid.of_latent(latent or self.autoencoder.latent_shape(self.height, self.width)[:2])
         try:
             return self.options.levels(self.schedule, grid, num_steps, self.prediction_type)
         except ValueError as error:

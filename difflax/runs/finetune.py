@@ -19,6 +19,7 @@ from difflax.data.loader import Loader
 from difflax.data.records import Records
 from difflax.data.subjects import Subject
 from difflax.diffusion.loss.time_samplers import RunningLoss, Shifted
+from difflax.diffusion.time_shift import TimeShift
 from difflax.runs.base import Prepared, make_loader, picture_task
 from difflax.config.pretrained import STORED, Pretrained, make_pretrained
 from difflax.runs.load import check_source, merged_checkpoint, pipeline_of, read_checkpoint
@@ -26,7 +27,6 @@ from difflax.config.sections import Settings
 from difflax.generation.pipeline import Pipeline
 from difflax.models.size_conditioning import numbers_of
 from difflax.pretrained.families.base import Checkpoint
-from difflax.pretrained.components.schedulers import flow_shift
 from difflax.training.runtime.checkpoints import has_checkpoint
 from difflax.training.objectives.finetuning import AUTOENCODER, FineTuning
 from difflax.training.objectives.denoising import Denoising
@@ -113,9 +113,10 @@ def make_objective(parts: Pretrained, checkpoint: Checkpoint, size: tuple[int, i
     # The step gives the parameters.
     shapes = _shapes(checkpoint.networks)
     loss = {name: value for name, value in parts.loss.items() if name != "loss"}
-    shift = flow_shift(sampling.time_grid, checkpoint.autoencoder.latent_shape(*size)[:2])
+    shift = sampling.time_shift(checkpoint.autoencoder.latent_shape(*size)[:2])
     if shift is not None and not isinstance(loss["time_sampler"], RunningLoss):
-        shift = parts.model.time_shift or shift
+        if parts.model.time_shift:
+            shift = TimeShift(shift=parts.model.time_shift)
         loss["time_sampler"] = Shifted(sampler=loss["time_sampler"], shift=shift)
     reader = checkpoint.with_networks(shapes)
 

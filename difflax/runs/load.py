@@ -19,7 +19,6 @@ from difflax.config.sections import make_diffusion, make_settings, model_name
 from difflax.generation.pipeline import Pipeline
 from difflax.models.layers import choose
 from difflax.data.sources import Source
-from difflax.pretrained.components.schedulers import flow_shift
 from difflax.pretrained.families.base import Checkpoint
 from difflax.pretrained.families.sd3 import StableDiffusion3
 from difflax.pretrained.open import open_checkpoint
@@ -138,7 +137,7 @@ def read_checkpoint(options: PretrainedOptions, workdir: epath.Path, mesh: Mesh 
             f"config.model.path = {options.path!r} {does}, and is not trained here: take a checkpoint whose"
             " UNet reads the noisy image alone"
         )
-    if options.time_shift and flow_shift(checkpoint.sampling.time_grid, (1, 1)) is None:
+    if options.time_shift and checkpoint.sampling.time_shift((1, 1)) is None:
         raise UserError(
             f"config.model.time_shift = {options.time_shift}: {options.path!r} is no flow, whose times alone"
             " are shifted; set 0"
