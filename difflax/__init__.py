@@ -56,7 +56,7 @@ def from_pretrained(
         revision, cache_dir, local_files_only: of the Hub, see `difflax.pretrained.format.hub.download`.
         batch_size: images in one call of the network; 4 a device by default.
         tile: edge of the tiles, in pixels, in which larger images are decoded; ``None`` decodes in one piece.
-        config, tokenizer, prediction_type: of a single file, see `difflax.pretrained.single_file.sd`.
+        config, tokenizer, prediction_type: of a single file, see `difflax.pretrained.open_file`.
         t5, t5_length: of Stable Diffusion 3's third text encoder: ``False`` leaves it out; tokens a prompt,
             256 by default.
 

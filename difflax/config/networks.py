@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from difflax.config.build import construct
 from difflax.core.types import UserError
 from difflax.models.functional import Functional, functional
-from difflax.models.mmdit import SD3Transformer2DModel
+from difflax.models.mmdit import SD3Transformer2DModel, check_latent
 from difflax.models.size_conditioning import SCORED, SIZES
 from difflax.models.unet import UNet2DConditionModel, reads_pooled
 
@@ -45,12 +45,10 @@ def _halves(model: Fields, height: int, width: int) -> None:
 
 
 def _splits(model: Fields, height: int, width: int) -> None:
-    size, limit = model.get("patch_size", 2), model.get("pos_embed_max_size", 96)
-    if height % size or width % size or max(height, width) > limit * size:
-        raise UserError(
-            f"config.model: patch_size = {size} and pos_embed_max_size = {limit} do not fit a latent of"
-            f" {height} × {width}: its edges must be multiples of the one and at most the other's tokens"
-        )
+    try:
+        check_latent(model, height, width)
+    except UserError as error:
+        raise UserError(f"config.model: {error}") from error
 
 
 NETWORKS = {

@@ -29,7 +29,7 @@ class PretrainedOptions:
     Attributes:
         path: a folder in diffusers' layout, a Hub id, or a ``.safetensors`` file in the original layout.
         variant, revision: see `difflax.pretrained.format.hub.download`; empty for none.
-        config: of a single file, a pipeline folder or Hub id; see `difflax.pretrained.single_file.sd`.
+        config: of a single file, a pipeline folder or Hub id; see `difflax.pretrained.open_file`.
         dtype: of the computation; parameters are float32.
         vae_dtype: of the autoencoder's computation.
         remat: of the UNet or transformer, see ``difflax.models.remat``.

@@ -26,7 +26,7 @@ from difflax.generation.request import Request
 from difflax.generation.run import WeakModel, decode, encode, length_on_path, sample_batch
 from difflax.models.autoencoder import Autoencoder
 from difflax.models.functional import Functional
-from difflax.models.size_conditioning import MicroConditioning
+from difflax.models.size_conditioning import MicroConditioning, numbers_in
 from difflax.parallel.sharding import (
     TENSOR_RULES,
     MeshShape,
@@ -40,8 +40,7 @@ from difflax.pretrained.adapters.lora import merge_lora
 from difflax.pretrained.adapters.textual_inversion import add_token, read_embeddings, single_encoder
 from difflax.pretrained.components.schedulers import Sampling
 from difflax.pretrained.families.base import CLIPS, DENOISERS, Checkpoint, networks_of, put_networks
-from difflax.pretrained.families.sd import Configs, save_stable_diffusion
-from difflax.pretrained.families.sd3 import Configs3, save_stable_diffusion_3
+from difflax.pretrained.families.family import Configs
 from difflax.text.prompts import PromptEncoder
 
 STEPS_COMPILED = 50
@@ -124,7 +123,7 @@ class Pipeline:
     mesh: Mesh | None = None
     rules: tuple[Rule, ...] = TENSOR_RULES
     step: int = 0
-    configs: Configs | Configs3 | None = None
+    configs: Configs | None = None
 
     @classmethod
     def of_checkpoint(
@@ -148,11 +147,11 @@ class Pipeline:
             null=checkpoint.null,
             samplers=samplers,
             guidance=checkpoint.guidance if guidance is None else guidance,
-            fills_masks=checkpoint.fills_masks,
-            edits_images=checkpoint.edits_images,
-            sizes=checkpoint.sizes,
-            refines=checkpoint.refines,
-            strength=0.3 if checkpoint.refines else 0.8,
+            fills_masks="mask" in checkpoint.conditions,
+            edits_images="picture" in checkpoint.conditions,
+            sizes=numbers_in(checkpoint.conditions),
+            refines="size_and_score" in checkpoint.conditions,
+            strength=0.3 if "size_and_score" in checkpoint.conditions else 0.8,
             height=height,
             width=width,
             configs=checkpoint.configs,
@@ -320,10 +319,8 @@ class Pipeline:
                 f"save_pretrained({str(directory)!r}): only a model that came from a checkpoint in diffusers'"
                 " layout can be saved in it"
             )
-        save = save_stable_diffusion_3 if isinstance(self.configs, Configs3) else save_stable_diffusion
-        save(
+        self.configs.save(
             directory,
-            configs=self.configs,
             params=self.params,
             autoencoder_params=self.autoencoder_params,
             text_encoder=self.text_encoder,

@@ -12,7 +12,7 @@ all in pixels; the cut's corner is measured in the resized image.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,9 @@ from difflax.core.types import Batch, UserError
 
 SIZES, SCORED = 6, 5
 """How many numbers the base and the refiner read."""
+
+NUMBERS = {"size": SIZES, "size_and_score": SCORED}
+"""The same by the names of the kinds of condition."""
 
 Pair = tuple[int, ...]
 
@@ -101,6 +104,11 @@ def numbers_read(unet: Mapping[str, Any], pooled_width: int, where: str) -> int:
             " do not make: they do not belong together"
         )
     return numbers
+
+
+def numbers_in(conditions: Iterable[str]) -> int:
+    """How many of these numbers a network reads whose conditions have these names; 0: none."""
+    return sum(NUMBERS.get(name, 0) for name in conditions)
 
 
 def numbers_of(batch: Batch, count: int, target: Pair) -> Float[np.ndarray, "b k"]:

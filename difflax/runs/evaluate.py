@@ -1,6 +1,5 @@
 """What measures the images of a workdir or of a checkpoint."""
 
-import dataclasses
 from typing import Any
 
 from etils import epath
@@ -34,6 +33,6 @@ def evaluation_of_prompts(
 ) -> tuple[dict[str, Any], Instruments, list[PromptGroup]]:
     """The configs of a checkpoint, and what measures its images of given prompts: a CLIP's features."""
     features = None if clip is None else clip_features(load_clip(clip), "CLIP")
-    config = {} if pipeline.configs is None else dataclasses.asdict(pipeline.configs)
+    config = {} if pipeline.configs is None else pipeline.configs.files
     groups = [PromptGroup(name="prompts", prompts=tuple(dict.fromkeys(prompts)))]
     return config, Instruments(features=features), groups

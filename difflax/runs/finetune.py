@@ -25,7 +25,7 @@ from difflax.config.pretrained import STORED, Pretrained, make_pretrained
 from difflax.runs.load import check_source, merged_checkpoint, pipeline_of, read_checkpoint
 from difflax.config.sections import Settings
 from difflax.generation.pipeline import Pipeline
-from difflax.models.size_conditioning import numbers_of
+from difflax.models.size_conditioning import numbers_in, numbers_of
 from difflax.pretrained.families.base import Checkpoint
 from difflax.training.runtime.checkpoints import has_checkpoint
 from difflax.training.objectives.finetuning import AUTOENCODER, FineTuning
@@ -182,13 +182,13 @@ def _batches(
     parts: Pretrained, checkpoint: Checkpoint, settings: Settings, records: Records, workdir: epath.Path
 ) -> tuple[Callable[[dict[str, Any]], PyTree], Loader]:
     """A batch of the loader to the objective's, and the loader, which reads no images that are cached."""
-    encoder = checkpoint.text_encoder
+    encoder, sizes = checkpoint.text_encoder, numbers_in(checkpoint.conditions)
     weights = getattr(records, "weights", None)
     latents = texts = None
     rows = records
     if parts.cache.latents:
         latents = cache_latents(records, _moments(checkpoint), workdir / LATENTS)
-        rows = WithoutImages(records.captions, read_frames(workdir / LATENTS) if checkpoint.sizes else None)
+        rows = WithoutImages(records.captions, read_frames(workdir / LATENTS) if sizes else None)
     if parts.cache.text:
         texts = EmbeddingCache(
             records.captions,
@@ -209,8 +209,8 @@ def _batches(
             made["tokens"] = encoder.tokenize(batch["caption"])
         else:
             made["conditioning"] = texts.lookup(batch["caption"])
-        if checkpoint.sizes:
-            made["time_ids"] = numbers_of(batch, checkpoint.sizes, size)
+        if sizes:
+            made["time_ids"] = numbers_of(batch, sizes, size)
         if weights is not None:
             made["weight"] = weights[batch["index"]]
         if parts.loss["loss"].masked:

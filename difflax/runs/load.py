@@ -13,14 +13,14 @@ from ml_collections import ConfigDict
 from difflax.config.files import read_workdir_config
 from difflax.diffusion.samplers import SAMPLERS
 from difflax.runs.diffusion import make_pipeline, read_text_encoder, weak_model
-from difflax.config.networks import NETWORKS, check_scores, network
+from difflax.config.networks import check_scores, network
 from difflax.config.pretrained import DTYPES, STORED, Pretrained, PretrainedOptions, make_pretrained
 from difflax.config.sections import make_diffusion, make_settings, model_name
 from difflax.generation.pipeline import Pipeline
 from difflax.models.layers import choose
+from difflax.models.size_conditioning import numbers_in
 from difflax.data.sources import Source
 from difflax.pretrained.families.base import Checkpoint
-from difflax.pretrained.families.sd3 import StableDiffusion3
 from difflax.pretrained.open import open_checkpoint
 from difflax.training.objectives.base import network_params
 from difflax.training.tunings import Tuning
@@ -131,10 +131,12 @@ def read_checkpoint(options: PretrainedOptions, workdir: epath.Path, mesh: Mesh 
             place=place,
             **third,
         )
-    if checkpoint.fills_masks or checkpoint.edits_images:
-        does = "fills masks in" if checkpoint.fills_masks else "edits images"
+    does = {"mask": "fills masks in", "picture": "edits images"}
+    for condition in checkpoint.conditions:
+        if condition not in does:
+            continue
         raise UserError(
-            f"config.model.path = {options.path!r} {does}, and is not trained here: take a checkpoint whose"
+            f"config.model.path = {options.path!r} {does[condition]}, and is not trained here: take a checkpoint whose"
             " UNet reads the noisy image alone"
         )
     if options.time_shift and checkpoint.sampling.time_shift((1, 1)) is None:
@@ -156,12 +158,10 @@ def check_source(checkpoint: Checkpoint, source: Source) -> None:
         )
     for height, width, _ in getattr(source, "image_shapes", (source.image_shape,)):
         try:
-            latent = checkpoint.autoencoder.latent_shape(height, width)
-            if isinstance(checkpoint, StableDiffusion3):
-                NETWORKS["mmdit"].check_latent(checkpoint.configs.transformer, *latent[:2])
+            checkpoint.check_latent(*checkpoint.autoencoder.latent_shape(height, width)[:2])
         except UserError as error:
             raise UserError(f"config.data.height, width: {error}") from error
-    check_scores(checkpoint.sizes, source, "the UNet of config.model.path")
+    check_scores(numbers_in(checkpoint.conditions), source, "the UNet of config.model.path")
 
 
 def pipeline_of(parts: Pretrained, checkpoint: Checkpoint, size: tuple[int, int]) -> Pipeline:
