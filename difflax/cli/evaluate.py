@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from difflax.cli.ablate import define_measurement_flags, sweep
-from difflax.cli.sample import define_model_flags
+from difflax.cli.models import define_model_flags
 
 
 def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:

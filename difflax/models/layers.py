@@ -146,3 +146,10 @@ class GroupNorm(nnx.Module):
     def _group_mean(self, channels: Float[Array, "b c"]) -> Float[Array, "b c"]:
         groups = channels.reshape(len(channels), self.num_groups, -1)
         return jnp.broadcast_to(groups.mean(-1, keepdims=True), groups.shape).reshape(channels.shape)
+
+
+def join_image(
+    x: Float[Array, "b h w c"], image: Float[Array, "b h w ci"] | None
+) -> Float[Array, "b h w co"]:
+    """``x`` with the channels of ``conditioning.image`` after its own (inpainting, editing)."""
+    return x if image is None else jnp.concatenate([x, image.astype(x.dtype)], axis=-1)

@@ -23,8 +23,8 @@ from difflax.core.types import Batch, UserError
 SIZES, SCORED = 6, 5
 """How many numbers the base and the refiner read."""
 
-NUMBERS = {"size": SIZES, "size_and_score": SCORED}
-"""The same by the names of the kinds of condition."""
+SIZE_CONDITIONS = {0: (), SIZES: ("size",), SCORED: ("size_and_score",)}
+"""The kinds of condition that networks with so many numbers read."""
 
 Pair = tuple[int, ...]
 
@@ -108,7 +108,8 @@ def numbers_read(unet: Mapping[str, Any], pooled_width: int, where: str) -> int:
 
 def numbers_in(conditions: Iterable[str]) -> int:
     """How many of these numbers a network reads whose conditions have these names; 0: none."""
-    return sum(NUMBERS.get(name, 0) for name in conditions)
+    read = set(conditions)
+    return next((count for count, names in SIZE_CONDITIONS.items() if read.intersection(names)), 0)
 
 
 def numbers_of(batch: Batch, count: int, target: Pair) -> Float[np.ndarray, "b k"]:

@@ -14,14 +14,15 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key
+from jaxtyping import Array, DTypeLike, Float, Int, Key
 
-from difflax.core.types import UserError
+from difflax.core.types import Conditioning, UserError
 from difflax.models.embeddings import TimestepEmbedding, timestep_embedding
-from difflax.models.layers import ACTIVATIONS, Conv2d, GroupNorm, choose, fold
+from difflax.models.layers import ACTIVATIONS, Conv2d, GroupNorm, choose, fold, join_image
 from difflax.models.options import supported_options
 from difflax.models.unet_blocks import DOWN_BLOCKS, MID_BLOCKS, UP_BLOCKS, BlockOptions
 
@@ -275,35 +276,27 @@ class UNet2DConditionModel(nnx.Module):
     def __call__(
         self,
         x: Float[Array | np.ndarray, "b h w c"],
-        timesteps: Float[Array | np.ndarray, " b"] | Int[Array | np.ndarray, " b"],
-        context: Float[Array | np.ndarray, "b m d"],
+        time: Float[Array | np.ndarray, " b"] | Int[Array | np.ndarray, " b"],
+        conditioning: Conditioning,
         *,
-        context_mask: Bool[Array | np.ndarray, "b m"] | None = None,
-        pooled: Float[Array | np.ndarray, "b p"] | None = None,
-        time_ids: Float[Array | np.ndarray, "b k"] | None = None,
-        class_labels: Int[Array | np.ndarray, " b"] | None = None,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b h w co"]:
-        """The network's output for noisy images ``x`` (NHWC) at ``timesteps`` (0 to 1000).
+        """The network's output for noisy images ``x`` (NHWC) at ``time`` (0 to 1000).
 
         Args:
-            context: text tokens; ``context_mask`` is True where they may be attended to.
-            pooled, time_ids: a vector of the text and SDXL's sizes in pixels; networks without them read
-                neither.
-            class_labels: for class-conditional networks; others do not read it.
+            conditioning: of its fields the text's ``context`` is always read; ``image`` is joined to the
+                channels of ``x``; the others are read by networks that have a place for them.
             key: for dropout; ``None`` is evaluation.
 
         Raises:
             ValueError: if a conditioning that this network needs is missing.
         """
-        x, context = jnp.asarray(x, self.dtype), jnp.asarray(context, self.dtype)
-        context_mask, timesteps, pooled, time_ids, class_labels = (
-            None if given is None else jnp.asarray(given)
-            for given in (context_mask, timesteps, pooled, time_ids, class_labels)
-        )
+        given = jax.tree.map(jnp.asarray, conditioning)
+        context, context_mask = given.context.astype(self.dtype), given.context_mask
+        x = join_image(jnp.asarray(x, self.dtype), given.image)
         if self.center_input_sample:
             x = 2 * x - 1
-        temb = self._embed(timesteps, pooled, time_ids, class_labels)
+        temb = self._embed(jnp.asarray(time), given)
 
         x = self.conv_in(x)
         skips = [x]
@@ -319,19 +312,15 @@ class UNet2DConditionModel(nnx.Module):
             x = block(x, used, temb, context, context_mask, size=size, key=fold(key, index))
         return self.conv_out(self.conv_act(self.conv_norm_out(x)))
 
-    def _embed(
-        self,
-        timesteps: Array,
-        pooled: Array | None,
-        time_ids: Array | None,
-        class_labels: Array | None,
-    ) -> Float[Array, "b e"]:
+    def _embed(self, time: Array, conditioning: Conditioning) -> Float[Array, "b e"]:
+        pooled, time_ids = conditioning.pooled, conditioning.time_ids
+
         def sinusoids(numbers: Array, dim: int) -> Array:
             return timestep_embedding(numbers, dim, **self.sinusoids).astype(self.dtype)
 
-        temb = self.time_embedding(sinusoids(timesteps, self.time_channels))
+        temb = self.time_embedding(sinusoids(time, self.time_channels))
         if self.class_embedding is not None:
-            source = pooled if self.class_embed_type == "projection" else class_labels
+            source = pooled if self.class_embed_type == "projection" else conditioning.class_labels
             if source is None:
                 name = "pooled" if self.class_embed_type == "projection" else "class_labels"
                 raise ValueError(f"this UNet is conditioned on a class or vector: give {name}")

@@ -1,8 +1,7 @@
 """From a config or a checkpoint to something that runs: `train`, `load`, `from_pretrained`, `evaluation`.
 
-`sections` and `networks` turn every section of a config into its object and are the only files that know
-every concrete class by name; `checks` finds what is wrong with a config before anything is computed; one file
-for each kind of run gives the common loop what that kind adds.
+`difflax.config` turns every section of a config into its object; here one file for each kind of run gives the
+common loop what that kind adds.
 """
 
 from difflax.config.checks import check

@@ -12,6 +12,7 @@ from jaxtyping import PyTree
 from ml_collections import ConfigDict
 
 from difflax.config.build import build
+from difflax.data.records import first_usable
 from difflax.config.files import claim_workdir
 from difflax.runs.diffusion import clip_folder
 from difflax.runs.base import Prepared, make_loader
@@ -44,8 +45,8 @@ def prepare_autoencoder(config: ConfigDict, settings: Settings, workdir: epath.P
         model=model, kl_weight=loss.kl_weight, feature_weight=loss.feature_weight, distance=distance
     )
     shown = settings.source.split("test")
-    count = min(8, len(shown))
-    pictures = np.stack([shown[i].image for i in range(count)]).astype(np.float32) / 127.5 - 1
+    pictures = np.stack([record.image for record in first_usable(shown, 8)]).astype(np.float32) / 127.5 - 1
+    count = len(pictures)
 
     def prepare(batch: dict[str, Any]) -> PyTree:
         return {"image": batch["image"]}
@@ -69,7 +70,7 @@ def prepare_autoencoder(config: ConfigDict, settings: Settings, workdir: epath.P
         if jax.process_index() != 0:
             return
         split = settings.source.split("train")
-        images = np.stack([split[i].image for i in range(min(MEASURED, len(split)))])
+        images = np.stack([record.image for record in first_usable(split, MEASURED)])
         raw = dataclasses.replace(network_config, scaling_factor=1.0, shift_factor=None)
         latents = in_batches(
             functools.partial(_encode, KLAutoencoder(config=raw), params), images.astype(np.float32) / 127.5 - 1

@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 
 from difflax.config.files import claim_workdir, read_workdir_config
 from difflax.data.caches import EmbeddingCache
-from difflax.data.latents import WithoutImages, cache_latents
-from difflax.diffusion.samplers import SAMPLERS
+from difflax.data.fingerprints import arrays_fingerprint
+from difflax.data.latents import cache_latents
 from difflax.config.networks import check_scores, network, network_kind
 from difflax.runs.base import Prepared, make_loader, picture_task
 from difflax.config.sections import (
@@ -27,8 +27,12 @@ from difflax.config.sections import (
     make_diffusion,
     make_settings,
 )
-from difflax.generation.pipeline import Pipeline, WeakModel
-from difflax.models.size_conditioning import numbers_of, numbers_read
+from difflax.generation.conditions import named
+from difflax.generation.devices import Devices
+from difflax.generation.model import Model, WeakModel
+from difflax.generation.pipeline import Pipeline
+from difflax.generation.request import Defaults
+from difflax.models.size_conditioning import SIZE_CONDITIONS, numbers_read
 from difflax.models.autoencoder_kl import KLAutoencoder
 from difflax.pretrained.components.autoencoder import load_autoencoder, save_autoencoder
 from difflax.pretrained.components.clip import load_text_encoder, save_text_encoder
@@ -59,28 +63,31 @@ def prepare_diffusion(config: ConfigDict, settings: Settings, workdir: epath.Pat
     autoencoder_params = read_autoencoder_params(parts, workdir)
     latents, records = None, settings.source.split("train")
     if autoencoder_params:
-        latents = cache_latents(
+        cached = cache_latents(
             records,
             functools.partial(_encode, parts.autoencoder, autoencoder_params),
             workdir / LATENTS,
+            encoder=arrays_fingerprint(autoencoder_params, parts.autoencoder),
+            max_bad_examples=settings.options.max_bad_examples,
             batch_size=64,
         )
-        records = WithoutImages(records.captions)
+        latents, records = cached.latents, cached.records(records.captions)
     loader = make_loader(settings, records)
     cache = EmbeddingCache(loader.captions, lambda captions: encode_condition(config, encoder, captions))
     objective = make_objective(config, settings, parts, null)
     prompts = settings.options.sample_prompts or tuple(dict.fromkeys(loader.captions))[:8]
     # One for the whole run: its program is compiled once.
     pipeline = make_pipeline(config, {}, encoder, null, workdir)
-    pipeline = dataclasses.replace(pipeline, mesh=settings.mesh.make(), rules=settings.mesh.rules)
+    devices = Devices(settings.mesh.make(), settings.mesh.rules)
+    pipeline = dataclasses.replace(pipeline, devices=devices)
     if parts.weak is not None and parts.weak.workdir:
-        pipeline = dataclasses.replace(pipeline, **weak_model(parts.weak, workdir, pipeline.mesh))
+        weak = weak_model(parts.weak, workdir, devices.mesh)
+        pipeline = pipeline.with_guidance(pipeline.defaults.guidance, weak)
 
     def prepare(batch: dict[str, Any]) -> PyTree:
         conditioning = cache.lookup(batch["caption"])
-        if pipeline.sizes:
-            numbers = numbers_of(batch, pipeline.sizes, batch["image"].shape[1:3])
-            conditioning = dataclasses.replace(conditioning, time_ids=numbers)
+        for condition in pipeline.model.conditions:
+            conditioning = condition.of_batch(conditioning, batch)
         made = {"conditioning": conditioning}
         if latents is None:
             made["image"] = batch["image"]
@@ -91,7 +98,10 @@ def prepare_diffusion(config: ConfigDict, settings: Settings, workdir: epath.Pat
         return made
 
     def drawing(step: int, state: TrainState) -> Pipeline:
-        return dataclasses.replace(pipeline, params=network_params(state.ema_params), step=step)
+        model = dataclasses.replace(
+            pipeline.model, params=network_params(state.ema_params), step=step
+        )
+        return dataclasses.replace(pipeline, model=model)
 
     return Prepared(
         objective,
@@ -127,8 +137,8 @@ def make_pipeline(
     """The pipeline of a run; what is trained apart from the network is read from ``workdir``."""
     parts, settings = make_diffusion(config, workdir), make_settings(config)
     height, width, _ = settings.source.image_shape
-    return Pipeline(
-        model=network(config, parts.autoencoder.latent_shape(height, width)[-1]),
+    model = Model(
+        network=network(config, parts.autoencoder.latent_shape(height, width)[-1]),
         params=params,
         autoencoder=parts.autoencoder,
         autoencoder_params=read_autoencoder_params(parts, workdir),
@@ -137,23 +147,27 @@ def make_pipeline(
         network_input=parts.network_input,
         text_encoder=encoder,
         null=null,
-        samplers={name: cls() for name, cls in SAMPLERS.items()},
+        conditions=named(("text", *SIZE_CONDITIONS[count_numbers(config, null)])),
+        weak=None if parts.weak is None else WeakModel(perturbation=parts.weak.perturbation),
+    )
+    defaults = Defaults(
         sampler=parts.sampler,
         time_grid=parts.time_grid,
         num_steps=parts.num_steps,
         options=parts.options,
         guidance=parts.guidance,
-        weak=None if parts.weak is None else WeakModel(perturbation=parts.weak.perturbation),
-        sizes=count_numbers(config, null),
         height=height,
         width=width,
     )
+    return Pipeline(model=model, defaults=defaults)
 
 
-def weak_model(options: WeakOptions | None, workdir: epath.Path, mesh: Mesh) -> dict[str, Any]:
-    """The pipeline's fields for the worse model of a guidance, where it is another than its own."""
-    if options is None or not (options.workdir or options.step is not None):
-        return {}
+def weak_model(options: WeakOptions | None, workdir: epath.Path, mesh: Mesh) -> WeakModel | None:
+    """The worse model of a guidance, ``None`` where the guidance has none."""
+    if options is None:
+        return None
+    if not options.workdir and options.step is None:
+        return WeakModel(perturbation=options.perturbation)
     folder = epath.Path(options.workdir or workdir)
     config = read_workdir_config(folder)
     parts, settings = make_diffusion(config, folder), make_settings(config)
@@ -162,7 +176,7 @@ def weak_model(options: WeakOptions | None, workdir: epath.Path, mesh: Mesh) -> 
     abstract = sharded_shapes(model.abstract(), mesh, settings.mesh.rules)
     params = checkpoints.restore_params(abstract, options.step)
     checkpoints.close()
-    return {"weak": WeakModel(model, options.perturbation), "weak_params": params}
+    return WeakModel(model, options.perturbation, params)
 
 
 def clip_folder(path: str, where: str) -> epath.Path:

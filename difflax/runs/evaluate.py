@@ -33,6 +33,7 @@ def evaluation_of_prompts(
 ) -> tuple[dict[str, Any], Instruments, list[PromptGroup]]:
     """The configs of a checkpoint, and what measures its images of given prompts: a CLIP's features."""
     features = None if clip is None else clip_features(load_clip(clip), "CLIP")
-    config = {} if pipeline.configs is None else pipeline.configs.files
+    configs = pipeline.model.configs
+    config = {} if configs is None else configs.files
     groups = [PromptGroup(name="prompts", prompts=tuple(dict.fromkeys(prompts)))]
     return config, Instruments(features=features), groups

@@ -14,7 +14,8 @@ from ml_collections import ConfigDict
 
 from difflax.config.files import claim_workdir
 from difflax.data.caches import EmbeddingCache
-from difflax.data.latents import WithoutImages, cache_latents, read_frames
+from difflax.data.fingerprints import arrays_fingerprint
+from difflax.data.latents import cache_latents
 from difflax.data.loader import Loader
 from difflax.data.records import Records
 from difflax.data.subjects import Subject
@@ -24,6 +25,7 @@ from difflax.runs.base import Prepared, make_loader, picture_task
 from difflax.config.pretrained import STORED, Pretrained, make_pretrained
 from difflax.runs.load import check_source, merged_checkpoint, pipeline_of, read_checkpoint
 from difflax.config.sections import Settings
+from difflax.generation.devices import Devices
 from difflax.generation.pipeline import Pipeline
 from difflax.models.size_conditioning import numbers_in, numbers_of
 from difflax.pretrained.families.base import Checkpoint
@@ -90,7 +92,11 @@ def prepare_finetune(config: ConfigDict, settings: Settings, workdir: epath.Path
     def pipeline(step: int, state: TrainState) -> Pipeline:
         merged, _ = trained(state)
         made = pipeline_of(parts, merged, settings.source.image_shape[:2])
-        return dataclasses.replace(made, step=step, mesh=mesh, rules=settings.mesh.rules)
+        return dataclasses.replace(
+            made,
+            model=dataclasses.replace(made.model, step=step),
+            devices=Devices(mesh, settings.mesh.rules, made.devices.batch_size),
+        )
 
     prompts = settings.options.sample_prompts or tuple(dict.fromkeys(records.captions))[:8]
     return Prepared(
@@ -171,8 +177,8 @@ def make_class_images(source: Subject, pipeline: Pipeline, seed: int) -> None:
     files = ((s, folder / f"made_{s:06d}.png") for s in itertools.count(seed))
     free = ((s, file) for s, file in files if not file.exists())
     wanted = list(itertools.islice(free, source.missing_class_images()))
-    for start in range(0, len(wanted), pipeline.batch_size):
-        batch = wanted[start : start + pipeline.batch_size]
+    for start in range(0, len(wanted), pipeline.devices.batch_size):
+        batch = wanted[start : start + pipeline.devices.batch_size]
         images = pipeline([source.class_prompt] * len(batch), seed=[s for s, _ in batch])
         for image, (s, file) in zip(images, batch, strict=True):
             save_png(file, image, {"prompt": source.class_prompt, "seed": s})
@@ -187,8 +193,15 @@ def _batches(
     latents = texts = None
     rows = records
     if parts.cache.latents:
-        latents = cache_latents(records, _moments(checkpoint), workdir / LATENTS)
-        rows = WithoutImages(records.captions, read_frames(workdir / LATENTS) if sizes else None)
+        autoencoder = checkpoint.autoencoder
+        cached = cache_latents(
+            records,
+            _moments(checkpoint),
+            workdir / LATENTS,
+            encoder=arrays_fingerprint(fetch(checkpoint.autoencoder_params), autoencoder),
+            max_bad_examples=settings.options.max_bad_examples,
+        )
+        latents, rows = cached.latents, cached.records(records.captions)
     if parts.cache.text:
         texts = EmbeddingCache(
             records.captions,

@@ -11,11 +11,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from difflax.config.files import read_workdir_config
-from difflax.diffusion.samplers import SAMPLERS
 from difflax.runs.diffusion import make_pipeline, read_text_encoder, weak_model
 from difflax.config.networks import check_scores, network
 from difflax.config.pretrained import DTYPES, STORED, Pretrained, PretrainedOptions, make_pretrained
 from difflax.config.sections import make_diffusion, make_settings, model_name
+from difflax.generation.devices import Devices
 from difflax.generation.pipeline import Pipeline
 from difflax.models.layers import choose
 from difflax.models.size_conditioning import numbers_in
@@ -51,7 +51,8 @@ def load(workdir: epath.PathLike, mesh: MeshShape | None = None) -> Pipeline:
     shape = settings.mesh if mesh is None else mesh
     devices = shape.fitted() if mesh is None else shape.make()
     if model_name(config) == "pretrained":
-        return dataclasses.replace(load_pretrained_run(config, workdir), mesh=devices, rules=shape.rules)
+        made = load_pretrained_run(config, workdir)
+        return dataclasses.replace(made, devices=Devices(devices, shape.rules, made.devices.batch_size))
     parts = make_diffusion(config, workdir)
     checkpoints = Checkpoints(workdir / "checkpoints")
     model = network(config, parts.autoencoder.latent_shape(*settings.source.image_shape[:2])[-1])
@@ -60,8 +61,8 @@ def load(workdir: epath.PathLike, mesh: MeshShape | None = None) -> Pipeline:
     step = checkpoints.latest
     checkpoints.close()
     pipeline = make_pipeline(config, params, read_text_encoder(workdir, parts), Conditioning(**null), workdir)
-    weak = weak_model(parts.weak, workdir, devices)
-    return dataclasses.replace(pipeline, step=step, mesh=devices, rules=shape.rules, **weak)
+    model = dataclasses.replace(pipeline.model, step=step, weak=weak_model(parts.weak, workdir, devices))
+    return dataclasses.replace(pipeline, model=model, devices=Devices(devices, shape.rules))
 
 
 def from_pretrained(
@@ -81,8 +82,23 @@ def from_pretrained(
     t5_length: int | None = None,
     mesh: MeshShape | None = None,
 ) -> Pipeline:
-    """The pipeline of a checkpoint; see `difflax.from_pretrained`. ``mesh``: of the devices that make images;
-    ``None``: those of this process along ``data``.
+    """A Stable Diffusion 1.x, 2.x, XL, 3 or 3.5 checkpoint, ready to make images; see
+    `difflax.generation.pipeline.Pipeline`.
+
+    Args:
+        source: a folder in diffusers' layout, a Hub id, or a ``.safetensors`` file in the original layout.
+        dtype: of computation and parameters, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        variant: of the weights, ``"fp16"``; with a single file, of those of ``config``.
+        revision, cache_dir, local_files_only: of the Hub, see `difflax.pretrained.format.hub.download`.
+        batch_size: images in one call of the network; 4 a device by default.
+        tile: edge of the tiles, in pixels, in which larger images are decoded; ``None`` decodes in one piece.
+        config, tokenizer, prediction_type: of a single file, see `difflax.pretrained.open_file`.
+        t5, t5_length: of Stable Diffusion 3's third text encoder: ``False`` leaves it out; tokens a prompt,
+            256 by default.
+        mesh: of the devices that make images; ``None``: those of this process along ``data``.
+
+    Raises:
+        difflax.UserError: a checkpoint that cannot be had, is damaged, or is not supported.
     """
     kind = choose(DTYPES, jnp.dtype(dtype).name if not isinstance(dtype, str) else dtype, "dtype")
     checkpoint = open_checkpoint(
@@ -99,15 +115,13 @@ def from_pretrained(
         t5_length=t5_length,
     )
     if tile is not None:
-        autoencoder = dataclasses.replace(checkpoint.autoencoder, tile=tile // checkpoint.autoencoder.config.downscale)
+        autoencoder = dataclasses.replace(
+            checkpoint.autoencoder, tile=tile // checkpoint.autoencoder.config.downscale
+        )
         checkpoint = dataclasses.replace(checkpoint, autoencoder=autoencoder)
-    return Pipeline.of_checkpoint(
-        checkpoint,
-        samplers={name: cls() for name, cls in SAMPLERS.items()},
-        num_steps=checkpoint.num_steps,
-        batch_size=4 * jax.local_device_count() if batch_size is None else batch_size,
-        **({} if mesh is None else {"mesh": mesh.make(), "rules": mesh.rules}),
-    )
+    size = 4 * jax.local_device_count() if batch_size is None else batch_size
+    devices = Devices(batch_size=size) if mesh is None else Devices(mesh.make(), mesh.rules, size)
+    return Pipeline.of_checkpoint(checkpoint, devices=devices)
 
 
 def read_checkpoint(options: PretrainedOptions, workdir: epath.Path, mesh: Mesh | None = None) -> Checkpoint:
@@ -166,14 +180,13 @@ def check_source(checkpoint: Checkpoint, source: Source) -> None:
 
 def pipeline_of(parts: Pretrained, checkpoint: Checkpoint, size: tuple[int, int]) -> Pipeline:
     """The pipeline of a checkpoint with the run's defaults; ``size``: height and width of the images."""
-    made = Pipeline.of_checkpoint(
+    return Pipeline.of_checkpoint(
         checkpoint,
-        samplers={name: cls() for name, cls in SAMPLERS.items()},
+        devices=Devices(batch_size=4 * jax.local_device_count()),
         guidance=parts.guidance,
         num_steps=parts.num_steps,
-        batch_size=4 * jax.local_device_count(),
+        size=size,
     )
-    return dataclasses.replace(made, height=size[0], width=size[1])
 
 
 def load_pretrained_run(config: ConfigDict, workdir: epath.Path) -> Pipeline:
@@ -187,7 +200,7 @@ def load_pretrained_run(config: ConfigDict, workdir: epath.Path) -> Pipeline:
     checkpoints.close()
     merged = merged_checkpoint(parts.tuning, checkpoint, trained)
     made = pipeline_of(parts, merged, make_settings(config).source.image_shape[:2])
-    return dataclasses.replace(made, step=step)
+    return dataclasses.replace(made, model=dataclasses.replace(made.model, step=step))
 
 
 def merged_checkpoint(tuning: Tuning, checkpoint: Checkpoint, trained: Any) -> Checkpoint:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from difflax.core.chips import CHIPS
 from difflax.core.flops import count_flops
-from difflax.core.types import UserError
+from difflax.core.types import Conditioning, UserError
 from difflax.profiling.plan import Plan, _compile, topology_devices
 from difflax.runs.plan import step_of
 from difflax.training.runtime.compiled import trace_step
@@ -53,7 +53,8 @@ def test_flops_are_those_of_the_layers():
     """The forward pass to a percent, and three times as much with the gradient, less the first layer's."""
     params = MODEL.abstract()
     x = jax.ShapeDtypeStruct((4, 8, 8, 3), jnp.float32)
-    t, context = jax.ShapeDtypeStruct((4,), jnp.float32), jax.ShapeDtypeStruct((4, 5, 32), jnp.float32)
+    t = jax.ShapeDtypeStruct((4,), jnp.float32)
+    context = Conditioning(context=jax.ShapeDtypeStruct((4, 5, 32), jnp.float32))
     forward = jax.make_jaxpr(MODEL.apply)(params, x, t, context)
     expected = forward_flops(4, 8, 16, 32, 5)
     np.testing.assert_allclose(count_flops(forward), expected, rtol=0.01)

@@ -12,15 +12,16 @@ from jaxtyping import Array, Float
 
 from difflax.core.filters import gaussian_blur
 from difflax.diffusion.checks import require
+from difflax.diffusion.denoisers import Outcome
 from difflax.diffusion.guidance.base import (
     Guidance,
-    Outcome,
     Strength,
+    apart,
     check_number,
-    evaluate_together,
     extrapolate,
     per_example_sum,
     strength_at,
+    together,
     with_x0,
 )
 from difflax.diffusion.predictions import Prediction
@@ -30,8 +31,9 @@ from difflax.diffusion.schedules.base import NoiseLevel, expand
 class Contrast(Guidance):
     """A guidance made of the two predictions of ``Guided``, both from one batch."""
 
-    def evaluate(self, denoise, weak, x, level, conditioning, memory):
-        cond, uncond = evaluate_together(denoise, x, level, [conditioning.positive, conditioning.negative])
+    def evaluate(self, denoise, x, level, conditioning, memory):
+        both = (conditioning.positive, conditioning.negative)
+        cond, uncond = apart(denoise(*together(x, level, both)), 2)
         guided, memory = self.combine(cond, uncond, x, level, memory)
         return Outcome(guided, cond, memory)
 
@@ -201,21 +203,21 @@ class ComposedGuidance(Guidance):
             check_number(weight, f"weights[{i}]")
 
     @property
-    def reads(self) -> type:
-        return Prompts
-
-    @property
     def prompts(self) -> int:
         """How many prompts an image has."""
         return len(self.weights)
 
-    def evaluate(self, denoise, weak, x, level, conditioning, memory):
+    def arrange(self, positives, negative):
+        return Prompts(tuple(positives), negative)
+
+    def evaluate(self, denoise, x, level, conditioning, memory):
         count = len(conditioning.prompts)
         require(
             len(self.weights) == count,
             f"guidance.weights has {len(self.weights)} entries for {count} prompts",
         )
-        *conds, uncond = evaluate_together(denoise, x, level, [*conditioning.prompts, conditioning.negative])
+        every = (*conditioning.prompts, conditioning.negative)
+        *conds, uncond = apart(denoise(*together(x, level, every)), len(every))
         guided = uncond
         for weight, cond in zip(self.weights, conds, strict=True):
             w = strength_at(weight, level, x)
@@ -253,9 +255,14 @@ class TwoConditionGuidance(Guidance):
         check_number(self.text_scale, "text_scale")
         check_number(self.image_scale, "image_scale")
 
-    @property
-    def reads(self) -> type:
-        return TwoConditions
+    def arrange(self, positives, negative):
+        require(
+            negative.image is not None,
+            "two_condition guidance goes with checkpoints that edit images (InstructPix2Pix): this one has no"
+            " image as a condition",
+        )
+        neither = dataclasses.replace(negative, image=jnp.zeros_like(negative.image))
+        return TwoConditions(both=positives[0], image=negative, neither=neither)
 
     @property
     def scale(self) -> Strength:
@@ -270,10 +277,9 @@ class TwoConditionGuidance(Guidance):
         """The same with another scale of the image."""
         return dataclasses.replace(self, image_scale=scale)
 
-    def evaluate(self, denoise, weak, x, level, conditioning, memory):
-        both, image, neither = evaluate_together(
-            denoise, x, level, [conditioning.both, conditioning.image, conditioning.neither]
-        )
+    def evaluate(self, denoise, x, level, conditioning, memory):
+        three = (conditioning.both, conditioning.image, conditioning.neither)
+        both, image, neither = apart(denoise(*together(x, level, three)), 3)
         guided = extrapolate(neither, image, strength_at(self.image_scale, level, x))
         text = strength_at(self.text_scale, level, x)
         add = lambda g, b, i: (g + text * (b - i)).astype(g.dtype)  # noqa: E731

@@ -32,8 +32,8 @@ class Corrected(Guidance):
     def begin(self, x):
         return self.guidance.begin(x)
 
-    def evaluate(self, denoise, weak, x, level, conditioning, memory):
-        outcome = self.guidance.evaluate(denoise, weak, x, level, conditioning, memory)
+    def evaluate(self, denoise, x, level, conditioning, memory):
+        outcome = self.guidance.evaluate(denoise, x, level, conditioning, memory)
         guided = outcome.guided
         for correction in self.corrections:
             guided = correction(guided, outcome.conditional, x, level)

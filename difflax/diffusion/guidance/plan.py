@@ -49,13 +49,12 @@ class GuidancePlan(Guidance):
         return self.guidance.scale
 
     @property
-    def reads(self) -> type:
-        return self.guidance.reads
-
-    @property
     def prompts(self) -> int:
         """How many prompts an image has, where it has several."""
         return self.guidance.prompts
+
+    def arrange(self, positives, negative):
+        return self.guidance.arrange(positives, negative)
 
     def with_scale(self, scale: float) -> "GuidancePlan":
         return dataclasses.replace(self, guidance=self.guidance.with_scale(scale), scale_over_run=None)

@@ -6,9 +6,9 @@ from typing import Protocol, runtime_checkable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from difflax.core.types import Conditioning, Network, Params
+from difflax.core.types import Conditioning, Network
 from difflax.diffusion.checks import require
-from difflax.diffusion.denoisers import NetworkInput, network_output
+from difflax.diffusion.denoisers import NetworkInput, network_inputs
 from difflax.diffusion.loss.weightings import Constant, Weighting
 from difflax.diffusion.predictions import PredictionType, loss_space_factor, target
 from difflax.diffusion.schedules.base import NoiseLevel, add_noise, expand
@@ -66,7 +66,6 @@ PENALTIES = {"mean_squared": MeanSquared, "huber": Huber, "pseudo_huber": Pseudo
 
 def diffusion_loss(
     network: Network,
-    params: Params,
     prediction_type: PredictionType,
     x0: Float[Array, "b ..."],
     eps: Float[Array, "b ..."],
@@ -83,7 +82,8 @@ def diffusion_loss(
     ``level`` is ``noise_level(schedule, t)`` with one t an example; ``mask`` (0 … 1, broadcast against
     ``x0``) averages over a part of each image.
     """
-    out = network_output(network, params, add_noise(x0, eps, level), level, conditioning, network_input)
+    x_in, time = network_inputs(add_noise(x0, eps, level), level, network_input)
+    out = network(x_in, time, conditioning).astype(x0.dtype)
     error = out - target(prediction_type, x0, eps, level)
     return weighted_penalty(error, prediction_type, level, weighting=weighting, penalty=penalty, mask=mask)
 

@@ -1,4 +1,4 @@
-"""Noise schedules in closed form, and the registry of all schedules (the discrete ones are in ``tables``)."""
+"""Noise schedules in closed form."""
 
 import dataclasses
 

@@ -33,8 +33,8 @@ class Checkpoint:
 
     Attributes:
         model, params: the denoising network.
-        conditions: what it reads, by the names of the kinds of condition: "text" first; "size" and
-            "size_and_score" (`difflax.models.size_conditioning`), "mask", "picture".
+        conditions: the kinds of condition that it reads, as `difflax.generation.conditions` names them,
+            "text" first.
         autoencoder, autoencoder_params: the autoencoder.
         sampling: what its scheduler config means.
         configs: its files, for saving.

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from difflax.core.types import UserError
-from difflax.models.size_conditioning import NUMBERS, SCORED, numbers_read
+from difflax.models.size_conditioning import SCORED, SIZE_CONDITIONS, numbers_read
 from difflax.pretrained.components.clip import ClipPart
 from difflax.pretrained.components.text_encoders import TextOptions
 from difflax.pretrained.families.family import DENOISERS, Config, Configs
@@ -42,16 +42,13 @@ class StableDiffusionXL(UNetFamily):
         text, *channels = super().conditions(configs, encoder, where)
         what = f"the {DENOISERS[self.denoiser]} {where}"
         numbers = numbers_read(configs.network, encoder.pooled_width, what)
-        if not numbers:
-            return (text, *channels)
-        [kind] = (name for name, count in NUMBERS.items() if count == numbers)
         scored = numbers == SCORED
-        if scored != bool(configs.index.get(SCORES, False)):
+        if numbers and scored != bool(configs.index.get(SCORES, False)):
             model, other = ("a refiner", "false") if scored else ("a base model", "true")
             raise UserError(
                 f"{what} is of {model}, but {INDEX} has {SCORES} = {other}: they do not belong together"
             )
-        return (text, kind, *channels)
+        return (text, *SIZE_CONDITIONS[numbers], *channels)
 
     def zero_null(self, index: Config) -> bool:
         return bool(index.get(ZEROS, True))

@@ -16,7 +16,7 @@ from difflax.diffusion.loss.weightings import LearnedUncertainty, NoUncertainty,
 from difflax.diffusion.predictions import PredictionType
 from difflax.diffusion.schedules import NoiseSchedule, noise_level
 from difflax.models.autoencoder import Autoencoder
-from difflax.models.functional import Functional, conditional_network
+from difflax.models.functional import Functional
 from difflax.training.objectives.base import LOSS_PARAMS, Plain, network_params, pixels
 
 
@@ -85,8 +85,7 @@ class Denoising(Plain):
             keys_of_captions = streams.substream(keys, "caption")
             conditioning = drop_captions(conditioning, null, self.caption_dropout, keys_of_captions)
         losses = diffusion_loss(
-            conditional_network(self.model),
-            network_params(params),
+            self.model.module(network_params(params)),
             self.prediction_type,
             x0,
             eps,

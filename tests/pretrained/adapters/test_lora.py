@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from difflax.cli.sample import read_lora_flag
-from difflax.core.types import UserError
+from difflax.core.types import Conditioning, UserError
 from difflax.models.lora import add_factors, by_layer, init_factors, matching_layers
 from difflax.pretrained.adapters.lora import FILE, merge_lora, read_lora, save_lora
 from difflax.pretrained.families.base import networks_of
@@ -124,7 +124,7 @@ def pipeline(family, folder):
 
 @pytest.fixture(scope="module")
 def networks(pipeline):
-    found = networks_of(pipeline.configs, pipeline.params, pipeline.text_encoder)
+    found = networks_of(pipeline.model.configs, pipeline.model.params, pipeline.model.text_encoder)
     return {name: params for name, params in found.items() if name != "text_encoder_3"}
 
 
@@ -243,8 +243,8 @@ class TestAgainstDiffusers:
     def run(self, family, pipeline):
         """Our denoiser, and its inputs in NHWC; of diffusers' network the same."""
         rng = np.random.default_rng(0)
-        shape = pipeline.autoencoder.latent_shape(family.fixture.HEIGHT, family.fixture.WIDTH)
-        encoder = pipeline.text_encoder
+        shape = pipeline.model.autoencoder.latent_shape(family.fixture.HEIGHT, family.fixture.WIDTH)
+        encoder = pipeline.model.text_encoder
         context = rng.standard_normal((1, 20, encoder.width)).astype(np.float32)
         pooled = rng.standard_normal((1, encoder.pooled_width)).astype(np.float32)
         given = {
@@ -253,10 +253,10 @@ class TestAgainstDiffusers:
             "sd3": {"pooled": pooled},
         }
         noise, time = rng.standard_normal((1, *shape)).astype(np.float32), np.array([981.0], np.float32)
-        apply = jax.jit(pipeline.model.apply)
+        apply = jax.jit(pipeline.model.network.apply)
 
         def ours(params):
-            return np.asarray(apply(params, noise, time, context, **given[family.name]))
+            return np.asarray(apply(params, noise, time, Conditioning(context=context, **given[family.name])))
 
         def theirs(made):
             import torch
@@ -281,7 +281,7 @@ class TestAgainstDiffusers:
         import torch
 
         apply, reference_of, noise = run
-        expected, before = reference_of(made), apply(plain.params)
+        expected, before = reference_of(made), apply(plain.model.params)
         size = np.abs(expected).max()
         assert np.abs(apply(ours.params) - expected).max() / size < 1e-4
         # Without the LoRA it is another output.

@@ -68,7 +68,7 @@ def test_an_encoder_with_learned_words_is_saved_and_read_again(encoder, tmp_path
     save_text_encoder(ours, tmp_path)
     again = load_text_encoder(tmp_path, batch_size=1)
     np.testing.assert_array_equal(again.tokenizer([PROMPT]), ours.tokenizer([PROMPT]))
-    np.testing.assert_array_equal(embedding_table(again.params), embedding_table(ours.params))
+    np.testing.assert_array_equal(embedding_table(again.model.params), embedding_table(ours.params))
 
 
 def test_another_name_may_be_given(tmp_path):
@@ -102,4 +102,4 @@ def test_words_that_do_not_fit(encoder, tmp_path):
 def test_a_pipeline_with_a_learned_word(folder, tmp_path):
     save_embeddings(tmp_path / FILE, "<thing>", rows(2))
     pipeline = difflax.from_pretrained(str(folder), variant="fp16").with_textual_inversion(tmp_path)
-    assert pipeline.text_encoder.tokenizer.count_tokens("<thing>") == 4
+    assert pipeline.model.text_encoder.tokenizer.count_tokens("<thing>") == 4

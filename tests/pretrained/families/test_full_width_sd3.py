@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from difflax.core.types import Conditioning
 from difflax.models.mmdit import SD3Transformer2DModel
 from difflax.pretrained.families.family import denoiser_network
 from difflax.pretrained.format.safetensors import open_weights
@@ -48,7 +49,9 @@ def test_a_forward_in_bfloat16(tmp_path):
     tensors = open_weights(tmp_path / "transformer", "diffusion_pytorch_model")
     params = from_torch(tensors, model.abstract(), "SD3-medium", dtype=jnp.bfloat16)
     given = safetensors.numpy.load_file(tmp_path / "references.safetensors")
-    run = jax.jit(lambda p, x, t, context, pooled: model.apply(p, x, t, context, pooled=pooled))
+    run = jax.jit(
+        lambda p, x, t, context, pooled: model.apply(p, x, t, Conditioning(context=context, pooled=pooled))
+    )
     out = run(params, given["x"], np.asarray([640.0], np.float32), given["context"], given["pooled"])
     error = np.linalg.norm(np.asarray(out, np.float32) - given["out"]) / np.linalg.norm(given["out"])
     assert error < 0.05

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from difflax.core.types import UserError
+from difflax.core.types import Conditioning, UserError
 from difflax.models.size_conditioning import SCORED, SIZES, numbers_read
 from difflax.models.unet import UNet2DConditionModel
 from difflax.pretrained.families.family import denoiser_network
@@ -80,7 +80,9 @@ def test_a_forward_in_bfloat16(tmp_path):
     params = from_torch(tensors, model.abstract(), "the UNet", dtype=jnp.bfloat16)
     given = safetensors.numpy.load_file(tmp_path / "references.safetensors")
     added = {name: given[name] for name in ("pooled", "time_ids")}
-    run = jax.jit(lambda p, x, t, context, added: model.apply(p, x, t, context, **added))
+    run = jax.jit(
+        lambda p, x, t, context, added: model.apply(p, x, t, Conditioning(context=context, **added))
+    )
     out = run(params, given["x"], np.asarray([reference.TIMESTEP], np.float32), given["context"], added)
     error = np.linalg.norm(np.asarray(out, np.float32) - given["out"]) / np.linalg.norm(given["out"])
     assert error < 0.05

@@ -246,9 +246,9 @@ class TestWithoutConfig:
         for name, tensor in layout.items():
             np.testing.assert_array_equal(tensor, tensors[DENOISER + name].astype(np.float32))
         again = difflax.from_pretrained(str(tmp_path / "out"), t5_length=7)
-        assert again.text_encoder.fingerprint() == pipeline.text_encoder.fingerprint()
-        assert again.configs == pipeline.configs
-        clip_l, clip_g, t5 = towers(pipeline.text_encoder)
+        assert again.model.text_encoder.fingerprint() == pipeline.model.text_encoder.fingerprint()
+        assert again.model.configs == pipeline.model.configs
+        clip_l, clip_g, t5 = towers(pipeline.model.text_encoder)
         np.testing.assert_array_equal(clip_l.params["text_projection"]["kernel"], np.eye(64))
         assert (clip_l.config.hidden_act, clip_g.config.hidden_act) == ("quick_gelu", "gelu")
         # OpenCLIP's tokenizer fills up with id 0, OpenAI's with the end of the text.
@@ -257,12 +257,16 @@ class TestWithoutConfig:
             0,
         )
         assert t5.config == SMALL_T5
-        assert (pipeline.height, pipeline.time_grid.shift, pipeline.num_steps) == (1024, 3.0, 28)
+        assert (pipeline.defaults.height, pipeline.defaults.time_grid.shift, pipeline.defaults.num_steps) == (
+            1024,
+            3.0,
+            28,
+        )
 
     def test_a_file_without_t5_loads_without_it(self, tensors, tokenizers, tmp_path):
         path = save(tmp_path / "one.safetensors", without(tensors, T5))
         pipeline = difflax.from_pretrained(str(path))
-        assert towers(pipeline.text_encoder)[2] == ZeroEncoder(length=256, width=192)
+        assert towers(pipeline.model.text_encoder)[2] == ZeroEncoder(length=256, width=192)
         pipeline.save_pretrained(tmp_path / "out")
         index = json.loads((tmp_path / "out/model_index.json").read_text())
         assert index["text_encoder_3"] == index["tokenizer_3"] == [None, None]
@@ -276,7 +280,7 @@ class TestWithoutConfig:
         pipeline.save_pretrained(tmp_path / "out")
         theirs = diffusers.StableDiffusion3Pipeline.from_pretrained(tmp_path / "out")
         given = theirs.transformer.state_dict()
-        for name, tensor in to_torch(pipeline.params).items():
+        for name, tensor in to_torch(pipeline.model.params).items():
             np.testing.assert_array_equal(given[name].numpy(), np.asarray(tensor))
         assert theirs.scheduler.config.shift == 3.0
 

@@ -200,8 +200,8 @@ def test_lora_run_stopped_and_taken_up_again(folder, pictures, tmp_path):
     loaded = difflax.load(str(tmp_path / "whole"))
     merged = difflax.from_pretrained(str(folder), variant="fp16").with_lora([(files[0], 1.0)])
     for ours, theirs in (
-        (loaded.params, merged.params),
-        (loaded.text_encoder.params, merged.text_encoder.params),
+        (loaded.model.params, merged.model.params),
+        (loaded.model.text_encoder.params, merged.model.text_encoder.params),
     ):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), ours, theirs)
 
@@ -214,10 +214,10 @@ def test_dreambooth_run_makes_its_class_and_saves_the_whole(folder, pictures, tm
     assert status == 0, errors
     assert len(list((workdir / "class_images").glob("*.png"))) == 2
     loaded, saved = difflax.load(str(workdir)), difflax.from_pretrained(str(workdir / "trained"))
-    jax.tree.map(np.testing.assert_array_equal, loaded.params, saved.params)
+    jax.tree.map(np.testing.assert_array_equal, loaded.model.params, saved.model.params)
     before = difflax.from_pretrained(str(folder), variant="fp16")
     moved = jax.tree.map(
-        lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max(), loaded.params, before.params
+        lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max(), loaded.model.params, before.model.params
     )
     assert max(jax.tree.leaves(moved)) > 0
     status, _, errors = command("convert", f"--workdir={workdir}", f"--output={tmp_path / 'out'}")
@@ -234,16 +234,16 @@ def test_textual_inversion_moves_the_new_row_alone(folder, pictures, tmp_path):
     )  # fmt: skip
     assert status == 0, errors
     base = difflax.from_pretrained(str(folder), variant="fp16")
-    table = embedding_table(base.text_encoder.params)
+    table = embedding_table(base.model.text_encoder.params)
     loaded = difflax.load(str(workdir))
-    learned = np.asarray(embedding_table(loaded.text_encoder.params))
-    np.testing.assert_array_equal(learned[:-1], table[: base.text_encoder.tokenizer.vocab_size])
-    word = base.text_encoder.tokenizer(["a"])[0, 1]
+    learned = np.asarray(embedding_table(loaded.model.text_encoder.params))
+    np.testing.assert_array_equal(learned[:-1], table[: base.model.text_encoder.tokenizer.vocab_size])
+    word = base.model.text_encoder.tokenizer(["a"])[0, 1]
     # Two of Adam's steps move a number by at most twice the learning rate, and decay.
     assert 0 < np.abs(learned[-1] - np.asarray(table[word])).max() < 5e-3
-    jax.tree.map(np.testing.assert_array_equal, loaded.params, base.params)
+    jax.tree.map(np.testing.assert_array_equal, loaded.model.params, base.model.params)
     again = base.with_textual_inversion(workdir / "trained")
-    np.testing.assert_array_equal(embedding_table(again.text_encoder.params), learned)
+    np.testing.assert_array_equal(embedding_table(again.model.text_encoder.params), learned)
 
 
 @pytest.mark.parametrize(
