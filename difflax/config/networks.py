@@ -10,7 +10,7 @@ from flax import nnx
 from difflax.config.build import called
 from difflax.core.types import Conditioning, UserError
 from difflax.models.functional import Functional, functional
-from difflax.models.mmdit import SD3Transformer2DModel
+from difflax.models.mmdit import SD3Transformer2DModel, check_latent
 from difflax.models.size_conditioning import SCORED, SIZES, numbers_read
 from difflax.models.unet import UNet2DConditionModel, reads_pooled
 
@@ -42,13 +42,13 @@ def _halves(model: Fields, height: int, width: int) -> None:
     labels = [name for name in ("class_embed_type", "num_class_embeds") if model.get(name) is not None]
     if labels and model.get("class_embed_type") != "projection":
         raise UserError(
-            f"config.model.{labels[0]} = {model[labels[0]]!r} asks for class labels, which no config.data has:"
-            " leave it None, or take class_embed_type = 'projection' for the text's pooled vector"
+            f"config.model.{labels[0]} = {model[labels[0]]!r} asks for class labels, which no config.data"
+            " has: leave it None, or take class_embed_type = 'projection' for the text's pooled vector"
         )
     if model.get("sample_size") not in (None, height, (height, width)):
         raise UserError(
-            f"config.model.sample_size = {model['sample_size']} is not the latent's, {height} × {width}: leave it"
-            " None, any size can be given"
+            f"config.model.sample_size = {model['sample_size']} is not the latent's, {height} × {width}: leave"
+            " it None, any size can be given"
         )
     levels = len(model["block_out_channels"])
     if height % 2 ** (levels - 1) or width % 2 ** (levels - 1):
@@ -59,12 +59,10 @@ def _halves(model: Fields, height: int, width: int) -> None:
 
 
 def _splits(model: Fields, height: int, width: int) -> None:
-    size, limit = model.get("patch_size", 2), model.get("pos_embed_max_size", 96)
-    if height % size or width % size or max(height, width) > limit * size:
-        raise UserError(
-            f"config.model: patch_size = {size} and pos_embed_max_size = {limit} do not fit a latent of"
-            f" {height} × {width}: its edges must be multiples of the one and at most the other's tokens"
-        )
+    try:
+        check_latent(model, height, width)
+    except UserError as error:
+        raise UserError(f"config.model: {error}") from error
 
 
 NETWORKS = {

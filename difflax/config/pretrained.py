@@ -23,7 +23,7 @@ class PretrainedOptions:
         path: a folder in diffusers' layout, a Hub id, or a ``.safetensors`` file in the original layout.
         variant: of the weights, ``fp16``, see `difflax.pretrained.format.hub.download`; empty for none.
         revision: branch, tag or commit on the Hub; empty for the newest.
-        config: of a single file, a pipeline folder or Hub id; see `difflax.pretrained.single_file.sd`.
+        config: of a single file, a pipeline folder or Hub id; see `difflax.pretrained.open_file`.
         dtype: of the computation; parameters are float32.
         vae_dtype: of the autoencoder's computation.
         remat: of the UNet or transformer, see ``difflax.models.remat``.

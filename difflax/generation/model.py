@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,8 +15,7 @@ from difflax.generation.conditions import Condition, Text
 from difflax.models.autoencoder import Autoencoder
 from difflax.models.functional import Functional
 from difflax.models.perturbation import Perturbation
-from difflax.pretrained.families.sd import save_stable_diffusion
-from difflax.pretrained.families.sd3 import Configs3, save_stable_diffusion_3
+from difflax.pretrained.families.family import Configs
 from difflax.text.prompts import PromptEncoder
 
 
@@ -67,7 +65,7 @@ class Model:
     unit_start: bool = False
     weak: WeakModel | None = None
     step: int = 0
-    configs: Any = None
+    configs: Configs | None = None
 
     @functools.cached_property
     def null_is_zero(self) -> bool:
@@ -92,10 +90,8 @@ class Model:
                 f"save_pretrained({str(directory)!r}): only a model that came from a checkpoint in diffusers'"
                 " layout can be saved in it"
             )
-        save = save_stable_diffusion_3 if isinstance(self.configs, Configs3) else save_stable_diffusion
-        save(
+        self.configs.save(
             directory,
-            configs=self.configs,
             params=self.params,
             autoencoder_params=self.autoencoder_params,
             text_encoder=self.text_encoder,

@@ -1,7 +1,5 @@
 """The settings of a run: its noise levels, guidance and sampler, from the defaults and what a call says."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,11 +10,11 @@ from difflax.diffusion.guidance import Guidance
 from difflax.diffusion.samplers import SAMPLERS
 from difflax.diffusion.samplers.base import Sampler
 from difflax.diffusion.schedules import NoiseLevel
+from difflax.diffusion.time_grids import FlowGrid
 from difflax.diffusion.time_grids.sequences import levels_between
 from difflax.generation.model import Model
 from difflax.generation.request import Defaults
 from difflax.generation.rows import Rows, finite
-from difflax.pretrained.components.schedulers import DynamicCheckpointFlow
 
 
 def run_levels(
@@ -31,9 +29,8 @@ def run_levels(
         UserError: for a number of steps that the time grid cannot make.
     """
     grid = defaults.time_grid
-    if isinstance(grid, DynamicCheckpointFlow):
-        latent = latent or model.autoencoder.latent_shape(defaults.height, defaults.width)[:2]
-        grid = dataclasses.replace(grid, latent=latent)
+    if isinstance(grid, FlowGrid):
+        grid = grid.of_latent(latent or model.autoencoder.latent_shape(defaults.height, defaults.width)[:2])
     try:
         return defaults.options.levels(model.schedule, grid, num_steps, model.prediction_type)
     except ValueError as error:

@@ -69,6 +69,20 @@ class PatchEmbed(nnx.Module):
         return tokens.reshape(len(x), rows * columns, -1), (rows, columns)
 
 
+def check_latent(config: Mapping[str, Any], height: int, width: int) -> None:
+    """Refuses a latent that a transformer of this ``config.json`` cannot read.
+
+    Raises:
+        UserError: its edges are no multiples of ``patch_size``, or it has too many patches.
+    """
+    size, limit = config.get("patch_size", 2), config.get("pos_embed_max_size", 96)
+    if height % size or width % size or max(height, width) > limit * size:
+        raise UserError(
+            f"patch_size = {size} and pos_embed_max_size = {limit} do not fit a latent of {height} × {width}:"
+            " its edges must be multiples of the one and at most the other's tokens"
+        )
+
+
 def position_table(dim: int, size: int, base_size: int) -> Float[Array, "{size} {size} {dim}"]:
     """Sines and cosines of every place of a square of tokens, whose edge counts as ``base_size`` places.
 

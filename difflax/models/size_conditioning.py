@@ -12,7 +12,7 @@ all in pixels; the cut's corner is measured in the resized image.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -104,6 +104,12 @@ def numbers_read(unet: Mapping[str, Any], pooled_width: int, where: str) -> int:
             " do not make: they do not belong together"
         )
     return numbers
+
+
+def numbers_in(conditions: Iterable[str]) -> int:
+    """How many of these numbers a network reads whose conditions have these names; 0: none."""
+    read = set(conditions)
+    return next((count for count, names in SIZE_CONDITIONS.items() if read.intersection(names)), 0)
 
 
 def numbers_of(batch: Batch, count: int, target: Pair) -> Float[np.ndarray, "b k"]:

@@ -1,6 +1,5 @@
 """What measures the images of a workdir or of a checkpoint."""
 
-import dataclasses
 from typing import Any
 
 from etils import epath
@@ -33,6 +32,6 @@ def evaluation_of_prompts(
     """The configs of a checkpoint, and what measures its images of given prompts: a CLIP's features."""
     features = None if clip is None else clip_features(load_clip(clip), "CLIP")
     configs = pipeline.model.configs
-    config = {} if configs is None else dataclasses.asdict(configs)
+    config = {} if configs is None else configs.files
     groups = [PromptGroup(name="prompts", prompts=tuple(dict.fromkeys(prompts)))]
     return config, Instruments(features=features), groups

@@ -20,14 +20,14 @@ from difflax.data.loader import Loader
 from difflax.data.records import Records
 from difflax.data.subjects import Subject
 from difflax.diffusion.loss.time_samplers import RunningLoss, Shifted
+from difflax.diffusion.time_shift import TimeShift
 from difflax.runs.base import Prepared, make_loader, picture_task
 from difflax.config.pretrained import STORED
 from difflax.runs.load import check_source, merged_checkpoint, pipeline_of, read_checkpoint
 from difflax.generation.devices import Devices
 from difflax.generation.pipeline import Pipeline
-from difflax.models.size_conditioning import numbers_of
+from difflax.models.size_conditioning import numbers_in, numbers_of
 from difflax.pretrained.families.base import Checkpoint
-from difflax.pretrained.components.schedulers import flow_shift
 from difflax.training.runtime.checkpoints import has_checkpoint
 from difflax.training.objectives.finetuning import AUTOENCODER, FineTuning
 from difflax.training.objectives.denoising import Denoising
@@ -120,9 +120,11 @@ def make_objective(experiment: FineTuningExperiment, checkpoint: Checkpoint) -> 
     shapes = _shapes(checkpoint.networks)
     loss, size = experiment.loss, experiment.data.image_shape[:2]
     time_sampler = loss.time_sampler
-    shift = flow_shift(sampling.time_grid, checkpoint.autoencoder.latent_shape(*size)[:2])
+    shift = sampling.time_shift(checkpoint.autoencoder.latent_shape(*size)[:2])
     if shift is not None and not isinstance(time_sampler, RunningLoss):
-        time_sampler = Shifted(sampler=time_sampler, shift=experiment.model.time_shift or shift)
+        if experiment.model.time_shift:
+            shift = TimeShift(shift=experiment.model.time_shift)
+        time_sampler = Shifted(sampler=time_sampler, shift=shift)
     reader = checkpoint.with_networks(shapes)
 
     def encode(networks: PyTree, tokens: PyTree) -> Conditioning:
@@ -191,7 +193,7 @@ def _batches(
     experiment: FineTuningExperiment, checkpoint: Checkpoint, records: Records, workdir: epath.Path
 ) -> tuple[Callable[[dict[str, Any]], PyTree], Loader]:
     """A batch of the loader to the objective's, and the loader, which reads no images that are cached."""
-    encoder = checkpoint.text_encoder
+    encoder, sizes = checkpoint.text_encoder, numbers_in(checkpoint.conditions)
     weights = getattr(records, "weights", None)
     latents = texts = None
     rows = records
@@ -225,8 +227,8 @@ def _batches(
             made["tokens"] = encoder.tokenize(batch["caption"])
         else:
             made["conditioning"] = texts.lookup(batch["caption"])
-        if checkpoint.sizes:
-            made["time_ids"] = numbers_of(batch, checkpoint.sizes, size)
+        if sizes:
+            made["time_ids"] = numbers_of(batch, sizes, size)
         if weights is not None:
             made["weight"] = weights[batch["index"]]
         if experiment.loss.masked:

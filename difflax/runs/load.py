@@ -11,16 +11,15 @@ from jax.sharding import Mesh
 
 from difflax.config.experiments import DiffusionExperiment, FineTuningExperiment
 from difflax.config.files import read_workdir
-from difflax.config.networks import NETWORKS, check_scores
+from difflax.config.networks import check_scores
 from difflax.config.pretrained import DTYPES, STORED, PretrainedOptions
 from difflax.core.spelling import choose
 from difflax.runs.diffusion import make_pipeline, read_text_encoder, weak_model
 from difflax.generation.devices import Devices
 from difflax.generation.pipeline import Pipeline
+from difflax.models.size_conditioning import numbers_in
 from difflax.data.sources import Source
-from difflax.pretrained.components.schedulers import flow_shift
 from difflax.pretrained.families.base import Checkpoint
-from difflax.pretrained.families.sd3 import StableDiffusion3
 from difflax.pretrained.open import open_checkpoint
 from difflax.training.objectives.base import network_params
 from difflax.training.tunings import Tuning
@@ -90,7 +89,7 @@ def from_pretrained(
         revision, cache_dir, local_files_only: of the Hub, see `difflax.pretrained.format.hub.download`.
         batch_size: images in one call of the network; 4 a device by default.
         tile: edge of the tiles, in pixels, in which larger images are decoded; ``None`` decodes in one piece.
-        config, tokenizer, prediction_type: of a single file, see `difflax.pretrained.single_file`.
+        config, tokenizer, prediction_type: of a single file, see `difflax.pretrained.open_file`.
         t5, t5_length: of Stable Diffusion 3's third text encoder: ``False`` leaves it out; tokens a prompt,
             256 by default.
         mesh: of the devices that make images; ``None``: those of this process along ``data``.
@@ -113,7 +112,9 @@ def from_pretrained(
         t5_length=t5_length,
     )
     if tile is not None:
-        autoencoder = dataclasses.replace(checkpoint.autoencoder, tile=tile // checkpoint.autoencoder.config.downscale)
+        autoencoder = dataclasses.replace(
+            checkpoint.autoencoder, tile=tile // checkpoint.autoencoder.config.downscale
+        )
         checkpoint = dataclasses.replace(checkpoint, autoencoder=autoencoder)
     size = 4 * jax.local_device_count() if batch_size is None else batch_size
     devices = Devices(batch_size=size) if mesh is None else Devices(mesh.make(), mesh.rules, size)
@@ -141,13 +142,15 @@ def read_checkpoint(options: PretrainedOptions, workdir: epath.Path, mesh: Mesh 
             place=place,
             **third,
         )
-    if checkpoint.fills_masks or checkpoint.edits_images:
-        does = "fills masks in" if checkpoint.fills_masks else "edits images"
+    does = {"mask": "fills masks in", "picture": "edits images"}
+    for condition in checkpoint.conditions:
+        if condition not in does:
+            continue
         raise UserError(
-            f"config.model.path = {options.path!r} {does}, and is not trained here: take a checkpoint whose"
+            f"config.model.path = {options.path!r} {does[condition]}, and is not trained here: take a checkpoint whose"
             " UNet reads the noisy image alone"
         )
-    if options.time_shift and flow_shift(checkpoint.sampling.time_grid, (1, 1)) is None:
+    if options.time_shift and checkpoint.sampling.time_shift((1, 1)) is None:
         raise UserError(
             f"config.model.time_shift = {options.time_shift}: {options.path!r} is no flow, whose times alone"
             " are shifted; set 0"
@@ -166,12 +169,10 @@ def check_source(checkpoint: Checkpoint, source: Source) -> None:
         )
     for height, width, _ in getattr(source, "image_shapes", (source.image_shape,)):
         try:
-            latent = checkpoint.autoencoder.latent_shape(height, width)
-            if isinstance(checkpoint, StableDiffusion3):
-                NETWORKS["mmdit"].check_latent(checkpoint.configs.transformer, *latent[:2])
+            checkpoint.check_latent(*checkpoint.autoencoder.latent_shape(height, width)[:2])
         except UserError as error:
             raise UserError(f"config.data.height, width: {error}") from error
-    check_scores(checkpoint.sizes, source, "the UNet of config.model.path")
+    check_scores(numbers_in(checkpoint.conditions), source, "the UNet of config.model.path")
 
 
 def pipeline_of(experiment: FineTuningExperiment, checkpoint: Checkpoint) -> Pipeline:

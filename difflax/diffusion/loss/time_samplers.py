@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from difflax.diffusion.checks import require
 from difflax.diffusion.schedules.base import NoiseSchedule, as_time
-from difflax.diffusion.time_grids import shifted
+from difflax.diffusion.time_shift import TimeShift
 
 
 @runtime_checkable
@@ -143,19 +143,19 @@ class CosMap:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shifted:
-    """The times of another sampler, moved towards the noise: ``shift t / (1 + (shift - 1) t)`` (SD3,
-    arXiv:2403.03206, eq. 23), as checkpoints of flows are sampled and trained.
+    """The times of another sampler, moved towards the noise, as checkpoints of flows are sampled and
+    trained.
     """
 
     sampler: TimeSampler
-    shift: float
+    shift: TimeShift
 
     @property
     def stratified(self) -> bool:
         return self.sampler.stratified
 
     def quantile(self, u: Float[Array, "*n"], schedule: NoiseSchedule) -> Float[Array, "*n"]:
-        return shifted(self.sampler.quantile(u, schedule), self.shift)
+        return self.shift(self.sampler.quantile(u, schedule))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from difflax.diffusion.checks import require
+from difflax.diffusion.time_shift import ResolutionShift, TimeShift
 
 Times = Float[Array, "*n"]
 
@@ -177,20 +178,20 @@ class EDMSchedule:
 
 
 class _Flow:
-    """``x_t = (1 - t') x0 + t' eps`` with ``t' = shift t / (1 + (shift - 1) t)``.
+    """``x_t = (1 - t') x0 + t' eps`` with ``t'`` the time ``t`` moved by ``time_shift``.
 
-    The straight path of Liu et al., arXiv:2209.03003, eq. 1; the shift is Esser et al.'s (SD3,
-    arXiv:2403.03206, eq. 23), and adds ``-2 log(shift)`` to the log-SNR at every t.
+    The straight path of Liu et al., arXiv:2209.03003, eq. 1.
     """
 
-    shift: float
+    time_shift: TimeShift
 
     def alpha_sigma(self, t: Times) -> tuple[Times, Times]:
-        scale = 1 + (self.shift - 1) * t
-        return (1 - t) / scale, self.shift * t / scale
+        # Not ``1 - t'``, which loses its digits near the noise.
+        scale = 1 + (self.time_shift.shift - 1) * t
+        return (1 - t) / scale, self.time_shift.shift * t / scale
 
     def t_from_log_snr(self, log_snr: Times) -> Times:
-        return jax.nn.sigmoid(-log_snr / 2 - np.log(self.shift))
+        return jax.nn.sigmoid(-log_snr / 2 - np.log(self.time_shift.shift))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -206,6 +207,10 @@ class RectifiedFlow(_Flow):
     def __post_init__(self):
         require(self.shift > 0, f"schedule.shift must be positive, got {self.shift}")
 
+    @property
+    def time_shift(self) -> TimeShift:
+        return TimeShift(shift=self.shift)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExponentialFlow(_Flow):
@@ -218,38 +223,13 @@ class ExponentialFlow(_Flow):
     mu: float = 0.0
 
     @property
-    def shift(self) -> float:
-        return float(np.exp(self.mu))
+    def time_shift(self) -> TimeShift:
+        return TimeShift(shift=float(np.exp(self.mu)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ResolutionFlow(_Flow):
-    """The straight path with the shift of the image's size: ``exp(mu)``, mu linear in the number of tokens.
-
-    The defaults are FLUX's: 0.5 at 256 tokens, 1.15 at 4096 (black-forest-labs/flux, ``get_schedule``).
-
-    Attributes:
-        tokens: of an image.
-        base_tokens: at which mu is ``base_mu``.
-        max_tokens: at which mu is ``max_mu``.
-        base_mu: the shift's logarithm at ``base_tokens``.
-        max_mu: the shift's logarithm at ``max_tokens``.
-    """
-
-    tokens: int = 1024
-    base_tokens: int = 256
-    max_tokens: int = 4096
-    base_mu: float = 0.5
-    max_mu: float = 1.15
-
-    def __post_init__(self):
-        require(self.tokens > 0, f"schedule.tokens must be positive, got {self.tokens}")
-        require(self.base_tokens < self.max_tokens, "schedule.base_tokens must be below max_tokens")
-
-    @property
-    def shift(self) -> float:
-        share = (self.tokens - self.base_tokens) / (self.max_tokens - self.base_tokens)
-        return float(np.exp(self.base_mu + share * (self.max_mu - self.base_mu)))
+class ResolutionFlow(ResolutionShift, _Flow):
+    """The straight path with the shift of the image's size (FLUX)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Time grids without timesteps: even in some function of the noise level, or shifted towards the noise."""
+"""Time grids without timesteps: even in some function of the noise level."""
 
 import dataclasses
 from typing import Literal
@@ -9,7 +9,6 @@ import scipy.stats
 from jaxtyping import Array
 
 from difflax.diffusion.checks import require
-from difflax.diffusion.schedules import ResolutionFlow
 from difflax.diffusion.schedules.base import NoiseSchedule, log_snr
 
 
@@ -171,80 +170,3 @@ class Quadratic:
 
     def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
         return self.t_max * (np.arange(num_steps, 0, -1) / num_steps) ** 2
-
-
-def shifted(t: float | np.ndarray | Array, shift: float) -> float | np.ndarray | Array:
-    """``shift t / (1 + (shift - 1) t)`` (SD3, arXiv:2403.03206, eq. 23)."""
-    return shift * t / (1 + (shift - 1) * t)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FlowShift:
-    """Equal steps of t, moved towards the noise by ``shift``; for a flow whose schedule has no shift of
-    its own.
-
-    Attributes:
-        shift: towards the noise; 1: none.
-    """
-
-    shift: float = 3.0
-
-    def __post_init__(self):
-        require(self.shift > 0, f"time_grid.shift must be positive, got {self.shift}")
-
-    def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
-        return shifted(np.arange(num_steps, 0, -1) / num_steps, self.shift)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DynamicFlowShift:
-    """``FlowShift`` by the size of the image: ``exp(mu)``, mu linear in the number of tokens.
-
-    The defaults are FLUX's (see ``ResolutionFlow``).
-
-    Attributes:
-        tokens: of an image.
-        base_tokens: at which mu is ``base_mu``.
-        max_tokens: at which mu is ``max_mu``.
-        base_mu: the shift's logarithm at ``base_tokens``.
-        max_mu: the shift's logarithm at ``max_tokens``.
-    """
-
-    tokens: int = 1024
-    base_tokens: int = 256
-    max_tokens: int = 4096
-    base_mu: float = 0.5
-    max_mu: float = 1.15
-
-    def __post_init__(self):
-        require(self.tokens > 0, f"time_grid.tokens must be positive, got {self.tokens}")
-        require(self.base_tokens < self.max_tokens, "time_grid.base_tokens must be below max_tokens")
-
-    def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
-        settings = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return FlowShift(shift=ResolutionFlow(**settings).shift).times(schedule, num_steps)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckpointFlow:
-    """The grid of diffusers' FlowMatchEuler, with which SD3 checkpoints are sampled.
-
-    Equal steps from the shifted first timestep to the shifted last, shifted once more: at the low end the
-    shift counts twice.
-
-    Attributes:
-        shift: towards the noise; 1: none.
-        num_timesteps: T of the discrete process.
-    """
-
-    shift: float = 3.0
-    num_timesteps: int = 1000
-
-    def __post_init__(self):
-        require(self.shift > 0, f"time_grid.shift must be positive, got {self.shift}")
-        require(
-            self.num_timesteps >= 1, f"time_grid.num_timesteps must be positive, got {self.num_timesteps}"
-        )
-
-    def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
-        return shifted(np.linspace(1, shifted(1 / self.num_timesteps, self.shift), num_steps), self.shift)

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from difflax.core.types import Conditioning
-from difflax.pretrained.families.sd3 import transformer_network
+from difflax.models.mmdit import SD3Transformer2DModel
+from difflax.pretrained.families.family import denoiser_network
 from difflax.pretrained.format.safetensors import open_weights
 from difflax.pretrained.format.torch_names import check_names, from_torch
 
@@ -25,7 +26,7 @@ PARAMETERS = {"SD3-medium": 2.0e9, "SD3.5-medium": 2.5e9, "SD3.5-large": 8.1e9}
 
 
 def network(name, dtype=jnp.float32):
-    return transformer_network(json.dumps(reference.CONFIGS[name]), dtype)
+    return denoiser_network(SD3Transformer2DModel, json.dumps(reference.CONFIGS[name]), dtype)
 
 
 @pytest.mark.parametrize("name", reference.CONFIGS)

@@ -16,7 +16,8 @@ import pytest
 import safetensors.numpy
 from difflax.core.types import Conditioning, UserError
 from difflax.models.size_conditioning import SCORED, SIZES, numbers_read
-from difflax.pretrained.families.sd import unet_network
+from difflax.models.unet import UNet2DConditionModel
+from difflax.pretrained.families.family import denoiser_network
 from difflax.pretrained.format.safetensors import open_weights
 from difflax.pretrained.format.torch_names import check_names, from_torch
 from difflax.text.clip_config import CLIPTextConfig
@@ -46,7 +47,7 @@ def count(tree):
 )
 def test_unet(name, numbers, billions):
     config, tensors = read(name)
-    abstract = unet_network(json.dumps(config, sort_keys=True), "bfloat16").abstract()
+    abstract = denoiser_network(UNet2DConditionModel, json.dumps(config), "bfloat16").abstract()
     check_names(shaped(tensors), abstract, name)
     assert count(abstract) == sum(map(math.prod, tensors.values()))
     assert round(count(abstract) / 1e9, 1) == billions
@@ -74,7 +75,7 @@ def test_a_forward_in_bfloat16(tmp_path):
     pytest.importorskip("diffusers")
     # In a process of its own, so that PyTorch's copy of the weights is gone when ours come.
     subprocess.run([sys.executable, reference.__file__, tmp_path], check=True)
-    model = unet_network(json.dumps(read("sdxl_unet")[0], sort_keys=True), jnp.bfloat16)
+    model = denoiser_network(UNet2DConditionModel, json.dumps(read("sdxl_unet")[0]), jnp.bfloat16)
     tensors = open_weights(tmp_path / "unet", "diffusion_pytorch_model")
     params = from_torch(tensors, model.abstract(), "the UNet", dtype=jnp.bfloat16)
     given = safetensors.numpy.load_file(tmp_path / "references.safetensors")

@@ -2,7 +2,6 @@
 PyTorch diffusers and transformers computed from the same weights (tests/fixtures/make_stable_diffusion_3.py).
 """
 
-import dataclasses
 import functools
 import json
 import math
@@ -163,7 +162,7 @@ def test_the_shift_follows_the_size_as_in_diffusers(kind, latent):
     tokens = latent[0] * latent[1] // 4
     theirs.set_timesteps(9, mu=calculate_shift(tokens, 256, 4096, 0.6, theirs.config.max_shift))
     sampling = read_scheduler(config, patch_size=2)
-    grid = dataclasses.replace(sampling.time_grid, latent=latent)
+    grid = sampling.time_grid.of_latent(latent)
     np.testing.assert_allclose(grid.times(sampling.schedule, 9), theirs.sigmas[:-1], rtol=1e-5)
 
 

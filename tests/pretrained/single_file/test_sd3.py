@@ -14,15 +14,14 @@ from difflax.config.pretrained import PretrainedOptions
 from difflax.core.types import UserError
 from difflax.models.autoencoder_kl import AutoencoderKLConfig, autoencoder_network
 from difflax.parallel.sharding import MeshShape
-from difflax.pretrained.families.sd3 import Configs3
+from difflax.pretrained.families import sd3
+from difflax.pretrained.families.family import Configs
 from difflax.pretrained.format.torch_names import to_torch
-from difflax.pretrained.single_file import text as single_file_text
-from difflax.pretrained.single_file.inferred_configs import (
-    infer_configs_3,
-    infer_t5_config,
-    infer_text_config,
-)
-from difflax.pretrained.single_file.original_names import grouped, mmdit_names
+from difflax.pretrained.single_file import clip as single_file_clip
+from difflax.pretrained.single_file import t5 as single_file_t5
+from difflax.pretrained.single_file.clip import infer_text_config
+from difflax.pretrained.single_file.t5 import infer_t5_config
+from difflax.pretrained.single_file.tensors import grouped
 from difflax.runs.load import read_checkpoint
 from difflax.text.clip_config import CLIPTextConfig
 from difflax.text.encoders import text_network
@@ -166,8 +165,7 @@ def test_names_and_tensors_are_those_that_diffusers_converts_to(name, checkpoint
 
     _, tensors = checkpoint_of(name)
     [group] = grouped(tensors, (DENOISER,)).values()
-    layers = reference.TRANSFORMERS[reference.CASES[name][0]]["num_layers"]
-    made = mmdit_names(group, layers)
+    made = sd3.transformer_names(group, reference.TRANSFORMERS[reference.CASES[name][0]])
     given = {n: torch.from_numpy(t.copy()) for n, t in tensors.items() if n.startswith(DENOISER)}
     expected = theirs.convert_sd3_transformer_checkpoint_to_diffusers(given)
     assert made.keys() == expected.keys()
@@ -225,7 +223,8 @@ class TestWithoutConfig:
             return {n: rng.standard_normal(t.shape).astype(np.float16) for n, t in named.items()}
 
         vae = reference.VAE | {"block_out_channels": [32] * 4, "norm_num_groups": 32}
-        configs = Configs3(index={}, transformer=SMALL, vae=vae, scheduler=reference.FLOW)
+        files = {"index": {}, "network": SMALL, "autoencoder": vae, "scheduler": reference.FLOW}
+        configs = Configs(family=sd3.FAMILY, **files)
         model, autoencoder, _ = configs.build(jnp.float32)
         texts = {p: random(text_network(SMALL_TEXT, True)) for p in CLIPS}
         del texts[CLIP_L]["text_projection.weight"]
@@ -236,8 +235,8 @@ class TestWithoutConfig:
     def tokenizers(self, monkeypatch):
         """In place of those on the Hub."""
         place = reference.first.DIRECTORY / "tokenizer_1"
-        monkeypatch.setattr(single_file_text, "TOKENIZER", str(place))
-        monkeypatch.setattr(single_file_text, "T5_TOKENIZER", str(reference.DIRECTORY / "tokenizer_3"))
+        monkeypatch.setattr(single_file_clip, "TOKENIZER", str(place))
+        monkeypatch.setattr(single_file_t5, "TOKENIZER", str(reference.DIRECTORY / "tokenizer_3"))
 
     def test_a_file_with_everything_is_enough(self, tensors, tokenizers, tmp_path):
         pipeline = difflax.from_pretrained(str(save(tmp_path / "one.safetensors", tensors)), t5_length=7)
@@ -369,13 +368,16 @@ def test_the_published_structure_is_found_from_names_and_shapes(name):
         n: types.SimpleNamespace(shape=t.shape)
         for n, t in to_torch(autoencoder_network(vae_config).abstract()).items()
     }
-    made = infer_configs_3(
+    files = sd3.infer(
         original_layout.mmdit(transformer, config["num_layers"]),
         original_layout.rename(vae, original_layout.vae_modules(4, 2)),
+        [],
+        None,
     )
+    made = Configs(family=sd3.FAMILY, **files)
     expected = {"_class_name": "SD3Transformer2DModel", "qk_norm": None, "dual_attention_layers": []} | config
-    assert made.transformer == expected
-    assert AutoencoderKLConfig.from_config(made.vae) == vae_config
+    assert made.network == expected
+    assert AutoencoderKLConfig.from_config(made.autoencoder) == vae_config
     assert made.build(jnp.float32)[2].time_grid.shift == 3.0
 
 
