@@ -25,6 +25,7 @@ from difflax.core.types import Conditioning, UserError
 from difflax.models.embeddings import TimestepEmbedding, timestep_embedding
 from difflax.models.layers import ACTIVATIONS, Conv2d, GroupNorm, fold, join_image
 from difflax.models.options import supported_options
+from difflax.models.size_conditioning import size_conditions
 from difflax.models.unet_blocks import DOWN_BLOCKS, MID_BLOCKS, UP_BLOCKS, BlockOptions
 
 ABSENT: dict[str, tuple] = {
@@ -394,6 +395,16 @@ def reads_pooled(config: Mapping[str, Any]) -> bool:
     """Whether a UNet of these options is conditioned on a pooled vector beside the text tokens."""
     vectors = (config.get("class_embed_type"), config.get("addition_embed_type"))
     return "projection" in vectors or "text_time" in vectors
+
+
+def conditions_read(config: Mapping[str, Any], pooled_width: int, where: str) -> tuple[str, ...]:
+    """The kinds of condition that a UNet of these options reads beside a pooled vector of a width (0 without
+    one), as ``difflax.generation.conditions`` names them.
+
+    Raises:
+        UserError: the vector and the options do not belong together; ``where`` says whose they are.
+    """
+    return ("text", *size_conditions(config, pooled_width, where))
 
 
 def _per_level(name: str, value: Any, levels: int) -> tuple:

@@ -24,9 +24,9 @@ from difflax.diffusion.time_shift import TimeShift
 from difflax.runs.base import Prepared, make_loader, picture_task
 from difflax.config.pretrained import STORED
 from difflax.runs.load import check_source, merged_checkpoint, pipeline_of, read_checkpoint
+from difflax.generation.conditions import named
 from difflax.generation.devices import Devices
 from difflax.generation.pipeline import Pipeline
-from difflax.models.size_conditioning import numbers_in, numbers_of
 from difflax.pretrained.families.base import Checkpoint
 from difflax.training.runtime.checkpoints import has_checkpoint
 from difflax.training.objectives.finetuning import AUTOENCODER, FineTuning
@@ -193,7 +193,7 @@ def _batches(
     experiment: FineTuningExperiment, checkpoint: Checkpoint, records: Records, workdir: epath.Path
 ) -> tuple[Callable[[dict[str, Any]], PyTree], Loader]:
     """A batch of the loader to the objective's, and the loader, which reads no images that are cached."""
-    encoder, sizes = checkpoint.text_encoder, numbers_in(checkpoint.conditions)
+    encoder, kinds = checkpoint.text_encoder, named(checkpoint.conditions)
     weights = getattr(records, "weights", None)
     latents = texts = None
     rows = records
@@ -227,8 +227,10 @@ def _batches(
             made["tokens"] = encoder.tokenize(batch["caption"])
         else:
             made["conditioning"] = texts.lookup(batch["caption"])
-        if sizes:
-            made["time_ids"] = numbers_of(batch, sizes, size)
+        beside = Conditioning()
+        for kind in kinds:
+            beside = kind.of_batch(beside, batch, size)
+        made["beside"] = beside
         if weights is not None:
             made["weight"] = weights[batch["index"]]
         if experiment.loss.masked:

@@ -443,9 +443,8 @@ def checkpoint_program(values, tools):
     made = read(values, tools)
     null = made.null
     x = jnp.zeros((1, 8, 8, made.autoencoder.config.latent_channels))
-    network = conditional_network(made.model)
     return (
-        traced(network, made.params, x, jnp.zeros(1), null),
+        traced(made.model.apply, made.params, x, jnp.zeros(1), null),
         traced(made.autoencoder.encode, made.autoencoder_params, jnp.zeros((1, 32, 32, 3))),
         null.context.shape,
     )

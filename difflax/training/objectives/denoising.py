@@ -118,8 +118,8 @@ class Denoising(Plain):
 
 
 def drop_captions(captions: PyTree, null: PyTree, share: float, keys: Key[Array, " b"]) -> PyTree:
-    """``null`` in place of each row of conditions or tokens with probability ``share``; the sizes of an image
-    are no caption and stay.
+    """``null`` in place of each row of conditions or tokens with probability ``share``; what ``null`` says
+    nothing of, as the sizes of an image, is no caption and stays.
     """
     dropped = jax.vmap(lambda k: jax.random.bernoulli(k, share))(keys)
 
@@ -128,5 +128,6 @@ def drop_captions(captions: PyTree, null: PyTree, share: float, keys: Key[Array,
 
     if not isinstance(captions, Conditioning):
         return jax.tree.map(replace, captions, null)
-    made = jax.tree.map(replace, dataclasses.replace(captions, time_ids=None), null)
-    return dataclasses.replace(made, time_ids=captions.time_ids)
+    said = {name: empty for name, empty in vars(null).items() if empty is not None}
+    made = {name: replace(getattr(captions, name), empty) for name, empty in said.items()}
+    return dataclasses.replace(captions, **made)
