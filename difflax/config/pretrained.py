@@ -13,7 +13,7 @@ from difflax.core.types import UserError
 from difflax.diffusion.guidance import Guidance
 from difflax.models.layers import choose
 from difflax.models.remat import POLICIES
-from difflax.training.objectives.finetuning import AUTOENCODER
+from difflax.pretrained.format.layout import AUTOENCODER
 from difflax.training.tunings import TUNINGS, Tuning
 
 STORED = "pretrained"

@@ -40,14 +40,12 @@ from difflax.models.autoencoder_kl import DOWN_BLOCK, UP_BLOCK, AutoencoderKLCon
 from difflax.models.perturbation import Perturbation
 from difflax.parallel.sharding import MeshShape
 from difflax.pretrained.components.autoencoder import read_autoencoder
+from difflax.pretrained.format.layout import AUTOENCODER
 from difflax.text.clip_config import CLIPConfig
 from difflax.text.tokenizer import Tokenizer
 from difflax.training.ema import EMA
 from difflax.training.loop import TrainingOptions
 from difflax.training.optimizers import OPTIMIZERS
-
-AUTOENCODER = "vae"
-"""Folder of an autoencoder in a workdir, as in a pipeline folder of diffusers."""
 
 MODELS = (*NETWORKS, "clip", "autoencoder_kl", "pretrained")
 

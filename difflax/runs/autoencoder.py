@@ -18,7 +18,9 @@ from difflax.runs.diffusion import clip_folder
 from difflax.runs.base import Prepared, make_loader
 from difflax.config.sections import AutoencodingLoss, Settings, autoencoder_config
 from difflax.models.autoencoder_kl import KLAutoencoder, autoencoder_network
+from difflax.generation.program import encode
 from difflax.pretrained.components.autoencoder import save_autoencoder
+from difflax.pretrained.format.layout import AUTOENCODER
 from difflax.pretrained.components.clip import load_clip
 from difflax.training.objectives.autoencoding import Autoencoding, FeatureDistance
 from difflax.training.loop import Periodic
@@ -73,7 +75,7 @@ def prepare_autoencoder(config: ConfigDict, settings: Settings, workdir: epath.P
         images = np.stack([record.image for record in first_usable(split, MEASURED)])
         raw = dataclasses.replace(network_config, scaling_factor=1.0, shift_factor=None)
         latents = in_batches(
-            functools.partial(_encode, KLAutoencoder(config=raw), params), images.astype(np.float32) / 127.5 - 1
+            functools.partial(encode, KLAutoencoder(config=raw), params), images.astype(np.float32) / 127.5 - 1
         )
         scaled = dataclasses.replace(
             network_config,
@@ -81,7 +83,7 @@ def prepare_autoencoder(config: ConfigDict, settings: Settings, workdir: epath.P
             scaling_factor=float(1 / latents.std()),
             force_upcast=False,
         )
-        save_autoencoder(KLAutoencoder(config=scaled), params, workdir / "vae")
+        save_autoencoder(KLAutoencoder(config=scaled), params, workdir / AUTOENCODER)
 
     every = settings.options.sample_every
     return Prepared(objective, make_loader(settings), prepare, {}, (Periodic(every, draw),), finish)
@@ -101,11 +103,6 @@ def in_batches(function: Any, images: np.ndarray, size: int = 64) -> np.ndarray:
 
 def _on_host(state: TrainState) -> PyTree:
     return fetch(state.ema_params)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(autoencoder: KLAutoencoder, params: PyTree, images: jax.Array) -> jax.Array:
-    return autoencoder.encode(params, images)
 
 
 @functools.partial(jax.jit, static_argnums=0)

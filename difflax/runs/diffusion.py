@@ -18,7 +18,6 @@ from difflax.data.latents import cache_latents
 from difflax.config.networks import check_scores, network, network_kind
 from difflax.runs.base import Prepared, make_loader, picture_task
 from difflax.config.sections import (
-    AUTOENCODER,
     AutoencoderOptions,
     Diffusion,
     Settings,
@@ -31,11 +30,13 @@ from difflax.generation.conditions import named
 from difflax.generation.devices import Devices
 from difflax.generation.model import Model, WeakModel
 from difflax.generation.pipeline import Pipeline
+from difflax.generation.program import encode
 from difflax.generation.request import Defaults
 from difflax.models.size_conditioning import SIZE_CONDITIONS, numbers_read
 from difflax.models.autoencoder_kl import KLAutoencoder
 from difflax.pretrained.components.autoencoder import load_autoencoder, save_autoencoder
-from difflax.pretrained.components.clip import load_text_encoder, save_text_encoder
+from difflax.pretrained.components.clip import PREPROCESSOR, load_text_encoder, save_text_encoder
+from difflax.pretrained.format.layout import AUTOENCODER
 from difflax.text.encoders import TextEncoder
 from difflax.training.runtime.checkpoints import Checkpoints
 from difflax.training.objectives.denoising import Denoising
@@ -65,7 +66,7 @@ def prepare_diffusion(config: ConfigDict, settings: Settings, workdir: epath.Pat
     if autoencoder_params:
         cached = cache_latents(
             records,
-            functools.partial(_encode, parts.autoencoder, autoencoder_params),
+            lambda images: encode(parts.autoencoder, autoencoder_params, pixels({"image": images})),
             workdir / LATENTS,
             encoder=arrays_fingerprint(autoencoder_params, parts.autoencoder),
             max_bad_examples=settings.options.max_bad_examples,
@@ -203,7 +204,7 @@ def store_text_encoder(encoder: TextEncoder, folder: epath.Path, workdir: epath.
     metric of evaluation.
     """
     save_text_encoder(encoder, workdir)
-    if (folder / "preprocessor_config.json").exists():
+    if (folder / PREPROCESSOR).exists():
         shutil.copytree(folder, workdir / "clip")
 
 
@@ -219,11 +220,6 @@ def store_autoencoder(config: ConfigDict, workdir: epath.Path) -> None:
 def read_autoencoder_params(parts: Diffusion, workdir: epath.Path) -> Params:
     """The weights of the autoencoder, none if it has none."""
     return load_autoencoder(workdir / AUTOENCODER)[1] if isinstance(parts.autoencoder, KLAutoencoder) else {}
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(autoencoder: KLAutoencoder, params: Params, images: Any) -> Any:
-    return autoencoder.encode(params, pixels({"image": images}))
 
 
 def encode_condition(config: ConfigDict, encoder: TextEncoder, captions: list[str]) -> Conditioning:

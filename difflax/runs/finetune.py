@@ -30,7 +30,8 @@ from difflax.generation.pipeline import Pipeline
 from difflax.models.size_conditioning import numbers_in, numbers_of
 from difflax.pretrained.families.base import Checkpoint
 from difflax.training.runtime.checkpoints import has_checkpoint
-from difflax.training.objectives.finetuning import AUTOENCODER, FineTuning
+from difflax.pretrained.format.layout import AUTOENCODER
+from difflax.training.objectives.finetuning import FineTuning
 from difflax.training.objectives.denoising import Denoising
 from difflax.training.objectives.base import network_params, pixels
 from difflax.parallel.sharding import fetch, put, shardings
