@@ -1,33 +1,18 @@
 """Flags for the fields of a dataclass: names, types and defaults are its own, help is of its docstring."""
 
 import dataclasses
-import inspect
-import re
 import typing
 from collections.abc import Collection
 
 from absl import flags
 
-
-def describe_fields(cls: type) -> dict[str, str]:
-    """What the ``Attributes`` of a dataclass's docstring say of each field, one line a field."""
-    known = {field.name for field in dataclasses.fields(cls)}
-    said: dict[str, str] = {}
-    names: list[str] = []
-    for line in inspect.getdoc(cls).partition("Attributes:")[2].splitlines():
-        head, colon, rest = line.strip().partition(":")
-        found = re.split(r",\s*", head)
-        if colon and known.issuperset(found):
-            names, line = found, rest
-        for name in names:
-            said[name] = f"{said.get(name, '')} {line.strip()}".strip()
-    return said
+from difflax.core.descriptions import describe
 
 
 def define_fields(values: flags.FlagValues, cls: type, *, leave_out: Collection[str] = ()) -> None:
     """Adds a flag for each field of ``cls`` that is a whole number or a string."""
     define = {int: flags.DEFINE_integer, str: flags.DEFINE_string}
-    types, said = typing.get_type_hints(cls), describe_fields(cls)
+    types, said = typing.get_type_hints(cls), describe(cls)
     for field in dataclasses.fields(cls):
         if field.name not in leave_out:
             # An empty string is no default that a user should read.

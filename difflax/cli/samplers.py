@@ -25,7 +25,7 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
 
 def run(values: flags.FlagValues) -> None:
     """Runs the command."""
-    from difflax.config.build import nearest
+    from difflax.core.spelling import nearest
     from difflax.diffusion.verification.orders import CLAIMS, order_table
 
     names = list(CLAIMS) if values.names is None else values.names

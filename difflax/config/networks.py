@@ -1,20 +1,23 @@
-"""The networks that ``config.model.name`` chooses, and what each asks of the rest of a config."""
+"""The networks that ``config.model.name`` chooses for a diffusion model, and what each asks of the rest."""
 
 import dataclasses
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from flax import nnx
-from ml_collections import ConfigDict
 
-from difflax.config.build import construct
-from difflax.core.types import UserError
+from difflax.config.build import called
+from difflax.core.types import Conditioning, UserError
 from difflax.models.functional import Functional, functional
 from difflax.models.mmdit import SD3Transformer2DModel, check_latent
-from difflax.models.size_conditioning import SCORED, SIZES
+from difflax.models.size_conditioning import SCORED, SIZES, numbers_read
 from difflax.models.unet import UNet2DConditionModel, reads_pooled
 
 Fields = Mapping[str, Any]
+
+GIVEN = ("in_channels", "out_channels", "rngs")
+"""Arguments of a network that a config does not set: the autoencoder's latents have so many channels."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,7 +25,7 @@ class NetworkKind:
     """A network that a diffusion model's config can name.
 
     Attributes:
-        module: its class; ``in_channels`` and ``out_channels`` are filled in.
+        module: its class; the arguments of ``GIVEN`` are filled in.
         context_option, pooled_option: its options for the widths of the text's states and pooled vector.
         reads_pooled: whether a network of these options is conditioned on a pooled vector.
         check_latent: refuses a latent of that height and width.
@@ -36,6 +39,17 @@ class NetworkKind:
 
 
 def _halves(model: Fields, height: int, width: int) -> None:
+    labels = [name for name in ("class_embed_type", "num_class_embeds") if model.get(name) is not None]
+    if labels and model.get("class_embed_type") != "projection":
+        raise UserError(
+            f"config.model.{labels[0]} = {model[labels[0]]!r} asks for class labels, which no config.data has:"
+            " leave it None, or take class_embed_type = 'projection' for the text's pooled vector"
+        )
+    if model.get("sample_size") not in (None, height, (height, width)):
+        raise UserError(
+            f"config.model.sample_size = {model['sample_size']} is not the latent's, {height} × {width}: leave it"
+            " None, any size can be given"
+        )
     levels = len(model["block_out_channels"])
     if height % 2 ** (levels - 1) or width % 2 ** (levels - 1):
         raise UserError(
@@ -68,6 +82,78 @@ NETWORKS = {
     ),
 }
 
+MODULES = {name: kind.module for name, kind in NETWORKS.items()}
+"""The class of each, whose arguments are the fields of ``config.model``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkOptions:
+    """``config.model`` of a diffusion model: a network that is not built yet.
+
+    Attributes:
+        kind: which network.
+        options: all its arguments but those of ``GIVEN``.
+    """
+
+    kind: NetworkKind
+    options: Fields
+
+    @classmethod
+    def make(cls, module: type[nnx.Module], own: dict[str, Any], beside: dict[str, Any]) -> "NetworkOptions":
+        """See `difflax.config.schema.Section`."""
+        kinds = {kind.module: kind for kind in NETWORKS.values()}
+        return cls(kinds[module], types.MappingProxyType(own))
+
+    def network(self, channels: int) -> Functional:
+        """The network for latents of ``channels``."""
+        given = {"in_channels": channels, "out_channels": channels, **self.options}
+        return functional(lambda rngs: called("config.model", self.kind.module, **given, rngs=rngs))
+
+    def replace(self, **options: Any) -> "NetworkOptions":
+        """The same network with other options."""
+        return dataclasses.replace(self, options=types.MappingProxyType({**self.options, **options}))
+
+    def check_latent(self, height: int, width: int) -> None:
+        """Refuses a latent that the network cannot read."""
+        self.kind.check_latent(self.options, height, width)
+
+    @property
+    def reads_pooled(self) -> bool:
+        """Whether it is conditioned on a pooled vector of the text."""
+        return self.kind.reads_pooled(self.options)
+
+    @property
+    def context_width(self) -> int:
+        """Of the text's states that it reads."""
+        width = self.options[self.kind.context_option]
+        return width if isinstance(width, int) else width[0]
+
+    @property
+    def pooled_width(self) -> int:
+        """Of the vector that it reads beside them, with the numbers that may be joined to it."""
+        return self.options[self.kind.pooled_option]
+
+    def numbers_read(self, condition: Conditioning) -> int:
+        """How many numbers it reads beside the text, see `difflax.models.size_conditioning`."""
+        width = 0 if condition.pooled is None else condition.pooled.shape[-1]
+        return numbers_read(self.options, width, "config.model")
+
+    def reading(self, condition: Conditioning) -> Conditioning:
+        """What of a text's condition it reads."""
+        return condition if self.reads_pooled else dataclasses.replace(condition, pooled=None)
+
+    def check_widths(self, condition: Conditioning) -> None:
+        """Refuses a condition of other widths than the network expects."""
+        widths = {self.kind.context_option: condition.context.shape[-1]}
+        if condition.pooled is not None and not self.numbers_read(condition):
+            widths[self.kind.pooled_option] = condition.pooled.shape[-1]
+        for name, width in widths.items():
+            given = self.options[name]
+            if given != width and given != (width,) * len(self.options.get("block_out_channels", ())):
+                raise UserError(
+                    f"config.model.{name} = {given}, but the states of config.text_encoder have width {width}"
+                )
+
 
 def check_scores(numbers: int, source: Any, reader: str) -> None:
     """Refuses data without scores for a network that reads so many numbers, one of them a score.
@@ -80,19 +166,3 @@ def check_scores(numbers: int, source: Any, reader: str) -> None:
             f"{reader} reads {SCORED} numbers, the last an aesthetic score, but config.data has no scores:"
             f" name their key (config.data.score_key) or take a network that reads {SIZES} numbers"
         )
-
-
-def network_kind(config: ConfigDict) -> NetworkKind:
-    """What ``config.model.name`` names."""
-    return NETWORKS[config.model.name]
-
-
-def network(config: ConfigDict, channels: int) -> Functional:
-    """The network of ``config.model`` for latents of ``channels``."""
-    fields = {key: value for key, value in config.model.items() if key != "name"}
-    kind = network_kind(config).module
-    return functional(
-        lambda rngs: construct(
-            kind, fields, "config.model", in_channels=channels, out_channels=channels, rngs=rngs
-        )
-    )

@@ -1,28 +1,23 @@
-"""What the fields of a class mean, from the "Attributes:" of its docstring, where it is written once."""
+"""What the fields of a dataclass mean, from the "Attributes:" of its docstring, where it is written once."""
 
+import dataclasses
 import inspect
 import re
 
-_ENTRY = re.compile(r"^(\w+(?:, \w+)*): (.*)$")
-
 
 def describe(cls: type) -> dict[str, str]:
-    """The description of every field that the docstring names, on one line; several may share one."""
-    text = inspect.getdoc(cls) or ""
-    _, found, block = text.partition("Attributes:")
-    if not found:
-        return {}
-    lines = block.strip("\n").splitlines()
-    indent = len(lines[0]) - len(lines[0].lstrip()) if lines else 0
-    entries: dict[str, list[str]] = {}
-    current: list[str] = []
-    for line in lines:
-        if line.strip() and len(line) - len(line.lstrip()) < indent:
-            break
-        entry = _ENTRY.match(line[indent:])
-        if entry:
-            current = [entry[2]]
-            entries |= dict.fromkeys(entry[1].split(", "), current)
-        elif line.strip():
-            current.append(line.strip())
-    return {name: " ".join(parts) for name, parts in entries.items()}
+    """What the ``Attributes`` of a dataclass's docstring say of each field, on one line; several may share
+    one.
+    """
+    known = {field.name for field in dataclasses.fields(cls)}
+    said: dict[str, str] = {}
+    names: list[str] = []
+    block = (inspect.getdoc(cls) or "").partition("Attributes:")[2].partition("\nRaises:")[0]
+    for line in block.splitlines():
+        head, colon, rest = line.strip().partition(":")
+        found = re.split(r",\s*", head)
+        if colon and known.issuperset(found):
+            names, line = found, rest
+        for name in names:
+            said[name] = f"{said.get(name, '')} {line.strip()}".strip()
+    return said

@@ -32,6 +32,7 @@ class Subject:
             ``class_images`` pictures, training makes with the model as it was.
         prior_weight: lambda of eq. 2.
         flip: see `Records`.
+        class_images: how many pictures of the class there are to be.
     """
 
     path: str

@@ -44,10 +44,6 @@ class NetworkInput:
     sigma_data: float | None = None
 
     def __post_init__(self):
-        known = ("t", "sigma", "log_sigma")
-        require(
-            self.time in known, f"network_input.time must be one of {', '.join(known)}, got {self.time!r}"
-        )
         require(self.sigma_data is None or self.sigma_data > 0, "network_input.sigma_data must be positive")
 
     def boundary(self, share: float) -> float:

@@ -56,7 +56,15 @@ class TimeShift:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ResolutionShift:
-    """The `TimeShift` of images of one size, in the words of a config: ``exp(mu)``, mu linear in tokens."""
+    """The `TimeShift` of images of one size, in the words of a config: ``exp(mu)``, mu linear in tokens.
+
+    Attributes:
+        tokens: of an image.
+        base_tokens: at which mu is ``base_mu``.
+        max_tokens: at which mu is ``max_mu``.
+        base_mu: the shift's logarithm at ``base_tokens``.
+        max_mu: the shift's logarithm at ``max_tokens``.
+    """
 
     tokens: int = 1024
     base_tokens: int = 256

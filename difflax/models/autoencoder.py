@@ -46,7 +46,11 @@ class Autoencoder(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Identity:
-    """The network denoises the pixels themselves."""
+    """The network denoises the pixels themselves.
+
+    Attributes:
+        channels: of an image.
+    """
 
     channels: int = 3
 
@@ -68,6 +72,10 @@ class Patchify:
 
     Lossless and orthogonal, so noise in the latent is noise of the same strength in the image. Channels are
     in the order (row, column, colour) within the square.
+
+    Attributes:
+        patch_size: edge of a square, in pixels.
+        channels: of an image.
     """
 
     patch_size: int = 2
@@ -101,6 +109,11 @@ class CosineTransform:
     The coefficient of ``u`` half-waves down and ``v`` across is multiplied by ``(1 + u + v) ** whitening``.
     Pictures have little energy in high frequencies, so that noise and the loss drown what tells one outline
     from another; with ``whitening`` 1 fine structure counts about as much as colour. 0 is `Patchify` rotated.
+
+    Attributes:
+        patch_size: edge of a square, in pixels.
+        channels: of an image.
+        whitening: exponent of the gains, not negative.
     """
 
     patch_size: int = 4
@@ -108,7 +121,7 @@ class CosineTransform:
     whitening: float = 1.0
 
     def __post_init__(self):
-        if not 0 <= self.whitening < np.inf:
+        if self.whitening < 0:
             raise ValueError(f"whitening must not be negative, got {self.whitening}")
 
     @property

@@ -3,15 +3,14 @@
 Parameters are float32; ``dtype`` is that of the computation. Statistics of the norms are float32 in any case.
 """
 
-import difflib
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Key
 
+from difflax.core.spelling import choose as choose  # difflax.pretrained reads it here
 from difflax.core.types import UserError
 
 ACTIVATIONS: dict[str, Callable] = {
@@ -21,18 +20,6 @@ ACTIVATIONS: dict[str, Callable] = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "relu": jax.nn.relu,
 }
-
-
-Choice = TypeVar("Choice")
-
-
-def choose(options: Mapping[str, Choice], name: str, option: str) -> Choice:
-    """``options[name]``, or one line that names the option, what is possible and the nearest spelling."""
-    if name in options:
-        return options[name]
-    near = difflib.get_close_matches(str(name), options, n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    raise UserError(f"{option}={name!r} is unknown; choose one of {', '.join(options)}{hint}")
 
 
 def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> Float[Array, "..."]:

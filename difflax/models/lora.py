@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from flax import traverse_util
 from jaxtyping import Array, Float, Key
 
+from difflax.core.spelling import choose
 from difflax.core.types import Params
-from difflax.models.layers import choose
 
 
 def adaptable_layers(params: Params) -> dict[str, tuple[int, ...]]:

@@ -20,9 +20,10 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int, Key
 
+from difflax.core.spelling import choose
 from difflax.core.types import Conditioning, UserError
 from difflax.models.embeddings import TimestepEmbedding, timestep_embedding
-from difflax.models.layers import ACTIVATIONS, Conv2d, GroupNorm, choose, fold, join_image
+from difflax.models.layers import ACTIVATIONS, Conv2d, GroupNorm, fold, join_image
 from difflax.models.options import supported_options
 from difflax.models.unet_blocks import DOWN_BLOCKS, MID_BLOCKS, UP_BLOCKS, BlockOptions
 
@@ -77,6 +78,17 @@ class UNet2DConditionModel(nnx.Module):
         remat: ``"none"``, ``"dots"``, ``"full"`` or ``"offload"``, see ``difflax.models.remat``.
         scan_layers: transformer blocks in a row as one loop, see ``difflax.models.blocks``.
         attention_implementation: see ``difflax.models.attention.Attention``.
+        downsample_padding: of the convolutions that halve the size.
+        mid_block_scale_factor: that the middle's residual sums are divided by.
+        act_fn: activation, a name of ``ACTIVATIONS``.
+        norm_num_groups: of every norm.
+        norm_eps: of every norm.
+        addition_time_embed_dim: width of the sinusoids of each size number.
+        projection_class_embeddings_input_dim: width of the vector that is added to the time.
+        time_embedding_dim: width of the time's embedding; ``None``: four times the first level's.
+        time_embedding_act_fn: of the embedded time; ``None``: none.
+        conv_in_kernel: edge of the first convolution.
+        conv_out_kernel: edge of the last convolution.
 
     Raises:
         UserError: if an option's value is unknown or contradicts another.

@@ -8,25 +8,24 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from difflax.config.files import read_workdir_config
-from difflax.runs.diffusion import make_pipeline, read_text_encoder, weak_model
-from difflax.config.networks import check_scores, network
-from difflax.config.pretrained import DTYPES, STORED, Pretrained, PretrainedOptions, make_pretrained
-from difflax.config.sections import make_diffusion, make_settings, model_name
+from difflax.config.experiments import DiffusionExperiment, FineTuningExperiment
+from difflax.config.files import read_workdir
+from difflax.config.networks import check_scores
+from difflax.config.pretrained import DTYPES, STORED, PretrainedOptions
+from difflax.core.spelling import choose
+from difflax.core.types import Conditioning, UserError
+from difflax.data.sources import Source
 from difflax.generation.devices import Devices
 from difflax.generation.pipeline import Pipeline
-from difflax.models.layers import choose
 from difflax.models.size_conditioning import numbers_in
-from difflax.data.sources import Source
+from difflax.parallel.sharding import MeshShape, sharded_shapes, shardings
 from difflax.pretrained.families.base import Checkpoint
 from difflax.pretrained.open import open_checkpoint
+from difflax.runs.diffusion import make_pipeline, read_text_encoder, weak_model
 from difflax.training.objectives.base import network_params
-from difflax.training.tunings import Tuning
 from difflax.training.runtime.checkpoints import Checkpoints
-from difflax.parallel.sharding import MeshShape, sharded_shapes, shardings
-from difflax.core.types import Conditioning, UserError
+from difflax.training.tunings import Tuning
 
 
 def load(workdir: epath.PathLike, mesh: MeshShape | None = None) -> Pipeline:
@@ -39,29 +38,27 @@ def load(workdir: epath.PathLike, mesh: MeshShape | None = None) -> Pipeline:
         UserError: no workdir, no checkpoint, or not of a diffusion model.
     """
     workdir = epath.Path(workdir)
-    config = read_workdir_config(workdir)
-    for name, kind in (("clip", "a CLIP"), ("autoencoder_kl", "an autoencoder")):
-        if model_name(config) == name:
-            raise UserError(
-                f"{workdir} holds {kind}, which makes no images: give the workdir of a diffusion model"
-            )
+    experiment = read_workdir(workdir)
+    if not isinstance(experiment, DiffusionExperiment | FineTuningExperiment):
+        raise UserError(
+            f"{workdir} holds {experiment.makes}, which makes no images: give the workdir of a diffusion model"
+        )
     if not (workdir / "checkpoints").exists():
         raise UserError(f"{workdir} has no checkpoint yet: train it first (difflax train)")
-    settings = make_settings(config)
-    shape = settings.mesh if mesh is None else mesh
+    shape = experiment.mesh if mesh is None else mesh
     devices = shape.fitted() if mesh is None else shape.make()
-    if model_name(config) == "pretrained":
-        made = load_pretrained_run(config, workdir)
+    if isinstance(experiment, FineTuningExperiment):
+        made = load_finetuning(experiment, workdir)
         return dataclasses.replace(made, devices=Devices(devices, shape.rules, made.devices.batch_size))
-    parts = make_diffusion(config, workdir)
     checkpoints = Checkpoints(workdir / "checkpoints")
-    model = network(config, parts.autoencoder.latent_shape(*settings.source.image_shape[:2])[-1])
-    params = checkpoints.restore_params(sharded_shapes(model.abstract(), devices, shape.rules))
-    null = checkpoints.restore_constants()
+    params = checkpoints.restore_params(sharded_shapes(experiment.network.abstract(), devices, shape.rules))
+    null = Conditioning(**checkpoints.restore_constants())
     step = checkpoints.latest
     checkpoints.close()
-    pipeline = make_pipeline(config, params, read_text_encoder(workdir, parts), Conditioning(**null), workdir)
-    model = dataclasses.replace(pipeline.model, step=step, weak=weak_model(parts.weak, workdir, devices))
+    encoder = read_text_encoder(workdir, experiment.text_encoder)
+    pipeline = make_pipeline(experiment, params, encoder, null, workdir)
+    weak = weak_model(experiment.guidance.weak, workdir, devices)
+    model = dataclasses.replace(pipeline.model, step=step, weak=weak)
     return dataclasses.replace(pipeline, model=model, devices=Devices(devices, shape.rules))
 
 
@@ -146,12 +143,10 @@ def read_checkpoint(options: PretrainedOptions, workdir: epath.Path, mesh: Mesh 
             **third,
         )
     does = {"mask": "fills masks in", "picture": "edits images"}
-    for condition in checkpoint.conditions:
-        if condition not in does:
-            continue
+    for condition in does.keys() & set(checkpoint.conditions):
         raise UserError(
-            f"config.model.path = {options.path!r} {does[condition]}, and is not trained here: take a checkpoint whose"
-            " UNet reads the noisy image alone"
+            f"config.model.path = {options.path!r} {does[condition]}, and is not trained here: take a"
+            " checkpoint whose UNet reads the noisy image alone"
         )
     if options.time_shift and checkpoint.sampling.time_shift((1, 1)) is None:
         raise UserError(
@@ -178,28 +173,27 @@ def check_source(checkpoint: Checkpoint, source: Source) -> None:
     check_scores(numbers_in(checkpoint.conditions), source, "the UNet of config.model.path")
 
 
-def pipeline_of(parts: Pretrained, checkpoint: Checkpoint, size: tuple[int, int]) -> Pipeline:
-    """The pipeline of a checkpoint with the run's defaults; ``size``: height and width of the images."""
+def pipeline_of(experiment: FineTuningExperiment, checkpoint: Checkpoint) -> Pipeline:
+    """The pipeline of a checkpoint with the run's defaults."""
     return Pipeline.of_checkpoint(
         checkpoint,
         devices=Devices(batch_size=4 * jax.local_device_count()),
-        guidance=parts.guidance,
-        num_steps=parts.num_steps,
-        size=size,
+        guidance=experiment.guidance.plan,
+        num_steps=experiment.sampler.num_steps,
+        size=experiment.data.image_shape[:2],
     )
 
 
-def load_pretrained_run(config: ConfigDict, workdir: epath.Path) -> Pipeline:
+def load_finetuning(experiment: FineTuningExperiment, workdir: epath.Path) -> Pipeline:
     """The pipeline of a workdir of such a run, from its newest checkpoint's averaged parameters."""
-    parts = make_pretrained(config)
-    checkpoint = parts.tuning.prepare(read_checkpoint(parts.model, workdir))
+    tuning = experiment.tune
+    checkpoint = tuning.prepare(read_checkpoint(experiment.model, workdir))
     key = jax.random.key(0)
-    abstract = jax.eval_shape(lambda: parts.tuning.init(key, checkpoint.networks))
+    abstract = jax.eval_shape(lambda: tuning.init(key, checkpoint.networks))
     checkpoints = Checkpoints(workdir / "checkpoints")
     trained, step = checkpoints.restore_params(abstract), checkpoints.latest
     checkpoints.close()
-    merged = merged_checkpoint(parts.tuning, checkpoint, trained)
-    made = pipeline_of(parts, merged, make_settings(config).source.image_shape[:2])
+    made = pipeline_of(experiment, merged_checkpoint(tuning, checkpoint, trained))
     return dataclasses.replace(made, model=dataclasses.replace(made.model, step=step))
 
 

@@ -7,7 +7,8 @@ import re
 import pytest
 from absl import flags
 from difflax.cli import job_scripts, main
-from difflax.cli.fields import define_fields, describe_fields, read_fields
+from difflax.cli.fields import define_fields, read_fields
+from difflax.core.descriptions import describe
 
 from tests.runs import command
 
@@ -37,11 +38,11 @@ def test_fields_become_flags():
     assert read_fields(values, Cake) == {"eggs": 5}
     with pytest.raises(flags.IllegalFlagValueError):
         values(["cake", "--eggs=many"])
-    assert describe_fields(Cake)["oven"] == "what it is baked in."
+    assert describe(Cake)["oven"] == "what it is baked in."
 
 
 def test_every_field_of_a_job_is_described():
-    said = describe_fields(job_scripts.Job)
+    said = describe(job_scripts.Job)
     assert set(said) == {field.name for field in dataclasses.fields(job_scripts.Job)}
 
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from difflax.config.build import build
+from difflax.config.resolve import read_section
+from difflax.config.schema import Section
 from difflax.core.types import UserError
 from difflax.data.sources import SOURCES
 from PIL import Image
@@ -17,7 +18,7 @@ def pictures(folder, count, value):
 
 def subject(path, **fields):
     section = {"name": "subject", "path": path, "prompts": ("a sks",), "height": 8, "width": 8, **fields}
-    return build(SOURCES, section, "config.data")
+    return read_section(Section(of=SOURCES), section, "config.data")
 
 
 def test_every_picture_has_every_prompt(tmp_path):

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from difflax.config.experiments import parse
 from difflax.core.chips import CHIPS
 from difflax.core.flops import count_flops
 from difflax.core.types import Conditioning, UserError
@@ -82,7 +83,7 @@ def test_flops_of_full_size_networks_are_those_that_pytorch_counts(config, name,
     made.model.remat = "none"
     made.model.dtype = "float32"
     made.training.batch_size = 1
-    step, abstract, batch, rows, mesh = step_of(made.lock(), jax.devices()[:1], tokens=tokens)
+    step, abstract, batch, rows, mesh = step_of(parse(made), jax.devices()[:1], tokens=tokens)
     ours = count_flops(trace_step(step, abstract, mesh, batch, rows=rows).jaxpr)
 
     told = batch["conditioning"]

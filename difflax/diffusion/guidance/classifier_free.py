@@ -50,6 +50,9 @@ class ClassifierFreeGuidance(Contrast):
 
     Acts alike in x0, eps, v and every other space, since all are affine in each other at one ``x_t``. A
     negative prompt stands in the place of the empty one.
+
+    Attributes:
+        scale: s; 1 is off, 0 unconditional.
     """
 
     scale: Strength = 7.5
@@ -68,6 +71,9 @@ class CFGPlusPlus(Contrast):
 
     The pair no longer lies on a line through ``x_t``: only samplers that step with the pair itself, as all
     here do, see the difference. Meant for first-order samplers.
+
+    Attributes:
+        scale: between unconditional (0) and conditional (1).
     """
 
     scale: Strength = 0.6
@@ -88,6 +94,12 @@ class AdaptiveProjectedGuidance(Contrast):
     The difference ``cond - uncond`` gets a running sum with ``momentum`` (negative: it pushes off from the
     past), is shortened to ``norm_threshold`` (0: not), and split along cond; the parallel part is what
     saturates.
+
+    Attributes:
+        scale: s; 1 is off.
+        momentum: of the running difference, in [-1, 1].
+        norm_threshold: largest norm of the difference; 0: no limit.
+        parallel_weight: of the part of the difference along the conditional prediction.
     """
 
     scale: Strength = 7.5
@@ -122,6 +134,10 @@ class CFGZeroStar(Contrast):
 
     The unconditional velocity is first scaled by its best fit to the conditional one; at noise levels with
     ``sigma / (alpha + sigma) > zero_above`` the velocity is zero (the paper: the first step or two).
+
+    Attributes:
+        scale: s; 1 is off.
+        zero_above: the velocity is zero where the noise's share is above this; 1: nowhere.
     """
 
     scale: Strength = 7.5
@@ -152,6 +168,11 @@ class FrequencyDecoupledGuidance(Contrast):
 
     Low is what a Gaussian of ``blur`` pixels keeps, per channel. The paper's two-level Laplacian pyramid is
     such a split; a low scale for low frequencies keeps diversity, a high one for high frequencies sharpens.
+
+    Attributes:
+        low_scale: of the low frequencies.
+        high_scale: of the high frequencies.
+        blur: standard deviation that parts them, in pixels of the latent.
     """
 
     low_scale: Strength = 3.0
@@ -192,6 +213,9 @@ class ComposedGuidance(Guidance):
 
     Liu et al., composable diffusion, arXiv:2206.01714, eq. 11 and 13. Affine, so alike in every space. One
     more evaluation for each prompt, all in one batch.
+
+    Attributes:
+        weights: of the prompts, one each.
     """
 
     weights: Any = (7.5,)
@@ -246,6 +270,10 @@ class TwoConditionGuidance(Guidance):
     """InstructPix2Pix (Brooks et al., arXiv:2211.09800, eq. 3), in any space; three evaluations in one batch.
 
     ``neither + image_scale (image - neither) + text_scale (both - image)``.
+
+    Attributes:
+        text_scale: of the text; 1 is off.
+        image_scale: of the image; 1 is off.
     """
 
     text_scale: Strength = 7.5

@@ -25,6 +25,9 @@ class Autoguidance(Guidance):
 
     The weak denoiser comes to ``wrap`` as a `WithWeak`: an EMA snapshot from earlier in training, or a
     smaller network. Under ``Guided`` the negative condition is not read.
+
+    Attributes:
+        scale: s; 1 is off.
     """
 
     scale: Strength = 2.0
@@ -52,6 +55,9 @@ class PerturbationGuidance(Guidance):
         within: where the second difference acts, and is evaluated; ``None``: everywhere. SD3.5-medium's
             layers are skipped from 1% to 20% of the steps: of 28, ``Bounds(low=1, high=5, unit="step")``.
         angles: the same as noise angles, once ``resolve`` knows the run.
+        scale: s of the classifier-free difference; 1 is off.
+        perturbation_scale: p of the other difference; 0 is off.
+        classifier_free: whether the first difference is there.
     """
 
     scale: Strength = 7.5

@@ -33,7 +33,11 @@ class MeanSquared:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Huber:
-    """``error^2`` up to ``delta``, then linear: ``delta (2 |error| - delta)`` (Huber, 1964, times two)."""
+    """``error^2`` up to ``delta``, then linear: ``delta (2 |error| - delta)`` (Huber, 1964, times two).
+
+    Attributes:
+        delta: where the linear part starts.
+    """
 
     delta: float = 1.0
 
@@ -49,6 +53,9 @@ class Huber:
 class PseudoHuber:
     """``2 delta (sqrt(error^2 + delta^2) - delta)``: ``error^2`` near 0 (Charbonnier; Song & Dhariwal,
     arXiv:2310.14189).
+
+    Attributes:
+        delta: about where the linear part starts.
     """
 
     delta: float = 0.1

@@ -50,6 +50,10 @@ def uniform(key: Key[Array, ""]) -> Float[Array, ""]:
 class Uniform:
     """t uniform in (0, 1), or on the ``timesteps`` times ``1/T, 2/T, … 1``, which checkpoints of the Hub are
     trained on.
+
+    Attributes:
+        stratified: one stratified draw over the batch, so that it covers all times evenly.
+        timesteps: how many discrete times there are; ``None``: continuous.
     """
 
     stratified: bool = False
@@ -76,7 +80,13 @@ class Stratified(Uniform):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogitNormal:
-    """``logit(t) ~ N(mean, std^2)`` (Esser et al., SD3, arXiv:2403.03206, eq. 19)."""
+    """``logit(t) ~ N(mean, std^2)`` (Esser et al., SD3, arXiv:2403.03206, eq. 19).
+
+    Attributes:
+        mean: of the logits; positive prefers noise.
+        std: of the logits.
+        stratified: one stratified draw over the batch, so that it covers all times evenly.
+    """
 
     mean: float = 0.0
     std: float = 1.0
@@ -94,6 +104,10 @@ class Mode:
     """SD3's density with heavy tails: ``t = 1 - u - s (cos^2(pi u / 2) - 1 + u)`` (arXiv:2403.03206, eq. 20).
 
     ``scale`` in [-1, 2 / (pi - 2)]: positive prefers the middle, negative the ends.
+
+    Attributes:
+        scale: positive prefers the middle, negative the ends.
+        stratified: one stratified draw over the batch, so that it covers all times evenly.
     """
 
     scale: float = 1.29
@@ -114,6 +128,9 @@ class Mode:
 class CosMap:
     """The density that gives a flow the log-SNR of the cosine schedule: ``2 / (pi (1 - 2 t + 2 t^2))``
     (eq. 21).
+
+    Attributes:
+        stratified: one stratified draw over the batch, so that it covers all times evenly.
     """
 
     stratified: bool = False
@@ -143,7 +160,13 @@ class Shifted:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogNormalSigma:
-    """EDM: ``log(sigma / alpha) ~ N(mean, std^2)`` (Karras et al., arXiv:2206.00364, table 1)."""
+    """EDM: ``log(sigma / alpha) ~ N(mean, std^2)`` (Karras et al., arXiv:2206.00364, table 1).
+
+    Attributes:
+        mean: of ``log(sigma / alpha)``.
+        std: of ``log(sigma / alpha)``.
+        stratified: one stratified draw over the batch, so that it covers all times evenly.
+    """
 
     mean: float = -1.2
     std: float = 1.2
@@ -214,7 +237,13 @@ class LossAwareTimes:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunningLoss(Uniform):
-    """`LossAwareTimes` before the first step, when it is still uniform; ``begin`` makes its state."""
+    """`LossAwareTimes` before the first step, when it is still uniform; ``begin`` makes its state.
+
+    Attributes:
+        bins: of time, each with its running loss.
+        decay: of the running loss, in [0, 1).
+        floor: the share of the density that stays uniform.
+    """
 
     bins: int = 64
     decay: float = 0.9

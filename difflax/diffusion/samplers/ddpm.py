@@ -17,6 +17,9 @@ class DDPM(Stateless):
     ``variance="small"`` is the posterior's (right for data of no spread), ``"large"`` the forward step's
     (right for data of unit variance), ``"learned_range"`` what the network chose between them (Nichol &
     Dhariwal, arXiv:2102.09672, eq. 15). The step to the data adds none.
+
+    Attributes:
+        variance: of the noise that a step adds.
     """
 
     variance: Literal["small", "large", "learned_range"] = "small"

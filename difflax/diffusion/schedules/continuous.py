@@ -37,6 +37,10 @@ class ShiftedCosine:
 
     Larger images need more noise to lose their structure (Hoogeboom et al., simple diffusion,
     arXiv:2301.11093, section 3.1). ``resolution`` is the side of the image in pixels.
+
+    Attributes:
+        resolution: side of the images, in pixels.
+        reference: side at which the cosine is not moved, in pixels.
     """
 
     resolution: int = 256
@@ -63,6 +67,11 @@ class Sigmoid:
     """``alpha^2`` falls from 1 to 0 along a logistic curve between ``start`` and ``end``.
 
     Jabri et al., arXiv:2212.11972, and Chen, arXiv:2301.10972, algorithm 1.
+
+    Attributes:
+        start: of the logistic curve's argument.
+        end: of the logistic curve's argument.
+        temperature: that both are divided by.
     """
 
     start: float = -3.0
@@ -93,7 +102,12 @@ class Sigmoid:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VPSDE:
-    """``d log(alpha)/dt = -beta(t) / 2``, beta linear (Song et al., arXiv:2011.13456, eq. 32 and 33)."""
+    """``d log(alpha)/dt = -beta(t) / 2``, beta linear (Song et al., arXiv:2011.13456, eq. 32 and 33).
+
+    Attributes:
+        beta_min: at t = 0.
+        beta_max: at t = 1.
+    """
 
     beta_min: float = 0.1
     beta_max: float = 20.0
@@ -120,6 +134,10 @@ class VE:
     """``alpha = 1``, sigma geometric from ``sigma_min`` to ``sigma_max`` (arXiv:2011.13456, eq. 31).
 
     The only schedule whose t = 0 is not the data: sigma is ``sigma_min`` there.
+
+    Attributes:
+        sigma_min: at t = 0.
+        sigma_max: at t = 1.
     """
 
     sigma_min: float = 0.01
@@ -142,6 +160,9 @@ class VE:
 class EDMSchedule:
     """``alpha = 1``, ``sigma = sigma_max t`` (Karras et al., arXiv:2206.00364, table 1, time in units of
     sigma_max).
+
+    Attributes:
+        sigma_max: at t = 1.
     """
 
     sigma_max: float = 80.0
@@ -175,12 +196,16 @@ class _Flow:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RectifiedFlow(_Flow):
-    """The straight path with a given shift (SD3: 3)."""
+    """The straight path with a given shift (SD3: 3).
+
+    Attributes:
+        shift: towards the noise; 1: none.
+    """
 
     shift: float = 1.0
 
     def __post_init__(self):
-        require(0 < self.shift < np.inf, f"schedule.shift must be positive, got {self.shift}")
+        require(self.shift > 0, f"schedule.shift must be positive, got {self.shift}")
 
     @property
     def time_shift(self) -> TimeShift:
@@ -189,7 +214,11 @@ class RectifiedFlow(_Flow):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExponentialFlow(_Flow):
-    """The straight path with ``shift = exp(mu)`` (FLUX, diffusers' "exponential" time shift)."""
+    """The straight path with ``shift = exp(mu)`` (FLUX, diffusers' "exponential" time shift).
+
+    Attributes:
+        mu: the shift's logarithm.
+    """
 
     mu: float = 0.0
 
@@ -205,7 +234,12 @@ class ResolutionFlow(ResolutionShift, _Flow):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Laplace:
-    """The log-SNR has a Laplace density when t is uniform (Hang et al., arXiv:2407.03297, table 1)."""
+    """The log-SNR has a Laplace density when t is uniform (Hang et al., arXiv:2407.03297, table 1).
+
+    Attributes:
+        mean: of the log-SNR.
+        scale: of its density.
+    """
 
     mean: float = 0.0
     scale: float = 0.5
@@ -226,7 +260,12 @@ class Laplace:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cauchy:
-    """The log-SNR has a Cauchy density when t is uniform (Hang et al., arXiv:2407.03297, table 1)."""
+    """The log-SNR has a Cauchy density when t is uniform (Hang et al., arXiv:2407.03297, table 1).
+
+    Attributes:
+        mean: of the log-SNR.
+        scale: of its density.
+    """
 
     mean: float = 0.0
     scale: float = 1.0

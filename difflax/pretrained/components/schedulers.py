@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from difflax.core.spelling import choose
 from difflax.core.types import UserError
 from difflax.diffusion.denoisers import NetworkInput
 from difflax.diffusion.predictions import X0, Epsilon, FlowVelocity, PredictionType, V
@@ -51,7 +52,6 @@ from difflax.diffusion.time_grids import (
 )
 from difflax.diffusion.time_grids.run import RunOptions
 from difflax.diffusion.time_shift import TimeShift
-from difflax.models.layers import choose
 
 Config = Mapping[str, Any]
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from etils import epath
 
+from difflax.core.spelling import choose
 from difflax.core.types import UserError
-from difflax.models.layers import choose
 from difflax.pretrained.components.t5 import T5Part
 from difflax.pretrained.components.text_encoders import TextOptions
 from difflax.pretrained.families import sd, sd3, sdxl

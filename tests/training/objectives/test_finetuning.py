@@ -9,15 +9,14 @@ import numpy as np
 import optax
 import pytest
 import safetensors.numpy
-from difflax.config.pretrained import make_pretrained
-from difflax.config.sections import make_settings
+from difflax.config.experiments import parse
 from difflax.core import streams
 from difflax.diffusion.loss.time_samplers import sample_times
 from difflax.parallel.sharding import MeshShape
 from difflax.pretrained.adapters.textual_inversion import embedding_table
+from difflax.pretrained.format.layout import AUTOENCODER
 from difflax.runs.finetune import make_objective, prepare_finetune
 from difflax.runs.load import read_checkpoint
-from difflax.training.objectives.finetuning import AUTOENCODER
 from difflax.training.step import abstract_state
 from etils import epath
 from PIL import Image
@@ -53,12 +52,12 @@ def config_of(name, path, **changes):
 
 def prepared(config):
     """The run's objective with a checkpoint's arrays in it, and what it would train at first."""
-    parts = make_pretrained(config)
-    checkpoint = parts.tuning.prepare(read_checkpoint(parts.model, epath.Path("nowhere")))
-    frozen = {**parts.tuning.frozen(checkpoint.networks), AUTOENCODER: checkpoint.autoencoder_params}
-    size = (config.data.height, config.data.width)
-    objective = make_objective(parts, checkpoint, size).reading(frozen)
-    start = parts.tuning.start(checkpoint.networks) or objective.init(jax.random.key(0))
+    experiment = parse(config)
+    tuning = experiment.tune
+    checkpoint = tuning.prepare(read_checkpoint(experiment.model, epath.Path("nowhere")))
+    frozen = {**tuning.frozen(checkpoint.networks), AUTOENCODER: checkpoint.autoencoder_params}
+    objective = make_objective(experiment, checkpoint).reading(frozen)
+    start = tuning.start(checkpoint.networks) or objective.init(jax.random.key(0))
     return checkpoint, objective, start
 
 
@@ -170,7 +169,7 @@ def test_a_run_that_starts_again_reads_the_checkpoint_again(folder, pictures, tm
     config = config_of("finetune_sd15", folder, data={"path": str(pictures), "height": 32, "width": 32},
                        training={"batch_size": 2})  # fmt: skip
     workdir = epath.Path(tmp_path / "run")
-    made = prepare_finetune(config, make_settings(config), workdir)
+    made = prepare_finetune(parse(config), workdir)
     first = made.start()
     expected = jax.tree.map(np.array, first)
     jax.tree.map(lambda array: array.delete(), first)
