@@ -1,6 +1,5 @@
 """The settings of a run: its noise levels, guidance and sampler, from the defaults and what a call says."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np

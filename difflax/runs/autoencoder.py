@@ -72,7 +72,8 @@ def prepare_autoencoder(experiment: AutoencoderExperiment, workdir: epath.Path) 
         images = np.stack([record.image for record in first_usable(split, MEASURED)])
         raw = dataclasses.replace(network_config, scaling_factor=1.0, shift_factor=None)
         latents = in_batches(
-            functools.partial(encode, KLAutoencoder(config=raw), params), images.astype(np.float32) / 127.5 - 1
+            functools.partial(encode, KLAutoencoder(config=raw), params),
+            images.astype(np.float32) / 127.5 - 1,
         )
         scaled = dataclasses.replace(
             network_config,

@@ -89,9 +89,7 @@ def prepare_diffusion(experiment: DiffusionExperiment, workdir: epath.Path) -> P
         return made
 
     def drawing(step: int, state: TrainState) -> Pipeline:
-        model = dataclasses.replace(
-            pipeline.model, params=network_params(state.ema_params), step=step
-        )
+        model = dataclasses.replace(pipeline.model, params=network_params(state.ema_params), step=step)
         return dataclasses.replace(pipeline, model=model)
 
     return Prepared(
@@ -195,5 +193,3 @@ def store_autoencoder(options: AutoencoderOptions | None, workdir: epath.Path) -
 def read_autoencoder_params(experiment: DiffusionExperiment, workdir: epath.Path) -> Params:
     """The weights of the autoencoder, none if it has none."""
     return {} if experiment.trained_autoencoder is None else load_autoencoder(workdir / AUTOENCODER)[1]
-
-

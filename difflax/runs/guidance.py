@@ -6,11 +6,11 @@ from typing import Any
 
 from etils import epath
 
+from difflax.runs.diffusion import weak_model
 from difflax.config.guidance import WeakOptions, make_guidance
-from difflax.core.types import UserError
 from difflax.generation.model import WeakModel
 from difflax.generation.pipeline import Pipeline
-from difflax.runs.diffusion import weak_model
+from difflax.core.types import UserError
 
 
 def with_guidance(pipeline: Pipeline, text: str, workdir: epath.PathLike | None = None) -> Pipeline:

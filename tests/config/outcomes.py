@@ -26,12 +26,12 @@ from difflax.config.guidance import GUIDANCE
 from difflax.config.resolve import read_section
 from difflax.config.sections import clip_with_tokenizer
 from difflax.core.types import Conditioning, UserError
-from difflax.diffusion.denoisers import network_output
+from difflax.diffusion.denoisers import network_inputs
 from difflax.diffusion.guidance import Guided, Prompts, TwoConditions
 from difflax.diffusion.predictions import Prediction
 from difflax.diffusion.samplers import sample
 from difflax.diffusion.schedules import noise_level
-from difflax.models.functional import conditional_network, functional
+from difflax.models.functional import functional
 from difflax.parallel.sharding import shardings
 from difflax.runs.base import make_loader
 from difflax.runs.plan import _example
@@ -96,15 +96,10 @@ def prediction(values, tools):
 
 def network_input(values, tools):
     """What a network is shown."""
-    made, shown = parse(values), []
-
-    def network(params, x, time, conditioning):
-        shown.append((np.asarray(x), np.asarray(time)))
-        return x
-
+    made = parse(values)
     x = jnp.asarray([[1.0], [2.0], [3.0]])
-    network_output(network, {}, x, noise_level(made.schedule, TIMES), Conditioning(), made.network_input)
-    return shown
+    shown = network_inputs(x, noise_level(made.schedule, TIMES), made.network_input)
+    return [np.asarray(part) for part in shown]
 
 
 class ToyNetwork(nnx.Module):
@@ -195,9 +190,12 @@ def weak_model(values, tools):
 def perturbed(values, tools):
     """The program of the worse network."""
     made = parse(values)
-    null, batch = _example(made, 3)
-    network = conditional_network(made.network, made.guidance.weak.perturbation)
+    _, batch = _example(made, 3)
     x = jnp.zeros((1, 8, 8, 3))
+
+    def network(params, *given):
+        return made.network.module(params, made.guidance.weak.perturbation)(*given)
+
     return or_line(lambda: traced(network, made.network.abstract(), x, jnp.zeros(1), batch["conditioning"]))
 
 
@@ -400,7 +398,11 @@ def evaluation(values, tools):
         raise UserError("enough")
 
     tools.monkeypatch.setattr("difflax.evaluation.ablation.sweep.run_ablation", run_ablation)
-    model = types.SimpleNamespace(step=1, guidance=None, sampler=None, num_steps=1, batch_size=1)
+    model = types.SimpleNamespace(
+        model=types.SimpleNamespace(step=1),
+        defaults=types.SimpleNamespace(guidance=None, sampler=None, num_steps=1),
+        devices=types.SimpleNamespace(batch_size=1),
+    )
     tools.monkeypatch.setattr(difflax.cli.ablate, "load_model", lambda flags: model)
     names = (
         "pretrained",

@@ -5,7 +5,8 @@ import os
 
 import numpy as np
 import pytest
-from difflax.config.build import build
+from difflax.config.resolve import read_section
+from difflax.config.schema import Section
 from difflax.core.types import UserError
 from difflax.data.loader import Loader
 from difflax.data.sources import SOURCES, Folder, Shapes
@@ -164,14 +165,14 @@ SUBJECT = {**FOLDER, "name": "subject", "prompts": ("a sks",)}
 )
 def test_what_it_would_need_is_said_at_once(section, says):
     with pytest.raises(UserError, match=says) as raised:
-        build(SOURCES, section, "config.data")
+        read_section(Section(of=SOURCES), section, "config.data")
     assert "\n" not in str(raised.value) and len(str(raised.value)) < 500
 
 
 @pytest.mark.parametrize("buckets", [(16,), ((16, 16.5),), ((16, 16, 16),), (("a", "b"),)])
 def test_buckets_are_pairs(buckets):
     with pytest.raises(UserError, match="buckets"):
-        build(SOURCES, {**FOLDER, "buckets": buckets}, "config.data")
+        read_section(Section(of=SOURCES), {**FOLDER, "buckets": buckets}, "config.data")
 
 
 def test_what_an_example_of_shapes_needs(tmp_path):

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from difflax.cli.sample import read_lora_flag
+from difflax.cli.models import read_lora_flag
 from difflax.core.types import Conditioning, UserError
 from difflax.models.lora import add_factors, by_layer, init_factors, matching_layers
 from difflax.pretrained.adapters.lora import FILE, merge_lora, read_lora, save_lora
