@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from difflax.config.schema import DTYPE
 from difflax.core.spelling import choose
 from difflax.models.remat import POLICIES
-from difflax.training.objectives.finetuning import AUTOENCODER
+from difflax.pretrained.format.layout import AUTOENCODER
 
 STORED = "pretrained"
 """The checkpoint's copy in a workdir."""

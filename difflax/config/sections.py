@@ -25,11 +25,9 @@ from difflax.diffusion.schedules import SCHEDULES, NoiseLevel, NoiseSchedule
 from difflax.diffusion.time_grids import TIME_GRIDS, TimeGrid
 from difflax.diffusion.time_grids.run import Restart, RunOptions
 from difflax.models.autoencoder_kl import DOWN_BLOCK, UP_BLOCK, AutoencoderKLConfig
+from difflax.pretrained.format.layout import AUTOENCODER
 from difflax.text.clip_config import CLIPConfig
 from difflax.text.tokenizer import Tokenizer
-
-AUTOENCODER = "vae"
-"""Folder of an autoencoder in a workdir, as in a pipeline folder of diffusers."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

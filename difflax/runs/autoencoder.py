@@ -11,16 +11,18 @@ from etils import epath
 from jaxtyping import PyTree
 
 from difflax.config.experiments import AutoencoderExperiment
-from difflax.data.records import first_usable
 from difflax.config.files import claim_workdir
-from difflax.runs.base import Prepared, make_loader
-from difflax.runs.diffusion import clip_folder
+from difflax.data.records import first_usable
+from difflax.generation.program import encode
 from difflax.models.autoencoder_kl import KLAutoencoder, autoencoder_network
+from difflax.parallel.sharding import fetch
 from difflax.pretrained.components.autoencoder import save_autoencoder
 from difflax.pretrained.components.clip import load_clip
-from difflax.training.objectives.autoencoding import Autoencoding, FeatureDistance
+from difflax.pretrained.format.layout import AUTOENCODER
+from difflax.runs.base import Prepared, make_loader
+from difflax.runs.diffusion import clip_folder
 from difflax.training.loop import Periodic
-from difflax.parallel.sharding import fetch
+from difflax.training.objectives.autoencoding import Autoencoding, FeatureDistance
 from difflax.training.state import TrainState
 
 MEASURED = 512
@@ -70,7 +72,8 @@ def prepare_autoencoder(experiment: AutoencoderExperiment, workdir: epath.Path) 
         images = np.stack([record.image for record in first_usable(split, MEASURED)])
         raw = dataclasses.replace(network_config, scaling_factor=1.0, shift_factor=None)
         latents = in_batches(
-            functools.partial(_encode, KLAutoencoder(config=raw), params), images.astype(np.float32) / 127.5 - 1
+            functools.partial(encode, KLAutoencoder(config=raw), params),
+            images.astype(np.float32) / 127.5 - 1,
         )
         scaled = dataclasses.replace(
             network_config,
@@ -78,7 +81,7 @@ def prepare_autoencoder(experiment: AutoencoderExperiment, workdir: epath.Path) 
             scaling_factor=float(1 / latents.std()),
             force_upcast=False,
         )
-        save_autoencoder(KLAutoencoder(config=scaled), params, workdir / "vae")
+        save_autoencoder(KLAutoencoder(config=scaled), params, workdir / AUTOENCODER)
 
     every = experiment.training.sample_every
     return Prepared(objective, make_loader(experiment), prepare, {}, (Periodic(every, draw),), finish)
@@ -98,11 +101,6 @@ def in_batches(function: Any, images: np.ndarray, size: int = 64) -> np.ndarray:
 
 def _on_host(state: TrainState) -> PyTree:
     return fetch(state.ema_params)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(autoencoder: KLAutoencoder, params: PyTree, images: jax.Array) -> jax.Array:
-    return autoencoder.encode(params, images)
 
 
 @functools.partial(jax.jit, static_argnums=0)

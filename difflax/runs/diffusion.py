@@ -1,11 +1,9 @@
 """A diffusion model's run: its objective and pictures for the loop, and its pipeline."""
 
 import dataclasses
-import functools
 import shutil
 from typing import Any
 
-import jax
 from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import PyTree
@@ -13,25 +11,26 @@ from jaxtyping import PyTree
 from difflax.config.experiments import DiffusionExperiment
 from difflax.config.files import claim_workdir, read_workdir
 from difflax.config.guidance import WeakOptions
-from difflax.config.sections import AUTOENCODER, AutoencoderOptions, TextEncoderOptions
+from difflax.config.sections import AutoencoderOptions, TextEncoderOptions
+from difflax.core.types import Conditioning, Params, UserError
 from difflax.data.caches import EmbeddingCache
 from difflax.data.fingerprints import arrays_fingerprint
 from difflax.data.latents import cache_latents
-from difflax.runs.base import Prepared, make_loader, picture_task
 from difflax.generation.conditions import named
 from difflax.generation.devices import Devices
 from difflax.generation.model import Model, WeakModel
 from difflax.generation.pipeline import Pipeline
+from difflax.generation.program import encode
 from difflax.generation.request import Defaults
-from difflax.models.autoencoder_kl import KLAutoencoder
-from difflax.pretrained.components.autoencoder import load_autoencoder, save_autoencoder
-from difflax.pretrained.components.clip import load_text_encoder, save_text_encoder
-from difflax.text.encoders import TextEncoder
-from difflax.training.runtime.checkpoints import Checkpoints
-from difflax.training.objectives.base import network_params, pixels
 from difflax.parallel.sharding import sharded_shapes
+from difflax.pretrained.components.autoencoder import load_autoencoder, save_autoencoder
+from difflax.pretrained.components.clip import PREPROCESSOR, load_text_encoder, save_text_encoder
+from difflax.pretrained.format.layout import AUTOENCODER
+from difflax.runs.base import Prepared, make_loader, picture_task
+from difflax.text.encoders import TextEncoder
+from difflax.training.objectives.base import network_params, pixels
+from difflax.training.runtime.checkpoints import Checkpoints
 from difflax.training.state import TrainState
-from difflax.core.types import Conditioning, Params, UserError
 
 LATENTS = "latents.npy"
 """A workdir's latents of the training images, computed once."""
@@ -56,7 +55,7 @@ def prepare_diffusion(experiment: DiffusionExperiment, workdir: epath.Path) -> P
     if autoencoder_params:
         cached = cache_latents(
             records,
-            functools.partial(_encode, experiment.autoencoder, autoencoder_params),
+            lambda images: encode(experiment.autoencoder, autoencoder_params, pixels({"image": images})),
             workdir / LATENTS,
             encoder=arrays_fingerprint(autoencoder_params, experiment.autoencoder),
             max_bad_examples=experiment.training.max_bad_examples,
@@ -90,9 +89,7 @@ def prepare_diffusion(experiment: DiffusionExperiment, workdir: epath.Path) -> P
         return made
 
     def drawing(step: int, state: TrainState) -> Pipeline:
-        model = dataclasses.replace(
-            pipeline.model, params=network_params(state.ema_params), step=step
-        )
+        model = dataclasses.replace(pipeline.model, params=network_params(state.ema_params), step=step)
         return dataclasses.replace(pipeline, model=model)
 
     return Prepared(
@@ -181,7 +178,7 @@ def store_text_encoder(encoder: TextEncoder, folder: epath.Path, workdir: epath.
     metric of evaluation.
     """
     save_text_encoder(encoder, workdir)
-    if (folder / "preprocessor_config.json").exists():
+    if (folder / PREPROCESSOR).exists():
         shutil.copytree(folder, workdir / "clip")
 
 
@@ -196,8 +193,3 @@ def store_autoencoder(options: AutoencoderOptions | None, workdir: epath.Path) -
 def read_autoencoder_params(experiment: DiffusionExperiment, workdir: epath.Path) -> Params:
     """The weights of the autoencoder, none if it has none."""
     return {} if experiment.trained_autoencoder is None else load_autoencoder(workdir / AUTOENCODER)[1]
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(autoencoder: KLAutoencoder, params: Params, images: Any) -> Any:
-    return autoencoder.encode(params, pixels({"image": images}))

@@ -13,6 +13,8 @@ from jaxtyping import Array, Float, PyTree
 
 from difflax.config.experiments import FineTuningExperiment
 from difflax.config.files import claim_workdir
+from difflax.config.pretrained import STORED
+from difflax.core.types import Conditioning, UserError
 from difflax.data.caches import EmbeddingCache
 from difflax.data.fingerprints import arrays_fingerprint
 from difflax.data.latents import cache_latents
@@ -21,20 +23,19 @@ from difflax.data.records import Records
 from difflax.data.subjects import Subject
 from difflax.diffusion.loss.time_samplers import RunningLoss, Shifted
 from difflax.diffusion.time_shift import TimeShift
-from difflax.runs.base import Prepared, make_loader, picture_task
-from difflax.config.pretrained import STORED
-from difflax.runs.load import check_source, merged_checkpoint, pipeline_of, read_checkpoint
 from difflax.generation.conditions import named
 from difflax.generation.devices import Devices
 from difflax.generation.pipeline import Pipeline
-from difflax.pretrained.families.base import Checkpoint
-from difflax.training.runtime.checkpoints import has_checkpoint
-from difflax.training.objectives.finetuning import AUTOENCODER, FineTuning
-from difflax.training.objectives.denoising import Denoising
-from difflax.training.objectives.base import network_params, pixels
 from difflax.parallel.sharding import fetch, put, shardings
+from difflax.pretrained.families.base import Checkpoint
+from difflax.pretrained.format.layout import AUTOENCODER
+from difflax.runs.base import Prepared, make_loader, picture_task
+from difflax.runs.load import check_source, merged_checkpoint, pipeline_of, read_checkpoint
+from difflax.training.objectives.base import network_params, pixels
+from difflax.training.objectives.denoising import Denoising
+from difflax.training.objectives.finetuning import FineTuning
+from difflax.training.runtime.checkpoints import has_checkpoint
 from difflax.training.state import TrainState
-from difflax.core.types import Conditioning, UserError
 
 TRAINED = "trained"
 """Where in the workdir what was trained lies, in diffusers' own format."""

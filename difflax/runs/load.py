@@ -13,18 +13,18 @@ from difflax.config.experiments import DiffusionExperiment, FineTuningExperiment
 from difflax.config.files import read_workdir
 from difflax.config.pretrained import DTYPES, STORED, PretrainedOptions
 from difflax.core.spelling import choose
-from difflax.runs.diffusion import make_pipeline, read_text_encoder, weak_model
+from difflax.core.types import Conditioning, UserError
+from difflax.data.sources import Source
 from difflax.generation.conditions import named
 from difflax.generation.devices import Devices
 from difflax.generation.pipeline import Pipeline
-from difflax.data.sources import Source
+from difflax.parallel.sharding import MeshShape, sharded_shapes, shardings
 from difflax.pretrained.families.base import Checkpoint
 from difflax.pretrained.open import open_checkpoint
+from difflax.runs.diffusion import make_pipeline, read_text_encoder, weak_model
 from difflax.training.objectives.base import network_params
-from difflax.training.tunings import Tuning
 from difflax.training.runtime.checkpoints import Checkpoints
-from difflax.parallel.sharding import MeshShape, sharded_shapes, shardings
-from difflax.core.types import Conditioning, UserError
+from difflax.training.tunings import Tuning
 
 
 def load(workdir: epath.PathLike, mesh: MeshShape | None = None) -> Pipeline:
@@ -142,12 +142,10 @@ def read_checkpoint(options: PretrainedOptions, workdir: epath.Path, mesh: Mesh 
             **third,
         )
     does = {"mask": "fills masks in", "picture": "edits images"}
-    for condition in checkpoint.conditions:
-        if condition not in does:
-            continue
+    for condition in does.keys() & set(checkpoint.conditions):
         raise UserError(
-            f"config.model.path = {options.path!r} {does[condition]}, and is not trained here: take a checkpoint whose"
-            " UNet reads the noisy image alone"
+            f"config.model.path = {options.path!r} {does[condition]}, and is not trained here: take a"
+            " checkpoint whose UNet reads the noisy image alone"
         )
     if options.time_shift and checkpoint.sampling.time_shift((1, 1)) is None:
         raise UserError(

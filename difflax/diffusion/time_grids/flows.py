@@ -32,12 +32,16 @@ class FlowGrid(abc.ABC):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FlowShift(FlowGrid):
-    """Equal steps of t, moved by a constant (SD3: 3)."""
+    """Equal steps of t, moved by a constant (SD3: 3).
+
+    Attributes:
+        shift: towards the noise; 1: none.
+    """
 
     shift: float = 3.0
 
     def __post_init__(self):
-        require(0 < self.shift < np.inf, f"time_grid.shift must be positive, got {self.shift}")
+        require(self.shift > 0, f"time_grid.shift must be positive, got {self.shift}")
 
     @property
     def time_shift(self) -> TimeShift:
@@ -55,13 +59,17 @@ class CheckpointFlow(FlowGrid):
 
     Equal steps from the shifted first timestep to the shifted last, shifted once more: at the low end the
     shift counts twice.
+
+    Attributes:
+        shift: towards the noise; 1: none.
+        num_timesteps: T of the discrete process.
     """
 
     shift: float = 3.0
     num_timesteps: int = 1000
 
     def __post_init__(self):
-        require(0 < self.shift < np.inf, f"time_grid.shift must be positive, got {self.shift}")
+        require(self.shift > 0, f"time_grid.shift must be positive, got {self.shift}")
         require(
             self.num_timesteps >= 1, f"time_grid.num_timesteps must be positive, got {self.num_timesteps}"
         )

@@ -92,12 +92,12 @@ class Checkpoint:
     @property
     def guidance(self) -> Guidance:
         """The default of its pipeline in diffusers."""
-        return self.configs.family.guidance(self.conditions)
+        return self.configs.family.guidance(self.configs, self.conditions)
 
     @property
     def num_steps(self) -> int:
         """The default of its pipeline in diffusers."""
-        return self.configs.family.num_steps
+        return self.configs.family.steps(self.configs)
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -1,8 +1,8 @@
 """What a family of checkpoints says of itself, and the config files of one of its checkpoints.
 
 A pipeline folder has ``model_index.json`` and a folder a component: ``unet`` or ``transformer``, ``vae``,
-``scheduler``, text encoders and tokenizers. A new family is one file beside this one
-with its `Family`, and its line in `difflax.pretrained.families.FAMILIES`.
+``scheduler``, text encoders and tokenizers. A new family is one file beside this one with its `Family`, and
+its line in `difflax.pretrained.families.FAMILIES`.
 """
 
 import abc
@@ -99,9 +99,9 @@ class Family(abc.ABC):
         """Whether a network of this config reads the text's pooled vector."""
 
     def join(
-        self, encoders: Mapping[str, PromptEncoder], network: Config, options: TextOptions
+        self, encoders: Mapping[str, PromptEncoder], configs: "Configs", options: TextOptions
     ) -> PromptEncoder:
-        """The text encoders that are there, by name, as a network of this config reads them."""
+        """The text encoders that are there, by name, as the network reads them."""
         [encoder] = encoders.values()
         return encoder
 
@@ -137,9 +137,13 @@ class Family(abc.ABC):
         """What its scheduler config means."""
         return read_scheduler(configs.scheduler, patch_size=configs.network.get("patch_size", 2))
 
-    def guidance(self, conditions: Sequence[str]) -> Guidance:
+    def guidance(self, configs: "Configs", conditions: Sequence[str]) -> Guidance:
         """The default of its pipeline in diffusers, for a network that reads ``conditions``."""
         return ClassifierFreeGuidance(scale=self.guidance_scale)
+
+    def steps(self, configs: "Configs") -> int:
+        """The default of its pipeline in diffusers."""
+        return self.num_steps
 
     def zero_null(self, index: Config) -> bool:
         """Whether no prompt is the zero condition, and not that of an empty prompt."""
@@ -243,7 +247,7 @@ class Configs:
             problem = part.problem(encoders[part.name], self.family.title)
             if problem:
                 raise UserError(f"{part.name} {where} {problem}")
-        encoder = self.family.join(encoders, self.network, options)
+        encoder = self.family.join(encoders, self, options)
         width, pooled = self.family.text_widths(self.network)
         if width != encoder.width or pooled not in (None, encoder.pooled_width):
             wanted, given = f"{width}", f"{encoder.width}"

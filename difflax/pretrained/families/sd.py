@@ -73,10 +73,10 @@ class StableDiffusion(UNetFamily):
             "safety_checker": ABSENT,
         }
 
-    def guidance(self, conditions: Sequence[str]) -> Guidance:
+    def guidance(self, configs: Configs, conditions: Sequence[str]) -> Guidance:
         if "picture" in conditions:
             return TwoConditionGuidance(text_scale=self.guidance_scale, image_scale=1.5)
-        return super().guidance(conditions)
+        return super().guidance(configs, conditions)
 
 
 def unet_names(tensors: Tensors, config: Config, vector: str = "class_embedding") -> Tensors:

@@ -16,7 +16,7 @@ from difflax.pretrained.components.clip import ClipPart
 from difflax.pretrained.components.schedulers import FLOW
 from difflax.pretrained.components.t5 import T5Part
 from difflax.pretrained.components.text_encoders import TextOptions
-from difflax.pretrained.families.family import Config, Family
+from difflax.pretrained.families.family import Config, Configs, Family
 from difflax.pretrained.format.layout import ABSENT
 from difflax.pretrained.format.safetensors import Tensors
 from difflax.pretrained.single_file.autoencoder import infer_autoencoder_config
@@ -40,10 +40,10 @@ class StableDiffusion3(Family):
         return True
 
     def join(
-        self, encoders: Mapping[str, PromptEncoder], network: Config, options: TextOptions
+        self, encoders: Mapping[str, PromptEncoder], configs: Configs, options: TextOptions
     ) -> PromptEncoder:
         clips = JoinedEncoder((encoders[FIRST.name], encoders[SECOND.name]), along="features", pooled=(0, 1))
-        zeros = ZeroEncoder(length=THIRD.tokens(options), width=self.text_widths(network)[0])
+        zeros = ZeroEncoder(length=THIRD.tokens(options), width=self.text_widths(configs.network)[0])
         return JoinedEncoder((clips, encoders.get(THIRD.name, zeros)), along="tokens", pooled=(0,))
 
 

@@ -32,10 +32,10 @@ class StableDiffusionXL(UNetFamily):
     """XL and its refiner."""
 
     def join(
-        self, encoders: Mapping[str, PromptEncoder], network: Config, options: TextOptions
+        self, encoders: Mapping[str, PromptEncoder], configs: Configs, options: TextOptions
     ) -> PromptEncoder:
         if len(encoders) == 1:
-            return super().join(encoders, network, options)
+            return super().join(encoders, configs, options)
         return JoinedEncoder(tuple(encoders.values()), along="features", pooled=(1,))
 
     def conditions(self, configs: Configs, encoder: PromptEncoder, where: str) -> tuple[str, ...]:

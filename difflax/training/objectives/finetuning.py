@@ -11,12 +11,10 @@ from difflax.core import streams
 from difflax.core.types import Conditioning, Params
 from difflax.models.autoencoder_kl import KLAutoencoder, Posterior
 from difflax.pretrained.families.base import Networks
+from difflax.pretrained.format.layout import AUTOENCODER
 from difflax.training.objectives.base import LOSS_PARAMS, network_params, pixels
 from difflax.training.objectives.denoising import Denoising, drop_captions
 from difflax.training.tunings import Tuning
-
-AUTOENCODER = "vae"
-"""Where, beside the networks, the autoencoder's parameters stand among the frozen ones."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,6 @@
 """Checkpoints of Stable Diffusion 1.x, 2.x and XL in one file, in the original layout."""
 
 import json
-import types
 
 import difflax
 import jax
@@ -14,6 +13,7 @@ from difflax.pretrained.families import sd, sdxl
 from difflax.pretrained.families.family import Configs, denoiser_network
 from difflax.pretrained.single_file.autoencoder import autoencoder_names
 from difflax.pretrained.single_file.clip import infer_text_config
+from difflax.text.t5_encoder import ZeroEncoder
 
 from tests.fixtures import full_width, make_sdxl, make_shapes
 from tests.fixtures import make_stable_diffusion as reference
@@ -58,9 +58,11 @@ def test_the_same_model_as_from_the_folder(both):
     one = difflax.from_pretrained(str(path), config=str(folder))
     whole = difflax.from_pretrained(str(folder), variant="fp16")
     for name in ("params", "autoencoder_params"):
-        jax.tree.map(np.testing.assert_array_equal, getattr(one, name), getattr(whole, name))
-    jax.tree.map(np.testing.assert_array_equal, one.text_encoder.params, whole.text_encoder.params)
-    assert one.configs == whole.configs
+        jax.tree.map(np.testing.assert_array_equal, getattr(one.model, name), getattr(whole.model, name))
+    jax.tree.map(
+        np.testing.assert_array_equal, one.model.text_encoder.params, whole.model.text_encoder.params
+    )
+    assert one.model.configs == whole.model.configs
 
 
 def test_convert(both, tmp_path):
@@ -220,10 +222,10 @@ class TestXL:
         one = difflax.from_pretrained(str(path), config=str(folder))
         whole = difflax.from_pretrained(str(folder), variant="fp16")
         for name in ("params", "autoencoder_params"):
-            jax.tree.map(np.testing.assert_array_equal, getattr(one, name), getattr(whole, name))
-        assert one.text_encoder.fingerprint() == whole.text_encoder.fingerprint()
-        assert one.configs == whole.configs
-        assert (one.sizes, one.refines) == (whole.sizes, whole.refines)
+            jax.tree.map(np.testing.assert_array_equal, getattr(one.model, name), getattr(whole.model, name))
+        assert one.model.text_encoder.fingerprint() == whole.model.text_encoder.fingerprint()
+        assert one.model.configs == whole.model.configs
+        assert one.model.conditions == whole.model.conditions
 
     @pytest.mark.parametrize(("name", "list_of"), [("base", "sdxl_unet"), ("refiner", "sdxl_refiner_unet")])
     def test_the_structure_is_found_from_names_and_shapes(self, name, list_of):
@@ -246,6 +248,6 @@ class TestXL:
                 assert config[key] == value, key
         assert made.autoencoder["scaling_factor"] == 0.13025
         assert type(made.build("float32")[2].sampler).__name__ == "Euler"
-        encoder = types.SimpleNamespace(pooled_width=1280)
+        encoder = ZeroEncoder(length=77, width=2048, pooled_width=1280)
         kind = "size_and_score" if name == "refiner" else "size"
         assert made.family.conditions(made, encoder, "in the file") == ("text", kind)

@@ -103,9 +103,9 @@ def test_the_same_model_as_from_the_folder(name, checkpoint_of, tmp_path):
     one = difflax.from_pretrained(str(path), config=str(folder), t5_length=reference.LENGTH)
     whole = difflax.from_pretrained(str(folder), **OPTIONS)
     for part in ("params", "autoencoder_params"):
-        jax.tree.map(np.testing.assert_array_equal, getattr(one, part), getattr(whole, part))
-    assert one.text_encoder.fingerprint() == whole.text_encoder.fingerprint()
-    assert one.configs == whole.configs
+        jax.tree.map(np.testing.assert_array_equal, getattr(one.model, part), getattr(whole.model, part))
+    assert one.model.text_encoder.fingerprint() == whole.model.text_encoder.fingerprint()
+    assert one.model.configs == whole.model.configs
 
 
 @pytest.mark.parametrize("lost", [("text_encoders.",), (CLIP_G, T5), (T5,)])
@@ -114,8 +114,8 @@ def test_encoders_that_the_file_has_not_are_the_folders(lost, checkpoint_of, tmp
     path = save(tmp_path / "one.safetensors", without(tensors, *lost))
     one = difflax.from_pretrained(str(path), config=str(folder), **OPTIONS)
     whole = difflax.from_pretrained(str(folder), **OPTIONS)
-    assert one.text_encoder.fingerprint() == whole.text_encoder.fingerprint()
-    assert one.configs == whole.configs
+    assert one.model.text_encoder.fingerprint() == whole.model.text_encoder.fingerprint()
+    assert one.model.configs == whole.model.configs
 
 
 def test_without_t5_its_tokens_are_zeros(checkpoint_of, tmp_path):
@@ -123,7 +123,7 @@ def test_without_t5_its_tokens_are_zeros(checkpoint_of, tmp_path):
     # Nothing of it is looked at, either.
     path = save(tmp_path / "one.safetensors", tensors | {f"{T5}shared.weight": np.ones(1, np.float16)})
     one = difflax.from_pretrained(str(path), config=str(folder), t5=False, t5_length=5)
-    encoded = one.text_encoder.encode(["a cat"]).context
+    encoded = one.model.text_encoder.encode(["a cat"]).context
     np.testing.assert_array_equal(encoded[:, 77:], np.zeros((1, 5, 40)))
 
 

@@ -14,9 +14,9 @@ from difflax.core import streams
 from difflax.diffusion.loss.time_samplers import sample_times
 from difflax.parallel.sharding import MeshShape
 from difflax.pretrained.adapters.textual_inversion import embedding_table
+from difflax.pretrained.format.layout import AUTOENCODER
 from difflax.runs.finetune import make_objective, prepare_finetune
 from difflax.runs.load import read_checkpoint
-from difflax.training.objectives.finetuning import AUTOENCODER
 from difflax.training.step import abstract_state
 from etils import epath
 from PIL import Image
