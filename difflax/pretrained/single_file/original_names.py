@@ -66,24 +66,33 @@ def check_strays(tensors: Tensors, groups: Iterable[str], where: Any) -> None:
         raise UserError(f"the weights do not fit {where}: {'; '.join(f'unexpected {n}' for n in stray)}")
 
 
+UNET = {
+    "time_embed.0": "time_embedding.linear_1",
+    "time_embed.2": "time_embedding.linear_2",
+    "input_blocks.0.0": "conv_in",
+    "out.0": "conv_norm_out",
+    "out.2": "conv_out",
+    "middle_block.0": "mid_block.resnets.0",
+    "middle_block.1": "mid_block.attentions.0",
+    "middle_block.2": "mid_block.resnets.1",
+}
+RESNET = {
+    "in_layers.0.": "norm1.",
+    "in_layers.2.": "conv1.",
+    "emb_layers.1.": "time_emb_proj.",
+    "out_layers.0.": "norm2.",
+    "out_layers.3.": "conv2.",
+    "skip_connection.": "conv_shortcut.",
+}
+
+
 def unet_names(tensors: Tensors, layers: int, *, xl: bool = False) -> Tensors:
     """The UNet's tensors by diffusers' names; ``layers`` residual blocks a level. ``xl``: of Stable Diffusion
     XL, where the vector beside the time is of text and sizes.
     """
     vector = "add_embedding" if xl else "class_embedding"
     attentions = {name.rsplit(".norm.", 1)[0] for name in tensors if name.endswith(".norm.weight")}
-    fixed = {
-        "time_embed.0": "time_embedding.linear_1",
-        "time_embed.2": "time_embedding.linear_2",
-        "input_blocks.0.0": "conv_in",
-        "out.0": "conv_norm_out",
-        "out.2": "conv_out",
-        "middle_block.0": "mid_block.resnets.0",
-        "middle_block.1": "mid_block.attentions.0",
-        "middle_block.2": "mid_block.resnets.1",
-        "label_emb.0.0": f"{vector}.linear_1",
-        "label_emb.0.2": f"{vector}.linear_2",
-    }
+    fixed = UNET | {"label_emb.0.0": f"{vector}.linear_1", "label_emb.0.2": f"{vector}.linear_2"}
 
     def place(name: str) -> str:
         for old, new in fixed.items():
@@ -103,15 +112,7 @@ def unet_names(tensors: Tensors, layers: int, *, xl: bool = False) -> Tensors:
             return f"{way}_blocks.{level}.attentions.{layer}.{rest}"
         return f"{way}_blocks.{level}.upsamplers.0.{rest}"
 
-    inside = {
-        "in_layers.0.": "norm1.",
-        "in_layers.2.": "conv1.",
-        "emb_layers.1.": "time_emb_proj.",
-        "out_layers.0.": "norm2.",
-        "out_layers.3.": "conv2.",
-        "skip_connection.": "conv_shortcut.",
-    }
-    return {_replaced(place(name), inside): tensor for name, tensor in tensors.items()}
+    return {_replaced(place(name), RESNET): tensor for name, tensor in tensors.items()}
 
 
 def vae_names(tensors: Tensors, levels: int) -> Tensors:
@@ -186,7 +187,7 @@ def open_clip_names(tensors: Tensors, layers: int, *, projection: bool = False) 
     return named
 
 
-_MMDIT = {
+MMDIT = {
     "x_embedder.proj.": "pos_embed.proj.",
     "t_embedder.mlp.0.": "time_text_embed.timestep_embedder.linear_1.",
     "t_embedder.mlp.2.": "time_text_embed.timestep_embedder.linear_2.",
@@ -196,7 +197,7 @@ _MMDIT = {
     "final_layer.linear.": "proj_out.",
     "final_layer.adaLN_modulation.1.": "norm_out.linear.",
 }
-_MMDIT_IMAGE = {
+MMDIT_IMAGE = {
     "attn.qkv.": "attn.to_{}.",
     "attn.proj.": "attn.to_out.0.",
     "attn.ln_q.": "attn.norm_q.",
@@ -209,7 +210,7 @@ _MMDIT_IMAGE = {
     "mlp.fc1.": "ff.net.0.proj.",
     "mlp.fc2.": "ff.net.2.",
 }
-_MMDIT_TEXT = {
+MMDIT_TEXT = {
     "attn.qkv.": "attn.add_{}_proj.",
     "attn.proj.": "attn.to_add_out.",
     "attn.ln_q.": "attn.norm_added_q.",
@@ -231,7 +232,7 @@ def mmdit_names(tensors: Tensors, layers: int) -> Tensors:
     for name, tensor in tensors.items():
         match = re.fullmatch(r"joint_blocks\.(\d+)\.(x|context)_block\.(.*)", name)
         layer, side, rest = match.groups() if match else (None, None, name)
-        table = {"x": _MMDIT_IMAGE, "context": _MMDIT_TEXT, None: _MMDIT}[side]
+        table = {"x": MMDIT_IMAGE, "context": MMDIT_TEXT, None: MMDIT}[side]
         old = next((old for old in table if rest.startswith(old)), None)
         if name == "pos_embed":
             named["pos_embed.pos_embed"] = tensor
