@@ -22,6 +22,7 @@ from difflax.config.sections import (
 from difflax.core.types import UserError
 from difflax.diffusion.loss.time_samplers import RunningLoss
 from difflax.diffusion.loss.weightings import NoUncertainty
+from difflax.diffusion.samplers import DDPM
 from difflax.evaluation.protocols import PROTOCOLS
 
 COMMON_SECTIONS = ("data", "ema", "loss", "mesh", "model", "optimizer", "seed", "training")
@@ -100,6 +101,11 @@ def check(config: ConfigDict, workdir: epath.PathLike | None = None) -> None:
             " config.training.sample_every = 0, or name another run in config.guidance.weak.workdir"
         )
     check_loss(settings, parts.loss, parts.time_sampler, parts.uncertainty)
+    if parts.sampler == DDPM(variance="learned_range") and not parts.loss.vlb_weight:
+        raise UserError(
+            "config.sampler.variance = 'learned_range' is what a network predicts beside the image, and this"
+            " one predicts none: choose 'small' or 'large', or train it with config.loss.vlb_weight = 0.001"
+        )
     for height, width, _ in getattr(settings.source, "image_shapes", (settings.source.image_shape,)):
         shape = parts.autoencoder.latent_shape(height, width)
         network_kind(config).check_latent(dict(config.model), *shape[:2])

@@ -90,11 +90,14 @@ def network_kind(config: ConfigDict) -> NetworkKind:
 
 
 def network(config: ConfigDict, channels: int) -> Functional:
-    """The network of ``config.model`` for latents of ``channels``."""
+    """The network of ``config.model`` for latents of ``channels``; twice as many come out where
+    ``config.loss.vlb_weight`` trains a variance as well.
+    """
+    outputs = channels * (2 if config.loss.get("vlb_weight") else 1)
     fields = {key: value for key, value in config.model.items() if key != "name"}
     kind = network_kind(config).module
     return functional(
         lambda rngs: construct(
-            kind, fields, "config.model", in_channels=channels, out_channels=channels, rngs=rngs
+            kind, fields, "config.model", in_channels=channels, out_channels=outputs, rngs=rngs
         )
     )

@@ -34,7 +34,7 @@ from difflax.diffusion.predictions import PREDICTIONS
 from difflax.diffusion.samplers import SAMPLERS
 from difflax.diffusion.schedules import SCHEDULES
 from difflax.diffusion.time_grids import TIME_GRIDS
-from difflax.diffusion.time_grids.run import Restart, RunOptions
+from difflax.diffusion.time_grids.run import Repaint, Restart, RunOptions
 from difflax.models.autoencoder import AUTOENCODERS, Autoencoder
 from difflax.models.autoencoder_kl import DOWN_BLOCK, UP_BLOCK, AutoencoderKLConfig
 from difflax.models.perturbation import Perturbation
@@ -58,14 +58,19 @@ class DenoisingLoss:
 
     Attributes:
         caption_dropout, masked: see `Denoising`.
+        vlb_weight: of the variational bound, 0.001 in the paper, see `VariationalBound`. A network that is
+            trained from scratch then predicts a variance too, which ``ddpm`` can sample with.
     """
 
     caption_dropout: float = 0.1
     masked: bool = False
+    vlb_weight: float = 0.0
 
     def __post_init__(self):
         if not 0 <= self.caption_dropout <= 1:
             raise ValueError(f"caption_dropout must lie in [0, 1], got {self.caption_dropout}")
+        if not 0 <= self.vlb_weight < math.inf:
+            raise ValueError(f"vlb_weight must not be negative, got {self.vlb_weight}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -197,12 +202,15 @@ def make_diffusion(config: ConfigDict, workdir: epath.PathLike | None = None) ->
     options = {
         "schedule": sampler.pop("schedule", None),
         "restart": sampler.pop("restart", None),
+        "repaint": sampler.pop("repaint", None),
         **{name: sampler.pop(name) for name in ("variance_exploding", "final_t") if name in sampler},
     }
     if options["schedule"] is not None:
         options["schedule"] = build(SCHEDULES, options["schedule"], "config.sampler.schedule")
     if options["restart"] is not None:
         options["restart"] = construct(Restart, options["restart"], "config.sampler.restart")
+    if options["repaint"] is not None:
+        options["repaint"] = construct(Repaint, options["repaint"], "config.sampler.repaint")
     guidance, weak = make_guidance(config.guidance)
     return Diffusion(
         autoencoder=make_autoencoder(config.autoencoder, workdir),

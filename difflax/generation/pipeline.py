@@ -23,8 +23,8 @@ from difflax.diffusion.time_grids.run import RunOptions
 from difflax.diffusion.time_grids.sequences import levels_between
 from difflax.generation.conditions import conditions
 from difflax.generation.request import Request
-from difflax.generation.run import WeakModel, decode, encode, length_on_path, sample_batch
-from difflax.models.autoencoder import Autoencoder
+from difflax.generation.run import WeakModel, decode, length_on_path, sample_batch
+from difflax.models.autoencoder import Autoencoder, encode_images
 from difflax.models.functional import Functional
 from difflax.models.size_conditioning import MicroConditioning
 from difflax.parallel.sharding import (
@@ -382,7 +382,7 @@ class Pipeline:
         parts = []
         for rows, count in self._batches(len(images)):
             given = put(images[rows], batch_sharding(self._mesh))
-            parts.append(fetch(encode(self.autoencoder, self._placed[1], given))[:count])
+            parts.append(fetch(encode_images(self.autoencoder, self._placed[1], given))[:count])
         return jnp.asarray(np.concatenate(parts))
 
     def _batches(self, count: int) -> Iterator[tuple[np.ndarray, int]]:

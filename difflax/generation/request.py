@@ -175,7 +175,10 @@ class Request:
         """
         if self.strength < 1:
             levels = levels_from(levels, self.strength)
-        return pipeline.part_of(levels, self.start, self.end)
+        levels = pipeline.part_of(levels, self.start, self.end)
+        if self.mask is None or pipeline.fills_masks:
+            return levels
+        return pipeline.options.repainting(levels)
 
 
 def _each(value: Any, count: int, name: str) -> list:

@@ -104,10 +104,3 @@ def decode(
     autoencoder: Autoencoder, params: Params, latents: Float[Array, "b lh lw lc"]
 ) -> Float[Array, "b h w c"]:
     return jnp.clip(autoencoder.decode(params, latents) / 2 + 0.5, 0, 1)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def encode(
-    autoencoder: Autoencoder, params: Params, images: Float[Array, "b h w c"]
-) -> Float[Array, "b lh lw lc"]:
-    return autoencoder.encode(params, images)

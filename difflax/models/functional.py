@@ -94,11 +94,17 @@ def conditional_network(model: Functional, perturbation: Perturbation | None = N
     """The denoising network of a module that takes the fields of ``Conditioning`` by name, as the UNet does.
 
     ``conditioning.image`` (inpainting, editing) is joined to the noisy image's channels. With a
-    ``perturbation`` it is the same network made worse.
+    ``perturbation`` it is the same network made worse. Training gives a ``dropout_key``; without one nothing
+    is dropped.
     """
 
     def network(
-        params: Params, x: Float[Array, "b h w c"], time: Float[Array, " b"], conditioning: Conditioning
+        params: Params,
+        x: Float[Array, "b h w c"],
+        time: Float[Array, " b"],
+        conditioning: Conditioning,
+        *,
+        dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b h w co"]:
         if conditioning.image is not None:
             x = jax.numpy.concatenate([x, conditioning.image.astype(x.dtype)], axis=-1)
@@ -113,6 +119,7 @@ def conditional_network(model: Functional, perturbation: Perturbation | None = N
             pooled=conditioning.pooled,
             time_ids=conditioning.time_ids,
             class_labels=conditioning.class_labels,
+            dropout_key=dropout_key,
         )
 
     return network

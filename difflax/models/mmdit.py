@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, DTypeLike, Float, Int
+from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key
 
 from difflax.core.types import UserError
 from difflax.models.blocks import run_blocks
@@ -226,6 +226,7 @@ class SD3Transformer2DModel(nnx.Module):
         pooled: Float[Array | np.ndarray, "b p"] | None = None,
         time_ids: Float[Array | np.ndarray, "b k"] | None = None,
         class_labels: Int[Array | np.ndarray, " b"] | None = None,
+        dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b h w co"]:
         """The network's output for noisy images ``x`` (NHWC) at ``timesteps`` (0 to 1000).
 
@@ -233,6 +234,7 @@ class SD3Transformer2DModel(nnx.Module):
             context: text tokens; ``context_mask`` is True where they may be attended to.
             pooled: a vector of the text.
             time_ids, class_labels: not read.
+            dropout_key: not read, as the published network has no dropout.
 
         Raises:
             ValueError: if ``pooled`` is missing.

@@ -71,7 +71,7 @@ class UNet2DConditionModel(nnx.Module):
             passes as ``class_labels``).
         addition_embed_type: ``"text_time"`` for SDXL's pooled text and size numbers, with
             ``addition_time_embed_dim`` and ``projection_class_embeddings_input_dim``.
-        dropout: in the residual blocks, where a key is given at the call.
+        dropout: the share of values that training drops in every residual block, in [0, 1).
         dtype: of the computation; parameters are float32.
         remat: ``"none"``, ``"dots"``, ``"full"`` or ``"offload"``, see ``difflax.models.remat``.
         scan_layers: transformer blocks in a row as one loop, see ``difflax.models.blocks``.
@@ -124,6 +124,8 @@ class UNet2DConditionModel(nnx.Module):
         attention_implementation: str | None = None,
         rngs: nnx.Rngs,
     ):
+        if not 0 <= dropout < 1:
+            raise UserError(f"dropout = {dropout} must lie in [0, 1)")
         widths = tuple(block_out_channels)
         levels = len(widths)
         layers = _per_level("layers_per_block", layers_per_block, levels)
@@ -170,6 +172,7 @@ class UNet2DConditionModel(nnx.Module):
         )
         self.center_input_sample = center_input_sample
         self.sinusoids = {"flip_sin_to_cos": flip_sin_to_cos, "freq_shift": float(freq_shift)}
+        self.dropout = float(dropout)
         self.dtype = dtype
 
         self.conv_in = Conv2d(in_channels, widths[0], conv_in_kernel, dtype=dtype, rngs=rngs)
@@ -282,7 +285,7 @@ class UNet2DConditionModel(nnx.Module):
         pooled: Float[Array | np.ndarray, "b p"] | None = None,
         time_ids: Float[Array | np.ndarray, "b k"] | None = None,
         class_labels: Int[Array | np.ndarray, " b"] | None = None,
-        key: Key[Array, ""] | None = None,
+        dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b h w co"]:
         """The network's output for noisy images ``x`` (NHWC) at ``timesteps`` (0 to 1000).
 
@@ -291,7 +294,7 @@ class UNet2DConditionModel(nnx.Module):
             pooled, time_ids: a vector of the text and SDXL's sizes in pixels; networks without them read
                 neither.
             class_labels: for class-conditional networks; others do not read it.
-            key: for dropout; ``None`` is evaluation.
+            dropout_key: in training; ``None`` drops nothing.
 
         Raises:
             ValueError: if a conditioning that this network needs is missing.
@@ -304,6 +307,7 @@ class UNet2DConditionModel(nnx.Module):
         if self.center_input_sample:
             x = 2 * x - 1
         temb = self._embed(timesteps, pooled, time_ids, class_labels)
+        key = dropout_key if self.dropout else None
 
         x = self.conv_in(x)
         skips = [x]

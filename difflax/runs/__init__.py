@@ -8,6 +8,7 @@ for each kind of run gives the common loop what that kind adds.
 from difflax.config.checks import check
 from difflax.runs.guidance import with_guidance
 from difflax.runs.load import from_pretrained, load
+from difflax.runs.likelihood import likelihood
 from difflax.runs.evaluate import evaluation, evaluation_of_prompts
 from difflax.config.sections import make_diffusion, make_settings
 from difflax.runs.train import train
@@ -17,6 +18,7 @@ __all__ = [
     "evaluation",
     "evaluation_of_prompts",
     "from_pretrained",
+    "likelihood",
     "load",
     "make_diffusion",
     "make_settings",

@@ -16,6 +16,7 @@ from difflax.config.files import claim_workdir
 from difflax.runs.diffusion import clip_folder
 from difflax.runs.base import Prepared, make_loader
 from difflax.config.sections import AutoencodingLoss, Settings, autoencoder_config
+from difflax.models.autoencoder import encode_images
 from difflax.models.autoencoder_kl import KLAutoencoder, autoencoder_network
 from difflax.pretrained.components.autoencoder import save_autoencoder
 from difflax.pretrained.components.clip import load_clip
@@ -72,7 +73,8 @@ def prepare_autoencoder(config: ConfigDict, settings: Settings, workdir: epath.P
         images = np.stack([split[i].image for i in range(min(MEASURED, len(split)))])
         raw = dataclasses.replace(network_config, scaling_factor=1.0, shift_factor=None)
         latents = in_batches(
-            functools.partial(_encode, KLAutoencoder(config=raw), params), images.astype(np.float32) / 127.5 - 1
+            functools.partial(encode_images, KLAutoencoder(config=raw), params),
+            images.astype(np.float32) / 127.5 - 1,
         )
         scaled = dataclasses.replace(
             network_config,
@@ -100,11 +102,6 @@ def in_batches(function: Any, images: np.ndarray, size: int = 64) -> np.ndarray:
 
 def _on_host(state: TrainState) -> PyTree:
     return fetch(state.ema_params)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(autoencoder: KLAutoencoder, params: PyTree, images: jax.Array) -> jax.Array:
-    return autoencoder.encode(params, images)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -1,7 +1,6 @@
 """A diffusion model's run: its objective and pictures for the loop, and its pipeline."""
 
 import dataclasses
-import functools
 import shutil
 from typing import Any
 
@@ -29,6 +28,7 @@ from difflax.config.sections import (
 )
 from difflax.generation.pipeline import Pipeline, WeakModel
 from difflax.models.size_conditioning import numbers_of, numbers_read
+from difflax.models.autoencoder import encode_images
 from difflax.models.autoencoder_kl import KLAutoencoder
 from difflax.pretrained.components.autoencoder import load_autoencoder, save_autoencoder
 from difflax.pretrained.components.clip import load_text_encoder, save_text_encoder
@@ -61,7 +61,7 @@ def prepare_diffusion(config: ConfigDict, settings: Settings, workdir: epath.Pat
     if autoencoder_params:
         latents = cache_latents(
             records,
-            functools.partial(_encode, parts.autoencoder, autoencoder_params),
+            lambda images: encode_images(parts.autoencoder, autoencoder_params, pixels({"image": images})),
             workdir / LATENTS,
             batch_size=64,
         )
@@ -118,6 +118,7 @@ def make_objective(config: ConfigDict, settings: Settings, parts: Diffusion, nul
         noise=parts.noise,
         uncertainty=parts.uncertainty,
         masked=parts.loss.masked,
+        vlb_weight=parts.loss.vlb_weight,
     )
 
 
@@ -205,11 +206,6 @@ def store_autoencoder(config: ConfigDict, workdir: epath.Path) -> None:
 def read_autoencoder_params(parts: Diffusion, workdir: epath.Path) -> Params:
     """The weights of the autoencoder, none if it has none."""
     return load_autoencoder(workdir / AUTOENCODER)[1] if isinstance(parts.autoencoder, KLAutoencoder) else {}
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(autoencoder: KLAutoencoder, params: Params, images: Any) -> Any:
-    return autoencoder.encode(params, pixels({"image": images}))
 
 
 def encode_condition(config: ConfigDict, encoder: TextEncoder, captions: list[str]) -> Conditioning:

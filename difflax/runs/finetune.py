@@ -131,6 +131,7 @@ def make_objective(parts: Pretrained, checkpoint: Checkpoint, size: tuple[int, i
             network_input=sampling.network_input,
             caption_dropout=parts.loss["loss"].caption_dropout,
             masked=parts.loss["loss"].masked,
+            vlb_weight=parts.loss["loss"].vlb_weight,
             null=checkpoint.null,
             **loss,
         ),

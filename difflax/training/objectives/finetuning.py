@@ -12,7 +12,7 @@ from difflax.core.types import Conditioning, Params
 from difflax.models.autoencoder_kl import KLAutoencoder, Posterior
 from difflax.pretrained.families.base import Networks
 from difflax.training.objectives.base import LOSS_PARAMS, network_params, pixels
-from difflax.training.objectives.denoising import Denoising, drop_captions
+from difflax.training.objectives.denoising import Denoising, drop_rows
 from difflax.training.tunings import Tuning
 
 AUTOENCODER = "vae"
@@ -80,7 +80,7 @@ class FineTuning:
                 # Dropped before they are read, so that nothing is encoded twice.
                 keys = streams.sample_keys(key, jnp.arange(x0.shape[0]))
                 keys, share = streams.substream(keys, "caption"), self.denoising.caption_dropout
-                tokens, null = drop_captions(tokens, self.null_tokens, share, keys), None
+                tokens, null = drop_rows(tokens, self.null_tokens, share, keys), None
             conditioning = self.encode(networks, tokens)
         if "time_ids" in batch:
             conditioning = dataclasses.replace(conditioning, time_ids=batch["time_ids"])
