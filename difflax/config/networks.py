@@ -114,9 +114,10 @@ class NetworkOptions:
         kinds = {kind.module: kind for kind in NETWORKS.values()}
         return cls(kinds[module], types.MappingProxyType(own))
 
-    def network(self, channels: int) -> Functional:
-        """The network for latents of ``channels``."""
-        given = {"in_channels": channels, "out_channels": channels, **self.options}
+    def network(self, channels: int, *, variance: bool = False) -> Functional:
+        """The network for latents of ``channels``; with a ``variance`` twice as many come out."""
+        outputs = 2 * channels if variance else channels
+        given = {"in_channels": channels, "out_channels": outputs, **self.options}
         return functional(lambda rngs: called("config.model", self.kind.module, **given, rngs=rngs))
 
     def replace(self, **options: Any) -> "NetworkOptions":

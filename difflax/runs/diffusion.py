@@ -20,8 +20,8 @@ from difflax.generation.conditions import named
 from difflax.generation.devices import Devices
 from difflax.generation.model import Model, WeakModel
 from difflax.generation.pipeline import Pipeline
-from difflax.generation.program import encode
 from difflax.generation.request import Defaults
+from difflax.models.autoencoder import encode_images
 from difflax.parallel.sharding import sharded_shapes
 from difflax.pretrained.components.autoencoder import load_autoencoder, save_autoencoder
 from difflax.pretrained.components.clip import PREPROCESSOR, load_text_encoder, save_text_encoder
@@ -55,7 +55,9 @@ def prepare_diffusion(experiment: DiffusionExperiment, workdir: epath.Path) -> P
     if autoencoder_params:
         cached = cache_latents(
             records,
-            lambda images: encode(experiment.autoencoder, autoencoder_params, pixels({"image": images})),
+            lambda images: encode_images(
+                experiment.autoencoder, autoencoder_params, pixels({"image": images})
+            ),
             workdir / LATENTS,
             encoder=arrays_fingerprint(autoencoder_params, experiment.autoencoder),
             max_bad_examples=experiment.training.max_bad_examples,

@@ -145,6 +145,7 @@ def make_objective(experiment: FineTuningExperiment, checkpoint: Checkpoint) -> 
             uncertainty=loss.uncertainty,
             caption_dropout=loss.caption_dropout,
             masked=loss.masked,
+            vlb_weight=loss.vlb_weight,
             null=checkpoint.null,
         ),
         tuning=experiment.tune,

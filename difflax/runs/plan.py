@@ -11,11 +11,11 @@ from ml_collections import ConfigDict
 
 from difflax.config.checks import check
 from difflax.config.experiments import DiffusionExperiment, Experiment, parse
+from difflax.core.types import Conditioning, UserError
 from difflax.generation.conditions import named
 from difflax.profiling import plan as planning
 from difflax.training.state import TrainState
 from difflax.training.step import abstract_state, make_train_step
-from difflax.core.types import Conditioning, UserError
 
 TOKENS = 77
 

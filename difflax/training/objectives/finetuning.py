@@ -13,7 +13,7 @@ from difflax.models.autoencoder_kl import KLAutoencoder, Posterior
 from difflax.pretrained.families.base import Networks
 from difflax.pretrained.format.layout import AUTOENCODER
 from difflax.training.objectives.base import LOSS_PARAMS, network_params, pixels
-from difflax.training.objectives.denoising import Denoising, drop_captions
+from difflax.training.objectives.denoising import Denoising, drop_rows
 from difflax.training.tunings import Tuning
 
 
@@ -79,7 +79,7 @@ class FineTuning:
                 # Dropped before they are read, so that nothing is encoded twice.
                 keys = streams.sample_keys(key, jnp.arange(x0.shape[0]))
                 keys, share = streams.substream(keys, "caption"), self.denoising.caption_dropout
-                tokens, null = drop_captions(tokens, self.null_tokens, share, keys), None
+                tokens, null = drop_rows(tokens, self.null_tokens, share, keys), None
             conditioning = self.encode(networks, tokens)
         conditioning = conditioning.joined(batch.get("beside", Conditioning()))
         batch = {**batch, "conditioning": conditioning}

@@ -118,7 +118,7 @@ def folder(family, tmp_path_factory):
 @pytest.fixture(scope="module")
 def networks(family, folder):
     pipeline = difflax.from_pretrained(str(folder), variant="fp16", batch_size=1, **family.options)
-    return networks_of(pipeline.configs, pipeline.params, pipeline.text_encoder)
+    return networks_of(pipeline.model.configs, pipeline.model.params, pipeline.model.text_encoder)
 
 
 def as_torch(params):
