@@ -37,7 +37,7 @@ from difflax.parallel.sharding import (
     shardings,
 )
 from difflax.pretrained.adapters.lora import merge_lora
-from difflax.pretrained.adapters.textual_inversion import add_token, read_embeddings, single_encoder
+from difflax.pretrained.adapters.textual_inversion import add_word, read_word
 from difflax.pretrained.components.schedulers import DynamicCheckpointFlow, Sampling
 from difflax.pretrained.families.base import CLIPS, DENOISERS, Checkpoint, networks_of, put_networks
 from difflax.pretrained.families.sd import Configs, save_stable_diffusion
@@ -347,13 +347,13 @@ class Pipeline:
         """The pipeline with the token of a textual inversion's file; prompts may then name it.
 
         Args:
-            token: how prompts name it; ``None``: as the file does.
+            token: how prompts name it; ``None``: as the file does, or as it is named (A1111, Stable Diffusion
+                XL).
 
         Raises:
             UserError: no such file, one of another model, or a token that the tokenizer already has.
         """
-        token, rows = read_embeddings(path, token)
-        return self.with_text_encoder(add_token(single_encoder(self.text_encoder), token, rows))
+        return self.with_text_encoder(add_word(self.text_encoder, read_word(path, token)))
 
     def with_text_encoder(self, encoder: PromptEncoder) -> "Pipeline":
         """The pipeline with another text encoder, and what it says of no prompt."""
