@@ -39,7 +39,7 @@ from difflax.parallel.sharding import (
 from difflax.pretrained.adapters.lora import merge_lora
 from difflax.pretrained.adapters.textual_inversion import add_word, read_word
 from difflax.pretrained.components.schedulers import DynamicCheckpointFlow, Sampling
-from difflax.pretrained.families.base import CLIPS, DENOISERS, Checkpoint, networks_of, put_networks
+from difflax.pretrained.families.base import Checkpoint, networks_of, put_networks
 from difflax.pretrained.families.sd import Configs, save_stable_diffusion
 from difflax.pretrained.families.sd3 import Configs3, save_stable_diffusion_3
 from difflax.text.prompts import PromptEncoder
@@ -331,16 +331,16 @@ class Pipeline:
         )
 
     def with_lora(self, loras: Sequence[tuple[epath.PathLike, float]]) -> "Pipeline":
-        """The pipeline with LoRA files merged in, each ``(file or folder, weight)``.
+        """The pipeline with LoRA files merged in, each ``(file or folder, weight)``; also LoHa, LoKr, DoRA
+        and whole differences.
 
         Raises:
             UserError: a file that is none, or of another model; see `read_lora`.
         """
         networks = networks_of(self.configs, self.params, self.text_encoder)
-        adaptable = {name: params for name, params in networks.items() if name in (*DENOISERS, *CLIPS)}
         for path, weight in loras:
-            adaptable = merge_lora(path, adaptable, weight)
-        params, encoder = put_networks(self.configs, self.text_encoder, networks | adaptable)
+            networks = merge_lora(path, networks, weight)
+        params, encoder = put_networks(self.configs, self.text_encoder, networks)
         return dataclasses.replace(self, params=params).with_text_encoder(encoder)
 
     def with_textual_inversion(self, path: epath.PathLike, token: str | None = None) -> "Pipeline":
