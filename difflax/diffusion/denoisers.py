@@ -24,6 +24,14 @@ example.
 """
 
 
+TIMES: dict[str, Callable[[NoiseLevel], Array]] = {
+    "t": lambda level: level.t,
+    "sigma": lambda level: level.sigma,
+    "log_sigma": lambda level: jnp.log(level.sigma) - jnp.log(level.alpha),
+}
+"""What a network's time is made of, see `NetworkInput`."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkInput:
     """How a noisy image and its level are shown to the network; the same in training and in sampling.
@@ -43,9 +51,8 @@ class NetworkInput:
     sigma_data: float | None = None
 
     def __post_init__(self):
-        known = ("t", "sigma", "log_sigma")
         require(
-            self.time in known, f"network_input.time must be one of {', '.join(known)}, got {self.time!r}"
+            self.time in TIMES, f"network_input.time must be one of {', '.join(TIMES)}, got {self.time!r}"
         )
         require(self.sigma_data is None or self.sigma_data > 0, "network_input.sigma_data must be positive")
 
@@ -68,12 +75,7 @@ def network_output(
     network_input: NetworkInput = NetworkInput(),
 ) -> Float[Array, "b ..."]:
     """The network's raw output at ``level`` of its own schedule, in the precision of ``x_t``."""
-    if network_input.time == "t":
-        time = level.t
-    elif network_input.time == "sigma":
-        time = level.sigma
-    else:
-        time = jnp.log(level.sigma) - jnp.log(level.alpha)
+    time = TIMES[network_input.time](level)
     time = time * network_input.time_scale + network_input.time_offset
     x_in = x_t
     if network_input.sigma_data is not None:

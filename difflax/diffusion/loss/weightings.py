@@ -149,13 +149,17 @@ class SigmoidWeighting:
     space = Epsilon()
 
     def __post_init__(self):
-        require(self.per in ("log_snr", "t"), f"weighting.per must be log_snr or t, got {self.per!r}")
+        require(self.per in RATES, f"weighting.per must be {' or '.join(RATES)}, got {self.per!r}")
 
     def __call__(self, level: NoiseLevel) -> Weights:
-        weight = jax.nn.sigmoid(self.bias - level.log_snr)
-        if self.per == "t":
-            return weight
-        return weight * (level.sigma_dot / level.sigma - level.alpha_dot / level.alpha)
+        return jax.nn.sigmoid(self.bias - level.log_snr) * RATES[self.per](level)
+
+
+RATES = {
+    "log_snr": lambda level: level.sigma_dot / level.sigma - level.alpha_dot / level.alpha,
+    "t": lambda level: jnp.ones_like(level.alpha),
+}
+"""How fast half of the log-SNR falls with time, and how fast time does."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,14 +175,18 @@ class FlowWeighting:
     space = FlowVelocity()
 
     def __post_init__(self):
-        known = ("sigma_sqrt", "cosmap")
-        require(self.scheme in known, f"weighting.scheme must be sigma_sqrt or cosmap, got {self.scheme!r}")
+        known = " or ".join(SCHEMES)
+        require(self.scheme in SCHEMES, f"weighting.scheme must be {known}, got {self.scheme!r}")
 
     def __call__(self, level: NoiseLevel) -> Weights:
-        share = level.sigma / (level.alpha + level.sigma)
-        if self.scheme == "sigma_sqrt":
-            return share**-2.0
-        return 2 / (jnp.pi * (1 - 2 * share + 2 * share**2))
+        return SCHEMES[self.scheme](level.sigma / (level.alpha + level.sigma))
+
+
+SCHEMES = {
+    "sigma_sqrt": lambda share: share**-2.0,
+    "cosmap": lambda share: 2 / (jnp.pi * (1 - 2 * share + 2 * share**2)),
+}
+"""SD3's weights, of the noise's share."""
 
 
 WEIGHTINGS = {
