@@ -34,12 +34,8 @@ def get_config(arg: str = "") -> ConfigDict:
         "path": "my_dog",
         "prompts": ("a photo of sks dog",),
         "class_prompt": "a photo of dog",
-        "class_path": "",
-        "class_images": 200,
-        "prior_weight": 1.0,
         "height": config.data.height,
         "width": config.data.width,
-        "flip": 0.0,
     }
     config.loss.caption_dropout = 0.0
     config.loss.weighting = {"name": "constant"}
@@ -48,5 +44,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.ema.decay = 0.0
     config.training.steps = 800
     config.training.batch_size = 2
-    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+    config.mesh.update(data=-1, fsdp=1)
     return config.lock()

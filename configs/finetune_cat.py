@@ -20,7 +20,7 @@ def get_config(arg: str = "runs/cat") -> ConfigDict:
     config.model.variant = "fp16"
     config.model.dtype = "float32"
     config.model.remat = "none"
-    config.cache = {"latents": True, "text": True}
+    config.cache.latents = True
     config.loss.caption_dropout = 0.0
     config.loss.weighting = {"name": "constant"}
     config.optimizer.learning_rate = 4e-3
@@ -28,7 +28,7 @@ def get_config(arg: str = "runs/cat") -> ConfigDict:
     config.optimizer.schedule = "cosine"
     config.optimizer.weight_decay = 0.0
     config.ema.decay = 0.99
-    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+    config.mesh.update(data=-1, fsdp=1)
     config.training.steps = 2000
     config.training.batch_size = 24
     config.training.checkpoint_every = 2000

@@ -20,10 +20,10 @@ def get_config(arg: str = "stabilityai/stable-diffusion-3-medium-diffusers") -> 
     """``arg``: folder or Hub id of the checkpoint."""
     base = runpy.run_path(str(pathlib.Path(__file__).with_name("finetune_sd15.py")))
     config = base["get_config"](arg).unlock()
-    config.data.update(height=1024, width=1024, buckets=())
-    config.model.update(t5=True, t5_length=256, time_shift=0.0)
+    config.data.update(height=1024, width=1024)
+    config.model.update(t5=True, t5_length=256)
     # Esser et al. 2024 (https://arxiv.org/abs/2403.03206), sections 3.1 and 5.1: rf/lognorm(0.00, 1.00).
-    config.loss.time_sampler = {"name": "logit_normal", "mean": 0.0, "std": 1.0, "stratified": False}
+    config.loss.time_sampler = {"name": "logit_normal"}
     config.loss.weighting = {"name": "constant"}
     config.sampler.num_steps = 28
     config.guidance.scale = 7.0

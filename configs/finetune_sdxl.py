@@ -22,7 +22,7 @@ def get_config(arg: str = "stabilityai/stable-diffusion-xl-base-1.0") -> ConfigD
     """``arg``: folder, Hub id or file of the checkpoint."""
     base = runpy.run_path(str(pathlib.Path(__file__).with_name("finetune_sd15.py")))
     config = base["get_config"](arg).unlock()
-    config.data.update(height=1024, width=1024, buckets=())
+    config.data.update(height=1024, width=1024)
     # As the base was trained (Podell et al. 2023, https://arxiv.org/abs/2307.01952, section 2.5).
     config.loss.noise = {"name": "offset", "strength": 0.05}
     config.loss.weighting = {"name": "constant"}

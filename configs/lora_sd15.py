@@ -22,13 +22,8 @@ def get_config(arg: str = "", family: str = "sd15", network: str = "unet") -> Co
     """
     base = runpy.run_path(str(pathlib.Path(__file__).with_name(f"finetune_{family}.py")))["get_config"]
     config = (base(arg) if arg else base()).unlock()
-    config.tune = {
-        "name": "lora",
-        "rank": 8,
-        "alpha": 8.0,
-        network: ("to_q", "to_k", "to_v", "to_out.0"),
-        "text_encoder": (),
-    }
+    layers = ("to_q", "to_k", "to_v", "to_out.0")
+    config.tune = {"name": "lora", "rank": 8, "alpha": 8.0, network: layers}
     config.optimizer.learning_rate = 1e-4
     config.optimizer.warmup_steps = 100
     config.ema.decay = 0.999

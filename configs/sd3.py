@@ -17,22 +17,15 @@ def get_config(arg: str = "") -> ConfigDict:
     """``arg``: unused."""
     base = runpy.run_path(str(pathlib.Path(__file__).with_name("sd15.py")))
     config = base["get_config"]().unlock()
-    config.data = {"name": "folder", "path": "images", "height": 1024, "width": 1024}
-    autoencoder = pathlib.Path(__file__).parent / "autoencoders" / "sd3"
-    config.autoencoder = {"name": "autoencoder_kl", "path": str(autoencoder)}
-    config.schedule = {"name": "rectified_flow", "shift": 1.0}
+    config.data.update(height=1024, width=1024)
+    config.autoencoder.path = str(pathlib.Path(__file__).parent / "autoencoders" / "sd3")
+    config.schedule = {"name": "rectified_flow"}
     config.prediction = {"name": "flow_velocity"}
     # A shift of the training times by 3 (SD3, eq. 23): log 3 on the mean of their logits.
-    config.loss = {
-        "name": "denoising",
-        "caption_dropout": 0.1,
-        "time_sampler": {"name": "logit_normal", "mean": 1.0986, "std": 1.0},
-    }
+    config.loss.time_sampler = {"name": "logit_normal", "mean": 1.0986}
     # stable-diffusion-3-medium, transformer/config.json
     config.model = {
         "name": "mmdit",
-        "sample_size": 128,
-        "patch_size": 2,
         "num_layers": 24,
         "attention_head_dim": 64,
         "num_attention_heads": 24,
@@ -43,11 +36,11 @@ def get_config(arg: str = "") -> ConfigDict:
         "remat": "full",
         "scan_layers": True,
     }
-    config.training = {"steps": 500_000, "batch_size": 256, "accumulate": 1}
+    config.training.update(steps=500_000, batch_size=256)
     config.sampler = {
         "name": "euler",
         "num_steps": 28,
         "time_grid": {"name": "flow_shift", "shift": 3.0},
     }
-    config.guidance = {"name": "cfg", "scale": 7.0}
+    config.guidance.scale = 7.0
     return config.lock()

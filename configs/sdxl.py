@@ -16,28 +16,25 @@ def get_config(arg: str = "") -> ConfigDict:
     """``arg``: unused."""
     base = runpy.run_path(str(pathlib.Path(__file__).with_name("sd15.py")))
     config = base["get_config"]().unlock()
-    config.data = {"name": "folder", "path": "images", "height": 1024, "width": 1024}
-    autoencoder = pathlib.Path(__file__).parent / "autoencoders" / "sdxl"
-    config.autoencoder = {"name": "autoencoder_kl", "path": str(autoencoder)}
-    config.loss = {"name": "denoising", "caption_dropout": 0.1, "noise": {"name": "offset"}}
+    config.data.update(height=1024, width=1024)
+    config.autoencoder.path = str(pathlib.Path(__file__).parent / "autoencoders" / "sdxl")
+    config.loss.noise = {"name": "offset"}
     # stable-diffusion-xl-base-1.0, unet/config.json
-    config.model = {
-        "name": "unet2d_condition",
-        "block_out_channels": (320, 640, 1280),
-        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        "transformer_layers_per_block": (1, 2, 10),
-        "attention_head_dim": (5, 10, 20),
-        "cross_attention_dim": 2048,
-        "use_linear_projection": True,
-        "addition_embed_type": "text_time",
-        "addition_time_embed_dim": 256,
-        "projection_class_embeddings_input_dim": 2816,
-        "dtype": "bfloat16",
-        "remat": "full",
-        "scan_layers": True,
-    }
-    config.training = {"steps": 600_000, "batch_size": 256, "accumulate": 1}
-    config.sampler = {"name": "euler", "num_steps": 50, "time_grid": {"name": "trailing"}}
-    config.guidance = {"name": "cfg", "scale": 5.0}
+    config.model.update(
+        block_out_channels=(320, 640, 1280),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        transformer_layers_per_block=(1, 2, 10),
+        attention_head_dim=(5, 10, 20),
+        cross_attention_dim=2048,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=2816,
+        remat="full",
+        scan_layers=True,
+    )
+    config.training.update(steps=600_000, batch_size=256)
+    config.sampler = {"name": "euler"}
+    config.guidance.scale = 5.0
     return config.lock()

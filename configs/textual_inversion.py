@@ -39,9 +39,8 @@ def get_config(arg: str = "<toy>") -> ConfigDict:
         "prompts": tuple(template.format(arg) for template in TEMPLATES),
         "height": 512,
         "width": 512,
-        "flip": 0.0,
     }
-    config.tune = {"name": "textual_inversion", "token": arg, "initializer": "toy", "vectors": 1}
+    config.tune = {"name": "textual_inversion", "token": arg, "initializer": "toy"}
     config.cache.text = False
     config.loss.caption_dropout = 0.0
     config.loss.weighting = {"name": "constant"}
@@ -50,5 +49,5 @@ def get_config(arg: str = "<toy>") -> ConfigDict:
     config.ema.decay = 0.0
     config.training.steps = 3_000
     config.training.batch_size = 4
-    config.mesh = {"data": -1, "fsdp": 1, "tensor": 1}
+    config.mesh.update(data=-1, fsdp=1)
     return config.lock()

@@ -21,7 +21,7 @@ seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
 print(json.dumps({{"seconds": seconds, "cpu": cpu, "before": before, "peak": memory("VmHWM")}}))
 """
 TOUCH = """
-for model in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+for model in (pipeline.unet, pipeline.vae, pipeline.model.text_encoder):
     for tensor in model.state_dict().values():
         tensor.sum()
 """

@@ -38,6 +38,7 @@ class Run:
     """A run's compiled step, its state, and the parts of the loop around it; data are random numbers."""
 
     def __init__(self, config, workdir):
+        from difflax.config.experiments import parse
         from difflax.parallel.sharding import put_local_batch
         from difflax.runs.plan import step_of
         from difflax.training.runtime.checkpoints import Checkpoints
@@ -45,7 +46,7 @@ class Run:
         from difflax.training.runtime.logs import Logger
         from difflax.training.runtime.throughput import Throughput
 
-        step, abstract, example, rows, mesh = step_of(config, jax.devices())
+        step, abstract, example, rows, mesh = step_of(parse(config), jax.devices())
         rng = np.random.default_rng(0)
 
         def rows_like(leaf):

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 import skimage
 from difflax import runs
-from difflax.data.transforms import decode, fit
+from difflax.data.pictures import decode
+from difflax.data.transforms import fit
 from PIL import Image
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from difflax.cli.sample import define_model_flags, define_prompt_flags, load_model, read_prompts
+from difflax.cli.models import define_model_flags, load_model
+from difflax.cli.sample import define_prompt_flags, read_prompts
 from difflax.core.types import UserError
 
 SCALES = ["0", "1", "1.5", "2", "3", "4", "6", "8"]
@@ -66,10 +67,10 @@ def sweep(values: flags.FlagValues, scales: list[float] | None, likelihood: int 
     else:
         config, protocol, instruments, groups = runs.evaluation(values.workdir)
         judge, usual = type(protocol).__name__, protocol.seeds
-        checkpoint = f"{values.workdir}, step {pipeline.step}, averaged parameters"
+        checkpoint = f"{values.workdir}, step {pipeline.model.step}, averaged parameters"
     found = None
     if likelihood:
-        steps = values.num_steps or pipeline.num_steps
+        steps = values.num_steps or pipeline.defaults.num_steps
         found = runs.likelihood(pipeline, values.workdir, likelihood, steps)
     seeds = usual if values.seeds is None else values.seeds
     if seeds < 1:
@@ -92,20 +93,20 @@ def sweep(values: flags.FlagValues, scales: list[float] | None, likelihood: int 
     result = run_ablation(
         generate,
         groups,
-        scales=[getattr(pipeline.guidance, "scale", 1.0)] if scales is None else scales,
+        scales=[getattr(pipeline.defaults.guidance, "scale", 1.0)] if scales is None else scales,
         seeds=range(seeds),
         provenance=Provenance(
             command=command_line(),
             checkpoint=checkpoint,
-            sampler=values.sampler or type(pipeline.sampler).__name__,
-            num_steps=values.num_steps or pipeline.num_steps,
+            sampler=values.sampler or type(pipeline.defaults.sampler).__name__,
+            num_steps=values.num_steps or pipeline.defaults.num_steps,
             negative_prompt=values.negative_prompt or "",
             judge=judge,
             config=config,
         ),
         directory=values.output,
         instruments=instruments,
-        batch_size=pipeline.batch_size,
+        batch_size=pipeline.devices.batch_size,
     )
     if jax.process_index() != 0:
         return

@@ -1,6 +1,6 @@
-"""One checkpoint file in the original layout to a folder in diffusers' layout, or a folder or Hub id to a
-folder with other settings, LoRA merged, or a fine-tuning run's newest checkpoint; nothing but safetensors is
-read and written.
+"""Writes a checkpoint as a folder in diffusers' layout: one file in its authors' layout, a folder or Hub id
+with LoRA merged or in another dtype, or the newest checkpoint of a fine-tuning run. Weights are read and
+written as safetensors alone.
 
     difflax convert --pretrained=v1-5-pruned-emaonly.safetensors --output=sd15
     difflax convert --pretrained=sd15 --lora=style.safetensors:0.8 --output=sd15-style
@@ -11,15 +11,17 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from difflax.cli.sample import define_pretrained_flags, load_model
+from difflax.cli.models import define_pretrained_flags, load_model
 from difflax.core.types import UserError
 
 
 def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Adds the flags of this command."""
     define_pretrained_flags(values)
-    flags.DEFINE_string("workdir", None, "folder of a fine-tuning run", flag_values=values)
-    flags.DEFINE_string("output", None, "folder for the result", flag_values=values)
+    workdir = "folder of a fine-tuning run, whose newest checkpoint is written; in place of --pretrained"
+    flags.DEFINE_string("workdir", None, workdir, flag_values=values)
+    output = "the folder to write, new or empty; must be given"
+    flags.DEFINE_string("output", None, output, flag_values=values)
 
 
 def run(values: flags.FlagValues) -> None:

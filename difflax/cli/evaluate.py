@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from difflax.cli.ablate import define_measurement_flags, sweep
-from difflax.cli.sample import define_model_flags
+from difflax.cli.models import define_model_flags
 from difflax.core.types import UserError
 
 

@@ -19,16 +19,20 @@ RUNTIME = "v2-alpha-tpuv5-lite"  # of TPU hosts
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
-    """Attributes:
-    arguments: of ``difflax train``.
-    name: lower-case letters, digits and dashes.
-    nodes: machines.
-    per_node: processes on each; GPUs want one each, a TPU host one.
-    hours: of the longest run, where a scheduler asks.
-    image, accelerator, topology: of a Kubernetes or TPU job: container, kind of TPU ("tpu-v5-lite-podslice",
-        or "v5litepod-16" with gcloud) and its shape ("4x4"); without ``accelerator`` a pod asks for GPUs.
-    chips: GPUs or TPU chips of a node.
-    zone: of a TPU.
+    """What is trained, and on what; what a scheduler does not ask for is not read.
+
+    Attributes:
+        arguments: what ``difflax train`` is given.
+        name: the job's, of lower-case letters, digits and dashes.
+        nodes: how many machines, at least 1; slurm and k8s.
+        per_node: how many processes on each machine, at least 1: one for each of its GPUs; slurm and local.
+        hours: the longest time that the job may take, in whole hours; slurm.
+        image: a container image with difflax installed; k8s, which needs it.
+        accelerator: the kind of TPU, "tpu-v5-lite-podslice" for k8s, "v5litepod-16" for tpu, which needs it;
+            without it a k8s job asks for GPUs.
+        topology: how the chips of the TPU are arranged, "4x4"; k8s.
+        chips: how many GPUs or TPU chips each machine has, at least 1; k8s.
+        zone: Google Cloud's, "us-west4-a"; tpu, which needs it.
     """
 
     arguments: tuple[str, ...]

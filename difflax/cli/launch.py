@@ -1,11 +1,12 @@
-"""Writes a job script for SLURM, Kubernetes, a Cloud TPU pod or some processes here; --submit starts it.
+"""Writes a script that trains with several processes: under SLURM (slurm), on Kubernetes (k8s), on a Cloud
+TPU pod (tpu), or on this machine (local). --submit starts it as well.
 
-    difflax launch slurm --nodes=4 --per_node=8 -- --config=configs/shapes.py --workdir=runs/shapes
-    difflax launch k8s --nodes=4 --chips=4 --image=IMAGE --accelerator=tpu-v5-lite-podslice … -- …
-    difflax launch tpu --accelerator=v5litepod-16 --zone=ZONE -- …
+    difflax launch slurm --nodes=4 --per_node=8 -- --config=configs/shapes.py --workdir=/shared/runs/shapes
+    difflax launch k8s --nodes=4 --chips=4 --image=IMAGE --accelerator=tpu-v5-lite-podslice -- …
+    difflax launch tpu --accelerator=v5litepod-16 --zone=ZONE -- --config=… --workdir=gs://…
     difflax launch local --per_node=2 --submit -- …
 
-After -- stands what `difflax train` gets.
+After -- stand the flags of `difflax train`. All processes must reach the workdir.
 """
 
 import pathlib
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from difflax.cli.fields import define_fields, read_fields
 from difflax.core.types import REQUEUE, Interrupted, UserError
 
 POSITIONAL = "scheduler"
@@ -22,36 +24,24 @@ POSITIONAL = "scheduler"
 
 def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Adds the flags of this command; those of the job are named as its fields."""
-    import dataclasses
-
     from difflax.cli.job_scripts import SCHEDULERS, Job
 
-    flags.DEFINE_enum("scheduler", None, list(SCHEDULERS), "who starts the job", flag_values=values)
-    for field in dataclasses.fields(Job):
-        if field.name == "arguments":
-            continue
-        define = flags.DEFINE_integer if isinstance(field.default, int) else flags.DEFINE_string
-        define(
-            field.name,
-            field.default,
-            f"default {field.default!r}; see difflax.cli.job_scripts",
-            flag_values=values,
-        )
-    flags.DEFINE_string("output", None, "the script; default: the job's name", flag_values=values)
-    flags.DEFINE_bool("submit", False, "start it, too", flag_values=values)
+    who = "who starts the job; usually given as the word after launch"
+    flags.DEFINE_enum("scheduler", None, list(SCHEDULERS), who, flag_values=values)
+    define_fields(values, Job, leave_out=["arguments"])
+    output = "the file that is written; by default the job's name and .sbatch, .yaml or .sh"
+    flags.DEFINE_string("output", None, output, flag_values=values)
+    flags.DEFINE_bool("submit", False, "also start the job", flag_values=values)
 
 
 def run(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     """Runs the command."""
-    import dataclasses
-
     from difflax.cli.job_scripts import SCHEDULERS, Job
 
     if values.scheduler is None:
         raise UserError(f"launch what? difflax launch {'|'.join(SCHEDULERS)} -- --config=… --workdir=…")
     scheduler = SCHEDULERS[values.scheduler]
-    names = [field.name for field in dataclasses.fields(Job) if field.name != "arguments"]
-    job = Job(arguments=tuple(arguments), **{name: values[name].value for name in names})
+    job = Job(arguments=tuple(arguments), **read_fields(values, Job))
     path = pathlib.Path(values.output or f"{job.name}{scheduler.suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(scheduler.script(job))

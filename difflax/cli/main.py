@@ -37,7 +37,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _run(name: str, argv: Sequence[str]) -> None:
     if name not in COMMANDS:
-        from difflax.config.build import nearest
+        from difflax.core.spelling import nearest
 
         raise UserError(f"no command {name!r}{nearest(name, COMMANDS)}")
     command = importlib.import_module(f"difflax.cli.{name}")
@@ -79,35 +79,9 @@ def parse(command, name: str, argv: Sequence[str]) -> flags.FlagValues | None:
         rest = values(arguments)
     except flags.Error as error:
         raise UserError(f"{str(error).strip()} (difflax {name} --help lists the flags)") from error
-    except (AttributeError, KeyError) as error:
-        raise UserError(unknown_key(command, arguments, error)) from error
-    except (OSError, SyntaxError) as error:
-        reason = str(error).strip().splitlines()
-        raise UserError(f"--config cannot be loaded: {reason[0]} {reason[-1].strip()}") from error
     if rest[1:]:
         raise UserError(f"what is {rest[1]!r}? Flags are --name=value (difflax {name} --help lists them)")
     return values
-
-
-def unknown_key(command, arguments: Sequence[str], error: Exception) -> str:
-    """One line for an override of a key that the config does not have."""
-    from difflax.config.build import nearest
-
-    plain = [argument for argument in arguments if not argument.startswith("--config.")]
-    values = flags.FlagValues()
-    command.define_flags(values, plain)
-    values(plain)
-    for argument in arguments:
-        if not argument.startswith("--config."):
-            continue
-        key = argument[2:].split("=")[0]
-        node, path = values["config"].value, "config"
-        for part in key.split(".")[1:]:
-            known = list(node.keys()) if hasattr(node, "keys") else []
-            if part not in known:
-                return f"--{key}: {path} has no key {part!r}{nearest(part, known)}"
-            node, path = node[part], f"{path}.{part}"
-    return f"--config: {error}"
 
 
 def set_up() -> None:

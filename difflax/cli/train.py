@@ -2,6 +2,9 @@
 checkpoint.
 
     difflax train --config=configs/shapes.py --workdir=runs/shapes --config.training.steps=2000
+    difflax train --config=configs/shapes.py --config.sampler.name=ddim --show
+
+The second prints the config, every value with a line about it, and trains nothing.
 """
 
 from collections.abc import Sequence
@@ -19,6 +22,9 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     flags.DEFINE_integer(
         "stop_at", None, "stop after this step with a checkpoint; the next call goes on", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "show", False, "print the config, all keys of it, and train nothing", flag_values=values
     )
 
 
@@ -42,33 +48,41 @@ def join_processes(values: flags.FlagValues) -> None:
 
 
 def define_config(values: flags.FlagValues, argv: Sequence[str]) -> None:
-    """The flags ``--config`` and ``--config.section.key``."""
-    from ml_collections import config_flags
-
-    config_flags.DEFINE_config_file(
-        "config", None, "config file, file.py or file.py:argument", flag_values=values, sys_argv=list(argv)
-    )
+    """The flags ``--config`` and ``--config.section.key``, for every key on this command line."""
+    text = "config file, file.py or file.py:argument; --config.section.key=value overrides (--show lists all)"
+    flags.DEFINE_string("config", None, text, flag_values=values)
+    for argument in argv:
+        key = argument.partition("=")[0].lstrip("-")
+        if argument.startswith("-") and key.startswith("config.") and key not in values:
+            flags.DEFINE_string(key, None, "an override", flag_values=values)
 
 
 def read_config(values: flags.FlagValues) -> Any:
-    """The config that was given."""
-    from ml_collections import ConfigDict
+    """The config that was given, with its overrides, complete.
 
-    if not values["config"].present:
+    Raises:
+        UserError: there is none, or something in it is wrong.
+    """
+    from difflax.config.files import read_config_file
+
+    if values.config is None:
         raise UserError("give --config=FILE.py")
-    if not isinstance(values.config, ConfigDict):
-        name = values["config"].config_filename
-        raise UserError(f"--config={name}: there is no such file, or get_config in it fails")
-    return values.config
+    keys = [key for key in values if key.startswith("config.")]
+    return read_config_file(values.config, [(key, values[key].value) for key in keys])
 
 
 def run(values: flags.FlagValues) -> None:
     """Runs the command."""
-    from difflax import runs
-
-    if not values["config"].present or not values.workdir:
+    if values.config is None or not (values.workdir or values.show):
         raise UserError("give --config=FILE.py and --workdir=DIR")
     config = read_config(values)
+    if values.show:
+        from difflax.config.show import show
+
+        print(show(config))
+        return
+    from difflax import runs
+
     join_processes(values)
     runs.train(config, values.workdir, stop_at=values.stop_at)
     print(f"trained: {values.workdir}")

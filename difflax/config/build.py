@@ -1,94 +1,174 @@
-"""Sections of a config into objects; a wrong name, field, type or value is one line.
+"""Values to objects; a wrong name, field, type or value is one line.
 
-A section that picks an implementation has its ``name`` and the fields of that dataclass.
+Annotations are checked here and nowhere else: a class that declares a ``Literal`` or a float gets one of its
+values or a finite number from every config. What is left to the class are ranges, and what its fields ask of
+each other.
 """
 
+import collections.abc
 import dataclasses
-import difflib
-import inspect
+import math
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from difflax.config.schema import Section, choices_of, fields_of, plain
+from difflax.core.spelling import nearest
 from difflax.core.types import UserError
-
-
-def build(
-    registry: Mapping[str, Callable[..., Any]],
-    section: Mapping[str, Any] | ConfigDict,
-    where: str,
-    **given: Any,
-) -> Any:
-    """The object that a section names: ``registry[section["name"]]`` with the section's other fields.
-
-    Args:
-        where: the section's path, for errors.
-        given: fields that come from elsewhere; the section may not set them.
-
-    Raises:
-        UserError: for an unknown name or field (with the nearest valid one), or a value out of range.
-    """
-    fields = dict(section)
-    name = fields.pop("name", None)
-    if name not in registry:
-        raise UserError(f"{where}.name = {name!r} is unknown{nearest(name, registry)}")
-    return construct(registry[name], fields, f"{where} ({name})", **given)
 
 
 def construct(
     cls: Callable[..., Any], fields: Mapping[str, Any] | ConfigDict, where: str, **given: Any
 ) -> Any:
-    """``cls(**fields, **given)`` with errors as in `build`."""
-    # The metaclass of NNX modules hides their signature.
-    init = cls.__init__ if inspect.isclass(cls) else cls
-    known = [
-        p.name
-        for p in inspect.signature(init).parameters.values()
-        if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in ("self", *given)
-    ]
+    """``cls(**fields, **given)``.
+
+    Args:
+        where: the section's path, for errors.
+        given: fields that come from elsewhere; ``fields`` may not set them.
+
+    Raises:
+        UserError: for an unknown field (with the nearest valid one), a wrong type, or a value out of range.
+    """
+    known = fields_of(cls, tuple(given))
     for key in fields:
         if key not in known:
             raise UserError(f"{where} has no field {key!r}{nearest(key, known)}")
-    hints = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
-    values = {key: _plain(value) for key, value in fields.items()}
-    for key, value in values.items():
-        if key in hints:
-            _check_type(value, hints[key], f"{where}.{key}")
-            if hints[key] is float:
-                values[key] = float(value)
+    values = {
+        key: conform(value, known[key].hint, f"{where}.{key}", endless=endless(known[key].default))
+        for key, value in dict(fields).items()
+    }
+    return called(where, cls, **values, **given)
+
+
+def build_section(section: Section, values: Mapping[str, Any] | tuple | None, where: str) -> Any:
+    """The object of a section whose values are complete, see `difflax.config.resolve.complete`.
+
+    Raises:
+        UserError: for a value out of range.
+    """
+    if section.many:
+        one = dataclasses.replace(section, many=False)
+        return tuple(build_section(one, item, f"{where}[{i}]") for i, item in enumerate(values or ()))
+    if values is None:
+        return None
+    name = values.get("name") if section.names else None
+    where_own = where if name is None else f"{where} ({name})"
+
+    def read(fields: Mapping[str, Any]) -> dict[str, Any]:
+        made = {}
+        for key, field in fields.items():
+            value = values[key]
+            below = field.section is not None and not field.section.holds_value(value)
+            made[key] = build_section(field.section, value, f"{where}.{key}") if below else value
+        return made
+
+    own, beside = read(section.own(name, where)), read(section.around())
+    return called(where_own, section.make, section.cls(name, where), own, beside)
+
+
+def called(where: str, function: Callable[..., Any], *args: Any, **fields: Any) -> Any:
+    """``function(*args, **fields)``; what it refuses is one line that starts with ``where``."""
     try:
-        return cls(**values, **given)
+        return function(*args, **fields)
     except (ValueError, TypeError, UserError) as error:
-        raise UserError(f"{where}: {error}") from error
+        text = str(error)
+        raise UserError(text if text.startswith(("config.", "--")) else f"{where}: {text}") from error
 
 
-def _check_type(value: Any, hint: Any, where: str) -> None:
-    """Refuses a number, string or truth value in each other's place; other types are the class's business."""
-    choices = typing.get_args(hint) if typing.get_origin(hint) is not None else (hint,)
-    simple = {int, float, str, bool, type(None)}
-    if typing.get_origin(hint) is typing.Literal:
-        if value not in choices:
-            raise UserError(f"{where} = {value!r} is unknown{nearest(value, choices)}")
-        return
-    if typing.get_origin(hint) is tuple or not set(choices) <= simple:
-        return
-    allowed = tuple(choices) + ((int,) if float in choices else ())
-    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in choices):
-        names = " or ".join("None" if c is type(None) else c.__name__ for c in choices)
-        raise UserError(f"{where} = {value!r} must be {names}")
+def endless(default: Any) -> bool:
+    """Whether a field may be infinite: where its own default is."""
+    return isinstance(default, float) and math.isinf(default)
 
 
-def nearest(name: Any, known: Iterable[Any]) -> str:
-    """The end of an error about an unknown name: the nearest valid one, and all of them."""
-    known = sorted(map(str, known))
-    near = difflib.get_close_matches(str(name), known, n=1)
-    meant = f", did you mean {near[0]!r}?" if near else ";"
-    return f"{meant} valid: {', '.join(known) or 'none'}"
+def conform(value: Any, hint: Any, where: str, *, endless: bool = False) -> Any:
+    """``value`` as its annotation has it: whole numbers as floats, lists as tuples.
+
+    Annotations that say nothing about a config's values (arrays, protocols, ``Any``) take every value.
+
+    Args:
+        endless: whether numbers may be infinite.
+
+    Raises:
+        UserError: it is of another type, or not a finite number.
+    """
+    options = choices_of(hint)
+    literals = [item for option in options for item in _literals(option)]
+    if any(value is item or (value == item and type(value) is type(item)) for item in literals):
+        return value
+    value = plain(value)
+    for option in options:
+        fits, made = _fit(value, option, where, endless)
+        if fits:
+            return made
+    if literals and all(_literals(option) or option is type(None) for option in options):
+        known = [*literals, *([None] if type(None) in options else [])]
+        raise UserError(f"{where} = {value!r} is unknown{nearest(value, known)}")
+    raise UserError(f"{where} = {value!r} must be {describe(hint)}")
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, ConfigDict):
-        return {key: _plain(item) for key, item in value.items()}
-    return tuple(_plain(item) for item in value) if isinstance(value, list) else value
+def _literals(option: Any) -> tuple[Any, ...]:
+    return typing.get_args(option) if typing.get_origin(option) is typing.Literal else ()
+
+
+def _fit(value: Any, option: Any, where: str, endless: bool) -> tuple[bool, Any]:
+    """Whether ``value`` is of the type ``option``, and what it then is."""
+    if option is type(None):
+        return value is None, None
+    if option is bool:
+        return isinstance(value, bool), value
+    if option is int:
+        return isinstance(value, int) and not isinstance(value, bool), value
+    if option is float:
+        return _fit_float(value, where, endless)
+    if option is str:
+        return isinstance(value, str), value
+    origin, parts = typing.get_origin(option), typing.get_args(option)
+    if origin is typing.Literal:
+        return False, value
+    if origin in (tuple, collections.abc.Sequence):
+        if not isinstance(value, tuple):
+            return False, value
+        several = origin is not tuple or parts[-1:] == (...,)
+        if not several and len(parts) != len(value):
+            return False, value
+        hints = [parts[0]] * len(value) if several else parts
+        items = zip(value, hints, strict=True)
+        return True, tuple(
+            conform(item, each, f"{where}[{i}]", endless=endless) for i, (item, each) in enumerate(items)
+        )
+    return not _is_array(option), value
+
+
+def _fit_float(value: Any, where: str, endless: bool) -> tuple[bool, Any]:
+    if isinstance(value, str):  # what JSON and the command line cannot say in numbers
+        if value.lstrip("+-") not in ("inf", "nan"):
+            return False, value
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False, value
+    if math.isnan(value) or (math.isinf(value) and not endless):
+        raise UserError(f"{where} = {value!r} must be a finite number")
+    return True, float(value)
+
+
+def _is_array(option: Any) -> bool:
+    """Whether an annotation means arrays, which stand in no config."""
+    return hasattr(option, "dtypes") and hasattr(option, "dims")
+
+
+def describe(hint: Any) -> str:
+    """An annotation in words, for errors."""
+    words = []
+    for option in choices_of(hint):
+        if option is type(None):
+            words.append("None")
+        elif _literals(option):
+            words += [repr(item) for item in _literals(option)]
+        elif typing.get_origin(option) in (tuple, collections.abc.Sequence):
+            inner = [describe(part) for part in typing.get_args(option) if part is not ...]
+            words.append(f"a tuple of {', '.join(inner)}")
+        elif not _is_array(option):
+            words.append(getattr(option, "__name__", str(option)))
+    return " or ".join(words)

@@ -1,16 +1,25 @@
-"""Config files: found, overridden, turned into objects, compared; errors are one line.
+"""Config files and the configs of workdirs: found, overridden, shown, compared; errors are one line.
 
 A config file is Python: ``get_config(arg: str = "") -> ml_collections.ConfigDict``; ``--config=file.py:arg``
-passes an argument. A section that picks an implementation has its ``name`` and the fields of that dataclass.
+passes an argument. It may hold every field (`difflax.config.start.experiment` gives such a config) or some.
+
+ml_collections could read overrides as well, but takes the type of a value from the one that the file has: it
+cannot know that a ``None`` may be a number, nor the fields of an implementation that the same command line
+chooses. The schema knows both, so `difflax.config.resolve` reads them.
 """
 
 import json
-from collections.abc import Mapping
+import pathlib
+import runpy
+import traceback
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
 from ml_collections import ConfigDict
 
+from difflax.config.experiments import Experiment, parse, resolve
+from difflax.config.resolve import Override, to_json
 from difflax.core.types import UserError
 
 OPERATIONAL = (
@@ -37,20 +46,31 @@ OPERATIONAL = (
 """What may differ when a run is taken up again: it changes nothing that is trained."""
 
 
-def to_json(config: ConfigDict) -> dict[str, Any]:
-    """The resolved config as JSON values."""
-    return json.loads(json.dumps(config.to_dict(), default=list))
+def read_config_file(name: str, overrides: Sequence[Override] = ()) -> ConfigDict:
+    """The resolved config of ``file.py`` or ``file.py:argument``, locked.
 
+    Args:
+        overrides: keys of the command line with their texts, see `difflax.config.resolve.override`.
 
-def from_json(values: Mapping[str, Any]) -> ConfigDict:
-    """The inverse of `to_json`, locked; lists become tuples."""
-    return ConfigDict(_tuples(values)).lock()
-
-
-def _tuples(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+    Raises:
+        UserError: there is no such file, it fails, or a name, field or value in it or in the overrides is
+            wrong.
+    """
+    path, _, argument = name.partition(":")
+    if not pathlib.Path(path).is_file():
+        raise UserError(f"--config={name}: there is no file {path}")
+    try:
+        get_config = runpy.run_path(path).get("get_config")
+        if get_config is None:
+            raise UserError(f"--config={name}: {path} has no function get_config")
+        config = get_config(argument) if argument else get_config()
+    except UserError:
+        raise
+    except Exception as error:  # whatever a user's file does
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+        where = f", line {lines[-1]}" if lines else ""
+        raise UserError(f"--config={name}{where}: {' '.join(str(error).split())}") from error
+    return ConfigDict(resolve(config, list(overrides)), type_safe=False).lock()
 
 
 def differences(stored: Mapping[str, Any], given: Mapping[str, Any], path: str = "") -> list[str]:
@@ -68,8 +88,17 @@ def differences(stored: Mapping[str, Any], given: Mapping[str, Any], path: str =
     return found
 
 
-def read_workdir_config(workdir: epath.PathLike) -> ConfigDict:
-    """The resolved config of a run.
+def read_workdir(workdir: epath.PathLike) -> Experiment:
+    """The experiment of a run.
+
+    Raises:
+        UserError: if ``workdir`` is not a workdir.
+    """
+    return parse(stored_values(workdir), workdir)
+
+
+def stored_values(workdir: epath.PathLike) -> dict[str, Any]:
+    """The config of a run as it was written; an earlier version knew fewer fields.
 
     Raises:
         UserError: if ``workdir`` is not a workdir.
@@ -78,20 +107,20 @@ def read_workdir_config(workdir: epath.PathLike) -> ConfigDict:
     if not path.exists():
         raise UserError(f"{workdir}: no config.json there, so it is no workdir; train one with difflax train")
     try:
-        return from_json(json.loads(path.read_text()))
+        return json.loads(path.read_text())
     except ValueError as error:
         raise UserError(
             f"{path}: not readable as JSON ({error}); restore it from a checkpoint's config"
         ) from error
 
 
-def claim_workdir(workdir: epath.PathLike, config: ConfigDict) -> None:
+def claim_workdir(workdir: epath.PathLike, experiment: Experiment) -> None:
     """Stores the config in a new workdir, or refuses a workdir that holds a run with another one."""
     workdir = epath.Path(workdir)
     path = workdir / "config.json"
-    given = to_json(config)
     if path.exists():
-        other = differences(to_json(read_workdir_config(workdir)), given)
+        stored = to_json(resolve(stored_values(workdir)))
+        other = differences(stored, experiment.resolved)
         if other:
             more = f" and {len(other) - 3} more" if len(other) > 3 else ""
             raise UserError(
@@ -101,4 +130,4 @@ def claim_workdir(workdir: epath.PathLike, config: ConfigDict) -> None:
     elif workdir.exists() and any(workdir.iterdir()):
         raise UserError(f"{workdir} is not empty and no workdir of difflax: choose another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(given, indent=2) + "\n")
+    path.write_text(json.dumps(experiment.resolved, indent=2) + "\n")

@@ -1,82 +1,75 @@
-"""From the sections of a config to objects: with `networks` the only file that knows every concrete class by
-name.
-"""
+"""The sections of a config that belong to no other room: what picks and joins the classes of the rest."""
 
 import dataclasses
-import math
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 from etils import epath
-from ml_collections import ConfigDict
 
-from difflax.config.build import build, construct
-from difflax.config.networks import NETWORKS
+from difflax.config.schema import Section, part
 from difflax.core.types import UserError
-from difflax.data.sources import SOURCES
-from difflax.diffusion.denoisers import NetworkInput
-from difflax.diffusion.guidance import (
-    CORRECTIONS,
-    GUIDANCES,
-    Autoguidance,
-    Bounds,
-    Guidance,
-    GuidancePlan,
-    PerturbationGuidance,
-    ScaleShape,
-    TwoConditionGuidance,
+from difflax.diffusion.loss.losses import PENALTIES, Penalty
+from difflax.diffusion.loss.noises import NOISES, Noise
+from difflax.diffusion.loss.time_samplers import TIME_SAMPLERS, TimeSampler
+from difflax.diffusion.loss.weightings import (
+    UNCERTAINTIES,
+    WEIGHTINGS,
+    LearnedUncertainty,
+    NoUncertainty,
+    Weighting,
 )
-from difflax.diffusion.loss.losses import PENALTIES
-from difflax.diffusion.loss.noises import NOISES
-from difflax.diffusion.loss.time_samplers import TIME_SAMPLERS
-from difflax.diffusion.loss.weightings import UNCERTAINTIES, WEIGHTINGS
-from difflax.diffusion.predictions import PREDICTIONS
+from difflax.diffusion.predictions import PredictionType
 from difflax.diffusion.samplers import SAMPLERS
-from difflax.diffusion.schedules import SCHEDULES
-from difflax.diffusion.time_grids import TIME_GRIDS
+from difflax.diffusion.samplers.base import Sampler
+from difflax.diffusion.schedules import SCHEDULES, NoiseLevel, NoiseSchedule
+from difflax.diffusion.time_grids import TIME_GRIDS, TimeGrid
 from difflax.diffusion.time_grids.run import Repaint, Restart, RunOptions
-from difflax.models.autoencoder import AUTOENCODERS, Autoencoder
 from difflax.models.autoencoder_kl import DOWN_BLOCK, UP_BLOCK, AutoencoderKLConfig
-from difflax.models.perturbation import Perturbation
-from difflax.parallel.sharding import MeshShape
-from difflax.pretrained.components.autoencoder import read_autoencoder
+from difflax.pretrained.format.layout import AUTOENCODER
 from difflax.text.clip_config import CLIPConfig
 from difflax.text.tokenizer import Tokenizer
-from difflax.training.ema import EMA
-from difflax.training.loop import TrainingOptions
-from difflax.training.optimizers import OPTIMIZERS
-
-AUTOENCODER = "vae"
-"""Folder of an autoencoder in a workdir, as in a pipeline folder of diffusers."""
-
-MODELS = (*NETWORKS, "clip", "autoencoder_kl", "pretrained")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DenoisingLoss:
-    """The fields of ``config.loss`` of a diffusion model, beside its sections.
+    """``config.loss`` of a diffusion model.
 
     Attributes:
-        caption_dropout, masked: see `Denoising`.
-        vlb_weight: of the variational bound, 0.001 in the paper, see `VariationalBound`. A network that is
+        caption_dropout: the share of examples whose caption is dropped, see `Denoising`.
+        masked: whether a part of each image counts, see `Denoising`.
+        vlb_weight: of the variational bound, 0.001 in the paper, see `VariationalBound`; a network that is
             trained from scratch then predicts a variance too, which ``ddpm`` can sample with.
+        weighting: how much each noise level counts.
+        penalty: what an error costs.
+        noise: what is mixed with the images.
+        uncertainty: of the loss at each noise level, learned or not.
+        time_sampler: which times are trained.
     """
 
     caption_dropout: float = 0.1
     masked: bool = False
     vlb_weight: float = 0.0
+    weighting: Weighting = part(WEIGHTINGS, "constant")
+    penalty: Penalty = part(PENALTIES, "mean_squared")
+    noise: Noise = part(NOISES, "white")
+    uncertainty: LearnedUncertainty | NoUncertainty = part(UNCERTAINTIES, "none")
+    time_sampler: TimeSampler = part(TIME_SAMPLERS, "uniform")
 
     def __post_init__(self):
         if not 0 <= self.caption_dropout <= 1:
             raise ValueError(f"caption_dropout must lie in [0, 1], got {self.caption_dropout}")
-        if not 0 <= self.vlb_weight < math.inf:
+        if self.vlb_weight < 0:
             raise ValueError(f"vlb_weight must not be negative, got {self.vlb_weight}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextEncoderOptions:
-    """``config.text_encoder``: a CLIP folder, or the workdir of a run that trained one, and which state of it
-    conditions (see `TextEncoder`).
+    """``config.text_encoder``, see `TextEncoder`.
+
+    Attributes:
+        path: a CLIP folder, or the workdir of a run that trained one.
+        layer: the state that conditions: -1 the last, -2 the one before.
+        final_norm: whether the last norm is applied to it.
     """
 
     path: str
@@ -86,11 +79,33 @@ class TextEncoderOptions:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AutoencoderOptions:
-    """``config.autoencoder`` of a trained one (``autoencoder_kl``): its folder in diffusers' layout, or the
-    workdir of a run that trained one.
+    """``config.autoencoder`` of a trained one (``autoencoder_kl``).
+
+    Attributes:
+        path: its folder in diffusers' layout, or the workdir of a run that trained one.
     """
 
     path: str
+
+    def folder(self, workdir: epath.PathLike | None) -> epath.Path:
+        """Where it lies: in the workdir that uses it, else where the config says.
+
+        Raises:
+            UserError: there is none.
+        """
+        if workdir is not None and (epath.Path(workdir) / AUTOENCODER).is_dir():
+            return epath.Path(workdir) / AUTOENCODER
+        folder, where = epath.Path(self.path), f"config.autoencoder.path = {self.path!r}"
+        if (folder / AUTOENCODER).is_dir():
+            return folder / AUTOENCODER
+        if (folder / "metrics.jsonl").exists():
+            raise UserError(f"{where}: that run has not finished; train it to its last step first")
+        if not folder.is_dir():
+            raise UserError(
+                f"{where}: no such folder; train an autoencoder there first (configs/autoencoder.py), or name"
+                " the folder of one"
+            )
+        return folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,7 +113,8 @@ class AutoencodingLoss:
     """``config.loss`` of an autoencoder.
 
     Attributes:
-        kl_weight, feature_weight: see `Autoencoding`.
+        kl_weight: of the divergence from the standard normal, see `Autoencoding`.
+        feature_weight: of the distance in features, see `Autoencoding`.
         features: the folder of a CLIP, or the workdir of a run that trained one, whose image tower measures
             the distance of features; empty where ``feature_weight`` is 0.
     """
@@ -109,264 +125,168 @@ class AutoencodingLoss:
 
     def __post_init__(self):
         for name in ("kl_weight", "feature_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
+            if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if (self.feature_weight > 0) != bool(self.features):
             raise ValueError("feature_weight and features go together: give both or neither")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ContrastiveLoss:
+    """``config.loss`` of a CLIP, which has no settings; see `Contrastive`."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenizerOptions:
-    """``config.tokenizer``: see `train_bpe`."""
+    """``config.tokenizer``: see `train_bpe`.
+
+    Attributes:
+        vocab_size: tokens, those of single bytes included.
+        max_length: tokens a caption, begin and end included.
+    """
 
     vocab_size: int = 1024
     max_length: int = 24
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WeakOptions:
-    """``config.guidance.weak``: the worse model of autoguidance and perturbation guidance.
+class SamplingOptions:
+    """``config.sampler``: a sampler, and the fields that stand beside its own.
 
     Attributes:
-        workdir: of another run, or empty for this one.
-        step: the checkpoint, ``None`` for the newest.
-        perturbation: of the network, ``None`` for the network as it is.
+        sampler: who steps from level to level.
+        num_steps: of a run.
+        time_grid: at which times.
+        schedule: the schedule to sample under, if not the one that the network was trained under.
+        restart: goes back up and down again; ``None``: never.
+        repaint: the same all along a run that makes a part of an image anew; ``None``: never.
+        variance_exploding: step in the coordinates of EDM and k-diffusion, ``x / alpha``.
+        final_t: where the last step lands: 0 is the data.
     """
 
-    workdir: str = ""
-    step: int | None = None
-    perturbation: Perturbation | None = None
+    sampler: Sampler
+    num_steps: int = 50
+    time_grid: TimeGrid = part(TIME_GRIDS, "trailing")
+    schedule: NoiseSchedule | None = part(SCHEDULES, optional=True)
+    restart: Restart | None = None
+    repaint: Repaint | None = None
+    variance_exploding: bool = False
+    final_t: float = 0.0
+
+    def __post_init__(self):
+        check_steps(self.num_steps)
+
+    @classmethod
+    def make(cls, sampler: Callable[..., Any], own: dict[str, Any], beside: dict[str, Any]):
+        """See `difflax.config.schema.Section`."""
+        return cls(sampler=sampler(**own), **beside)
+
+    @property
+    def run_options(self) -> RunOptions:
+        """What a run does with its time grid."""
+        return RunOptions(
+            schedule=self.schedule,
+            restart=self.restart,
+            repaint=self.repaint,
+            variance_exploding=self.variance_exploding,
+            final_t=self.final_t,
+        )
+
+    def levels(self, schedule: NoiseSchedule, prediction_type: PredictionType) -> NoiseLevel:
+        """The noise levels of a run of a model trained under ``schedule``.
+
+        Raises:
+            UserError: there is no such run.
+        """
+        try:
+            return self.run_options.levels(schedule, self.time_grid, self.num_steps, prediction_type)
+        except ValueError as error:
+            raise UserError(f"config.sampler: {error}") from error
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """The parts of a config that are the same for every model, built and checked."""
-
-    source: Any
-    optimizer: Any
-    ema: EMA
-    mesh: MeshShape
-    options: TrainingOptions
-    seed: int
+SAMPLING = Section(
+    of=SAMPLERS, chosen="dpmpp_2m", beside=SamplingOptions, given=("sampler",), make=SamplingOptions.make
+)
 
 
-@dataclasses.dataclass(frozen=True)
-class Diffusion:
-    """The parts of a diffusion model's config, built and checked; nothing is computed yet."""
-
-    autoencoder: Any
-    schedule: Any
-    prediction_type: Any
-    network_input: NetworkInput
-    weighting: Any
-    penalty: Any
-    time_sampler: Any
-    noise: Any
-    uncertainty: Any
-    loss: DenoisingLoss
-    text_encoder: TextEncoderOptions
-    sampler: Any
-    time_grid: Any
-    num_steps: int
-    options: RunOptions
-    guidance: Guidance
-    weak: WeakOptions | None
+def check_steps(num_steps: int) -> None:
+    """Refuses a number of steps that no run has."""
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
 
 
-def model_name(config: ConfigDict) -> str:
-    name = config.model.get("name") if "model" in config else None
-    build({known: lambda **fields: None for known in MODELS}, {"name": name}, "config.model")
-    return name
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepsOptions:
+    """``config.sampler`` of a run that starts from a checkpoint, whose own sampler it keeps.
+
+    Attributes:
+        num_steps: of a run.
+    """
+
+    num_steps: int = 50
+
+    def __post_init__(self):
+        check_steps(self.num_steps)
 
 
-def make_settings(config: ConfigDict) -> Settings:
-    """Data, optimizer, average, mesh and options."""
-    if isinstance(config.seed, bool) or not isinstance(config.seed, int) or not 0 <= config.seed < 2**32:
-        raise UserError(f"config.seed = {config.seed!r} must be a whole number from 0 to 2^32 - 1")
-    return Settings(
-        source=build(SOURCES, config.data, "config.data"),
-        optimizer=build(OPTIMIZERS, config.optimizer, "config.optimizer"),
-        ema=construct(EMA, config.ema, "config.ema"),
-        mesh=construct(MeshShape, config.mesh, "config.mesh"),
-        options=construct(TrainingOptions, config.training, "config.training"),
-        seed=config.seed,
-    )
+AUTOENCODER_GIVEN = (
+    *("in_channels", "out_channels", "down_block_types", "up_block_types"),
+    *("sample_size", "scaling_factor", "shift_factor", "force_upcast"),
+)
+"""What a run decides of the autoencoder that it trains."""
 
 
-def make_diffusion(config: ConfigDict, workdir: epath.PathLike | None = None) -> Diffusion:
-    """The parts of a diffusion model's config; a ``workdir`` may hold copies of what the config names."""
-    sampler = dict(config.sampler)
-    num_steps, grid = sampler.pop("num_steps", 50), sampler.pop("time_grid", {"name": "trailing"})
-    if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
-        raise UserError(f"config.sampler.num_steps = {num_steps!r} must be a whole number, at least 1")
-    options = {
-        "schedule": sampler.pop("schedule", None),
-        "restart": sampler.pop("restart", None),
-        "repaint": sampler.pop("repaint", None),
-        **{name: sampler.pop(name) for name in ("variance_exploding", "final_t") if name in sampler},
-    }
-    if options["schedule"] is not None:
-        options["schedule"] = build(SCHEDULES, options["schedule"], "config.sampler.schedule")
-    if options["restart"] is not None:
-        options["restart"] = construct(Restart, options["restart"], "config.sampler.restart")
-    if options["repaint"] is not None:
-        options["repaint"] = construct(Repaint, options["repaint"], "config.sampler.repaint")
-    guidance, weak = make_guidance(config.guidance)
-    return Diffusion(
-        autoencoder=make_autoencoder(config.autoencoder, workdir),
-        schedule=build(SCHEDULES, config.schedule, "config.schedule"),
-        prediction_type=build(PREDICTIONS, config.prediction, "config.prediction"),
-        network_input=construct(NetworkInput, config.get("network_input", {}), "config.network_input"),
-        text_encoder=build({"clip": TextEncoderOptions}, config.text_encoder, "config.text_encoder"),
-        sampler=build(SAMPLERS, sampler, "config.sampler"),
-        time_grid=build(TIME_GRIDS, grid, "config.sampler.time_grid"),
-        num_steps=num_steps,
-        options=construct(RunOptions, options, "config.sampler"),
-        guidance=guidance,
-        weak=weak,
-        **make_loss(config.loss),
-    )
+def make_autoencoder_config(
+    cls: Callable[..., Any], own: dict[str, Any], beside: dict[str, Any]
+) -> AutoencoderKLConfig:
+    """``config.model`` of an autoencoder; the blocks' kinds go without saying."""
+    levels = len(own["block_out_channels"])
+    return cls(**own, down_block_types=(DOWN_BLOCK,) * levels, up_block_types=(UP_BLOCK,) * levels)
 
 
-def make_loss(section: ConfigDict) -> dict[str, Any]:
-    """``config.loss`` of a diffusion model: its sections' objects, and under ``loss`` its own fields."""
-    loss = dict(section)
-    parts = {
-        "noise": build(NOISES, loss.pop("noise", {"name": "white"}), "config.loss.noise"),
-        "uncertainty": build(
-            UNCERTAINTIES, loss.pop("uncertainty", {"name": "none"}), "config.loss.uncertainty"
-        ),
-        "weighting": build(WEIGHTINGS, loss.pop("weighting", {"name": "constant"}), "config.loss.weighting"),
-        "penalty": build(PENALTIES, loss.pop("penalty", {"name": "mean_squared"}), "config.loss.penalty"),
-        "time_sampler": build(
-            TIME_SAMPLERS, loss.pop("time_sampler", {"name": "uniform"}), "config.loss.time_sampler"
-        ),
-    }
-    return {**parts, "loss": build({"denoising": DenoisingLoss}, loss, "config.loss")}
-
-
-def make_autoencoder(section: ConfigDict, workdir: epath.PathLike | None = None) -> Autoencoder:
-    """``config.autoencoder``; of a trained one the weights are not read."""
-    kinds = {**AUTOENCODERS, "autoencoder_kl": AutoencoderOptions}
-    built = build(kinds, section, "config.autoencoder")
-    return (
-        read_autoencoder(autoencoder_folder(built, workdir))
-        if isinstance(built, AutoencoderOptions)
-        else built
-    )
-
-
-def autoencoder_folder(options: AutoencoderOptions, workdir: epath.PathLike | None) -> epath.Path:
-    """Where a trained autoencoder lies: in the workdir that uses it, else where the config says.
+def fit_autoencoder(config: AutoencoderKLConfig, image_shape: tuple[int, int, int]) -> AutoencoderKLConfig:
+    """The autoencoder for images of a shape.
 
     Raises:
-        UserError: there is none.
+        UserError: it cannot halve them so often.
     """
-    if workdir is not None and (epath.Path(workdir) / AUTOENCODER).is_dir():
-        return epath.Path(workdir) / AUTOENCODER
-    folder, where = epath.Path(options.path), f"config.autoencoder.path = {options.path!r}"
-    if (folder / AUTOENCODER).is_dir():
-        return folder / AUTOENCODER
-    if (folder / "metrics.jsonl").exists():
-        raise UserError(f"{where}: that run has not finished; train it to its last step first")
-    if not folder.is_dir():
-        raise UserError(
-            f"{where}: no such folder; train an autoencoder there first (configs/autoencoder.py), or name the"
-            " folder of one"
-        )
-    return folder
-
-
-def make_guidance(
-    section: Mapping[str, Any] | ConfigDict, where: str = "config.guidance", *, edits_images: bool = False
-) -> tuple[Guidance, WeakOptions | None]:
-    """``config.guidance``: a guidance's name and fields, and what every guidance may have beside them.
-
-    ``scale`` may be a number, a `ScaleShape` or one number a step; ``interval``: `Bounds`; ``corrections``: a
-    tuple of named sections; ``weak``: `WeakOptions`; a perturbation's ``within``: `Bounds`.
-
-    Args:
-        where: the section's path, for errors.
-        edits_images: whether the model has an image as a condition beside the text.
-    """
-    fields = dict(section)
-    plan: dict[str, Any] = {}
-    scale = fields.get("scale")
-    if isinstance(scale, ConfigDict | dict):
-        plan["scale_over_run"] = construct(ScaleShape, fields.pop("scale"), f"{where}.scale")
-    elif isinstance(scale, tuple | list):
-        plan["scale_over_run"] = tuple(fields.pop("scale"))
-    bounds = fields.pop("interval", None)
-    if bounds is not None:
-        plan["bounds"] = construct(Bounds, bounds, f"{where}.interval")
-    plan["corrections"] = tuple(
-        build(CORRECTIONS, correction, f"{where}.corrections[{i}]")
-        for i, correction in enumerate(fields.pop("corrections", ()))
-    )
-    weak = fields.pop("weak", None)
-    if weak is not None:
-        weak = dict(weak)
-        perturbation = weak.get("perturbation")
-        if perturbation is not None:
-            weak["perturbation"] = construct(Perturbation, perturbation, f"{where}.weak.perturbation")
-        weak = construct(WeakOptions, weak, f"{where}.weak")
-    within = fields.get("within")
-    if within is not None:
-        fields["within"] = construct(Bounds, within, f"{where}.within")
-    guidance = build(GUIDANCES, fields, where)
-    if isinstance(guidance, Autoguidance | PerturbationGuidance) and weak is None:
-        raise UserError(f"{where} ({section['name']}) needs {where}.weak, the worse model to go away from")
-    if isinstance(guidance, TwoConditionGuidance) and not edits_images:
-        raise UserError(
-            f"{where}.name = {section['name']!r} needs a model that reads the image it edits (a checkpoint of"
-            " InstructPix2Pix): choose another guidance"
-        )
-    return GuidancePlan(guidance, **plan) if any(plan.values()) else guidance, weak
-
-
-def autoencoder_config(config: ConfigDict, image_shape: tuple[int, int, int]) -> AutoencoderKLConfig:
-    """``config.model`` as an `AutoencoderKLConfig`; channels and size are the data's, the blocks' kinds go
-    without saying.
-    """
-    fields = {key: value for key, value in config.model.items() if key != "name"}
     height, width, channels = image_shape
-    levels = len(fields.get("block_out_channels", AutoencoderKLConfig.block_out_channels))
-    given = {
-        "in_channels": channels,
-        "out_channels": channels,
-        "sample_size": max(height, width),
-        "down_block_types": (DOWN_BLOCK,) * levels,
-        "up_block_types": (UP_BLOCK,) * levels,
-    }
-    built = construct(AutoencoderKLConfig, fields, "config.model (autoencoder_kl)", **given)
-    if height % built.downscale or width % built.downscale:
+    if height % config.downscale or width % config.downscale:
         raise UserError(
-            f"config.model.block_out_channels halves an image {len(built.block_out_channels) - 1} times,"
+            f"config.model.block_out_channels halves an image {len(config.block_out_channels) - 1} times,"
             f" which {height} × {width} pixels of config.data do not allow: use fewer levels"
         )
-    return built
-
-
-def clip_config(
-    config: ConfigDict, *, tokenizer: Tokenizer | None = None, vocab_size: int | None = None
-) -> CLIPConfig:
-    """``config.model`` as a `CLIPConfig`; what the tokenizer decides is filled in."""
-    fields = {key: value for key, value in config.model.to_dict().items() if key != "name"}
-    length = config.tokenizer.get("max_length", TokenizerOptions.max_length)
-    text = {**fields.pop("text_config", {}), "vocab_size": vocab_size, "max_position_embeddings": length}
-    if tokenizer is not None:
-        backend = tokenizer.backend
-        text |= {
-            "vocab_size": tokenizer.vocab_size,
-            "bos_token_id": backend.bos_token_id,
-            "eos_token_id": backend.eos_token_id,
-            "pad_token_id": backend.pad_token_id,
-        }
-    vision = fields.pop("vision_config", {})
-    return construct(
-        lambda projection_dim=512: CLIPConfig.from_config(
-            {"projection_dim": projection_dim, "text_config": text, "vision_config": vision}
-        ),
-        fields,
-        "config.model (clip)",
+    return dataclasses.replace(
+        config, in_channels=channels, out_channels=channels, sample_size=max(height, width)
     )
+
+
+CLIP_GIVEN = (
+    *("text_config.vocab_size", "text_config.max_position_embeddings", "text_config.pad_token_id"),
+    *("text_config.bos_token_id", "text_config.eos_token_id", "text_config.projection_dim"),
+    *("vision_config.projection_dim", "vision_config.num_channels"),
+)
+"""What the tokenizer and the joint space decide of the towers; images have three channels."""
+
+
+def make_clip_config(cls: Callable[..., Any], own: dict[str, Any], beside: dict[str, Any]) -> CLIPConfig:
+    """``config.model`` of a CLIP: both towers end in the joint space."""
+    towers = {
+        name: dataclasses.replace(own[name], projection_dim=own["projection_dim"])
+        for name in ("text_config", "vision_config")
+    }
+    return cls(**{**own, **towers})
+
+
+def clip_with_tokenizer(config: CLIPConfig, tokenizer: Tokenizer, max_length: int) -> CLIPConfig:
+    """The CLIP that reads what a tokenizer gives."""
+    backend = tokenizer.backend
+    text = dataclasses.replace(
+        config.text_config,
+        vocab_size=tokenizer.vocab_size,
+        max_position_embeddings=max_length,
+        bos_token_id=backend.bos_token_id,
+        eos_token_id=backend.eos_token_id,
+        pad_token_id=backend.pad_token_id,
+    )
+    return dataclasses.replace(config, text_config=text)

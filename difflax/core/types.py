@@ -36,11 +36,13 @@ class Conditioning:
     class_labels: Int[Array | np.ndarray, " b"] | None = None
     image: Float[Array | np.ndarray, "b h w ci"] | None = None
 
+    def joined(self, other: "Conditioning") -> "Conditioning":
+        """The same with what ``other`` says."""
+        return self.replace(**{name: value for name, value in vars(other).items() if value is not None})
 
-Network = Callable[
-    [Params, Float[Array, "b h w c"], Float[Array, " b"], Conditioning], Float[Array, "b h w co"]
-]
-"""``network(params, x, time, conditioning) -> out``: the pure function of a merged NNX module."""
+
+Network = Callable[[Float[Array, "b h w c"], Float[Array, " b"], Conditioning], Float[Array, "b h w co"]]
+"""``network(x, time, conditioning) -> out``: an NNX module with its parameters, or any such function."""
 
 Batch = dict[str, Any]
 """One batch of the loader, by field name: ``image`` ``[b, h, w, c]``, ``caption`` strings or token ids, …"""

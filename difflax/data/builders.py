@@ -5,7 +5,6 @@ The files of a builder hold its examples in generation order, so row ``i`` of a 
 
 import contextlib
 import io
-import uuid
 from collections.abc import Iterator
 
 import numpy as np
@@ -15,6 +14,7 @@ from etils import epath
 from jaxtyping import UInt8
 from PIL import Image
 
+from difflax.core.files import move_folder, staging_folder
 from difflax.data import digits, shapes
 
 
@@ -80,21 +80,11 @@ def prepare(
     builder = _make(builder_class, data_dir, config)
     if builder.data_path.exists():
         return builder
-    staging = data_dir / f".building-{uuid.uuid4().hex}"
-    try:
+    with staging_folder(data_dir / "building") as staging:
         staged = _make(builder_class, staging, config)
         with _quiet():
             staged.download_and_prepare()
-        builder.data_path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            staged.data_path.rename(builder.data_path)
-        except OSError:
-            # The folder exists by now if another process has been faster; anything else is a real error.
-            if not builder.data_path.exists():
-                raise
-    finally:
-        if staging.exists():
-            staging.rmtree()
+        move_folder(staged.data_path, builder.data_path)
     return _make(builder_class, data_dir, config)
 
 

@@ -8,7 +8,6 @@ the jitted step gathers on the device (`gather`).
 import dataclasses
 import hashlib
 import json
-import uuid
 from collections.abc import Callable, Sequence
 
 import jax
@@ -18,6 +17,7 @@ import safetensors.numpy
 from etils import epath
 from jaxtyping import Int32
 
+from difflax.core.files import atomic_write, remove_unfinished
 from difflax.core.types import Conditioning, UserError
 
 
@@ -117,10 +117,9 @@ def _save(path: epath.Path, captions: tuple[str, ...], embeddings: Conditioning,
     }
     # As unsigned integers of the same width: the numpy reader of safetensors knows no bfloat16.
     arrays = {name: np.ascontiguousarray(array).view(f"u{array.itemsize}") for name, array in arrays.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.parent / f".{path.name}-{uuid.uuid4().hex}"
-    unfinished.write_bytes(safetensors.numpy.save(arrays, metadata))
-    unfinished.replace(path)
+    remove_unfinished(path)
+    with atomic_write(path) as file:
+        file.write(safetensors.numpy.save(arrays, metadata))
 
 
 def _load(path: epath.Path, fingerprint: str) -> tuple[tuple[str, ...], list[Conditioning]]:

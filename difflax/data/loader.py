@@ -10,7 +10,6 @@ holds depends on the data and the seed alone.
 """
 
 import dataclasses
-import threading
 from collections.abc import Iterator, Sequence
 
 import grain
@@ -19,7 +18,8 @@ import numpy as np
 
 from difflax.core.types import BadExample, Batch, UserError
 from difflax.data.buckets import OneShapeABatch
-from difflax.data.records import Record, Records
+from difflax.data.faults import Faults
+from difflax.data.records import Record, Records, read_each
 from difflax.data.transforms import Frame
 
 IN_MEMORY_BYTES = 2**30  # decoded images up to this size stay in memory: 350,000 of 32×32×3
@@ -40,7 +40,8 @@ class Loader:
         seed: of the order and the mirroring.
         shuffle: otherwise the rows come in their order, every epoch.
         num_epochs: ``None`` repeats for ever, and a batch may hold the end of one epoch and the start of the
-            next. A number ends after so many; the last batch may be short, so that each row comes once.
+            next, or several where the data is smaller than a batch. A number ends after so many; the last
+            batch may be short, so that each row comes once.
         buckets: of each row, where images have several shapes: a batch holds those of one bucket, see
             `OneShapeABatch`; ``num_epochs`` must then be ``None``.
         in_memory: decode everything at once and keep it; ``None`` does so up to `IN_MEMORY_BYTES`.
@@ -50,7 +51,7 @@ class Loader:
         max_bad_examples: the share of the rows that may be unusable.
 
     Raises:
-        UserError: too few rows, a batch that the processes cannot share equally, or too many unusable rows.
+        UserError: no rows, a batch that the processes cannot share equally, or too many unusable rows.
     """
 
     def __init__(
@@ -74,19 +75,16 @@ class Loader:
             raise ValueError(f"process {index} of {count}")
         if batch_size < 1 or (local_rows is None and batch_size % count):
             raise UserError(f"batch_size = {batch_size} must be a positive multiple of the {count} processes")
-        needed = batch_size if num_epochs is None else 1
-        if len(records) < needed:
-            raise UserError(
-                f"the data has {len(records)} examples, fewer than batch_size = {batch_size}: "
-                "lower it or add data"
-            )
+        if not len(records):
+            raise UserError("the data has 0 examples: add some")
         if local_rows is None:
             local_rows = range(index * batch_size // count, (index + 1) * batch_size // count)
         if in_memory is None:
-            first = _Sound(records, max_bad_examples)[0][1]
+            first = _Sound(records, Faults(len(records), max_bad_examples), buckets)[0][1]
             in_memory = first.image.nbytes * len(records) <= IN_MEMORY_BYTES
         self._records = InMemory(records) if in_memory else records
-        self._sound = _Sound(self._records, max_bad_examples, buckets)
+        self._faults = Faults(len(records), max_bad_examples)
+        self._sound = _Sound(self._records, self._faults, buckets)
 
         rows = grain.MapDataset.source(self._sound)
         if buckets is not None:
@@ -117,7 +115,7 @@ class Loader:
 
     def new_faults(self) -> list[str]:
         """What is wrong with rows that were found unusable since the last call."""
-        return self._sound.new_faults()
+        return self._faults.new()
 
     def get_state(self) -> dict[str, int | bool]:
         """The position and what the order depends on, as JSON values; equal on all processes."""
@@ -143,22 +141,15 @@ class InMemory:
 
     def __init__(self, records: Records):
         self._bad: dict[int, str] = {}
-        try:
-            rows: list[Record | None] = list(records.__getitems__(range(len(records))))
-        except BadExample:
-            rows = [self._read(records, row) for row in range(len(records))]
+        rows = read_each(records, range(len(records)), self._note)
         if all(row is None for row in rows):
             raise UserError(f"no example of the data can be used; the first: {self._bad[0]}")
         self.captions = ["" if row is None else row.caption for row in rows]
         self.flip = records.flip
         self._rows = rows
 
-    def _read(self, records: Records, row: int) -> Record | None:
-        try:
-            return records[row]
-        except BadExample as error:
-            self._bad[row] = str(error)
-            return None
+    def _note(self, row: int, error: BadExample) -> None:
+        self._bad[row] = str(error)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -177,47 +168,30 @@ class _Sound:
     of the same bucket, if rows have ``buckets``.
     """
 
-    def __init__(self, records: Records, max_bad: float, buckets: Sequence[int] | None = None):
-        self._records, self._max_bad, self._buckets = records, max_bad, buckets
-        self._bad: set[int] = set()
-        self._new: list[str] = []
-        self._lock = threading.Lock()
+    def __init__(self, records: Records, faults: Faults, buckets: Sequence[int] | None = None):
+        self._records, self._faults, self._buckets = records, faults, buckets
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, row: int) -> tuple[int, Record]:
+        wanted = row
         while True:
             try:
                 return row, self._records[row]
             except BadExample as error:
-                self._note(row, error)
-            row = self._following(row)
+                self._faults.note(row, error)
+                row = self._following(row)
+                if row == wanted:
+                    raise UserError(
+                        f"no example can stand in for one that cannot be used: {error}"
+                    ) from error
 
     def _following(self, row: int) -> int:
         after = (row + 1) % len(self)
         while self._buckets is not None and self._buckets[after] != self._buckets[row]:
             after = (after + 1) % len(self)
         return after
-
-    def _note(self, row: int, error: BadExample) -> None:
-        if self._max_bad == 0:
-            raise error
-        with self._lock:
-            if row not in self._bad:
-                self._bad.add(row)
-                self._new.append(str(error))
-            if len(self._bad) > self._max_bad * len(self):
-                raise UserError(
-                    f"{len(self._bad)} of {len(self)} examples cannot be used, more than the share"
-                    f" max_bad_examples = {self._max_bad:g}; the last: {error}"
-                ) from error
-
-    def new_faults(self) -> list[str]:
-        """What is wrong with the rows found since the last call."""
-        with self._lock:
-            new, self._new = self._new, []
-        return new
 
 
 class _Places(grain.MapDataset):
@@ -228,7 +202,9 @@ class _Places(grain.MapDataset):
         self._batch_size, self._places = batch_size, local_rows
 
     def __len__(self) -> int:
-        whole, rest = divmod(len(self._parent), self._batch_size)
+        # What repeats for ever has sys.maxsize elements, and `batch` divides the number as a float, which
+        # makes 2**63 of it: too much for `len`.
+        whole, rest = divmod(min(len(self._parent), 2**62), self._batch_size)
         return whole * len(self._places) + sum(place < rest for place in self._places)
 
     def __getitem__(self, index):

@@ -6,7 +6,6 @@ else ``~/.cache/difflax/data``). Nothing here imports TensorFlow.
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
@@ -15,8 +14,13 @@ from etils import epath
 
 from difflax.core.types import UserError
 from difflax.data import digits, shapes
-from difflax.data.records import FolderRecords, Records, TfdsRecords
-from difflax.data.subjects import IMAGE_SUFFIXES, Subject, check_images, images_of
+from difflax.data.folders import Folder
+from difflax.data.records import Records, TfdsRecords
+from difflax.data.subjects import Subject
+from difflax.data.transforms import check_images
+
+MAX_SHAPES = 10**8  # examples of a split
+BYTES_A_SHAPE = 630  # of its files, with the caption
 
 
 @runtime_checkable
@@ -64,6 +68,11 @@ class Shapes:
         for split, size in self._sizes.items():
             if size < 1:
                 raise ValueError(f"{split} = {size} examples; every split needs at least one")
+            if size > MAX_SHAPES:
+                raise ValueError(
+                    f"{split} = {size:,} examples would need {size * BYTES_A_SHAPE / 1e9:,.0f} GB on disk;"
+                    f" {MAX_SHAPES:,} are the most"
+                )
         if not 0 <= self.one_object_fraction <= 1:
             raise ValueError(f"one_object_fraction must lie in [0, 1], got {self.one_object_fraction}")
         if self.data_seed < 0:
@@ -191,106 +200,6 @@ class Tfds:
                 f"{where} is prepared as {builder.info.file_format.value}, which cannot be read at random; "
                 "run `tfds build --file_format=array_record`"
             ) from error
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Folder:
-    """Your own images in a folder, with captions in one of two layouts.
-
-    - ``metadata.jsonl``: one line an image, ``{"file_name": "a.png", "text": "a red circle"}`` (the Hub's
-      "imagefolder" layout); rows are in the order of the lines.
-    - otherwise beside every image (``a.png``) a text file with its caption (``a.txt``); rows are in the order
-      of the paths, subfolders included.
-
-    A split is a subfolder of that name; a folder without a subfolder "train" is itself the split "train".
-
-    Attributes:
-        path: the folder.
-        height, width: of every image, in pixels; the middle of others is cut out and resized.
-        buckets: more shapes (height, width); each image gets the one nearest to its own aspect ratio, and a
-            batch holds images of one shape.
-        caption_key: the key of the caption in ``metadata.jsonl``.
-        flip: see `Records`.
-        alpha_mask: an image's opacity is its mask, for a loss of a part of each image.
-        score_key: the key of the number in ``metadata.jsonl`` that says how well an image looks; empty: none.
-    """
-
-    path: str
-    height: int
-    width: int
-    caption_key: str = "text"
-    flip: float = 0.0
-    alpha_mask: bool = False
-    buckets: tuple[tuple[int, int], ...] = ()
-    score_key: str = ""
-
-    def __post_init__(self):
-        for shape in self.image_shapes:
-            check_images(shape, self.flip)
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return self.height, self.width, 3
-
-    @property
-    def image_shapes(self) -> tuple[tuple[int, int, int], ...]:
-        """Of the images, `image_shape` and those of the buckets."""
-        return tuple(dict.fromkeys([self.image_shape, *((*bucket, 3) for bucket in self.buckets)]))
-
-    def split(self, name: str) -> Records:
-        """See `Source`."""
-        root = epath.Path(self.path).expanduser()
-        where = f"config.data.path = {self.path!r}"
-        if not root.is_dir():
-            raise UserError(f"{where}: no such folder")
-        if (root / name).is_dir():
-            folder = root / name
-        elif name == "train":
-            folder = root
-        else:
-            raise UserError(f"{where} has no split {name!r}; make the folder {root / name}")
-        listing = folder / "metadata.jsonl"
-        if self.score_key and not listing.exists():
-            raise UserError(f"config.data.score_key = {self.score_key!r}: {listing} is needed for scores")
-        scores: list[float] = []
-        rows = self._listed(listing, scores) if listing.exists() else self._paired(folder)
-        if not rows:
-            raise UserError(f"{where}: no image there ({', '.join(IMAGE_SUFFIXES)})")
-        return FolderRecords(rows, self.image_shapes, self.flip, self.alpha_mask, scores or None)
-
-    def _listed(self, listing: epath.Path, scores: list[float]) -> list[tuple[epath.Path, str]]:
-        rows = []
-        for number, line in enumerate(listing.read_text().splitlines(), 1):
-            where = f"{listing} line {number}"
-            if not line.strip():
-                continue
-            try:
-                fields = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{where} is not JSON: {error}") from error
-            for key in ("file_name", self.caption_key):
-                if not isinstance(fields, dict) or not isinstance(fields.get(key), str):
-                    raise UserError(f"{where} has no text under {key!r}")
-            image = listing.parent / fields["file_name"]
-            if not image.exists():
-                raise UserError(f"{where} names {fields['file_name']}, which is not there")
-            rows.append((image, fields[self.caption_key].strip()))
-            if self.score_key:
-                score = fields.get(self.score_key)
-                if isinstance(score, bool) or not isinstance(score, int | float):
-                    raise UserError(f"{where} has no number under {self.score_key!r}")
-                scores.append(float(score))
-        return rows
-
-    def _paired(self, folder: epath.Path) -> list[tuple[epath.Path, str]]:
-        images = images_of(folder)
-        bare = [path for path in images if not path.with_suffix(".txt").exists()]
-        if bare:
-            raise UserError(
-                f"config.data.path = {self.path!r}: {len(bare)} of {len(images)} images have no caption; "
-                f"write the one of {bare[0].name} into {bare[0].with_suffix('.txt')}"
-            )
-        return [(path, path.with_suffix(".txt").read_text().strip()) for path in images]
 
 
 SOURCES: dict[str, type[Source]] = {

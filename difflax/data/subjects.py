@@ -1,15 +1,18 @@
 """A few pictures of one thing with prompts that name it: what DreamBooth and textual inversion learn from."""
 
 import dataclasses
+import math
 
 import numpy as np
 from etils import epath
 from jaxtyping import Float
 
 from difflax.core.types import UserError
+from difflax.data.folders import find_images, images_of
 from difflax.data.records import FolderRecords
+from difflax.data.transforms import check_images
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+MAX_CLASS_IMAGES = 100_000  # each of which the model may have to make
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,7 +24,7 @@ class Subject:
     as many of the one as of the other on average, and the class's count ``prior_weight``.
 
     Attributes:
-        path: a folder with pictures, or one picture.
+        path: a folder with pictures, in subfolders too (but for those of ``class_path``), or one picture.
         prompts: what the subject's pictures show.
         height, width: of every image, in pixels; the middle of others is cut out and resized.
         class_prompt: what the class's pictures show; empty for no prior preservation.
@@ -29,6 +32,7 @@ class Subject:
             ``class_images`` pictures, training makes with the model as it was.
         prior_weight: lambda of eq. 2.
         flip: see `Records`.
+        class_images: how many pictures of the class there are to be.
     """
 
     path: str
@@ -48,10 +52,12 @@ class Subject:
             raise ValueError(f"prompts must be one or more prompts, none of them empty, got {self.prompts!r}")
         if self.class_path and not self.class_prompt:
             raise ValueError("class_path needs a class_prompt, which says what its pictures show")
-        if self.class_images < 1:
-            raise ValueError(f"class_images must be at least 1, got {self.class_images}")
-        if self.prior_weight < 0:
-            raise ValueError(f"prior_weight must not be negative, got {self.prior_weight}")
+        if not 1 <= self.class_images <= MAX_CLASS_IMAGES:
+            raise ValueError(
+                f"class_images must be at least 1 and at most {MAX_CLASS_IMAGES:,}, got {self.class_images:,}"
+            )
+        if not 0 <= self.prior_weight < math.inf:
+            raise ValueError(f"prior_weight must be finite and not negative, got {self.prior_weight}")
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -62,14 +68,14 @@ class Subject:
         if name != "train":
             raise UserError(f"subject has no split {name!r}; there is train")
         root = epath.Path(self.path).expanduser()
+        where = f"config.data.path = {self.path!r}"
         if root.is_file():
             pictures = [root]
         elif root.is_dir():
-            pictures = images_of(root)
+            others = self.class_path and epath.Path(self.class_path).expanduser()
+            pictures = find_images(root, where, without=(others,) if others else ())
         else:
-            raise UserError(f"config.data.path = {self.path!r}: no such folder or picture")
-        if not pictures:
-            raise UserError(f"config.data.path = {self.path!r}: no image there ({', '.join(IMAGE_SUFFIXES)})")
+            raise UserError(f"{where}: no such folder or picture")
         own = [(picture, prompt) for picture in pictures for prompt in self.prompts]
         return SubjectRecords(own, self._class_rows(), self)
 
@@ -80,9 +86,8 @@ class Subject:
     def _class_rows(self) -> list[tuple[epath.Path, str]]:
         if not self.class_prompt:
             return []
-        pictures = images_of(epath.Path(self.class_path).expanduser())[: self.class_images]
-        if not pictures:
-            raise UserError(f"config.data.class_path = {self.class_path!r}: no image there")
+        folder = epath.Path(self.class_path).expanduser()
+        pictures = find_images(folder, f"config.data.class_path = {self.class_path!r}")[: self.class_images]
         return [(picture, self.class_prompt) for picture in pictures]
 
 
@@ -99,18 +104,3 @@ class SubjectRecords(FolderRecords):
             rows = [row for i in range(count) for row in (own[i % len(own)], others[i % len(others)])]
             self.weights = np.tile(np.array([1.0, source.prior_weight], np.float32), count)
         super().__init__(rows, (source.image_shape,), source.flip)
-
-
-def images_of(folder: epath.Path) -> list[epath.Path]:
-    """The pictures in a folder, in the order of their names; none if there is no folder."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-
-
-def check_images(image_shape: tuple[int, int, int], flip: float):
-    """Raises ValueError for a shape or probability that no source has."""
-    if min(image_shape) < 1 or image_shape[-1] not in (1, 3):
-        raise ValueError(f"images of height, width, channels = {image_shape}; channels are 1 or 3")
-    if not 0 <= flip <= 1:
-        raise ValueError(f"flip must be a probability in [0, 1], got {flip}")

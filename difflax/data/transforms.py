@@ -1,54 +1,21 @@
-"""From encoded bytes to the uint8 image that a batch holds."""
+"""From decoded pixels to the uint8 image that a batch holds."""
 
 import dataclasses
-import io
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from difflax.core.types import BadExample
-
-
-def decode(data: bytes, where: str) -> UInt8[np.ndarray, "h w c"]:
-    """An encoded picture as one grey channel or RGB; transparency is laid over white.
-
-    Args:
-        data: PNG, JPEG, WebP or anything else that Pillow reads.
-        where: the file or record, for the error.
-
-    Raises:
-        BadExample: the bytes are no picture.
-    """
-    picture = _open(data, where)
-    if picture.mode == "1":
-        picture = picture.convert("L")
-    elif picture.mode not in ("L", "RGB") or "transparency" in picture.info:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    flat = np.frombuffer(picture.tobytes(), np.uint8)
-    return flat.reshape(picture.height, picture.width, len(picture.getbands()))
+from difflax.data.pictures import check_pixels
 
 
-def size_of(data: bytes, where: str) -> tuple[int, int]:
-    """Height and width of an encoded picture; arguments as for `decode`."""
-    picture = _open(data, where)
-    return picture.height, picture.width
-
-
-def decode_alpha(data: bytes, where: str) -> UInt8[np.ndarray, "h w 1"]:
-    """The opacity of an encoded picture, 255 everywhere if it has none; arguments as for `decode`."""
-    alpha = _open(data, where).convert("RGBA").getchannel("A")
-    return np.asarray(alpha)[..., None]
-
-
-def _open(data: bytes, where: str) -> Image.Image:
-    try:
-        picture = Image.open(io.BytesIO(data))
-        picture.load()
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise BadExample(f"{where} cannot be read as an image: replace or remove it") from error
-    return picture
+def check_images(image_shape: tuple[int, int, int], flip: float) -> None:
+    """Raises ValueError for a shape or probability that no source has."""
+    if min(image_shape) < 1 or image_shape[-1] not in (1, 3):
+        raise ValueError(f"images of height, width, channels = {image_shape}; channels are 1 or 3")
+    check_pixels(*image_shape[:2])
+    if not 0 <= flip <= 1:
+        raise ValueError(f"flip must be a probability in [0, 1], got {flip}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,10 +10,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Literal
 
+import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from difflax.core.types import Conditioning, Network, Params
+from difflax.core.types import Network
 from difflax.diffusion.checks import require
 from difflax.diffusion.predictions import Prediction, PredictionType, to_prediction
 from difflax.diffusion.schedules.base import NoiseLevel, NoiseSchedule, expand, noise_level
@@ -51,9 +52,6 @@ class NetworkInput:
     sigma_data: float | None = None
 
     def __post_init__(self):
-        require(
-            self.time in TIMES, f"network_input.time must be one of {', '.join(TIMES)}, got {self.time!r}"
-        )
         require(self.sigma_data is None or self.sigma_data > 0, "network_input.sigma_data must be positive")
 
     def boundary(self, share: float) -> float:
@@ -66,27 +64,20 @@ class NetworkInput:
         return (steps - self.time_offset) / self.time_scale - 1e-6
 
 
-def network_output(
-    network: Network,
-    params: Params,
-    x_t: Float[Array, "b ..."],
-    level: NoiseLevel,
-    conditioning: Conditioning,
-    network_input: NetworkInput = NetworkInput(),
-) -> Float[Array, "b ..."]:
-    """The network's raw output at ``level`` of its own schedule, in the precision of ``x_t``."""
+def network_inputs(
+    x_t: Float[Array, "b ..."], level: NoiseLevel, network_input: NetworkInput = NetworkInput()
+) -> tuple[Float[Array, "b ..."], Float[Array, " b"]]:
+    """The image and the time that the network is shown of ``x_t`` at ``level`` of its own schedule."""
     time = TIMES[network_input.time](level)
     time = time * network_input.time_scale + network_input.time_offset
     x_in = x_t
     if network_input.sigma_data is not None:
         x_in = x_t / expand(jnp.hypot(level.alpha * network_input.sigma_data, level.sigma), x_t)
-    time = jnp.broadcast_to(time, x_t.shape[:1])
-    return network(params, x_in.astype(x_t.dtype), time, conditioning).astype(x_t.dtype)
+    return x_in.astype(x_t.dtype), jnp.broadcast_to(time, x_t.shape[:1])
 
 
 def make_denoiser(
     network: Network,
-    params: Params,
     schedule: NoiseSchedule,
     prediction_type: PredictionType,
     *,
@@ -94,10 +85,9 @@ def make_denoiser(
 ) -> Denoiser:
     """The denoiser of a network trained under ``schedule`` to predict ``prediction_type``.
 
-    ``network`` is ``(params, x, time [b], conditioning) -> out``; an output of twice the channels of ``x``
-    has a variance in its second half, see `split_variance`. A perturbed network (perturbed attention,
-    skipped layers) is another network, for instance ``functools.partial(network, perturbation=…)``, and makes
-    another denoiser; see ``difflax.diffusion.guidance``.
+    ``network`` is ``(x, time [b], conditioning) -> out``; an output of twice the channels of ``x`` has a
+    variance in its second half, see `split_variance`. A perturbed network (perturbed attention, skipped
+    layers) is another network and makes another denoiser; see ``difflax.diffusion.guidance``.
     """
 
     def denoise(x: Array, level: NoiseLevel, conditioning) -> Prediction:
@@ -105,7 +95,8 @@ def make_denoiser(
         # The ratio of the two paths' lengths is finite at both ends, where alpha or sigma is zero.
         scale = jnp.hypot(own.alpha, own.sigma) / jnp.hypot(level.alpha, level.sigma)
         x_own = (x * expand(scale, x)).astype(x.dtype)
-        out = network_output(network, params, x_own, own, conditioning, network_input)
+        x_in, time = network_inputs(x_own, own, network_input)
+        out = network(x_in, time, conditioning).astype(x.dtype)
         out, variance = split_variance(out, x_own)
         return to_prediction(prediction_type, out, x_own, own).replace(variance=variance)
 
@@ -131,27 +122,62 @@ def time_of(schedule: NoiseSchedule, level: NoiseLevel) -> Float[Array, "*n"]:
 
 
 @dataclasses.dataclass(frozen=True)
+class WithWeak:
+    """A denoiser with a worse one beside it, which some guidances go away from.
+
+    Attributes:
+        denoise: what is called.
+        weak: an earlier snapshot of the averaged parameters, a smaller model, or the same network with a
+            perturbation.
+    """
+
+    denoise: Denoiser
+    weak: Denoiser
+
+    def __call__(self, x: Array, level: NoiseLevel, conditioning) -> Prediction:
+        """The better one's prediction."""
+        return self.denoise(x, level, conditioning)
+
+
+@flax.struct.dataclass
+class Outcome:
+    """What one evaluation of a guidance gives.
+
+    Attributes:
+        guided: the guided prediction.
+        conditional: the prediction of the positive condition alone, which corrections compare with.
+        memory: what the guidance remembers.
+    """
+
+    guided: Prediction
+    conditional: Prediction
+    memory: Any = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class MemoryDenoiser:
     """A denoiser that remembers something from step to step (the momentum of a guidance).
 
     Attributes:
         begin: ``x -> memory``, at the start of a run.
-        advance: ``(x, level, conditioning, memory) -> (prediction, memory)``.
+        advance: ``(x, level, conditioning, memory) -> Outcome``, with the new memory in it.
     """
 
     begin: Callable[[Array], Any]
-    advance: Callable[[Array, NoiseLevel, Any, Any], tuple[Prediction, Any]]
+    advance: Callable[[Array, NoiseLevel, Any, Any], Outcome]
 
     def __call__(self, x: Array, level: NoiseLevel, conditioning) -> Prediction:
         """One evaluation without a past."""
-        return self.advance(x, level, conditioning, self.begin(x))[0]
+        return self.advance(x, level, conditioning, self.begin(x)).guided
 
 
 def with_memory(denoise: Denoiser) -> MemoryDenoiser:
     """``denoise`` itself if it has a memory, else the same with an empty one."""
     if isinstance(denoise, MemoryDenoiser):
         return denoise
-    return MemoryDenoiser(
-        begin=lambda x: (),
-        advance=lambda x, level, conditioning, memory: (denoise(x, level, conditioning), memory),
-    )
+
+    def advance(x: Array, level: NoiseLevel, conditioning: Any, memory: Any) -> Outcome:
+        prediction = denoise(x, level, conditioning)
+        return Outcome(prediction, prediction, memory)
+
+    return MemoryDenoiser(begin=lambda x: (), advance=advance)

@@ -42,6 +42,11 @@ def invert(
 
     def climb(x, pair):
         low, high = pair
+        # A level that repeats its predecessor (`pad_levels`) costs nothing, as in sampling.
+        same = (low.alpha == high.alpha) & (low.sigma == high.sigma)
+        return jax.lax.cond(same, lambda: x, lambda: up(x, low, high)), None
+
+    def up(x, low, high):
         segment = Segment(low, high)
         # At the data the level itself has no noise; the image stands for x at the level above.
         at = jax.tree.map(lambda a, b: jnp.where(low.sigma > 0, a, b), low, high)
@@ -50,7 +55,7 @@ def invert(
         def refine(_, x_high):
             return segment.transfer(x, denoise(x_high, high, conditioning).eps).astype(x.dtype)
 
-        return jax.lax.fori_loop(0, iterations, refine, x_high.astype(x.dtype)), None
+        return jax.lax.fori_loop(0, iterations, refine, x_high.astype(x.dtype))
 
     upwards = jax.tree.map(lambda a: a[::-1], levels)
     return jax.lax.scan(climb, image, (upwards[:-1], upwards[1:]))[0]

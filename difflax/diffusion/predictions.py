@@ -125,6 +125,9 @@ class EDM:
     / s`` and ``s^2 = alpha^2 sigma_data^2 + sigma^2`` follow ``a = sigma / (sigma_data s)``, ``b = -alpha
     sigma_data / s`` and ``det = -s / sigma_data``. With ``sigma_data = 1`` on a variance-preserving path F is
     ``-v``. The network is meant to see ``x_t / s`` (see ``NetworkInput.sigma_data``).
+
+    Attributes:
+        sigma_data: standard deviation of the data.
     """
 
     sigma_data: float = 0.5

@@ -14,6 +14,7 @@ from etils import epath
 from jaxtyping import Float, UInt8
 from PIL import Image, PngImagePlugin
 
+from difflax.core.files import atomic_write
 from difflax.core.types import UserError
 
 JSON_CHUNK = "difflax"
@@ -48,15 +49,13 @@ def save_png(
             raise ValueError(f"{name!r} cannot be the name of a PNG text chunk")
         chunks.add_itxt(name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
     chunks.add_itxt(JSON_CHUNK, json.dumps(dict(metadata), ensure_ascii=False))
-    path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
+    with atomic_write(path) as file:
         to_picture(image).save(file, format="PNG", pnginfo=chunks)
 
 
 def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What :func:`save_png` wrote beside the image. Raises UserError if the file is no such PNG."""
-    with epath.Path(path).open("rb") as file, Image.open(file) as picture:
+    with epath.Path(path).open("rb") as file, Image.open(file, formats=("PNG",)) as picture:
         picture.load()
         chunks = getattr(picture, "text", {})
     if JSON_CHUNK not in chunks:

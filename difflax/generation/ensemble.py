@@ -6,14 +6,19 @@ its own range of noise, and the run changes from one to the other at a noise lev
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from difflax.core.types import UserError
-from difflax.diffusion.samplers.base import Sampler
+from difflax.diffusion.schedules import NoiseLevel
 from difflax.generation.pipeline import Pipeline
-from difflax.models.size_conditioning import MicroConditioning
+from difflax.generation.request import Request, takes_request
+from difflax.generation.settings import part_of, run_levels
+
+ALONE = ("image", "mask", "strength", "invert", "denoising_start", "denoising_end", "trajectory")
+"""Arguments of a call that do not go with two models."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,82 +37,68 @@ class Ensemble:
     handover: float = 0.8
 
     def __post_init__(self):
-        if self.base.refines:
+        if _refines(self.base):
             raise UserError(
                 "a refiner is given as the base: it makes no image from noise, give the base model"
             )
-        if not self.refiner.refines:
+        if not _refines(self.refiner):
             raise UserError("a base model is given as the refiner: give one that reads an aesthetic score")
         if not 0 < self.handover < 1:
             raise UserError(f"handover={self.handover} must lie in (0, 1)")
-        shapes = [
-            p.autoencoder.latent_shape(self.base.height, self.base.width) for p in (self.base, self.refiner)
-        ]
+        size = (self.base.defaults.height, self.base.defaults.width)
+        shapes = [p.model.autoencoder.latent_shape(*size) for p in (self.base, self.refiner)]
         if shapes[0] != shapes[1]:
             raise UserError(f"base and refiner do not belong together: their latents are {shapes}")
 
-    def __call__(
-        self,
-        prompt: str | Sequence[str],
-        negative_prompt: str | Sequence[str] | None = None,
-        guidance_scale: float | int | None = None,
-        num_steps: int | None = None,
-        sampler: str | Sampler | None = None,
-        seed: int | Sequence[int] = 0,
-        latents: Float[Array | np.ndarray, "b lh lw lc"] | None = None,
-        height: int | None = None,
-        width: int | None = None,
-        *,
-        num_images: int = 1,
-        weighted: bool = False,
-        chunked: bool = False,
-        micro: MicroConditioning | None = None,
-    ) -> Float[np.ndarray, "b h w c"]:
-        """Images of prompts; arguments as for a pipeline's call. What is not given is each
-        model's own, the number of steps and the size the base's.
+    @takes_request
+    def __call__(self, *arguments: Any, **named: Any) -> Float[np.ndarray, "b h w c"]:
+        """Images of a `Request`. What is not given is each model's own, the number of steps and the size the
+        base's.
 
         Raises:
             UserError: also where both models do not step on the same noise levels.
         """
-        steps = self.base.num_steps if num_steps is None else num_steps
-        self._check_levels(steps)
-        height, width = height or self.base.height, width or self.base.width
-        common = {
-            "guidance_scale": guidance_scale,
-            "num_steps": steps,
-            "sampler": sampler,
-            "height": height,
-            "width": width,
-            "weighted": weighted,
-            "chunked": chunked,
-            "micro": micro,
-        }
-        made = self.base(
-            prompt,
-            negative_prompt,
-            seed=seed,
-            latents=latents,
-            num_images=num_images,
-            denoising_end=self.handover,
-            **common,
+        request = Request.of(*arguments, **named)
+        for name in ALONE:
+            if getattr(request, name) not in (None, False):
+                raise UserError(f"{name} does not go with a refiner: refine an image with the refiner alone")
+        usual = self.base.defaults
+        request = dataclasses.replace(
+            request,
+            num_steps=usual.num_steps if request.num_steps is None else request.num_steps,
+            height=usual.height if request.height is None else request.height,
+            width=usual.width if request.width is None else request.width,
         )
+        self._check_levels(request.num_steps)
+        made = self.base(dataclasses.replace(request, denoising_end=self.handover))
         return self.refiner(
-            _repeated(prompt, num_images),
-            _repeated(negative_prompt, num_images),
-            seed=_seeds(seed, num_images),
-            latents=made,
-            denoising_start=self.handover,
-            **common,
+            dataclasses.replace(
+                request,
+                prompt=_repeated(request.prompt, request.num_images),
+                negative_prompt=_repeated(request.negative_prompt, request.num_images),
+                seed=_seeds(request.seed, request.num_images),
+                num_images=1,
+                latents=made,
+                denoising_start=self.handover,
+            )
         )
 
     def _check_levels(self, steps: int) -> None:
-        end = self.base.part_of(self.base.levels(steps), None, self.handover)[-1]
-        start = self.refiner.part_of(self.refiner.levels(steps), self.handover, None)[0]
+        end = self._part(self.base, steps, None, self.handover)[-1]
+        start = self._part(self.refiner, steps, self.handover, None)[0]
         if not np.isclose(end.log_snr, start.log_snr, atol=1e-3):
             raise UserError(
                 f"the base ends at log-SNR {float(end.log_snr):.3f}, the refiner starts at"
                 f" {float(start.log_snr):.3f}: give both the same scheduler"
             )
+
+    def _part(self, pipeline: Pipeline, steps: int, start: float | None, end: float | None) -> NoiseLevel:
+        levels = run_levels(pipeline.model, pipeline.defaults, steps)
+        return part_of(levels, pipeline.model, pipeline.defaults, start, end)
+
+
+def _refines(pipeline: Pipeline) -> bool:
+    return any(condition.begun for condition in pipeline.model.conditions)
 
 
 def _repeated(prompt: str | Sequence[str] | None, count: int) -> str | list[str] | None:

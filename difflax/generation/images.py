@@ -1,11 +1,14 @@
 """Pictures and masks at the door: from what users hold to what networks read."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from PIL import Image
 
 from difflax.core.types import UserError
+from difflax.data.pictures import mask_pixels, picture_pixels
 
 
 def read_images(images: Any, count: int, channels: int) -> Float[np.ndarray, "b h w c"]:
@@ -18,7 +21,7 @@ def read_images(images: Any, count: int, channels: int) -> Float[np.ndarray, "b 
     Raises:
         UserError: of another shape, number or range.
     """
-    array = _array(images)
+    array = _array(images, lambda picture: _in_channels(picture_pixels(picture, "image"), channels))
     if array.dtype == np.uint8:
         array = array.astype(np.float32) / 255
     if array.ndim == 3:
@@ -37,20 +40,21 @@ def read_masks(masks: Any, count: int, height: int, width: int) -> Float[np.ndar
 
     Args:
         masks: ``[h, w]``, or several: truth values, uint8 (white is made), or floating point in [0, 1]; more
-            than a half is made.
+            than a half is made. Or pictures of Pillow, or with colours ``[h, w, 3]`` or ``[h, w, 4]``, of
+            which the luma counts, and what is transparent is kept.
         count: one mask serves all.
 
     Raises:
         UserError: of another size, number or range, or nothing to make in it.
     """
-    array = _array(masks)
+    array = _array(masks, lambda picture: mask_pixels(picture, "mask"))
     if array.dtype == np.uint8:
         array = array.astype(np.float32) / 255
     array = array.astype(np.float32)
+    if array.ndim == 4 or (array.ndim == 3 and array.shape[:2] == (height, width) != array.shape[1:]):
+        array = _luma(array)
     if array.ndim == 2:
         array = array[None]
-    if array.ndim == 4 and array.shape[-1] in (1, 3):
-        array = array.mean(-1)
     if array.ndim != 3 or array.shape[1:] != (height, width):
         raise UserError(f"mask has shape {array.shape}: it must be as large as the image, {height} × {width}")
     if not (array.min() >= 0 and array.max() <= 1):
@@ -61,10 +65,31 @@ def read_masks(masks: Any, count: int, height: int, width: int) -> Float[np.ndar
     return _rows(array, count, "mask")
 
 
-def _array(value: Any) -> np.ndarray:
-    if isinstance(value, list | tuple):
-        return np.stack([np.asarray(item) for item in value])
-    return np.asarray(value)
+def _array(value: Any, decode: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    def read(item: Any) -> np.ndarray:
+        return decode(item) if isinstance(item, Image.Image) else np.asarray(item)
+
+    if not isinstance(value, list | tuple):
+        return read(value)
+    arrays = [read(item) for item in value]
+    if len({array.shape for array in arrays}) != 1:
+        raise UserError(
+            f"images of the shapes {', '.join(str(a.shape) for a in arrays[:8])}: give equal ones"
+        )
+    return np.stack(arrays)
+
+
+def _in_channels(pixels: np.ndarray, channels: int) -> np.ndarray:
+    """A grey picture in as many equal channels."""
+    return np.repeat(pixels, channels, axis=-1) if pixels.shape[-1] == 1 else pixels
+
+
+def _luma(array: np.ndarray) -> np.ndarray:
+    """Grey levels of colours by ITU-R 601, over black where there is an opacity."""
+    if array.shape[-1] not in (3, 4):
+        return array[..., 0] if array.shape[-1] == 1 else array
+    grey = array[..., :3] @ np.array([0.299, 0.587, 0.114], array.dtype)
+    return grey if array.shape[-1] == 3 else grey * array[..., 3]
 
 
 def _rows(array: np.ndarray, count: int, name: str) -> np.ndarray:

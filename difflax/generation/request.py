@@ -1,189 +1,233 @@
-"""What a pipeline is asked for: the arguments of a call, checked, one row an image."""
+"""What a pipeline is asked for: the arguments of a call, in one place, and how they are checked."""
 
 import dataclasses
-import typing
-from collections.abc import Sequence
-from typing import Any, Literal
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
+from difflax.core.descriptions import describe
 from difflax.core.types import UserError
-from difflax.diffusion.schedules.base import NoiseLevel
-from difflax.diffusion.time_grids.sequences import levels_from
+from difflax.diffusion.guidance import Guidance
+from difflax.diffusion.samplers.base import Sampler
+from difflax.diffusion.time_grids import TimeGrid
+from difflax.diffusion.time_grids.run import RunOptions
+from difflax.generation.conditions import CONDITIONS, Condition
 from difflax.generation.images import read_images, read_masks
-from difflax.models.size_conditioning import MicroConditioning
-
-if typing.TYPE_CHECKING:
-    from difflax.generation.pipeline import Pipeline
-
-
-Begins = Literal["noise", "image", "latents"]
+from difflax.generation.model import Model
+from difflax.generation.rows import Begins, Rows, whole
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Request:
-    """The checked arguments of a call, one row an image.
+class Defaults:
+    """What a call does where it says nothing else.
 
     Attributes:
-        shape: of one latent.
-        image, mask: [b, h, w, c] in [-1, 1] and [b, h, w, 1].
-        strength: the share of the steps that is taken.
-        begins: what the run starts from: noise, the noised image, or the latents that another run handed
-            over.
-        start, end: the share of the run that is left to another model before and after.
-        time_ids: of the positive and of the negative condition; ``None`` for a network that reads none.
+        sampler, time_grid, num_steps, guidance: of a run.
+        options: what a run does with its time grid.
+        strength: how far a picture is noised.
+        height, width: of the images, in pixels.
     """
 
-    prompts: list[str]
-    negatives: list[str] | None
-    seeds: np.ndarray
-    latents: Any
+    sampler: Sampler
+    time_grid: TimeGrid
+    num_steps: int
+    guidance: Guidance
+    options: RunOptions = dataclasses.field(default_factory=RunOptions)
+    strength: float = 0.8
     height: int
     width: int
-    shape: tuple[int, int, int]
-    image: np.ndarray | None = None
-    mask: np.ndarray | None = None
-    strength: float = 1.0
-    begins: Begins = "noise"
-    start: float | None = None
-    end: float | None = None
-    time_ids: tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]] | None = None
 
-    @property
-    def latent_mask(self) -> Float[np.ndarray, "b lh lw 1"]:
-        """The mask at the latents' size."""
-        height, width, _ = self.shape
-        edge_h, edge_w = self.mask.shape[1] // height, self.mask.shape[2] // width
-        return self.mask[:, ::edge_h, ::edge_w]
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What ``b`` prompts are to become.
+
+    Attributes:
+        prompt: one, or a list.
+        negative_prompt: one for all, or one each; ``None``: the condition of dropped captions.
+        guidance_scale: ``uncond + s (cond - uncond)``: 1 is off, 0 unconditional; any real number.
+        num_steps: of the sampler.
+        sampler: a name or a sampler.
+        seed: one for all, or one each, from 0 to 2^32 - 1.
+        latents: the noise to start from, unit variance, instead of the seed's; with ``denoising_start`` the
+            latents that another model handed over.
+        height, width: of the images, in pixels.
+        num_images: of each prompt, one after the other, with successive seeds.
+        image: start from this picture, or edit it where the checkpoint does that: uint8, or in [0, 1]; one
+            for all, or one an image.
+        mask: make the image anew where this is above a half, and keep ``image`` elsewhere.
+        strength: how far ``image`` is noised, in (0, 1]: the share of the steps that is taken. Default 0.8
+            (refiners 0.3), and 1 with a mask.
+        invert: the prompt that describes ``image``: start from its DDIM inversion under this prompt, not from
+            noise, so that what ``prompt`` does not change stays. Up to ``strength``, by default 1.
+        denoising_start: the share of the run that another model has made: go on from its ``latents``.
+        denoising_end: the share after which another model goes on. Then what is returned are no images but
+            latents, [b, lh, lw, lc], on the path of the model's schedule.
+        trajectory: also return the estimates that the steps made.
+        options: the arguments of a call that belong to a kind of condition, by name: see ``Options`` of the
+            kinds in ``difflax.generation.conditions``.
+    """
+
+    prompt: str | Sequence[str]
+    negative_prompt: str | Sequence[str] | None = None
+    guidance_scale: float | int | None = None
+    num_steps: int | None = None
+    sampler: str | Sampler | None = None
+    seed: int | Sequence[int] = 0
+    latents: Float[Array | np.ndarray, "b lh lw lc"] | None = None
+    height: int | None = None
+    width: int | None = None
+    _: dataclasses.KW_ONLY
+    num_images: int = 1
+    image: Any = None
+    mask: Any = None
+    strength: float | int | None = None
+    invert: str | None = None
+    denoising_start: float | None = None
+    denoising_end: float | None = None
+    trajectory: bool = False
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def make(
-        cls,
-        pipeline: "Pipeline",
-        prompt: str | Sequence[str],
-        negative_prompt: str | Sequence[str] | None,
-        seed: int | Sequence[int],
-        num_images: int,
-        latents: Any,
-        height: int | None,
-        width: int | None,
-    ) -> "Request":
-        """The text-to-image part; arguments as for a pipeline's call."""
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    def of(cls, *arguments: Any, **named: Any) -> "Request":
+        """The request of a call: the arguments by name, those of the kinds of condition among them; or one
+        that is made already.
+        """
+        if len(arguments) == 1 and isinstance(arguments[0], cls):
+            return dataclasses.replace(arguments[0], **named)
+        own = {field.name for field in dataclasses.fields(cls)}
+        options = {name: value for name, value in named.items() if name not in own}
+        fields = {name: value for name, value in named.items() if name in own}
+        return cls(*arguments, options=options, **fields)
+
+    def rows(self, model: Model, defaults: Defaults) -> Rows:
+        """One row an image, checked against what the model reads.
+
+        Raises:
+            UserError: an empty list of prompts, lists of different lengths, a value out of range, or an
+                argument that does not go with this model.
+        """
+        prompts = [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
         if not prompts:
             raise UserError("prompt: the list of prompts is empty, give at least one")
-        if num_images < 1:
-            raise UserError(f"num_images={num_images} must be at least 1")
-        seeds = np.asarray(_each(seed, len(prompts), "seed"), np.uint32)
+        count = whole(self.num_images, "num_images", 1)
+        seeds = [whole(s, "seed", 0, 2**32 - 1) for s in _each(self.seed, len(prompts), "seed")]
         negatives = None
-        if negative_prompt is not None:
-            negatives = np.repeat(
-                _each(negative_prompt, len(prompts), "negative_prompt"), num_images
-            ).tolist()
-        height, width = height or pipeline.height, width or pipeline.width
-        shape = pipeline.autoencoder.latent_shape(height, width)
-        count = len(prompts) * num_images
-        if latents is not None and tuple(latents.shape) != (count, *shape):
-            raise UserError(f"latents have shape {tuple(latents.shape)}, {(count, *shape)} is needed")
-        return cls(
-            prompts=[prompt for prompt in prompts for _ in range(num_images)],
+        if self.negative_prompt is not None:
+            each = _each(self.negative_prompt, len(prompts), "negative_prompt")
+            negatives = [negative for negative in each for _ in range(count)]
+        edges = {name: getattr(self, name) for name in ("height", "width")}
+        edges = {
+            name: getattr(defaults, name) if edge is None else whole(edge, name, 1)
+            for name, edge in edges.items()
+        }
+        shape = model.autoencoder.latent_shape(edges["height"], edges["width"])
+        total = len(prompts) * count
+        if self.latents is not None and tuple(self.latents.shape) != (total, *shape):
+            raise UserError(f"latents have shape {tuple(self.latents.shape)}, {(total, *shape)} is needed")
+        for condition in model.conditions:
+            condition.check(self)
+        self._check_part()
+        rows = Rows(
+            prompts=[prompt for prompt in prompts for _ in range(count)],
             negatives=negatives,
-            seeds=(seeds[:, None] + np.arange(num_images, dtype=np.uint32)).ravel(),
-            latents=None if latents is None else jnp.asarray(latents, jnp.float32),
-            height=height,
-            width=width,
+            parts=defaults.guidance.prompts,
+            seeds=(np.asarray(seeds, np.uint32)[:, None] + np.arange(count, dtype=np.uint32)).ravel(),
+            latents=None if self.latents is None else jnp.asarray(self.latents, jnp.float32),
             shape=shape,
+            begins="noise" if self.denoising_start is None else "latents",
+            start=self.denoising_start,
+            end=self.denoising_end,
+            options=_options(self.options, model.conditions),
+            **edges,
         )
+        return self._with_picture(rows, model, defaults)
 
-    def with_image(self, pipeline: "Pipeline", image: Any, mask: Any, strength: float | None) -> "Request":
-        """The same with the picture to start from."""
-        if pipeline.fills_masks and (image is None or mask is None):
-            raise UserError("this checkpoint fills masks in: give image and mask")
-        if pipeline.edits_images:
-            self._check_edit(image, mask, strength)
-        if pipeline.refines and image is None and self.begins == "noise":
-            raise UserError(
-                "this checkpoint is a refiner, which makes no image from noise: give image, or the base's"
-                " latents and denoising_start"
-            )
-        if image is not None and self.begins == "latents":
-            raise UserError("denoising_start goes on from latents: leave image out")
-        if image is None:
-            for name, value in (("mask", mask), ("strength", strength)):
-                if value is not None:
-                    raise UserError(f"{name} is given without an image")
-            return self
-        if strength is not None and not 0 < strength <= 1:
-            raise UserError(f"strength={strength} must lie in (0, 1]")
-        images = read_images(image, len(self.prompts), pipeline.autoencoder.channels)
-        if images.shape[1:3] != (self.height, self.width):
-            raise UserError(
-                f"image is {images.shape[1]} × {images.shape[2]} pixels, {self.height} × {self.width} are"
-                " wanted: resize it, or give height and width"
-            )
-        masks = None if mask is None else read_masks(mask, len(self.prompts), self.height, self.width)
-        whole = mask is not None or pipeline.edits_images
-        share = (1.0 if whole else pipeline.strength) if strength is None else strength
-        return dataclasses.replace(
-            self,
-            image=images,
-            mask=masks,
-            strength=share,
-            # A mask at full strength leaves nothing of what was under it.
-            begins="noise" if whole and share == 1 else "image",
-        )
-
-    def _check_edit(self, image: Any, mask: Any, strength: float | None) -> None:
-        """A checkpoint that edits images starts from noise, and reads the image beside it."""
-        if image is None:
-            raise UserError("this checkpoint edits images: give image, and as the prompt what to change")
-        for name, value in (("mask", mask), ("strength", strength)):
-            if value is not None:
-                raise UserError(
-                    f"{name} does not go with a checkpoint that edits images: image_guidance_scale says how"
-                    " much of the image is kept"
-                )
-
-    def with_part(self, start: float | None, end: float | None) -> "Request":
-        """The same for a part of the run alone."""
+    def _check_part(self) -> None:
+        start, end = self.denoising_start, self.denoising_end
         for name, value in (("denoising_start", start), ("denoising_end", end)):
             if value is not None and not 0 < value < 1:
                 raise UserError(f"{name}={value} must lie in (0, 1)")
         if start is not None and self.latents is None:
             raise UserError("denoising_start goes on from the latents of another run: give latents")
-        if None not in (start, end) and start >= end:
+        if start is not None and end is not None and start >= end:
             raise UserError(f"denoising_start={start} must be less than denoising_end={end}")
-        begins = self.begins if start is None else "latents"
-        return dataclasses.replace(self, start=start, end=end, begins=begins)
 
-    def with_micro(self, pipeline: "Pipeline", micro: MicroConditioning | None) -> "Request":
-        """The same with the numbers that the network reads beside the text."""
-        if not pipeline.sizes:
-            if micro is not None:
-                raise UserError("micro is given, but this network reads no sizes: only XL's do")
-            return self
-        given = MicroConditioning() if micro is None else micro
-        return dataclasses.replace(self, time_ids=given.numbers(pipeline.sizes, self.height, self.width))
+    def _with_picture(self, rows: Rows, model: Model, defaults: Defaults) -> Rows:
+        """``rows`` with the picture to start from."""
+        if self.image is None:
+            for name in ("mask", "strength", "invert"):
+                if getattr(self, name) is not None:
+                    raise UserError(f"{name} is given without an image")
+            return rows
+        if rows.begins == "latents":
+            raise UserError("denoising_start goes on from latents: leave image out")
+        if self.strength is not None and not 0 < self.strength <= 1:
+            raise UserError(f"strength={self.strength} must lie in (0, 1]")
+        count = len(rows.prompts)
+        image = read_images(self.image, count, model.autoencoder.channels)
+        if image.shape[1:3] != (rows.height, rows.width):
+            raise UserError(
+                f"image is {image.shape[1]} × {image.shape[2]} pixels, {rows.height} × {rows.width} are"
+                " wanted: resize it, or give height and width"
+            )
+        mask = None if self.mask is None else read_masks(self.mask, count, rows.height, rows.width)
+        whole_run = mask is not None or any(c.takes_image for c in model.conditions)
+        usual = 1.0 if whole_run or self.invert is not None else defaults.strength
+        strength = usual if self.strength is None else self.strength
+        # A mask at full strength leaves nothing of what was under it.
+        begins: Begins = "noise" if whole_run and strength == 1 else "image"
+        if self.invert is not None:
+            begins = "inversion"
+        return dataclasses.replace(
+            rows, image=image, mask=mask, strength=strength, begins=begins, source=self.invert
+        )
 
-    def levels(self, pipeline: "Pipeline", levels: NoiseLevel) -> NoiseLevel:
-        """The part of a run that is taken.
 
-        Raises:
-            UserError: there is no step in it.
-        """
-        if self.strength < 1:
-            levels = levels_from(levels, self.strength)
-        levels = pipeline.part_of(levels, self.start, self.end)
-        if self.mask is None or pipeline.fills_masks:
-            return levels
-        return pipeline.options.repainting(levels)
+def takes_request(method: Callable) -> Callable:
+    """Shows the arguments of a `Request`, and what they mean, as those of a method that reads ``*arguments,
+    **named``.
+    """
+    own = list(inspect.signature(Request).parameters.values())
+    more = inspect.Parameter("options", inspect.Parameter.VAR_KEYWORD)
+    this = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    method.__signature__ = inspect.Signature([this, *own[:-1], more])
+    if method.__doc__ is not None:  # python -OO has none
+        described = "\n".join(f"    {name}: {text}" for name, text in describe(Request).items())
+        method.__doc__ = f"{inspect.cleandoc(method.__doc__)}\n\nArgs:\n{described}\n"
+    return method
+
+
+def _options(given: Mapping[str, Any], conditions: Sequence[Condition]) -> dict[str, Any]:
+    """The options of every kind of condition that the model reads.
+
+    Raises:
+        UserError: an argument that no call has, or none of this model.
+    """
+    names = {c.name: [field.name for field in dataclasses.fields(c.Options)] for c in CONDITIONS.values()}
+    read = [name for c in conditions for name in names[c.name]]
+    for name in given:
+        if name not in read:
+            owners = [kind for kind, options in names.items() if name in options]
+            if owners:
+                raise UserError(
+                    f"{name} is given, but this network reads no {' or '.join(owners).replace('_', ' ')}"
+                )
+            known = [field.name for field in dataclasses.fields(Request) if field.name != "options"]
+            raise UserError(f"a call has no argument {name!r}; valid: {', '.join(sorted([*known, *read]))}")
+    return {
+        c.name: c.Options(**{name: given[name] for name in names[c.name] if name in given})
+        for c in conditions
+    }
 
 
 def _each(value: Any, count: int, name: str) -> list:
     """One value for all, or a list with one for each."""
-    if isinstance(value, str | int | np.integer):
+    if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
         return [value] * count
     values = list(value)
     if len(values) != count:

@@ -1,106 +1,166 @@
-"""The programs that a pipeline compiles: noise to latents, and pictures to latents and back."""
+"""From a request to what a compiled program is called with, batch by batch."""
 
 import dataclasses
 import functools
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
-from jaxtyping import Array, Float, Integer
+import numpy as np
+from jaxtyping import Array, Float
 
-from difflax.core import streams
-from difflax.core.types import Params
-from difflax.diffusion.denoisers import NetworkInput, make_denoiser, time_of
-from difflax.diffusion.guidance import Guidance, Guided, Prompts, TwoConditions
-from difflax.diffusion.predictions import PredictionType
-from difflax.diffusion.samplers.base import Sampler, sample
-from difflax.diffusion.samplers.inpaint import Inpaint
-from difflax.diffusion.schedules import NoiseLevel, NoiseSchedule, add_noise, noise_level
-from difflax.generation.request import Begins
-from difflax.models.autoencoder import Autoencoder
-from difflax.models.functional import Functional, conditional_network
-from difflax.models.perturbation import Perturbation
+from difflax.core.types import UserError
+from difflax.diffusion.guidance import Guidance
+from difflax.diffusion.time_grids import pad_levels
+from difflax.diffusion.time_grids.sequences import levels_from
+from difflax.generation.conditions import Encoders, Told
+from difflax.generation.devices import Devices
+from difflax.generation.model import Model
+from difflax.generation.program import Each, Program, Shared, decode, length_on_path
+from difflax.generation.request import Defaults, Request
+from difflax.generation.rows import Rows, whole
+from difflax.generation.settings import part_of, run_guidance, run_levels, run_sampler
+from difflax.models.autoencoder import encode_images as encode_batch
+from difflax.parallel.sharding import fetch
+
+STEPS_COMPILED = 50
+"""Runs are compiled for whole multiples of this many steps, so that other step counts compile nothing."""
 
 
-@dataclasses.dataclass(frozen=True)
-class WeakModel:
-    """The worse model of autoguidance and perturbation guidance.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """A request on its way: one program, its arrays, and what is done with its latents.
 
     Attributes:
-        model: another network, ``None`` for the pipeline's own with its own parameters.
-        perturbation: of that network.
+        each: of all images; whole on the host or one device.
+        finish: latents to what is returned.
+        log_snr: of the level that each step starts from.
     """
 
-    model: Functional | None = None
-    perturbation: Perturbation | None = None
+    program: Program
+    shared: Shared
+    each: Each
+    count: int
+    devices: Devices
+    finish: Callable[[Array], Array]
+    log_snr: Float[np.ndarray, " steps"]
 
+    @classmethod
+    def make(cls, request: Request, model: Model, defaults: Defaults, devices: Devices) -> "Run":
+        """The run of a request.
 
-@functools.partial(jax.jit, static_argnums=(*range(9), 12, 14))
-def sample_batch(
-    model: Functional,
-    schedule: NoiseSchedule,
-    prediction_type: PredictionType,
-    network_input: NetworkInput,
-    sampler: Sampler,
-    shape: tuple[int, int, int],
-    unit_start: bool,
-    begins: Begins,
-    trajectory: bool,
-    params: Params,
-    levels: NoiseLevel,
-    guidance: Guidance,
-    weak: WeakModel | None,
-    weak_params: Params | None,
-    mesh: Mesh,
-    seeds: Integer[Array, " b"],
-    conditioning: Guided | Prompts | TwoConditions,
-    noise: Float[Array, "b lh lw lc"] | None,
-    known: Float[Array, "b lh lw lc"] | None,
-    mask: Float[Array, "b lh lw 1"] | None,
-) -> tuple[Array, Array | None]:
-    """One batch of latents; scale, prompts, seeds and the number of steps are traced or padded, and compile
-    nothing.
-    """
-    keys = jax.vmap(lambda seed: streams.stream(seed, "sample"))(seeds)
-    denoise = make_denoiser(
-        conditional_network(model), params, schedule, prediction_type, network_input=network_input
-    )
-    worse = None
-    if weak is not None:
-        network = conditional_network(weak.model or model, weak.perturbation)
-        worse = make_denoiser(network, weak_params, schedule, prediction_type, network_input=network_input)
-    if noise is None:
-        noise = streams.normal(streams.substream(keys, "init"), shape)
-    first = levels[0]
-    if begins == "image":
-        x_init = add_noise(known, noise, first)
-    elif begins == "latents":
-        x_init = noise / length_on_path(schedule, first)
-    else:
-        x_init = (jnp.hypot(first.alpha, first.sigma) if unit_start else first.sigma) * noise
-    if mask is not None:
-        sampler = Inpaint(sampler=sampler, known=known, mask=1 - mask)
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        made = sample(
-            guidance.wrap(denoise, worse),
-            sampler,
-            levels,
-            x_init.astype(jnp.float32),
-            streams.substream(keys, "steps"),
-            conditioning=conditioning,
-            return_trajectory=trajectory,
+        Args:
+            model, devices: the model on the devices' mesh.
+
+        Raises:
+            UserError: the request cannot be met; nothing has been computed but the encodings.
+        """
+        rows = request.rows(model, defaults)
+        num_steps = defaults.num_steps if request.num_steps is None else request.num_steps
+        levels = run_levels(model, defaults, whole(num_steps, "num_steps", 1), rows.shape[:2])
+        levels = levels if rows.strength == 1 else levels_from(levels, rows.strength)
+        levels = part_of(levels, model, defaults, rows.start, rows.end)
+        if rows.mask is not None and not any(kind.takes_mask for kind in model.conditions):
+            levels = defaults.options.repainting(levels)
+        guidance = run_guidance(defaults.guidance, request.guidance_scale, model, rows, levels)
+        sampler = run_sampler(request.sampler, defaults.sampler)
+        if rows.begins == "inversion" and not levels.alpha[0] > 0:
+            raise UserError(
+                "invert: nothing of the picture is left at the run's first noise level: give a strength below"
+                " 1"
+            )
+        steps = levels.t.shape[0] - 1
+        padded = levels
+        if not request.trajectory:
+            padded = pad_levels(levels, -(-steps // STEPS_COMPILED) * STEPS_COMPILED + 1)
+        weak = model.weak
+        program = Program(
+            network=model.network,
+            weak_network=None if weak is None else weak.network or model.network,
+            perturbation=None if weak is None else weak.perturbation,
+            schedule=model.schedule,
+            prediction_type=model.prediction_type,
+            network_input=model.network_input,
+            sampler=sampler,
+            shape=rows.shape,
+            unit_start=model.unit_start,
+            begins=rows.begins,
+            trajectory=request.trajectory,
+            mesh=devices.mesh,
         )
-    return made if trajectory else (made, None)
+        return cls(
+            program=program,
+            shared=Shared(
+                model.params,
+                model.weak_params,
+                *(devices.put_everywhere(part) for part in (padded, guidance)),
+            ),
+            each=encode_rows(rows, model, devices, defaults.guidance),
+            count=len(rows.prompts),
+            devices=devices,
+            finish=(
+                functools.partial(decode, model.autoencoder, model.autoencoder_params)
+                if rows.end is None
+                else functools.partial(jnp.multiply, np.asarray(length_on_path(model.schedule, levels[-1])))
+            ),
+            log_snr=np.asarray(levels.log_snr[:-1]),
+        )
+
+    def batches(self) -> Iterator[tuple[Each, int]]:
+        """The arrays of every batch, and how many of its images count."""
+        for rows, count in self.devices.batches(self.count):
+            chosen = jax.tree.map(lambda a, rows=rows: jnp.asarray(a)[rows], self.each)
+            yield self.devices.put_rows(chosen), count
+
+    def finished(self, latents: Array, count: int) -> np.ndarray:
+        """What is returned of a batch's latents [..., b, lh, lw, lc], on the host."""
+        return fetch(self.finish(latents))[..., :count, :, :, :]
 
 
-def length_on_path(schedule: NoiseSchedule, level: NoiseLevel) -> Float[Array, ""]:
-    """What turns latents at ``level`` into those of the schedule's own path."""
-    own = noise_level(schedule, time_of(schedule, level))
-    return jnp.hypot(own.alpha, own.sigma) / jnp.hypot(level.alpha, level.sigma)
+def encode_rows(rows: Rows, model: Model, devices: Devices, guidance: Guidance) -> Each:
+    """The arrays of all images of a run.
+
+    Raises:
+        UserError: the guidance reads other conditions than the request or the model has.
+    """
+    encoders = Encoders(
+        text=model.text_encoder,
+        null=model.null,
+        null_is_zero=model.null_is_zero,
+        autoencoder=model.autoencoder,
+        encode_images=functools.partial(encode_images, model, devices),
+    )
+    told = _told(rows, model, encoders)
+    try:
+        conditioning = guidance.arrange(told.positives, told.negative)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    takes_image = any(condition.takes_image for condition in model.conditions)
+    takes_mask = any(condition.takes_mask for condition in model.conditions)
+    known = mask = source = None
+    if rows.image is not None and (rows.begins != "noise" or not takes_image):
+        known = encoders.encode_images(rows.image)
+    if rows.mask is not None and not takes_mask:
+        mask = rows.latent_mask
+    if rows.begins == "inversion":
+        [source] = _told(rows.of_source(), model, encoders).positives
+    return Each(rows.seeds, conditioning, source, rows.latents, known, mask)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def decode(
-    autoencoder: Autoencoder, params: Params, latents: Float[Array, "b lh lw lc"]
-) -> Float[Array, "b h w c"]:
-    return jnp.clip(autoencoder.decode(params, latents) / 2 + 0.5, 0, 1)
+def _told(rows: Rows, model: Model, encoders: Encoders) -> Told:
+    """What every kind of condition tells the network."""
+    told = Told((), model.null)
+    for condition in model.conditions:
+        told = condition.encode(told, rows, encoders)
+    return told
+
+
+def encode_images(
+    model: Model, devices: Devices, images: Float[np.ndarray, "b h w c"]
+) -> Float[Array, "b lh lw lc"]:
+    """Latents of any number of images in [-1, 1], batch by batch."""
+    parts = []
+    for rows, count in devices.batches(len(images)):
+        latents = encode_batch(model.autoencoder, model.autoencoder_params, devices.put_rows(images[rows]))
+        parts.append(fetch(latents)[:count])
+    return jnp.asarray(np.concatenate(parts))

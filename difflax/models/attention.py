@@ -5,9 +5,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float
 
+from difflax.core.spelling import choose
 from difflax.core.types import UserError
 from difflax.models.blocks import run_blocks
-from difflax.models.layers import Conv2d, GroupNorm, choose
+from difflax.models.layers import Conv2d, GroupNorm
 from difflax.models.perturbation import Perturbation
 from difflax.models.softmax_attention import attend
 from difflax.parallel.placement import gather_tokens, split_tokens

@@ -58,7 +58,11 @@ def encode_images(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Identity:
-    """The network denoises the pixels themselves."""
+    """The network denoises the pixels themselves.
+
+    Attributes:
+        channels: of an image.
+    """
 
     channels: int = 3
     log_volume = 0.0
@@ -81,6 +85,10 @@ class Patchify:
 
     Lossless and orthogonal, so noise in the latent is noise of the same strength in the image. Channels are
     in the order (row, column, colour) within the square.
+
+    Attributes:
+        patch_size: edge of a square, in pixels.
+        channels: of an image.
     """
 
     patch_size: int = 2
@@ -115,6 +123,11 @@ class CosineTransform:
     The coefficient of ``u`` half-waves down and ``v`` across is multiplied by ``(1 + u + v) ** whitening``.
     Pictures have little energy in high frequencies, so that noise and the loss drown what tells one outline
     from another; with ``whitening`` 1 fine structure counts about as much as colour. 0 is `Patchify` rotated.
+
+    Attributes:
+        patch_size: edge of a square, in pixels.
+        channels: of an image.
+        whitening: exponent of the gains, not negative.
     """
 
     patch_size: int = 4
@@ -122,7 +135,7 @@ class CosineTransform:
     whitening: float = 1.0
 
     def __post_init__(self):
-        if not 0 <= self.whitening < np.inf:
+        if self.whitening < 0:
             raise ValueError(f"whitening must not be negative, got {self.whitening}")
 
     @property

@@ -15,10 +15,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Key
 
+from difflax.core.spelling import choose
 from difflax.core.types import Params, UserError
 from difflax.models.attention import Attention
 from difflax.models.functional import Functional, functional
-from difflax.models.layers import ACTIVATIONS, Conv2d, GroupNorm, choose
+from difflax.models.layers import ACTIVATIONS, Conv2d, GroupNorm
 from difflax.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
 from difflax.models.tiling import in_tiles
 
@@ -35,6 +36,12 @@ class AutoencoderKLConfig:
         scaling_factor, shift_factor: the network's latents ``z`` are ``(z - shift) * scale`` outside.
         force_upcast: it overflows in float16 (SDXL's does): let it compute in float32 or bfloat16.
         use_quant_conv, use_post_quant_conv: 1×1 convolutions around the latent (SD 1, 2, XL; not SD 3).
+        block_out_channels: width of every level, from the full size down.
+        layers_per_block: residual blocks on the way down (one more on the way up).
+        act_fn: activation, a name of ``ACTIVATIONS``.
+        latent_channels: of a latent.
+        norm_num_groups: of every norm.
+        mid_block_add_attention: whether all pixels of the middle see each other.
 
     Raises:
         UserError: an option that the network has not.

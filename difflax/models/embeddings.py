@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int
 
-from difflax.models.layers import ACTIVATIONS, choose
+from difflax.core.spelling import choose
+from difflax.models.layers import ACTIVATIONS
 
 
 def timestep_embedding(

@@ -12,9 +12,9 @@ from typing import Any
 
 import jax
 from flax import nnx
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
-from difflax.core.types import Conditioning, Network, Params
+from difflax.core.types import Params
 from difflax.models.perturbation import Perturbation
 
 
@@ -68,17 +68,24 @@ class Functional:
         """The shapes and dtypes that ``init`` returns, without computing anything."""
         return _nest(self._structure[1])
 
-    def module(self, params: Params) -> nnx.Module:
+    def module(self, params: Params, perturbation: Perturbation | None = None) -> nnx.Module:
         """The module with ``params`` (or whatever stands in their places: tracers, shapes) in it.
+
+        Args:
+            perturbation: makes it the same network made worse, which guidance goes away from.
 
         Raises:
             ValueError: if the paths of ``params`` are not those of ``abstract()``.
+            UserError: if ``perturbation`` finds no layer.
         """
         graph, shapes = self._structure
         if jax.tree.structure(params) != jax.tree.structure(self.abstract()):
             raise ValueError(_difference(params, self.abstract()))
         flat = [(path, nnx.Param(_at(params, path))) for path in shapes]
-        return nnx.merge(graph, nnx.from_flat_state(flat))
+        module = nnx.merge(graph, nnx.from_flat_state(flat))
+        if perturbation is not None:
+            perturbation.put_into(module)
+        return module
 
     def apply(self, params: Params, *args: Any, method: str = "__call__", **kwargs: Any) -> Any:
         """Calls ``method`` of the module with ``params`` in it; all other arguments are the method's own."""
@@ -88,41 +95,6 @@ class Functional:
 def functional(make_module: Callable[[nnx.Rngs], nnx.Module]) -> Functional:
     """The pure functions of a module, as in ``functional(lambda rngs: UNet2DConditionModel(rngs=rngs))``."""
     return Functional(make_module)
-
-
-def conditional_network(model: Functional, perturbation: Perturbation | None = None) -> Network:
-    """The denoising network of a module that takes the fields of ``Conditioning`` by name, as the UNet does.
-
-    ``conditioning.image`` (inpainting, editing) is joined to the noisy image's channels. With a
-    ``perturbation`` it is the same network made worse. Training gives a ``dropout_key``; without one nothing
-    is dropped.
-    """
-
-    def network(
-        params: Params,
-        x: Float[Array, "b h w c"],
-        time: Float[Array, " b"],
-        conditioning: Conditioning,
-        *,
-        dropout_key: Key[Array, ""] | None = None,
-    ) -> Float[Array, "b h w co"]:
-        if conditioning.image is not None:
-            x = jax.numpy.concatenate([x, conditioning.image.astype(x.dtype)], axis=-1)
-        module = model.module(params)
-        if perturbation is not None:
-            perturbation.put_into(module)
-        return module(
-            x,
-            time,
-            conditioning.context,
-            context_mask=conditioning.context_mask,
-            pooled=conditioning.pooled,
-            time_ids=conditioning.time_ids,
-            class_labels=conditioning.class_labels,
-            dropout_key=dropout_key,
-        )
-
-    return network
 
 
 def _nest(flat: dict[tuple, Any]) -> Params:

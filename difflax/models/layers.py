@@ -3,15 +3,14 @@
 Parameters are float32; ``dtype`` is that of the computation. Statistics of the norms are float32 in any case.
 """
 
-import difflib
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Key
 
+from difflax.core.spelling import choose as choose  # difflax.pretrained reads it here
 from difflax.core.types import UserError
 
 ACTIVATIONS: dict[str, Callable] = {
@@ -22,18 +21,6 @@ ACTIVATIONS: dict[str, Callable] = {
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu": jax.nn.relu,
 }
-
-
-Choice = TypeVar("Choice")
-
-
-def choose(options: Mapping[str, Choice], name: str, option: str) -> Choice:
-    """``options[name]``, or one line that names the option, what is possible and the nearest spelling."""
-    if name in options:
-        return options[name]
-    near = difflib.get_close_matches(str(name), options, n=1)
-    hint = f"; did you mean '{near[0]}'?" if near else ""
-    raise UserError(f"{option}={name!r} is unknown; choose one of {', '.join(options)}{hint}")
 
 
 def dropout(x: Float[Array, "..."], rate: float, key: Key[Array, ""] | None) -> Float[Array, "..."]:
@@ -147,3 +134,10 @@ class GroupNorm(nnx.Module):
     def _group_mean(self, channels: Float[Array, "b c"]) -> Float[Array, "b c"]:
         groups = channels.reshape(len(channels), self.num_groups, -1)
         return jnp.broadcast_to(groups.mean(-1, keepdims=True), groups.shape).reshape(channels.shape)
+
+
+def join_image(
+    x: Float[Array, "b h w c"], image: Float[Array, "b h w ci"] | None
+) -> Float[Array, "b h w co"]:
+    """``x`` with the channels of ``conditioning.image`` after its own (inpainting, editing)."""
+    return x if image is None else jnp.concatenate([x, image.astype(x.dtype)], axis=-1)

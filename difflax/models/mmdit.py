@@ -15,13 +15,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key
+from jaxtyping import Array, DTypeLike, Float, Int, Key
 
-from difflax.core.types import UserError
+from difflax.core.types import Conditioning, UserError
 from difflax.models.blocks import run_blocks
 from difflax.models.embeddings import TimestepEmbedding, timestep_embedding
 from difflax.models.joint_attention import JointTransformerBlock, Modulation, modulate
-from difflax.models.layers import Conv2d, depth_to_space
+from difflax.models.layers import Conv2d, depth_to_space, join_image
 from difflax.models.options import supported_options
 from difflax.parallel.placement import split_tokens
 
@@ -67,6 +67,20 @@ class PatchEmbed(nnx.Module):
         tokens = self.proj(x)
         tokens = tokens + places.astype(tokens.dtype)
         return tokens.reshape(len(x), rows * columns, -1), (rows, columns)
+
+
+def check_latent(config: Mapping[str, Any], height: int, width: int) -> None:
+    """Refuses a latent that a transformer of this ``config.json`` cannot read.
+
+    Raises:
+        UserError: its edges are no multiples of ``patch_size``, or it has too many patches.
+    """
+    size, limit = config.get("patch_size", 2), config.get("pos_embed_max_size", 96)
+    if height % size or width % size or max(height, width) > limit * size:
+        raise UserError(
+            f"patch_size = {size} and pos_embed_max_size = {limit} do not fit a latent of {height} × {width}:"
+            " its edges must be multiples of the one and at most the other's tokens"
+        )
 
 
 def position_table(dim: int, size: int, base_size: int) -> Float[Array, "{size} {size} {dim}"]:
@@ -219,33 +233,30 @@ class SD3Transformer2DModel(nnx.Module):
     def __call__(
         self,
         x: Float[Array | np.ndarray, "b h w c"],
-        timesteps: Float[Array | np.ndarray, " b"] | Int[Array | np.ndarray, " b"],
-        context: Float[Array | np.ndarray, "b m e"],
+        time: Float[Array | np.ndarray, " b"] | Int[Array | np.ndarray, " b"],
+        conditioning: Conditioning,
         *,
-        context_mask: Bool[Array | np.ndarray, "b m"] | None = None,
-        pooled: Float[Array | np.ndarray, "b p"] | None = None,
-        time_ids: Float[Array | np.ndarray, "b k"] | None = None,
-        class_labels: Int[Array | np.ndarray, " b"] | None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b h w co"]:
-        """The network's output for noisy images ``x`` (NHWC) at ``timesteps`` (0 to 1000).
+        """The network's output for noisy images ``x`` (NHWC) at ``time`` (0 to 1000).
 
         Args:
-            context: text tokens; ``context_mask`` is True where they may be attended to.
-            pooled: a vector of the text.
-            time_ids, class_labels: not read.
+            conditioning: the text's ``context`` and ``pooled`` are read, and ``image`` is joined to the
+                channels of ``x``.
             dropout_key: not read, as the published network has no dropout.
 
         Raises:
             ValueError: if ``pooled`` is missing.
             UserError: for a size that the network cannot read.
         """
-        if pooled is None:
+        given = jax.tree.map(jnp.asarray, conditioning)
+        if given.pooled is None:
             raise ValueError("this transformer is conditioned on a vector of the text: give pooled")
-        x, context, pooled = (jnp.asarray(a, self.dtype) for a in (x, context, pooled))
-        mask = None if context_mask is None else jnp.asarray(context_mask)
+        x = join_image(jnp.asarray(x, self.dtype), given.image)
+        context, pooled = given.context.astype(self.dtype), given.pooled.astype(self.dtype)
+        mask = given.context_mask
         tokens, grid = self.pos_embed(x)
-        temb = self.time_text_embed(jnp.asarray(timesteps), pooled)
+        temb = self.time_text_embed(jnp.asarray(time), pooled)
         text = self.context_embedder(context)
         tokens, text = run_blocks(
             self.transformer_blocks,

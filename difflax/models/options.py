@@ -1,12 +1,12 @@
 """The options of a network in a ``config.json`` of diffusers."""
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from typing import Any
 
 from flax import nnx
 
+from difflax.core.spelling import nearest
 from difflax.core.types import UserError
 
 OURS = ("self", "dtype", "remat", "scan_layers", "attention_implementation", "rngs")
@@ -36,9 +36,8 @@ def supported_options(
             # Configs write null for a switch that is off.
             options[name] = False if value is None and parameters[name].default is False else value
         elif name not in absent:
-            near = difflib.get_close_matches(name, [*known, *absent], n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
-            raise UserError(f"{network.__name__} config: unknown option '{name}'{hint}")
+            meant = nearest(name, [*known, *absent])
+            raise UserError(f"{network.__name__} config: unknown option {name!r}{meant}")
         elif value not in absent[name]:
             raise UserError(
                 f"{network.__name__} config: {name}={value!r} is not supported, only {absent[name][0]!r}"

@@ -16,8 +16,6 @@ from jaxtyping import Array, Float
 from difflax.core.filters import gaussian_blur
 from difflax.core.types import UserError
 
-KINDS = ("identity", "blur", "skip")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Perturbation:
@@ -38,8 +36,6 @@ class Perturbation:
     blur: float = math.inf
 
     def __post_init__(self):
-        if self.kind not in KINDS:
-            raise ValueError(f"perturbation.kind must be one of {', '.join(KINDS)}, got {self.kind!r}")
         try:
             re.compile(self.layers)
         except re.error as error:

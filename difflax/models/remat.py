@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from difflax.models.layers import choose
+from difflax.core.spelling import choose
 
 
 def _products(primitive: Any, *_: Any, **__: Any) -> bool:

@@ -4,7 +4,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Key
 
-from difflax.models.layers import ACTIVATIONS, Conv2d, GroupNorm, choose, dropout
+from difflax.core.spelling import choose
+from difflax.models.layers import ACTIVATIONS, Conv2d, GroupNorm, dropout
 
 TIME_SCALE_SHIFT = {"default": 1, "scale_shift": 2}
 """How the time embedding enters: added before the second norm, or as its scale and shift."""

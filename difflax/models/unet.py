@@ -14,15 +14,18 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, DTypeLike, Float, Int, Key
+from jaxtyping import Array, DTypeLike, Float, Int, Key
 
-from difflax.core.types import UserError
+from difflax.core.spelling import choose
+from difflax.core.types import Conditioning, UserError
 from difflax.models.embeddings import TimestepEmbedding, timestep_embedding
-from difflax.models.layers import ACTIVATIONS, Conv2d, GroupNorm, choose, fold
+from difflax.models.layers import ACTIVATIONS, Conv2d, GroupNorm, fold, join_image
 from difflax.models.options import supported_options
+from difflax.models.size_conditioning import size_conditions
 from difflax.models.unet_blocks import DOWN_BLOCKS, MID_BLOCKS, UP_BLOCKS, BlockOptions
 
 ABSENT: dict[str, tuple] = {
@@ -76,6 +79,17 @@ class UNet2DConditionModel(nnx.Module):
         remat: ``"none"``, ``"dots"``, ``"full"`` or ``"offload"``, see ``difflax.models.remat``.
         scan_layers: transformer blocks in a row as one loop, see ``difflax.models.blocks``.
         attention_implementation: see ``difflax.models.attention.Attention``.
+        downsample_padding: of the convolutions that halve the size.
+        mid_block_scale_factor: that the middle's residual sums are divided by.
+        act_fn: activation, a name of ``ACTIVATIONS``.
+        norm_num_groups: of every norm.
+        norm_eps: of every norm.
+        addition_time_embed_dim: width of the sinusoids of each size number.
+        projection_class_embeddings_input_dim: width of the vector that is added to the time.
+        time_embedding_dim: width of the time's embedding; ``None``: four times the first level's.
+        time_embedding_act_fn: of the embedded time; ``None``: none.
+        conv_in_kernel: edge of the first convolution.
+        conv_out_kernel: edge of the last convolution.
 
     Raises:
         UserError: if an option's value is unknown or contradicts another.
@@ -278,35 +292,27 @@ class UNet2DConditionModel(nnx.Module):
     def __call__(
         self,
         x: Float[Array | np.ndarray, "b h w c"],
-        timesteps: Float[Array | np.ndarray, " b"] | Int[Array | np.ndarray, " b"],
-        context: Float[Array | np.ndarray, "b m d"],
+        time: Float[Array | np.ndarray, " b"] | Int[Array | np.ndarray, " b"],
+        conditioning: Conditioning,
         *,
-        context_mask: Bool[Array | np.ndarray, "b m"] | None = None,
-        pooled: Float[Array | np.ndarray, "b p"] | None = None,
-        time_ids: Float[Array | np.ndarray, "b k"] | None = None,
-        class_labels: Int[Array | np.ndarray, " b"] | None = None,
         dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b h w co"]:
-        """The network's output for noisy images ``x`` (NHWC) at ``timesteps`` (0 to 1000).
+        """The network's output for noisy images ``x`` (NHWC) at ``time`` (0 to 1000).
 
         Args:
-            context: text tokens; ``context_mask`` is True where they may be attended to.
-            pooled, time_ids: a vector of the text and SDXL's sizes in pixels; networks without them read
-                neither.
-            class_labels: for class-conditional networks; others do not read it.
+            conditioning: of its fields the text's ``context`` is always read; ``image`` is joined to the
+                channels of ``x``; the others are read by networks that have a place for them.
             dropout_key: in training; ``None`` drops nothing.
 
         Raises:
             ValueError: if a conditioning that this network needs is missing.
         """
-        x, context = jnp.asarray(x, self.dtype), jnp.asarray(context, self.dtype)
-        context_mask, timesteps, pooled, time_ids, class_labels = (
-            None if given is None else jnp.asarray(given)
-            for given in (context_mask, timesteps, pooled, time_ids, class_labels)
-        )
+        given = jax.tree.map(jnp.asarray, conditioning)
+        context, context_mask = given.context.astype(self.dtype), given.context_mask
+        x = join_image(jnp.asarray(x, self.dtype), given.image)
         if self.center_input_sample:
             x = 2 * x - 1
-        temb = self._embed(timesteps, pooled, time_ids, class_labels)
+        temb = self._embed(jnp.asarray(time), given)
         key = dropout_key if self.dropout else None
 
         x = self.conv_in(x)
@@ -323,19 +329,15 @@ class UNet2DConditionModel(nnx.Module):
             x = block(x, used, temb, context, context_mask, size=size, key=fold(key, index))
         return self.conv_out(self.conv_act(self.conv_norm_out(x)))
 
-    def _embed(
-        self,
-        timesteps: Array,
-        pooled: Array | None,
-        time_ids: Array | None,
-        class_labels: Array | None,
-    ) -> Float[Array, "b e"]:
+    def _embed(self, time: Array, conditioning: Conditioning) -> Float[Array, "b e"]:
+        pooled, time_ids = conditioning.pooled, conditioning.time_ids
+
         def sinusoids(numbers: Array, dim: int) -> Array:
             return timestep_embedding(numbers, dim, **self.sinusoids).astype(self.dtype)
 
-        temb = self.time_embedding(sinusoids(timesteps, self.time_channels))
+        temb = self.time_embedding(sinusoids(time, self.time_channels))
         if self.class_embedding is not None:
-            source = pooled if self.class_embed_type == "projection" else class_labels
+            source = pooled if self.class_embed_type == "projection" else conditioning.class_labels
             if source is None:
                 name = "pooled" if self.class_embed_type == "projection" else "class_labels"
                 raise ValueError(f"this UNet is conditioned on a class or vector: give {name}")
@@ -397,6 +399,16 @@ def reads_pooled(config: Mapping[str, Any]) -> bool:
     """Whether a UNet of these options is conditioned on a pooled vector beside the text tokens."""
     vectors = (config.get("class_embed_type"), config.get("addition_embed_type"))
     return "projection" in vectors or "text_time" in vectors
+
+
+def conditions_read(config: Mapping[str, Any], pooled_width: int, where: str) -> tuple[str, ...]:
+    """The kinds of condition that a UNet of these options reads beside a pooled vector of a width (0 without
+    one), as ``difflax.generation.conditions`` names them.
+
+    Raises:
+        UserError: the vector and the options do not belong together; ``where`` says whose they are.
+    """
+    return ("text", *size_conditions(config, pooled_width, where))
 
 
 def _per_level(name: str, value: Any, levels: int) -> tuple:

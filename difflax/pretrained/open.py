@@ -1,4 +1,4 @@
-"""A checkpoint of any family, from wherever it lies."""
+"""A checkpoint of any family, from wherever it lies: a folder, the Hub, a file in the original layout."""
 
 import os
 from collections.abc import Callable
@@ -8,16 +8,13 @@ import jax.numpy as jnp
 from etils import epath
 
 from difflax.core.types import Params, UserError
+from difflax.pretrained.components.text_encoders import TextOptions, load_text_encoders
+from difflax.pretrained.families import check_options, read_configs
 from difflax.pretrained.families.base import Checkpoint
-from difflax.pretrained.families.sd import load_stable_diffusion, read_configs
-from difflax.pretrained.families.sd3 import (
-    StableDiffusion3,
-    is_stable_diffusion_3,
-    load_stable_diffusion_3,
-    read_configs_3,
-)
 from difflax.pretrained.format.hub import download
-from difflax.pretrained.single_file.sd import load_single_file
+from difflax.pretrained.format.layout import AUTOENCODER, DIFFUSERS
+from difflax.pretrained.format.safetensors import open_weights
+from difflax.pretrained.open_file import load_file
 
 
 def open_checkpoint(
@@ -46,33 +43,38 @@ def open_checkpoint(
         UserError: a checkpoint that cannot be had, is damaged or is not supported, or an argument that is
             another kind's.
     """
+    options = TextOptions(dtype=dtype, variant=variant, t5=t5, t5_length=t5_length)
     single = {"config": config, "tokenizer": tokenizer, "prediction_type": prediction_type}
-    third = {name: v for name, v in (("t5", t5), ("t5_length", t5_length)) if v is not None}
     if epath.Path(source).is_file():
-        checkpoint: Checkpoint = load_single_file(
-            source, dtype=dtype, variant=variant, place=place, **single, **third
-        )
-    else:
-        for name, value in single.items():
-            if value is not None:
-                raise UserError(f"{name}={os.fspath(value)!r} is for a single file, {source} is none")
-        folder = download(
-            source,
-            revision=revision,
-            variant=variant,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-        )
-        newer = is_stable_diffusion_3(folder)
-        options: dict[str, Any] = {"dtype": dtype, "variant": variant}
-        if place is not None:
-            configs = read_configs_3(folder) if newer else read_configs(folder)
-            options["shardings"] = place(configs.build(jnp.float32)[0].abstract())
-        if newer:
-            checkpoint = load_stable_diffusion_3(folder, **options, **third)
-        else:
-            checkpoint = load_stable_diffusion(folder, **options)
-    if third and not isinstance(checkpoint, StableDiffusion3):
-        name = next(iter(third))
-        raise UserError(f"{name} is given, but {source} is no Stable Diffusion 3, which alone has a T5")
-    return checkpoint
+        return load_file(epath.Path(source), options, place=place, **single)
+    for name, value in single.items():
+        if value is not None:
+            raise UserError(f"{name}={os.fspath(value)!r} is for a single file, {source} is none")
+    folder = download(
+        source,
+        revision=revision,
+        variant=variant,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+    )
+    return load_folder(folder, options, place)
+
+
+def load_folder(
+    folder: epath.Path, options: TextOptions, place: Callable[[Params], Params] | None = None
+) -> Checkpoint:
+    """The checkpoint in a pipeline folder; all configs, names and shapes are checked before a tensor is read.
+
+    Raises:
+        UserError: a file that is missing, damaged or not supported, or weights that do not fit.
+    """
+    configs, where = read_configs(folder), f"in {folder}"
+    family = configs.family
+    check_options(family, options, folder)
+    denoiser = open_weights(folder / configs.denoiser, DIFFUSERS, variant=options.variant)
+    autoencoder = open_weights(folder / AUTOENCODER, DIFFUSERS, variant=options.variant)
+    autoencoder = family.autoencoder.names(autoencoder)
+    configs.check_weights(denoiser, autoencoder, where, options.dtype)
+    loaded = load_text_encoders(folder, family.text, configs.index, family.title, options)
+    encoder = configs.join(loaded, options, where)
+    return Checkpoint.read(configs, denoiser, autoencoder, encoder, where, dtype=options.dtype, place=place)

@@ -41,7 +41,7 @@ from difflax.diffusion.samplers import SAMPLERS
 from difflax.diffusion.samplers.base import sample
 from difflax.diffusion.schedules import SCHEDULES
 from difflax.diffusion.time_grids import TIME_GRIDS, sampling_levels
-from difflax.models.functional import Functional, conditional_network, functional
+from difflax.models.functional import Functional, functional
 from difflax.models.unet import UNet2DConditionModel
 from difflax.parallel.sharding import MeshShape, put_local_batch
 from difflax.pretrained.format.torch_names import to_torch
@@ -134,7 +134,7 @@ class Regression(Plain):
         self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = ()
     ) -> tuple[Float[Array, " b"], dict[str, Float[Array, ""]]]:
         condition = Conditioning(context=batch["context"])
-        out = conditional_network(self.model)(params, batch["x"], batch["timesteps"], condition)
+        out = self.model.module(params)(batch["x"], batch["timesteps"], condition)
         return jnp.square(out - batch["target"]).mean((1, 2, 3)), {}
 
 
@@ -168,17 +168,17 @@ class Difflax:
         inputs = case.inputs()
         batch = {name: inputs[name] for name in ("x", "timesteps", "context", "target")}
         spread = put_local_batch(batch, mesh)
-        network = conditional_network(model)
 
         def forward(params: Params, batch: PyTree) -> Array:
-            return network(params, batch["x"], batch["timesteps"], Conditioning(context=batch["context"]))
+            condition = Conditioning(context=batch["context"])
+            return model.module(params)(batch["x"], batch["timesteps"], condition)
 
         step = make_train_step(objective, optimizer, EMA(), 0)
         programs = {
             "train": (compile_step(step, abstract, mesh), (self._state, spread)),
             "forward": (jax.jit(forward), (self._state.params, spread)),
             "sample": (
-                jax.jit(_sampler(network, case)),
+                jax.jit(_sampler(model, case)),
                 jax.device_put((self.params, inputs["noise"], inputs["prompts"]), jax.local_devices()[0]),
             ),
         }
@@ -225,14 +225,14 @@ def random_params(abstract: Params) -> Params:
     return jax.tree.map(draw, abstract)
 
 
-def _sampler(network: Callable, case: Case) -> Callable[[Params, Array, Array], Array]:
+def _sampler(model: Functional, case: Case) -> Callable[[Params, Array, Array], Array]:
     """DDIM as Stable Diffusion's checkpoints have it, so that others can run the very same."""
     schedule, prediction = SCHEDULES["scaled_linear"](), PREDICTIONS["epsilon"]()
     levels = sampling_levels(schedule, TIME_GRIDS["trailing"](), case.num_steps, prediction_type=prediction)
 
     def run(params: Params, noise: Array, prompts: Array) -> Array:
         denoise = make_denoiser(
-            network, params, schedule, prediction, network_input=NetworkInput(time_offset=-1.0)
+            model.module(params), schedule, prediction, network_input=NetworkInput(time_offset=-1.0)
         )
         positive, negative = jnp.split(prompts, 2)
         return sample(

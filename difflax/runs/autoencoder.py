@@ -9,44 +9,43 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import PyTree
-from ml_collections import ConfigDict
 
-from difflax.config.build import build
+from difflax.config.experiments import AutoencoderExperiment
 from difflax.config.files import claim_workdir
-from difflax.runs.diffusion import clip_folder
-from difflax.runs.base import Prepared, make_loader
-from difflax.config.sections import AutoencodingLoss, Settings, autoencoder_config
+from difflax.data.records import first_usable
 from difflax.models.autoencoder import encode_images
 from difflax.models.autoencoder_kl import KLAutoencoder, autoencoder_network
+from difflax.parallel.sharding import fetch
 from difflax.pretrained.components.autoencoder import save_autoencoder
 from difflax.pretrained.components.clip import load_clip
-from difflax.training.objectives.autoencoding import Autoencoding, FeatureDistance
+from difflax.pretrained.format.layout import AUTOENCODER
+from difflax.runs.base import Prepared, make_loader
+from difflax.runs.diffusion import clip_folder
 from difflax.training.loop import Periodic
-from difflax.parallel.sharding import fetch
+from difflax.training.objectives.autoencoding import Autoencoding, FeatureDistance
 from difflax.training.state import TrainState
 
 MEASURED = 512
 """Training images that the latents' mean and deviation are measured on."""
 
 
-def prepare_autoencoder(config: ConfigDict, settings: Settings, workdir: epath.Path) -> Prepared:
+def prepare_autoencoder(experiment: AutoencoderExperiment, workdir: epath.Path) -> Prepared:
     """The loop's parts; the finished run writes ``workdir/vae`` in diffusers' layout, its latents scaled to
     zero mean and unit variance.
     """
-    network_config = autoencoder_config(config, settings.source.image_shape)
-    loss = build({"autoencoding": AutoencodingLoss}, config.loss, "config.loss")
+    network_config, loss = experiment.network_config, experiment.loss
     distance = None
     if loss.features:
         clip = load_clip(clip_folder(loss.features, "config.loss.features"))
         distance = FeatureDistance(model=clip.network, params=clip.params, pixels=clip.pixels)
-    claim_workdir(workdir, config)
+    claim_workdir(workdir, experiment)
     model = autoencoder_network(network_config)
     objective = Autoencoding(
         model=model, kl_weight=loss.kl_weight, feature_weight=loss.feature_weight, distance=distance
     )
-    shown = settings.source.split("test")
-    count = min(8, len(shown))
-    pictures = np.stack([shown[i].image for i in range(count)]).astype(np.float32) / 127.5 - 1
+    shown = experiment.data.split("test")
+    pictures = np.stack([record.image for record in first_usable(shown, 8)]).astype(np.float32) / 127.5 - 1
+    count = len(pictures)
 
     def prepare(batch: dict[str, Any]) -> PyTree:
         return {"image": batch["image"]}
@@ -69,8 +68,8 @@ def prepare_autoencoder(config: ConfigDict, settings: Settings, workdir: epath.P
         params = _on_host(state)
         if jax.process_index() != 0:
             return
-        split = settings.source.split("train")
-        images = np.stack([split[i].image for i in range(min(MEASURED, len(split)))])
+        split = experiment.data.split("train")
+        images = np.stack([record.image for record in first_usable(split, MEASURED)])
         raw = dataclasses.replace(network_config, scaling_factor=1.0, shift_factor=None)
         latents = in_batches(
             functools.partial(encode_images, KLAutoencoder(config=raw), params),
@@ -82,10 +81,10 @@ def prepare_autoencoder(config: ConfigDict, settings: Settings, workdir: epath.P
             scaling_factor=float(1 / latents.std()),
             force_upcast=False,
         )
-        save_autoencoder(KLAutoencoder(config=scaled), params, workdir / "vae")
+        save_autoencoder(KLAutoencoder(config=scaled), params, workdir / AUTOENCODER)
 
-    every = settings.options.sample_every
-    return Prepared(objective, make_loader(settings), prepare, {}, (Periodic(every, draw),), finish)
+    every = experiment.training.sample_every
+    return Prepared(objective, make_loader(experiment), prepare, {}, (Periodic(every, draw),), finish)
 
 
 def reconstruct(autoencoder: KLAutoencoder, params: PyTree, images: np.ndarray) -> np.ndarray:

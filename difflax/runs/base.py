@@ -9,13 +9,13 @@ import numpy as np
 from etils import epath
 from jaxtyping import PyTree
 
+from difflax.config.experiments import Experiment
 from difflax.data.loader import Loader
 from difflax.data.records import Records
-from difflax.config.sections import Settings
 from difflax.generation.pipeline import Pipeline
+from difflax.parallel.sharding import local_rows
 from difflax.training.loop import Periodic
 from difflax.training.objectives.base import Objective
-from difflax.parallel.sharding import local_rows
 from difflax.training.state import TrainState
 
 
@@ -33,18 +33,18 @@ class Prepared:
     frozen: PyTree = None
 
 
-def make_loader(settings: Settings, records: Records | None = None) -> Loader:
+def make_loader(experiment: Experiment, records: Records | None = None) -> Loader:
     """The batches of this process, those of its devices, of ``records`` or the training split."""
-    size = settings.options.batch_size
+    size = experiment.training.batch_size
     if records is None:
-        records = settings.source.split("train")
+        records = experiment.data.split("train")
     return Loader(
         records,
         batch_size=size,
-        seed=settings.seed,
+        seed=experiment.seed,
         buckets=getattr(records, "buckets", None),
-        local_rows=local_rows(settings.mesh.make(), size),
-        max_bad_examples=settings.options.max_bad_examples,
+        local_rows=local_rows(experiment.mesh.make(), size),
+        max_bad_examples=experiment.training.max_bad_examples,
     )
 
 

@@ -6,33 +6,32 @@ import jax
 import numpy as np
 from etils import epath
 from jaxtyping import PyTree
-from ml_collections import ConfigDict
 
+from difflax.config.experiments import CLIPExperiment
 from difflax.config.files import claim_workdir
-from difflax.config.build import construct
-from difflax.runs.base import Prepared, make_loader
-from difflax.config.sections import Settings, TokenizerOptions, clip_config
+from difflax.config.sections import clip_with_tokenizer
+from difflax.parallel.sharding import fetch
 from difflax.pretrained.components.clip import save_clip
+from difflax.runs.base import Prepared, make_loader
 from difflax.text.joint import CLIP, clip_network
 from difflax.text.pixels import PixelConfig
 from difflax.text.tokenizer import load_tokenizer, train_bpe
 from difflax.training.objectives.contrastive import Contrastive
-from difflax.parallel.sharding import fetch
 from difflax.training.state import TrainState
 
 
-def prepare_clip(config: ConfigDict, settings: Settings, workdir: epath.Path) -> Prepared:
-    claim_workdir(workdir, config)
-    loader = make_loader(settings)
-    options = construct(TokenizerOptions, config.tokenizer, "config.tokenizer")
-    folder = workdir / "tokenizer"
+def prepare_clip(experiment: CLIPExperiment, workdir: epath.Path) -> Prepared:
+    """The loop's parts; the finished run writes ``workdir/clip`` in the Hub's layout."""
+    claim_workdir(workdir, experiment)
+    loader = make_loader(experiment)
+    options, folder = experiment.tokenizer, workdir / "tokenizer"
     if folder.exists():
         tokenizer = load_tokenizer(folder, max_length=options.max_length)
     else:
         tokenizer = train_bpe(
             loader.captions, folder, vocab_size=options.vocab_size, max_length=options.max_length
         )
-    network_config = clip_config(config, tokenizer=tokenizer)
+    network_config = clip_with_tokenizer(experiment.model, tokenizer, options.max_length)
     pixels = PixelConfig(size=network_config.vision_config.image_size)
     objective = Contrastive(model=clip_network(network_config), pixels=pixels)
     unique = {caption: i for i, caption in enumerate(dict.fromkeys(loader.captions))}

@@ -4,166 +4,155 @@ import dataclasses
 import shutil
 from typing import Any
 
-import jax
 from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import PyTree
-from ml_collections import ConfigDict
 
-from difflax.config.files import claim_workdir, read_workdir_config
-from difflax.data.caches import EmbeddingCache
-from difflax.data.latents import WithoutImages, cache_latents
-from difflax.diffusion.samplers import SAMPLERS
-from difflax.config.networks import check_scores, network, network_kind
-from difflax.runs.base import Prepared, make_loader, picture_task
-from difflax.config.sections import (
-    AUTOENCODER,
-    AutoencoderOptions,
-    Diffusion,
-    Settings,
-    WeakOptions,
-    autoencoder_folder,
-    make_diffusion,
-    make_settings,
-)
-from difflax.generation.pipeline import Pipeline, WeakModel
-from difflax.models.size_conditioning import numbers_of, numbers_read
-from difflax.models.autoencoder import encode_images
-from difflax.models.autoencoder_kl import KLAutoencoder
-from difflax.pretrained.components.autoencoder import load_autoencoder, save_autoencoder
-from difflax.pretrained.components.clip import load_text_encoder, save_text_encoder
-from difflax.text.encoders import TextEncoder
-from difflax.training.runtime.checkpoints import Checkpoints
-from difflax.training.objectives.denoising import Denoising
-from difflax.training.objectives.base import network_params, pixels
-from difflax.parallel.sharding import sharded_shapes
-from difflax.training.state import TrainState
+from difflax.config.experiments import DiffusionExperiment
+from difflax.config.files import claim_workdir, read_workdir
+from difflax.config.guidance import WeakOptions
+from difflax.config.sections import AutoencoderOptions, TextEncoderOptions
 from difflax.core.types import Conditioning, Params, UserError
+from difflax.data.caches import EmbeddingCache
+from difflax.data.fingerprints import arrays_fingerprint
+from difflax.data.latents import cache_latents
+from difflax.generation.conditions import named
+from difflax.generation.devices import Devices
+from difflax.generation.model import Model, WeakModel
+from difflax.generation.pipeline import Pipeline
+from difflax.generation.request import Defaults
+from difflax.models.autoencoder import encode_images
+from difflax.parallel.sharding import sharded_shapes
+from difflax.pretrained.components.autoencoder import load_autoencoder, save_autoencoder
+from difflax.pretrained.components.clip import PREPROCESSOR, load_text_encoder, save_text_encoder
+from difflax.pretrained.format.layout import AUTOENCODER
+from difflax.runs.base import Prepared, make_loader, picture_task
+from difflax.text.encoders import TextEncoder
+from difflax.training.objectives.base import network_params, pixels
+from difflax.training.runtime.checkpoints import Checkpoints
+from difflax.training.state import TrainState
 
 LATENTS = "latents.npy"
 """A workdir's latents of the training images, computed once."""
 
 
-def prepare_diffusion(config: ConfigDict, settings: Settings, workdir: epath.Path) -> Prepared:
-    parts = make_diffusion(config, workdir)
+def prepare_diffusion(experiment: DiffusionExperiment, workdir: epath.Path) -> Prepared:
+    """The loop's parts; whatever the run needs later is copied into the workdir."""
+    model, options = experiment.model, experiment.text_encoder
     stored = (workdir / "text_encoder").exists()
-    folder = workdir if stored else clip_folder(parts.text_encoder.path, "config.text_encoder.path")
-    encoder = read_text_encoder(folder, parts)
-    null = encode_condition(config, encoder, [""])
-    check_widths(config, null)
-    check_scores(count_numbers(config, null), settings.source, "config.model")
-    claim_workdir(workdir, config)
+    folder = workdir if stored else clip_folder(options.path, "config.text_encoder.path")
+    encoder = read_text_encoder(folder, options)
+    null = model.reading(encoder.encode([""]))
+    model.check_widths(null)
+    for kind in named(model.conditions(null)):
+        kind.check_data(experiment.data)
+    claim_workdir(workdir, experiment)
     if not stored:
         store_text_encoder(encoder, folder, workdir)
-    store_autoencoder(config, workdir)
-    autoencoder_params = read_autoencoder_params(parts, workdir)
-    latents, records = None, settings.source.split("train")
+    store_autoencoder(experiment.trained_autoencoder, workdir)
+    autoencoder_params = read_autoencoder_params(experiment, workdir)
+    latents, records = None, experiment.data.split("train")
     if autoencoder_params:
-        latents = cache_latents(
+        cached = cache_latents(
             records,
-            lambda images: encode_images(parts.autoencoder, autoencoder_params, pixels({"image": images})),
+            lambda images: encode_images(
+                experiment.autoencoder, autoencoder_params, pixels({"image": images})
+            ),
             workdir / LATENTS,
+            encoder=arrays_fingerprint(autoencoder_params, experiment.autoencoder),
+            max_bad_examples=experiment.training.max_bad_examples,
             batch_size=64,
         )
-        records = WithoutImages(records.captions)
-    loader = make_loader(settings, records)
-    cache = EmbeddingCache(loader.captions, lambda captions: encode_condition(config, encoder, captions))
-    objective = make_objective(config, settings, parts, null)
-    prompts = settings.options.sample_prompts or tuple(dict.fromkeys(loader.captions))[:8]
+        latents, records = cached.latents, cached.records(records.captions)
+    loader = make_loader(experiment, records)
+    cache = EmbeddingCache(loader.captions, lambda captions: model.reading(encoder.encode(captions)))
+    prompts = experiment.training.sample_prompts or tuple(dict.fromkeys(loader.captions))[:8]
     # One for the whole run: its program is compiled once.
-    pipeline = make_pipeline(config, {}, encoder, null, workdir)
-    pipeline = dataclasses.replace(pipeline, mesh=settings.mesh.make(), rules=settings.mesh.rules)
-    if parts.weak is not None and parts.weak.workdir:
-        pipeline = dataclasses.replace(pipeline, **weak_model(parts.weak, workdir, pipeline.mesh))
+    pipeline = make_pipeline(experiment, {}, encoder, null, workdir)
+    devices = Devices(experiment.mesh.make(), experiment.mesh.rules)
+    pipeline = dataclasses.replace(pipeline, devices=devices)
+    weak = experiment.guidance.weak
+    if weak is not None and weak.workdir:
+        weak = weak_model(weak, workdir, devices.mesh)
+        pipeline = pipeline.with_guidance(pipeline.defaults.guidance, weak)
 
     def prepare(batch: dict[str, Any]) -> PyTree:
         conditioning = cache.lookup(batch["caption"])
-        if pipeline.sizes:
-            numbers = numbers_of(batch, pipeline.sizes, batch["image"].shape[1:3])
-            conditioning = dataclasses.replace(conditioning, time_ids=numbers)
+        size = tuple(batch["image"].shape[1:3]) if latents is None else experiment.data.image_shape[:2]
+        for kind in pipeline.model.conditions:
+            conditioning = kind.of_batch(conditioning, batch, size)
         made = {"conditioning": conditioning}
         if latents is None:
             made["image"] = batch["image"]
         else:
             made["latent"] = latents[batch["index"]]
-        if parts.loss.masked:
+        if experiment.loss.masked:
             made["mask"] = batch["mask"]
         return made
 
     def drawing(step: int, state: TrainState) -> Pipeline:
-        return dataclasses.replace(pipeline, params=network_params(state.ema_params), step=step)
+        model = dataclasses.replace(pipeline.model, params=network_params(state.ema_params), step=step)
+        return dataclasses.replace(pipeline, model=model)
 
     return Prepared(
-        objective,
+        experiment.objective(null),
         loader,
         prepare,
         constants={"context": null.context} | ({} if null.pooled is None else {"pooled": null.pooled}),
-        periodic=(picture_task(settings.options.sample_every, drawing, prompts, workdir),),
-    )
-
-
-def make_objective(config: ConfigDict, settings: Settings, parts: Diffusion, null: Conditioning) -> Denoising:
-    """What a diffusion model's run trains."""
-    return Denoising(
-        model=network(config, parts.autoencoder.latent_shape(*settings.source.image_shape[:2])[-1]),
-        autoencoder=parts.autoencoder,
-        schedule=parts.schedule,
-        prediction_type=parts.prediction_type,
-        time_sampler=parts.time_sampler,
-        weighting=parts.weighting,
-        penalty=parts.penalty,
-        network_input=parts.network_input,
-        caption_dropout=parts.loss.caption_dropout,
-        null=null,
-        noise=parts.noise,
-        uncertainty=parts.uncertainty,
-        masked=parts.loss.masked,
-        vlb_weight=parts.loss.vlb_weight,
+        periodic=(picture_task(experiment.training.sample_every, drawing, prompts, workdir),),
     )
 
 
 def make_pipeline(
-    config: ConfigDict, params: PyTree, encoder: TextEncoder, null: Conditioning, workdir: epath.Path
+    experiment: DiffusionExperiment,
+    params: PyTree,
+    encoder: TextEncoder,
+    null: Conditioning,
+    workdir: epath.Path,
 ) -> Pipeline:
     """The pipeline of a run; what is trained apart from the network is read from ``workdir``."""
-    parts, settings = make_diffusion(config, workdir), make_settings(config)
-    height, width, _ = settings.source.image_shape
-    return Pipeline(
-        model=network(config, parts.autoencoder.latent_shape(height, width)[-1]),
+    height, width, _ = experiment.data.image_shape
+    weak = experiment.guidance.weak
+    model = Model(
+        network=experiment.network,
         params=params,
-        autoencoder=parts.autoencoder,
-        autoencoder_params=read_autoencoder_params(parts, workdir),
-        schedule=parts.schedule,
-        prediction_type=parts.prediction_type,
-        network_input=parts.network_input,
+        autoencoder=experiment.autoencoder,
+        autoencoder_params=read_autoencoder_params(experiment, workdir),
+        schedule=experiment.schedule,
+        prediction_type=experiment.prediction,
+        network_input=experiment.network_input,
         text_encoder=encoder,
         null=null,
-        samplers={name: cls() for name, cls in SAMPLERS.items()},
-        sampler=parts.sampler,
-        time_grid=parts.time_grid,
-        num_steps=parts.num_steps,
-        options=parts.options,
-        guidance=parts.guidance,
-        weak=None if parts.weak is None else WeakModel(perturbation=parts.weak.perturbation),
-        sizes=count_numbers(config, null),
+        conditions=named(experiment.model.conditions(null)),
+        weak=None if weak is None else WeakModel(perturbation=weak.perturbation),
+    )
+    defaults = Defaults(
+        sampler=experiment.sampler.sampler,
+        time_grid=experiment.sampler.time_grid,
+        num_steps=experiment.sampler.num_steps,
+        options=experiment.sampler.run_options,
+        guidance=experiment.guidance.plan,
         height=height,
         width=width,
     )
+    return Pipeline(model=model, defaults=defaults)
 
 
-def weak_model(options: WeakOptions | None, workdir: epath.Path, mesh: Mesh) -> dict[str, Any]:
-    """The pipeline's fields for the worse model of a guidance, where it is another than its own."""
-    if options is None or not (options.workdir or options.step is not None):
-        return {}
+def weak_model(options: WeakOptions | None, workdir: epath.Path, mesh: Mesh) -> WeakModel | None:
+    """The worse model of a guidance, ``None`` where the guidance has none."""
+    if options is None:
+        return None
+    if not options.workdir and options.step is None:
+        return WeakModel(perturbation=options.perturbation)
     folder = epath.Path(options.workdir or workdir)
-    config = read_workdir_config(folder)
-    parts, settings = make_diffusion(config, folder), make_settings(config)
-    model = network(config, parts.autoencoder.latent_shape(*settings.source.image_shape[:2])[-1])
+    experiment = read_workdir(folder)
+    if not isinstance(experiment, DiffusionExperiment):
+        raise UserError(f"guidance.weak.workdir = {options.workdir!r} is no run of a diffusion model")
     checkpoints = Checkpoints(folder / "checkpoints")
-    abstract = sharded_shapes(model.abstract(), mesh, settings.mesh.rules)
+    abstract = sharded_shapes(experiment.network.abstract(), mesh, experiment.mesh.rules)
     params = checkpoints.restore_params(abstract, options.step)
     checkpoints.close()
-    return {"weak": WeakModel(model, options.perturbation), "weak_params": params}
+    return WeakModel(experiment.network, options.perturbation, params)
 
 
 def clip_folder(path: str, where: str) -> epath.Path:
@@ -181,8 +170,9 @@ def clip_folder(path: str, where: str) -> epath.Path:
     return folder
 
 
-def read_text_encoder(folder: epath.Path, parts: Diffusion) -> TextEncoder:
-    return load_text_encoder(folder, layer=parts.text_encoder.layer, final_norm=parts.text_encoder.final_norm)
+def read_text_encoder(folder: epath.Path, options: TextEncoderOptions) -> TextEncoder:
+    """What captions and prompts become."""
+    return load_text_encoder(folder, layer=options.layer, final_norm=options.final_norm)
 
 
 def store_text_encoder(encoder: TextEncoder, folder: epath.Path, workdir: epath.Path) -> None:
@@ -190,46 +180,18 @@ def store_text_encoder(encoder: TextEncoder, folder: epath.Path, workdir: epath.
     metric of evaluation.
     """
     save_text_encoder(encoder, workdir)
-    if (folder / "preprocessor_config.json").exists():
+    if (folder / PREPROCESSOR).exists():
         shutil.copytree(folder, workdir / "clip")
 
 
-def store_autoencoder(config: ConfigDict, workdir: epath.Path) -> None:
+def store_autoencoder(options: AutoencoderOptions | None, workdir: epath.Path) -> None:
     """A trained autoencoder into the workdir, for the same reason."""
-    if config.autoencoder.name != "autoencoder_kl" or (workdir / AUTOENCODER).is_dir():
+    if options is None or (workdir / AUTOENCODER).is_dir():
         return
-    options = AutoencoderOptions(path=config.autoencoder.path)
-    autoencoder, params = load_autoencoder(autoencoder_folder(options, None))
+    autoencoder, params = load_autoencoder(options.folder(None))
     save_autoencoder(autoencoder, params, workdir / AUTOENCODER)
 
 
-def read_autoencoder_params(parts: Diffusion, workdir: epath.Path) -> Params:
+def read_autoencoder_params(experiment: DiffusionExperiment, workdir: epath.Path) -> Params:
     """The weights of the autoencoder, none if it has none."""
-    return load_autoencoder(workdir / AUTOENCODER)[1] if isinstance(parts.autoencoder, KLAutoencoder) else {}
-
-
-def encode_condition(config: ConfigDict, encoder: TextEncoder, captions: list[str]) -> Conditioning:
-    """What the network is given of the captions' condition: tokens, and the pooled vector if it reads one."""
-    encoded = encoder.encode(captions)
-    reads_pooled = network_kind(config).reads_pooled(dict(config.model))
-    return encoded if reads_pooled else dataclasses.replace(encoded, pooled=None)
-
-
-def count_numbers(config: ConfigDict, condition: Conditioning) -> int:
-    """How many numbers the network reads beside the text, see `numbers_read`."""
-    width = 0 if condition.pooled is None else condition.pooled.shape[-1]
-    return numbers_read(dict(config.model), width, "config.model")
-
-
-def check_widths(config: ConfigDict, condition: Conditioning) -> None:
-    """Refuses a network that expects other widths of the text encoder's condition."""
-    kind = network_kind(config)
-    widths = {kind.context_option: condition.context.shape[-1]}
-    if condition.pooled is not None and not count_numbers(config, condition):
-        widths[kind.pooled_option] = condition.pooled.shape[-1]
-    for name, width in widths.items():
-        given = config.model.get(name)
-        if given != width and given != (width,) * len(config.model.get("block_out_channels", ())):
-            raise UserError(
-                f"config.model.{name} = {given}, but the states of config.text_encoder have width {width}"
-            )
+    return {} if experiment.trained_autoencoder is None else load_autoencoder(workdir / AUTOENCODER)[1]

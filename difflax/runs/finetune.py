@@ -10,30 +10,32 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jaxtyping import Array, Float, PyTree
-from ml_collections import ConfigDict
 
+from difflax.config.experiments import FineTuningExperiment
 from difflax.config.files import claim_workdir
+from difflax.config.pretrained import STORED
+from difflax.core.types import Conditioning, UserError
 from difflax.data.caches import EmbeddingCache
-from difflax.data.latents import WithoutImages, cache_latents, read_frames
+from difflax.data.fingerprints import arrays_fingerprint
+from difflax.data.latents import cache_latents
 from difflax.data.loader import Loader
 from difflax.data.records import Records
 from difflax.data.subjects import Subject
 from difflax.diffusion.loss.time_samplers import RunningLoss, Shifted
-from difflax.runs.base import Prepared, make_loader, picture_task
-from difflax.config.pretrained import STORED, Pretrained, make_pretrained
-from difflax.runs.load import check_source, merged_checkpoint, pipeline_of, read_checkpoint
-from difflax.config.sections import Settings
+from difflax.diffusion.time_shift import TimeShift
+from difflax.generation.conditions import named
+from difflax.generation.devices import Devices
 from difflax.generation.pipeline import Pipeline
-from difflax.models.size_conditioning import numbers_of
-from difflax.pretrained.families.base import Checkpoint
-from difflax.pretrained.components.schedulers import flow_shift
-from difflax.training.runtime.checkpoints import has_checkpoint
-from difflax.training.objectives.finetuning import AUTOENCODER, FineTuning
-from difflax.training.objectives.denoising import Denoising
-from difflax.training.objectives.base import network_params, pixels
 from difflax.parallel.sharding import fetch, put, shardings
+from difflax.pretrained.families.base import Checkpoint
+from difflax.pretrained.format.layout import AUTOENCODER
+from difflax.runs.base import Prepared, make_loader, picture_task
+from difflax.runs.load import check_source, merged_checkpoint, pipeline_of, read_checkpoint
+from difflax.training.objectives.base import network_params, pixels
+from difflax.training.objectives.denoising import Denoising
+from difflax.training.objectives.finetuning import FineTuning
+from difflax.training.runtime.checkpoints import has_checkpoint
 from difflax.training.state import TrainState
-from difflax.core.types import Conditioning, UserError
 
 TRAINED = "trained"
 """Where in the workdir what was trained lies, in diffusers' own format."""
@@ -41,37 +43,38 @@ TRAINED = "trained"
 LATENTS = "latents.npy"
 
 
-def prepare_finetune(config: ConfigDict, settings: Settings, workdir: epath.Path) -> Prepared:
-    parts, mesh = make_pretrained(config), settings.mesh.make()
-    if parts.model.copy and jax.process_count() > 1:
+def prepare_finetune(experiment: FineTuningExperiment, workdir: epath.Path) -> Prepared:
+    """The loop's parts; the finished run writes ``workdir/trained`` in diffusers' format."""
+    model, tuning, mesh = experiment.model, experiment.tune, experiment.mesh.make()
+    if model.copy and jax.process_count() > 1:
         raise UserError(
             "config.model.copy: several processes write no copy of the checkpoint; set it to False"
         )
-    original = read_checkpoint(parts.model, workdir, mesh)
-    check_source(original, settings.source)
-    checkpoint = parts.tuning.prepare(original)
-    claim_workdir(workdir, config)
-    if parts.model.copy and not (workdir / STORED).exists():
+    original = read_checkpoint(model, workdir, mesh)
+    check_source(original, experiment.data)
+    checkpoint = tuning.prepare(original)
+    claim_workdir(workdir, experiment)
+    if model.copy and not (workdir / STORED).exists():
         original.save(workdir / STORED)
-    settings = with_class_images(parts, original, settings, workdir)
-    records = settings.source.split("train")
-    prepare, loader = _batches(parts, checkpoint, settings, records, workdir)
+    experiment = with_class_images(experiment, original, workdir)
+    records = experiment.data.split("train")
+    prepare, loader = _batches(experiment, checkpoint, records, workdir)
 
     networks = checkpoint.networks
     started = has_checkpoint(workdir / "checkpoints")
-    objective = make_objective(parts, checkpoint, settings.source.image_shape[:2])
-    held = {**parts.tuning.frozen(networks), AUTOENCODER: checkpoint.autoencoder_params}
-    frozen = {name: params for name, params in held.items() if not parts.cache.replaces(name)}
+    objective = make_objective(experiment, checkpoint)
+    held = {**tuning.frozen(networks), AUTOENCODER: checkpoint.autoencoder_params}
+    frozen = {name: params for name, params in held.items() if not experiment.cache.replaces(name)}
     frozen = put(frozen, shardings(_shapes(frozen), mesh))
     held |= frozen
     # Given away when the run starts: where nothing is left of them, they are read again.
-    unused = [] if started else [parts.tuning.start(networks)]
+    unused = [] if started else [tuning.start(networks)]
 
     def start() -> PyTree:
         if unused:
             return unused.pop()
-        again = parts.tuning.prepare(read_checkpoint(parts.model, workdir, mesh))
-        return parts.tuning.start(again.networks)
+        again = tuning.prepare(read_checkpoint(model, workdir, mesh))
+        return tuning.start(again.networks)
 
     # What is trained is the loop's; here it is replaced by what the loop gives.
     kept = {name: held[name] if name in held else _shapes(networks[name]) for name in networks}
@@ -79,44 +82,50 @@ def prepare_finetune(config: ConfigDict, settings: Settings, workdir: epath.Path
 
     def trained(state: TrainState) -> tuple[Checkpoint, PyTree]:
         params = fetch(network_params(state.ema_params))
-        return merged_checkpoint(parts.tuning, checkpoint, params), params
+        return merged_checkpoint(tuning, checkpoint, params), params
 
     def save(step: int, state: TrainState, logger: Any) -> None:
         merged, params = trained(state)
         folder = workdir / TRAINED
         folder.mkdir(exist_ok=True)
-        parts.tuning.save(folder, merged, params)
+        tuning.save(folder, merged, params)
 
     def pipeline(step: int, state: TrainState) -> Pipeline:
         merged, _ = trained(state)
-        made = pipeline_of(parts, merged, settings.source.image_shape[:2])
-        return dataclasses.replace(made, step=step, mesh=mesh, rules=settings.mesh.rules)
+        made = pipeline_of(experiment, merged)
+        return dataclasses.replace(
+            made,
+            model=dataclasses.replace(made.model, step=step),
+            devices=Devices(mesh, experiment.mesh.rules, made.devices.batch_size),
+        )
 
-    prompts = settings.options.sample_prompts or tuple(dict.fromkeys(records.captions))[:8]
+    prompts = experiment.training.sample_prompts or tuple(dict.fromkeys(records.captions))[:8]
     return Prepared(
         objective,
         loader,
         prepare,
         constants={},
-        periodic=(picture_task(settings.options.sample_every, pipeline, prompts, workdir),),
-        finish=lambda state: save(settings.options.steps, state, None),
+        periodic=(picture_task(experiment.training.sample_every, pipeline, prompts, workdir),),
+        finish=lambda state: save(experiment.training.steps, state, None),
         start=start,
         frozen=frozen,
     )
 
 
-def make_objective(parts: Pretrained, checkpoint: Checkpoint, size: tuple[int, int]) -> FineTuning:
-    """The loss of the run, with the checkpoint's own schedule, prediction type and, for images of height and
-    width ``size``, shift of a flow's times.
+def make_objective(experiment: FineTuningExperiment, checkpoint: Checkpoint) -> FineTuning:
+    """The loss of the run, with the checkpoint's own schedule, prediction type and, for the size of its
+    images, shift of a flow's times.
     """
     encoder, sampling = checkpoint.text_encoder, checkpoint.sampling
     # The step gives the parameters.
     shapes = _shapes(checkpoint.networks)
-    loss = {name: value for name, value in parts.loss.items() if name != "loss"}
-    shift = flow_shift(sampling.time_grid, checkpoint.autoencoder.latent_shape(*size)[:2])
-    if shift is not None and not isinstance(loss["time_sampler"], RunningLoss):
-        shift = parts.model.time_shift or shift
-        loss["time_sampler"] = Shifted(sampler=loss["time_sampler"], shift=shift)
+    loss, size = experiment.loss, experiment.data.image_shape[:2]
+    time_sampler = loss.time_sampler
+    shift = sampling.time_shift(checkpoint.autoencoder.latent_shape(*size)[:2])
+    if shift is not None and not isinstance(time_sampler, RunningLoss):
+        if experiment.model.time_shift:
+            shift = TimeShift(shift=experiment.model.time_shift)
+        time_sampler = Shifted(sampler=time_sampler, shift=shift)
     reader = checkpoint.with_networks(shapes)
 
     def encode(networks: PyTree, tokens: PyTree) -> Conditioning:
@@ -129,13 +138,17 @@ def make_objective(parts: Pretrained, checkpoint: Checkpoint, size: tuple[int, i
             schedule=sampling.schedule,
             prediction_type=sampling.prediction_type,
             network_input=sampling.network_input,
-            caption_dropout=parts.loss["loss"].caption_dropout,
-            masked=parts.loss["loss"].masked,
-            vlb_weight=parts.loss["loss"].vlb_weight,
+            time_sampler=time_sampler,
+            weighting=loss.weighting,
+            penalty=loss.penalty,
+            noise=loss.noise,
+            uncertainty=loss.uncertainty,
+            caption_dropout=loss.caption_dropout,
+            masked=loss.masked,
+            vlb_weight=loss.vlb_weight,
             null=checkpoint.null,
-            **loss,
         ),
-        tuning=parts.tuning,
+        tuning=experiment.tune,
         networks=shapes,
         denoiser=checkpoint.configs.denoiser,
         autoencoder=checkpoint.autoencoder,
@@ -145,12 +158,12 @@ def make_objective(parts: Pretrained, checkpoint: Checkpoint, size: tuple[int, i
 
 
 def with_class_images(
-    parts: Pretrained, checkpoint: Checkpoint, settings: Settings, workdir: epath.Path
-) -> Settings:
-    """The settings with a full folder of the class's pictures: what is missing, the checkpoint makes."""
-    source = settings.source
+    experiment: FineTuningExperiment, checkpoint: Checkpoint, workdir: epath.Path
+) -> FineTuningExperiment:
+    """The experiment with a full folder of the class's pictures: what is missing, the checkpoint makes."""
+    source = experiment.data
     if not isinstance(source, Subject) or not source.class_prompt:
-        return settings
+        return experiment
     if not source.class_path:
         source = dataclasses.replace(source, class_path=str(workdir / "class_images"))
     if source.missing_class_images():
@@ -159,8 +172,8 @@ def with_class_images(
                 f"config.data.class_path = {source.class_path!r} has {source.missing_class_images()} pictures"
                 " too few, and several processes make none: start the run in one process first"
             )
-        make_class_images(source, pipeline_of(parts, checkpoint, source.image_shape[:2]), settings.seed)
-    return dataclasses.replace(settings, source=source)
+        make_class_images(source, pipeline_of(experiment, checkpoint), experiment.seed)
+    return dataclasses.replace(experiment, data=source)
 
 
 def make_class_images(source: Subject, pipeline: Pipeline, seed: int) -> None:
@@ -171,35 +184,42 @@ def make_class_images(source: Subject, pipeline: Pipeline, seed: int) -> None:
     files = ((s, folder / f"made_{s:06d}.png") for s in itertools.count(seed))
     free = ((s, file) for s, file in files if not file.exists())
     wanted = list(itertools.islice(free, source.missing_class_images()))
-    for start in range(0, len(wanted), pipeline.batch_size):
-        batch = wanted[start : start + pipeline.batch_size]
+    for start in range(0, len(wanted), pipeline.devices.batch_size):
+        batch = wanted[start : start + pipeline.devices.batch_size]
         images = pipeline([source.class_prompt] * len(batch), seed=[s for s, _ in batch])
         for image, (s, file) in zip(images, batch, strict=True):
             save_png(file, image, {"prompt": source.class_prompt, "seed": s})
 
 
 def _batches(
-    parts: Pretrained, checkpoint: Checkpoint, settings: Settings, records: Records, workdir: epath.Path
+    experiment: FineTuningExperiment, checkpoint: Checkpoint, records: Records, workdir: epath.Path
 ) -> tuple[Callable[[dict[str, Any]], PyTree], Loader]:
     """A batch of the loader to the objective's, and the loader, which reads no images that are cached."""
-    encoder = checkpoint.text_encoder
+    encoder, kinds = checkpoint.text_encoder, named(checkpoint.conditions)
     weights = getattr(records, "weights", None)
     latents = texts = None
     rows = records
-    if parts.cache.latents:
-        latents = cache_latents(records, _moments(checkpoint), workdir / LATENTS)
-        rows = WithoutImages(records.captions, read_frames(workdir / LATENTS) if checkpoint.sizes else None)
-    if parts.cache.text:
+    if experiment.cache.latents:
+        autoencoder = checkpoint.autoencoder
+        cached = cache_latents(
+            records,
+            _moments(checkpoint),
+            workdir / LATENTS,
+            encoder=arrays_fingerprint(fetch(checkpoint.autoencoder_params), autoencoder),
+            max_bad_examples=experiment.training.max_bad_examples,
+        )
+        latents, rows = cached.latents, cached.records(records.captions)
+    if experiment.cache.text:
         texts = EmbeddingCache(
             records.captions,
             lambda captions: checkpoint.told(encoder.encode(captions)),
             batch_size=encoder.batch_size,
         )
-    loader = make_loader(settings, rows)
+    loader = make_loader(experiment, rows)
 
     def prepare(batch: dict[str, Any]) -> PyTree:
         made: dict[str, Any] = {}
-        size = settings.source.image_shape[:2]
+        size = experiment.data.image_shape[:2]
         if latents is None:
             made["image"] = batch["image"]
             size = batch["image"].shape[1:3]
@@ -209,11 +229,13 @@ def _batches(
             made["tokens"] = encoder.tokenize(batch["caption"])
         else:
             made["conditioning"] = texts.lookup(batch["caption"])
-        if checkpoint.sizes:
-            made["time_ids"] = numbers_of(batch, checkpoint.sizes, size)
+        beside = Conditioning()
+        for kind in kinds:
+            beside = kind.of_batch(beside, batch, size)
+        made["beside"] = beside
         if weights is not None:
             made["weight"] = weights[batch["index"]]
-        if parts.loss["loss"].masked:
+        if experiment.loss.masked:
             made["mask"] = batch["mask"]
         return made
 

@@ -1,16 +1,16 @@
 """Another guidance for a model that is trained: the section of a config, given on the command line."""
 
 import ast
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from etils import epath
 
-from difflax.runs.diffusion import weak_model
-from difflax.config.sections import WeakOptions, make_guidance
-from difflax.generation.pipeline import Pipeline, WeakModel
+from difflax.config.guidance import WeakOptions, make_guidance
 from difflax.core.types import UserError
+from difflax.generation.model import WeakModel
+from difflax.generation.pipeline import Pipeline
+from difflax.runs.diffusion import weak_model
 
 
 def with_guidance(pipeline: Pipeline, text: str, workdir: epath.PathLike | None = None) -> Pipeline:
@@ -24,12 +24,9 @@ def with_guidance(pipeline: Pipeline, text: str, workdir: epath.PathLike | None 
         UserError: not such a text, an unknown name or field, or a worse model that is not there.
     """
     section = read_section(text)
-    guidance, weak = make_guidance(section, "--guidance", edits_images=pipeline.edits_images)
-    fields: dict[str, Any] = {"weak": None, "weak_params": None}
-    if weak is not None:
-        fields["weak"] = WeakModel(perturbation=weak.perturbation)
-        fields |= _other_model(weak, workdir, pipeline)
-    return dataclasses.replace(pipeline, guidance=guidance, **fields)
+    edits = any(condition.name == "picture" for condition in pipeline.model.conditions)
+    guidance, weak = make_guidance(section, "--guidance", edits_images=edits)
+    return pipeline.with_guidance(guidance, None if weak is None else _other_model(weak, workdir, pipeline))
 
 
 def read_section(text: str) -> Mapping[str, Any]:
@@ -46,12 +43,12 @@ def read_section(text: str) -> Mapping[str, Any]:
     return section
 
 
-def _other_model(weak: WeakOptions, workdir: epath.PathLike | None, pipeline: Pipeline) -> dict[str, Any]:
+def _other_model(weak: WeakOptions, workdir: epath.PathLike | None, pipeline: Pipeline) -> WeakModel | None:
     if workdir is None:
         if weak.workdir or weak.step is not None:
             raise UserError(
                 "--guidance: the worse model of a pretrained one is itself with a perturbation: give"
                 " weak.perturbation, and neither workdir nor step"
             )
-        return {}
-    return weak_model(weak, epath.Path(workdir), pipeline.mesh)
+        return WeakModel(perturbation=weak.perturbation)
+    return weak_model(weak, epath.Path(workdir), pipeline.devices.mesh)

@@ -8,26 +8,23 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from difflax.config.files import read_workdir_config
-from difflax.diffusion.samplers import SAMPLERS
-from difflax.runs.diffusion import make_pipeline, read_text_encoder, weak_model
-from difflax.config.networks import NETWORKS, check_scores, network
-from difflax.config.pretrained import DTYPES, STORED, Pretrained, PretrainedOptions, make_pretrained
-from difflax.config.sections import make_diffusion, make_settings, model_name
-from difflax.generation.pipeline import Pipeline
-from difflax.models.layers import choose
-from difflax.data.sources import Source
-from difflax.pretrained.components.schedulers import flow_shift
-from difflax.pretrained.families.base import Checkpoint
-from difflax.pretrained.families.sd3 import StableDiffusion3
-from difflax.pretrained.open import open_checkpoint
-from difflax.training.objectives.base import network_params
-from difflax.training.tunings import Tuning
-from difflax.training.runtime.checkpoints import Checkpoints
-from difflax.parallel.sharding import MeshShape, sharded_shapes, shardings
+from difflax.config.experiments import DiffusionExperiment, FineTuningExperiment
+from difflax.config.files import read_workdir
+from difflax.config.pretrained import DTYPES, STORED, PretrainedOptions
+from difflax.core.spelling import choose
 from difflax.core.types import Conditioning, UserError
+from difflax.data.sources import Source
+from difflax.generation.conditions import named
+from difflax.generation.devices import Devices
+from difflax.generation.pipeline import Pipeline
+from difflax.parallel.sharding import MeshShape, sharded_shapes, shardings
+from difflax.pretrained.families.base import Checkpoint
+from difflax.pretrained.open import open_checkpoint
+from difflax.runs.diffusion import make_pipeline, read_text_encoder, weak_model
+from difflax.training.objectives.base import network_params
+from difflax.training.runtime.checkpoints import Checkpoints
+from difflax.training.tunings import Tuning
 
 
 def load(workdir: epath.PathLike, mesh: MeshShape | None = None) -> Pipeline:
@@ -40,29 +37,29 @@ def load(workdir: epath.PathLike, mesh: MeshShape | None = None) -> Pipeline:
         UserError: no workdir, no checkpoint, or not of a diffusion model.
     """
     workdir = epath.Path(workdir)
-    config = read_workdir_config(workdir)
-    for name, kind in (("clip", "a CLIP"), ("autoencoder_kl", "an autoencoder")):
-        if model_name(config) == name:
-            raise UserError(
-                f"{workdir} holds {kind}, which makes no images: give the workdir of a diffusion model"
-            )
+    experiment = read_workdir(workdir)
+    if not isinstance(experiment, DiffusionExperiment | FineTuningExperiment):
+        raise UserError(
+            f"{workdir} holds {experiment.makes}, which makes no images: give the workdir of a diffusion"
+            " model"
+        )
     if not (workdir / "checkpoints").exists():
         raise UserError(f"{workdir} has no checkpoint yet: train it first (difflax train)")
-    settings = make_settings(config)
-    shape = settings.mesh if mesh is None else mesh
+    shape = experiment.mesh if mesh is None else mesh
     devices = shape.fitted() if mesh is None else shape.make()
-    if model_name(config) == "pretrained":
-        return dataclasses.replace(load_pretrained_run(config, workdir), mesh=devices, rules=shape.rules)
-    parts = make_diffusion(config, workdir)
+    if isinstance(experiment, FineTuningExperiment):
+        made = load_finetuning(experiment, workdir)
+        return dataclasses.replace(made, devices=Devices(devices, shape.rules, made.devices.batch_size))
     checkpoints = Checkpoints(workdir / "checkpoints")
-    model = network(config, parts.autoencoder.latent_shape(*settings.source.image_shape[:2])[-1])
-    params = checkpoints.restore_params(sharded_shapes(model.abstract(), devices, shape.rules))
-    null = checkpoints.restore_constants()
+    params = checkpoints.restore_params(sharded_shapes(experiment.network.abstract(), devices, shape.rules))
+    null = Conditioning(**checkpoints.restore_constants())
     step = checkpoints.latest
     checkpoints.close()
-    pipeline = make_pipeline(config, params, read_text_encoder(workdir, parts), Conditioning(**null), workdir)
-    weak = weak_model(parts.weak, workdir, devices)
-    return dataclasses.replace(pipeline, step=step, mesh=devices, rules=shape.rules, **weak)
+    encoder = read_text_encoder(workdir, experiment.text_encoder)
+    pipeline = make_pipeline(experiment, params, encoder, null, workdir)
+    weak = weak_model(experiment.guidance.weak, workdir, devices)
+    model = dataclasses.replace(pipeline.model, step=step, weak=weak)
+    return dataclasses.replace(pipeline, model=model, devices=Devices(devices, shape.rules))
 
 
 def from_pretrained(
@@ -82,8 +79,23 @@ def from_pretrained(
     t5_length: int | None = None,
     mesh: MeshShape | None = None,
 ) -> Pipeline:
-    """The pipeline of a checkpoint; see `difflax.from_pretrained`. ``mesh``: of the devices that make images;
-    ``None``: those of this process along ``data``.
+    """A Stable Diffusion 1.x, 2.x, XL, 3 or 3.5 checkpoint, ready to make images; see
+    `difflax.generation.pipeline.Pipeline`.
+
+    Args:
+        source: a folder in diffusers' layout, a Hub id, or a ``.safetensors`` file in the original layout.
+        dtype: of computation and parameters, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+        variant: of the weights, ``"fp16"``; with a single file, of those of ``config``.
+        revision, cache_dir, local_files_only: of the Hub, see `difflax.pretrained.format.hub.download`.
+        batch_size: images in one call of the network; 4 a device by default.
+        tile: edge of the tiles, in pixels, in which larger images are decoded; ``None`` decodes in one piece.
+        config, tokenizer, prediction_type: of a single file, see `difflax.pretrained.open_file`.
+        t5, t5_length: of Stable Diffusion 3's third text encoder: ``False`` leaves it out; tokens a prompt,
+            256 by default.
+        mesh: of the devices that make images; ``None``: those of this process along ``data``.
+
+    Raises:
+        difflax.UserError: a checkpoint that cannot be had, is damaged, or is not supported.
     """
     kind = choose(DTYPES, jnp.dtype(dtype).name if not isinstance(dtype, str) else dtype, "dtype")
     checkpoint = open_checkpoint(
@@ -100,15 +112,13 @@ def from_pretrained(
         t5_length=t5_length,
     )
     if tile is not None:
-        autoencoder = dataclasses.replace(checkpoint.autoencoder, tile=tile // checkpoint.autoencoder.config.downscale)
+        autoencoder = dataclasses.replace(
+            checkpoint.autoencoder, tile=tile // checkpoint.autoencoder.config.downscale
+        )
         checkpoint = dataclasses.replace(checkpoint, autoencoder=autoencoder)
-    return Pipeline.of_checkpoint(
-        checkpoint,
-        samplers={name: cls() for name, cls in SAMPLERS.items()},
-        num_steps=checkpoint.num_steps,
-        batch_size=4 * jax.local_device_count() if batch_size is None else batch_size,
-        **({} if mesh is None else {"mesh": mesh.make(), "rules": mesh.rules}),
-    )
+    size = 4 * jax.local_device_count() if batch_size is None else batch_size
+    devices = Devices(batch_size=size) if mesh is None else Devices(mesh.make(), mesh.rules, size)
+    return Pipeline.of_checkpoint(checkpoint, devices=devices)
 
 
 def read_checkpoint(options: PretrainedOptions, workdir: epath.Path, mesh: Mesh | None = None) -> Checkpoint:
@@ -132,13 +142,13 @@ def read_checkpoint(options: PretrainedOptions, workdir: epath.Path, mesh: Mesh 
             place=place,
             **third,
         )
-    if checkpoint.fills_masks or checkpoint.edits_images:
-        does = "fills masks in" if checkpoint.fills_masks else "edits images"
+    does = {"mask": "fills masks in", "picture": "edits images"}
+    for condition in does.keys() & set(checkpoint.conditions):
         raise UserError(
-            f"config.model.path = {options.path!r} {does}, and is not trained here: take a checkpoint whose"
-            " UNet reads the noisy image alone"
+            f"config.model.path = {options.path!r} {does[condition]}, and is not trained here: take a"
+            " checkpoint whose UNet reads the noisy image alone"
         )
-    if options.time_shift and flow_shift(checkpoint.sampling.time_grid, (1, 1)) is None:
+    if options.time_shift and checkpoint.sampling.time_shift((1, 1)) is None:
         raise UserError(
             f"config.model.time_shift = {options.time_shift}: {options.path!r} is no flow, whose times alone"
             " are shifted; set 0"
@@ -157,38 +167,35 @@ def check_source(checkpoint: Checkpoint, source: Source) -> None:
         )
     for height, width, _ in getattr(source, "image_shapes", (source.image_shape,)):
         try:
-            latent = checkpoint.autoencoder.latent_shape(height, width)
-            if isinstance(checkpoint, StableDiffusion3):
-                NETWORKS["mmdit"].check_latent(checkpoint.configs.transformer, *latent[:2])
+            checkpoint.check_latent(*checkpoint.autoencoder.latent_shape(height, width)[:2])
         except UserError as error:
             raise UserError(f"config.data.height, width: {error}") from error
-    check_scores(checkpoint.sizes, source, "the UNet of config.model.path")
+    for kind in named(checkpoint.conditions):
+        kind.check_data(source)
 
 
-def pipeline_of(parts: Pretrained, checkpoint: Checkpoint, size: tuple[int, int]) -> Pipeline:
-    """The pipeline of a checkpoint with the run's defaults; ``size``: height and width of the images."""
-    made = Pipeline.of_checkpoint(
+def pipeline_of(experiment: FineTuningExperiment, checkpoint: Checkpoint) -> Pipeline:
+    """The pipeline of a checkpoint with the run's defaults."""
+    return Pipeline.of_checkpoint(
         checkpoint,
-        samplers={name: cls() for name, cls in SAMPLERS.items()},
-        guidance=parts.guidance,
-        num_steps=parts.num_steps,
-        batch_size=4 * jax.local_device_count(),
+        devices=Devices(batch_size=4 * jax.local_device_count()),
+        guidance=experiment.guidance.plan,
+        num_steps=experiment.sampler.num_steps,
+        size=experiment.data.image_shape[:2],
     )
-    return dataclasses.replace(made, height=size[0], width=size[1])
 
 
-def load_pretrained_run(config: ConfigDict, workdir: epath.Path) -> Pipeline:
+def load_finetuning(experiment: FineTuningExperiment, workdir: epath.Path) -> Pipeline:
     """The pipeline of a workdir of such a run, from its newest checkpoint's averaged parameters."""
-    parts = make_pretrained(config)
-    checkpoint = parts.tuning.prepare(read_checkpoint(parts.model, workdir))
+    tuning = experiment.tune
+    checkpoint = tuning.prepare(read_checkpoint(experiment.model, workdir))
     key = jax.random.key(0)
-    abstract = jax.eval_shape(lambda: parts.tuning.init(key, checkpoint.networks))
+    abstract = jax.eval_shape(lambda: tuning.init(key, checkpoint.networks))
     checkpoints = Checkpoints(workdir / "checkpoints")
     trained, step = checkpoints.restore_params(abstract), checkpoints.latest
     checkpoints.close()
-    merged = merged_checkpoint(parts.tuning, checkpoint, trained)
-    made = pipeline_of(parts, merged, make_settings(config).source.image_shape[:2])
-    return dataclasses.replace(made, step=step)
+    made = pipeline_of(experiment, merged_checkpoint(tuning, checkpoint, trained))
+    return dataclasses.replace(made, model=dataclasses.replace(made.model, step=step))
 
 
 def merged_checkpoint(tuning: Tuning, checkpoint: Checkpoint, trained: Any) -> Checkpoint:

@@ -21,6 +21,15 @@ Tower = TypeVar("Tower", bound="_TowerConfig")
 class _TowerConfig:
     """What both towers have.
 
+    Attributes:
+        hidden_size: width.
+        intermediate_size: width of the feed-forward layers.
+        num_hidden_layers: transformer blocks.
+        num_attention_heads: of every block.
+        projection_dim: of the joint space.
+        hidden_act: activation, ``quick_gelu`` or ``gelu``.
+        layer_norm_eps: of every norm.
+
     Raises:
         UserError: an activation that is not implemented, or a width that the heads do not divide.
     """
@@ -71,6 +80,13 @@ class CLIPTextConfig(_TowerConfig):
     """The text tower. Defaults are those of transformers: the tower of OpenAI's ViT-B/32.
 
     ``eos_token_id`` 2 marks an old checkpoint, see `difflax.text.clip.eos_positions`.
+
+    Attributes:
+        vocab_size: tokens that the tokenizer knows.
+        max_position_embeddings: tokens a caption.
+        pad_token_id: of the tokenizer.
+        bos_token_id: of the tokenizer.
+        eos_token_id: of the tokenizer.
     """
 
     model_type: ClassVar[str] = "clip_text_model"
@@ -89,6 +105,11 @@ class CLIPTextConfig(_TowerConfig):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CLIPVisionConfig(_TowerConfig):
     """The image tower. Defaults are those of transformers: OpenAI's ViT-B/32.
+
+    Attributes:
+        num_channels: of an image.
+        image_size: edge of an image, in pixels.
+        patch_size: edge of a token, in pixels.
 
     Raises:
         UserError: also where the patches do not tile the image.
@@ -118,6 +139,12 @@ class CLIPConfig:
     """Two towers and the joint space; the projection's size here overrides the towers' own.
 
     ``logit_scale_init_value`` is ln(1/0.07), the temperature of Radford et al. 2021, sec. 2.5.
+
+    Attributes:
+        text_config: the text tower.
+        vision_config: the image tower.
+        projection_dim: of the joint space.
+        logit_scale_init_value: logarithm of the inverse temperature at the start.
     """
 
     text_config: CLIPTextConfig = CLIPTextConfig()

@@ -1,1 +1,1 @@
-"""State, train step, optimizers, sharding, checkpoints and the loop."""
+"""State, train step, optimizers, objectives, tunings and the loop that runs them."""

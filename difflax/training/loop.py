@@ -49,12 +49,18 @@ class TrainingOptions:
     steps: of the whole run; the learning rate's decay ends there.
     batch_size: examples a step, over all devices.
     accumulate: parts that each batch is taken in, see `make_train_step`.
-    log_every, checkpoint_every, sample_every: in steps; ``sample_every`` 0 draws no pictures.
-    keep_checkpoints, keep_every, keep_best, best_metric, best_is: which stay, see `Retention`.
+    log_every: steps from one line of metrics to the next.
+    checkpoint_every: steps from one checkpoint to the next.
+    sample_every: steps from one sheet of pictures to the next; 0 draws none.
+    keep_checkpoints: how many of the newest stay.
+    keep_every: those at multiples of so many steps stay as well; 0: none.
+    keep_best: so many of the best stay as well.
+    best_metric: which number of the log says how good one is.
+    best_is: its ``"lowest"`` or ``"highest"`` value.
     max_failed_saves: so many saves in a row may fail before the run does.
     max_skipped_in_a_row: so many steps without a finite loss and gradient, and the run goes back to its last
         good checkpoint and on with other data; looked at with every log line.
-    max_roll_backs: so often; then it stops.
+    max_roll_backs: how often it may go back; then it stops.
     max_bad_examples: the share of the data that may be unreadable or without a caption.
     profile_steps: the first and the last step that a profile records, in ``workdir/profile``; empty: none.
     record_order: write down the rows of every batch, see `Order`.

@@ -50,6 +50,8 @@ class Optimizer:
         weight_decay: decoupled, on arrays of two or more axes; norms, biases and tables that are not trained
             (``FIXED``) are left alone.
         clip_norm: the largest global norm of the gradient; ``None`` for no clipping.
+        warmup_steps: of the straight rise.
+        final_fraction: of the highest rate at the run's last step.
     """
 
     learning_rate: float = 1e-3
@@ -60,10 +62,6 @@ class Optimizer:
     clip_norm: float | None = 1.0
 
     def __post_init__(self):
-        if self.schedule not in LEARNING_RATE_SCHEDULES:
-            raise ValueError(
-                f"schedule must be one of {', '.join(LEARNING_RATE_SCHEDULES)}, got {self.schedule!r}"
-            )
         if self.schedule == "exponential" and self.final_fraction <= 0:
             raise ValueError("schedule 'exponential' never reaches 0: set final_fraction above it")
         if self.learning_rate <= 0:
@@ -132,6 +130,7 @@ class Adafactor(Optimizer):
         decay_rate: the exponent of its averages' decay.
         factored_from: arrays whose two longest axes are at least so long are factored.
         momentum: of the updates; ``None`` for none, which needs no state.
+        moments: type of the momentum's numbers.
     """
 
     decay_rate: float = 0.8
@@ -161,6 +160,11 @@ class Adafactor(Optimizer):
 class Lion(Optimizer):
     """The sign of a moment (Chen et al., https://arxiv.org/abs/2302.06675): one moment where Adam has two.
     Its learning rate is three to ten times smaller than Adam's, its decay as much larger.
+
+    Attributes:
+        b1: of the update.
+        b2: of the moment.
+        moments: type of the moment's numbers.
     """
 
     b1: float = 0.9
@@ -189,6 +193,7 @@ class Muon(Optimizer):
         rms: each matrix's update has this root mean square before the learning rate, so that Adam's learning
             rates fit (Liu et al., https://arxiv.org/abs/2502.16982, 0.2).
         b1, b2: Adam's.
+        moments: type of the momentum's numbers.
     """
 
     beta: float = 0.95

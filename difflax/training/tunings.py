@@ -70,7 +70,11 @@ class Tuning(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Full:
-    """Every parameter of the UNet or transformer, and of the CLIP text encoders if it is told so."""
+    """Every parameter of the UNet or transformer, and of the CLIP text encoders if it is told so.
+
+    Attributes:
+        text_encoder: whether the CLIP text encoders are trained as well.
+    """
 
     text_encoder: bool = False
 

@@ -37,7 +37,6 @@ def refused(*arguments):
         ("--config.sampler.num_steps=0", ["num_steps", "at least 1"]),
         ("--config.mesh.data=3", ["config.mesh", "devices"]),
         ("--config.prediction.name=epsilon", ["singular", "config.sampler"]),
-        ("--config.training.batch_size=500", ["96 examples", "500"]),
         ("--config.model.cross_attention_dim=48", ["cross_attention_dim = 48", "width 32"]),
         (
             "--config.model.projection_class_embeddings_input_dim=48",

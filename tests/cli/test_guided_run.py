@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from difflax import runs
-from difflax.config.files import read_workdir_config
+from difflax.config.files import read_workdir
 from difflax.diffusion.predictions import V
 from difflax.diffusion.schedules import ContinuousCosine
 from difflax.diffusion.time_grids.run import Repaint, RunOptions
@@ -72,17 +72,18 @@ def test_guidance_by_a_perturbation_and_by_composed_prompts(workdir, tmp_path):
 def test_bits_per_dimension_of_a_known_density(workdir):
     """A network that says 0 for v denoises standard normal latents, whose density scipy knows."""
     pipeline = runs.load(workdir)
-    silent = jax.tree.map(np.zeros_like, pipeline.params)
+    silent = jax.tree.map(np.zeros_like, pipeline.model.params)
     ideal = {"schedule": ContinuousCosine(), "prediction_type": V()}
-    pipeline = dataclasses.replace(pipeline, params=silent, **ideal)
+    model = dataclasses.replace(pipeline.model, params=silent, **ideal)
+    pipeline = dataclasses.replace(pipeline, model=model)
     found = runs.likelihood(pipeline, workdir, 8, 40)
-    split = runs.make_settings(read_workdir_config(workdir)).source.split("test")
+    split = read_workdir(workdir).data.split("test")
     images = np.stack([split[i].image for i in range(8)]).astype(np.float32) / 127.5 - 1
-    latents = np.asarray(pipeline.autoencoder.encode({}, images), np.float64)
+    latents = np.asarray(model.autoencoder.encode({}, images), np.float64)
     # A small cube of images as one of latents: by how much it grows, from the transform itself.
-    size = pipeline.autoencoder.patch_size
+    size = model.autoencoder.patch_size
     square = np.eye(3 * size**2, dtype=np.float32).reshape(-1, size, size, 3)
-    matrix = np.asarray(pipeline.autoencoder.encode({}, square), np.float64).reshape(len(square), -1)
+    matrix = np.asarray(model.autoencoder.encode({}, square), np.float64).reshape(len(square), -1)
     growth = np.linalg.slogdet(matrix)[1] / len(square)
     nats = stats.norm.logpdf(latents).mean((1, 2, 3)) + growth
     bits = -nats / np.log(2) - np.log2(2 / 255)

@@ -34,7 +34,7 @@ def test_the_workdir_makes_images_and_its_table_was_not_trained(workdir):
     assert images.shape == (2, 32, 32, 3) and np.abs(images[0] - images[1]).max() > 0.01
     from difflax.models.mmdit import position_table
 
-    table = np.asarray(pipeline.params["pos_embed"]["pos_embed"])
+    table = np.asarray(pipeline.model.params["pos_embed"]["pos_embed"])
     np.testing.assert_allclose(table, position_table(16, 8, 8).reshape(table.shape), atol=1e-6)
 
 

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from difflax import runs
+from difflax.config.checks import check
+from difflax.config.experiments import parse as parsed
 from difflax.core.types import Conditioning
 from difflax.models.size_conditioning import MicroConditioning
 from difflax.runs.diffusion import prepare_diffusion
@@ -68,8 +69,8 @@ def run(pictures, clip_folder, workdir, vector, steps=6, **data):
 
 def test_the_network_is_told_the_real_sizes(pictures, clip_folder, tmp_path):
     config = small_config(pictures, clip_folder, 16 + 6 * 4)
-    runs.check(config)
-    prepared = prepare_diffusion(config, runs.make_settings(config), epath.Path(tmp_path / "run"))
+    check(parsed(config))
+    prepared = prepare_diffusion(parsed(config), epath.Path(tmp_path / "run"))
     seen = set()
     for _ in range(6):
         batch = next(prepared.loader)
@@ -83,7 +84,7 @@ def test_the_network_is_told_the_real_sizes(pictures, clip_folder, tmp_path):
 
 def test_a_refiner_is_told_the_score_of_the_data(pictures, clip_folder, tmp_path):
     config = small_config(pictures, clip_folder, 16 + 5 * 4, score_key="looks")
-    prepared = prepare_diffusion(config, runs.make_settings(config), epath.Path(tmp_path / "run"))
+    prepared = prepare_diffusion(parsed(config), epath.Path(tmp_path / "run"))
     batch = next(prepared.loader)
     made = prepared.prepare(batch)["conditioning"].time_ids
     np.testing.assert_allclose(made[:, 4], batch["index"] / 2)

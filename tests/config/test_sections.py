@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 from absl import flags
-from difflax import runs
 from difflax.cli import main, train
+from difflax.config.checks import check
+from difflax.config.experiments import parse as parsed
 from difflax.core.types import UserError
 from difflax.diffusion.guidance import CORRECTIONS, GUIDANCES
 from difflax.diffusion.loss.losses import PENALTIES
@@ -44,7 +45,7 @@ def parse(*overrides):
     arguments = [f"--config={ROOT / 'configs' / 'shapes.py'}", "--workdir=unused", *overrides]
     values = main.parse(train, "train", arguments)
     assert isinstance(values, flags.FlagValues)
-    return values.config
+    return train.read_config(values)
 
 
 @pytest.mark.parametrize(
@@ -53,24 +54,21 @@ def parse(*overrides):
 def test_by_name_on_the_command_line(section, name):
     """``--config.section={'name': …}`` sets a whole section; the objects are then built and checked."""
     fields = json.loads(json.dumps(SECTIONS[section][name]))
-    config = parse(f"--config.{section}={ {'name': name, **fields} }")
-    runs.make_diffusion(config)
+    parsed(parse(f"--config.{section}={ {'name': name, **fields} }"))
 
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_an_unknown_name_is_refused_with_the_nearest(section):
     known = next(iter(SECTIONS[section]))
-    config = parse(f"--config.{section}={ {'name': known + 'x'} }")
     with pytest.raises(UserError, match=f"did you mean '{known}'") as refused:
-        runs.make_diffusion(config)
+        parse(f"--config.{section}={ {'name': known + 'x'} }")
     assert "\n" not in str(refused.value)
 
 
 def guidance(**fields):
-    config = parse(f"--config.guidance={fields}")
-    parts = runs.make_diffusion(config)
-    levels = parts.options.levels(parts.schedule, parts.time_grid, parts.num_steps, parts.prediction_type)
-    return parts.guidance.resolve(parts.schedule, levels), levels
+    parts = parsed(parse(f"--config.guidance={fields}"))
+    levels = parts.sampler.levels(parts.schedule, parts.prediction)
+    return parts.guidance.plan.resolve(parts.schedule, levels), levels
 
 
 def test_a_guidance_with_everything():
@@ -116,7 +114,7 @@ def test_a_guidance_with_everything():
 )
 def test_bad_sections_are_refused_before_compilation(override, says):
     with pytest.raises(UserError, match=says) as refused:
-        runs.check(parse(f"--config.{override}"))
+        check(parsed(parse(f"--config.{override}")))
     assert "\n" not in str(refused.value)
 
 
@@ -124,7 +122,7 @@ def test_a_scale_that_is_no_number_is_refused():
     config = parse()
     config.guidance.scale = float("nan")
     with pytest.raises(UserError, match="finite"):
-        runs.check(config)
+        check(parsed(config))
 
 
 def test_sampling_under_another_schedule_keeps_the_noise_to_signal_ratios():
@@ -133,8 +131,8 @@ def test_sampling_under_another_schedule_keeps_the_noise_to_signal_ratios():
         " 'variance_exploding': True, 'time_grid': {'name': 'trailing'}, 'restart': {'low': 2, 'high': 5}}"
     )
     config.sampler.time_grid = {"name": "even", "t_max": 0.98}
-    parts = runs.make_diffusion(config)
-    levels = parts.options.levels(parts.schedule, parts.time_grid, parts.num_steps, parts.prediction_type)
+    parts = parsed(config)
+    levels = parts.sampler.levels(parts.schedule, parts.prediction)
     assert levels.t.shape == (9 + 4,) and np.isnan(levels.t).all() and (levels.alpha == 1).all()
     again = np.asarray(levels.sigma)
     np.testing.assert_array_equal(again[2:6], again[6:10])

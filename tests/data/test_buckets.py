@@ -89,9 +89,52 @@ def test_without_shuffling_rows_come_in_their_order(folder):
     assert counts == {(0, 1, 2, 3): 2, (7, 8, 9, 10): 2, (13, 14, 15, 16): 2}
 
 
-def test_a_bucket_that_fills_no_batch_is_refused(folder):
-    with pytest.raises(UserError, match=r"has 5 images, fewer than batch_size = 6"):
-        bucketed(folder, batch_size=6)
+@pytest.mark.parametrize("batch_size", [6, 8, 50])
+def test_a_bucket_that_fills_no_batch_has_one_when_it_is_due(folder, batch_size):
+    """Its images are seen as often as those of other buckets: once an epoch."""
+    loader = bucketed(folder, batch_size=batch_size)
+    batches = rows_of(loader, 120)
+    for batch in batches:
+        assert len({SIZES[row] for row in batch}) == 1
+    seen = np.bincount(batches.ravel(), minlength=len(SIZES))
+    by_bucket = [seen[:7], seen[7:13], seen[13:]]
+    for counts in by_bucket:
+        assert counts.max() - counts.min() <= max(2, 0.2 * counts.mean())
+    small = [counts.mean() for counts, size in zip(by_bucket, (7, 6, 5), strict=True) if size < batch_size]
+    # So many epochs as the share of whole batches makes; a bucket that is due waits for less than a batch.
+    whole = sum(size // batch_size for size in (7, 6, 5))
+    if not whole:
+        assert max(small) - min(small) <= 2 * batch_size / 5
+    else:
+        in_small = 120 * sum((7, 6, 5)[i] for i in range(3) if (7, 6, 5)[i] < batch_size) / batch_size
+        epochs = 120 / (whole + in_small / 120)
+        np.testing.assert_allclose(small, epochs, rtol=0.02, atol=2)
+
+
+def test_small_buckets_go_on_where_they_stopped(folder):
+    whole = rows_of(bucketed(folder, batch_size=6), 40)
+    for done in (1, 7, 23):
+        again = bucketed(folder, batch_size=6)
+        again.set_state({**again.get_state(), "next_batch": done})
+        np.testing.assert_array_equal(rows_of(again, 40 - done), whole[done:])
+    for index in range(2):
+        part = bucketed(folder, batch_size=6, process_index=index, process_count=2)
+        np.testing.assert_array_equal(rows_of(part, 40), np.split(whole, 2, axis=1)[index])
+
+
+def test_a_picture_that_cannot_be_read_is_in_no_bucket_alone(tmp_path):
+    """Five wide pictures, and one that would be the only tall one and is cut short."""
+    for i in range(5):
+        Image.new("RGB", (60, 40), (i, 0, 0)).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text("wide")
+    Image.effect_noise((30, 64), 50).save(tmp_path / "5.png")
+    (tmp_path / "5.png").write_bytes((tmp_path / "5.png").read_bytes()[:200])
+    (tmp_path / "5.txt").write_text("tall")
+    split = records(tmp_path, buckets=BUCKETS)
+    assert len(set(split.buckets)) == 1
+    loader = Loader(split, buckets=split.buckets, batch_size=2, seed=0, max_bad_examples=0.2)
+    assert {int(row) for row in rows_of(loader, 12).ravel()} == set(range(5))
+    assert "5.png cannot be read as an image" in loader.new_faults()[0]
 
 
 def test_the_frame_says_what_was_cut():

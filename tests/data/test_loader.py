@@ -92,6 +92,27 @@ def test_epochs_follow_without_a_gap():
         assert sorted(epoch) == list(range(7))
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 5, 16, 64])
+def test_data_smaller_than_a_batch_is_repeated(batch_size):
+    """The stream of rows is one epoch after the other whatever the batch, and goes on exactly."""
+    rows = rows_of(take(Loader(Numbers(5), batch_size=batch_size, seed=4), 130 // batch_size))
+    for epoch in rows[: len(rows) // 5 * 5].reshape(-1, 5):
+        assert sorted(epoch) == list(range(5))
+    one_by_one = rows_of(take(Loader(Numbers(5), batch_size=1, seed=4), len(rows)))
+    np.testing.assert_array_equal(rows, one_by_one)
+    again = Loader(Numbers(5), batch_size=batch_size, seed=4)
+    again.set_state({**again.get_state(), "next_batch": 1})
+    np.testing.assert_array_equal(next(again)["index"], rows[batch_size : 2 * batch_size])
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_a_batch_of_one(in_memory, shuffle):
+    loader = Loader(Numbers(3), batch_size=1, seed=0, in_memory=in_memory, shuffle=shuffle)
+    assert sorted(rows_of(take(loader, 3))) == [0, 1, 2]
+    assert sorted(rows_of(list(Loader(Numbers(3), batch_size=1, seed=0, num_epochs=1)))) == [0, 1, 2]
+
+
 def test_unshuffled_rows_come_in_order():
     rows = rows_of(take(Loader(Numbers(6), batch_size=4, seed=0, shuffle=False), 3))
     assert rows.tolist() == [*range(6), *range(6)]
@@ -174,8 +195,6 @@ def test_a_position_of_another_order_is_refused():
 
 
 def test_mistakes():
-    with pytest.raises(UserError, match=r"3 examples, fewer than batch_size = 4"):
-        Loader(Numbers(3), batch_size=4, seed=0)
     with pytest.raises(UserError, match="0 examples"):
         Loader(Numbers(0), batch_size=4, seed=0, num_epochs=1)
     with pytest.raises(UserError, match="multiple of the 3 processes"):

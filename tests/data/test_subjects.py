@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-from difflax.config.build import build
+from difflax.config.resolve import read_section
+from difflax.config.schema import Section
 from difflax.core.types import UserError
-from difflax.data.latents import WithoutImages, cache_latents, read_frames
-from difflax.data.loader import Loader
 from difflax.data.sources import SOURCES
 from PIL import Image
 
@@ -19,7 +18,7 @@ def pictures(folder, count, value):
 
 def subject(path, **fields):
     section = {"name": "subject", "path": path, "prompts": ("a sks",), "height": 8, "width": 8, **fields}
-    return build(SOURCES, section, "config.data")
+    return read_section(Section(of=SOURCES), section, "config.data")
 
 
 def test_every_picture_has_every_prompt(tmp_path):
@@ -56,6 +55,9 @@ def test_one_picture_is_a_subject_too(tmp_path):
         ({"prompts": ()}, "prompts must be one or more"),
         ({"class_path": "x"}, "class_path needs a class_prompt"),
         ({"class_images": 0}, "at least 1"),
+        ({"class_images": 10**9}, "at most 100,000"),
+        ({"prior_weight": float("nan")}, "finite"),
+        ({"height": 10**9}, r"4e\+09 GB of memory|GB of memory"),
         ({"prior_weight": -1.0}, "negative"),
     ],
 )
@@ -64,44 +66,17 @@ def test_what_a_subject_cannot_be(tmp_path, fields, says):
         subject(str(tmp_path), **fields)
 
 
+def test_pictures_in_subfolders_count_but_for_those_of_the_class(tmp_path):
+    pictures(tmp_path, 2, 9)
+    pictures(tmp_path / "10_sks dog", 3, 9)
+    others = pictures(tmp_path / "class", 4, 200)
+    records = subject(str(tmp_path), class_path=others, class_prompt="a dog", class_images=4).split("train")
+    assert [int(records[i].image[0, 0, 0]) for i in range(0, len(records), 2)] == [9] * 5
+    assert [int(records[i].image[0, 0, 0]) for i in range(1, len(records), 2)] == [200] * 5
+
+
 def test_where_there_is_nothing(tmp_path):
     with pytest.raises(UserError, match="no such folder or picture"):
         subject(str(tmp_path / "none")).split("train")
     with pytest.raises(UserError, match="no image there"):
         subject(str(tmp_path)).split("train")
-
-
-def test_latents_are_computed_once_row_by_row(tmp_path):
-    records = subject(pictures(tmp_path / "own", 5, 9)).split("train")
-    calls = []
-
-    def encode(images):
-        calls.append(len(images))
-        return images[:, ::4, ::4].astype(np.float32)
-
-    for _ in range(2):
-        latents = cache_latents(records, encode, tmp_path / "latents.npy", batch_size=2)
-    assert calls == [2, 2, 2]
-    np.testing.assert_array_equal(latents, [records[i].image[::4, ::4] for i in range(5)])
-    loader = Loader(WithoutImages(records.captions), batch_size=2, seed=0)
-    assert {int(i) for _ in range(5) for i in next(loader)["index"]} == set(range(5))
-    with pytest.raises(UserError, match="5 latents, the data 4 images"):
-        cache_latents(WithoutImages(records.captions[:4]), encode, tmp_path / "latents.npy")
-    (tmp_path / "latents.npy").write_bytes(b"nothing")
-    with pytest.raises(UserError, match="cannot be read"):
-        cache_latents(records, encode, tmp_path / "latents.npy")
-
-
-def test_cached_latents_know_what_their_images_showed(tmp_path):
-    for i, size in enumerate([(20, 12), (8, 30), (16, 16)]):
-        Image.new("RGB", size).save(tmp_path / f"{i}.png")
-    records = subject(str(tmp_path)).split("train")
-    cache_latents(records, lambda images: images.astype(np.float32), tmp_path / "latents.npy", batch_size=2)
-    cached = WithoutImages(records.captions, read_frames(tmp_path / "latents.npy"))
-    made, known = (next(Loader(rows, batch_size=3, seed=0, shuffle=False)) for rows in (cached, records))
-    np.testing.assert_array_equal(made["original_size"], [(12, 20), (30, 8), (16, 16)])
-    for name in ("original_size", "corner"):
-        np.testing.assert_array_equal(made[name], known[name])
-    (tmp_path / "latents_frames.npy").unlink()
-    with pytest.raises(UserError, match=r"has no latents_frames.npy beside it.*delete it"):
-        read_frames(tmp_path / "latents.npy")

@@ -21,9 +21,9 @@ SHAPES = st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(1, 4), st.i
 TIMES = st.floats(0.02, 0.98)
 
 
-def bfloat16_network(params, x, time, conditioning):
+def bfloat16_network(x, time, conditioning):
     """Computes in bfloat16, whatever it is given."""
-    out = jnp.tanh(x.astype(jnp.bfloat16)) * params.astype(jnp.bfloat16)
+    out = jnp.tanh(x.astype(jnp.bfloat16))
     return out + 0 * time.astype(jnp.bfloat16).reshape(-1, *[1] * (x.ndim - 1))
 
 
@@ -68,7 +68,7 @@ def test_a_run_keeps_the_precision_of_its_images(rows, scale, name, dtype):
     schedule, kind = SCHEDULES["cosine"](), PREDICTIONS["v"]()
     levels = sampling_levels(schedule, Even(), 2, prediction_type=kind)
     keys = jax.random.split(jax.random.key(0), rows)
-    denoise = make_denoiser(bfloat16_network, jnp.ones(()), schedule, kind)
+    denoise = make_denoiser(bfloat16_network, schedule, kind)
     both = Guided(Conditioning(pooled=jnp.ones((rows, 1))), Conditioning(pooled=jnp.zeros((rows, 1))))
     start = initial_noise(keys, (2, 2, 1), levels).astype(dtype)
     with jax.disable_jit():
@@ -83,12 +83,12 @@ def test_times_are_exact_in_float32_for_networks_in_bfloat16():
     """The network sees its timesteps in float32: bfloat16 holds whole numbers to 256 only."""
     seen = []
 
-    def network(params, x, time, conditioning):
+    def network(x, time, conditioning):
         seen.append(time)
         return x
 
     schedule, kind = SCHEDULES["scaled_linear"](), PREDICTIONS["epsilon"]()
-    denoise = make_denoiser(network, {}, schedule, kind)
+    denoise = make_denoiser(network, schedule, kind)
     denoise(jnp.ones((1, 2, 2, 1), jnp.bfloat16), noise_level(schedule, 0.997), Conditioning())
     assert seen[0].dtype == jnp.float32
     np.testing.assert_allclose(seen[0], 997.0)
@@ -100,7 +100,7 @@ def test_any_number_of_steps(name, steps):
     schedule = SCHEDULES["cosine"]()
     levels = sampling_levels(schedule, Even(), steps)
     keys = jax.random.split(jax.random.key(0), 2)
-    denoise = make_denoiser(lambda p, x, t, c: 0.5 * x, {}, schedule, PREDICTIONS["x0"]())
+    denoise = make_denoiser(lambda x, t, c: 0.5 * x, schedule, PREDICTIONS["x0"]())
     x = jax.jit(
         lambda levels: sample(
             denoise, SAMPLERS[name](), levels, initial_noise(keys, (3,), levels), keys,

@@ -15,7 +15,7 @@ import pytest
 import safetensors.numpy
 from difflax.core.types import UserError
 from difflax.diffusion.time_grids.run import RunOptions
-from difflax.generation import run as sampling
+from difflax.generation import program as sampling
 from difflax.models.autoencoder import Identity
 from PIL import Image
 
@@ -41,10 +41,10 @@ def picture():
 
 
 def test_defaults_are_the_checkpoints(pipeline):
-    assert (pipeline.height, pipeline.width) == (64, 64)
-    assert pipeline.guidance.scale == 7.5
-    assert pipeline.num_steps == 50
-    assert type(pipeline.sampler).__name__ == "DDIM"
+    assert (pipeline.defaults.height, pipeline.defaults.width) == (64, 64)
+    assert pipeline.defaults.guidance.scale == 7.5
+    assert pipeline.defaults.num_steps == 50
+    assert type(pipeline.defaults.sampler).__name__ == "DDIM"
 
 
 def test_an_image_depends_on_its_own_prompt_and_seed(pipeline):
@@ -113,7 +113,7 @@ class TestPictures:
     def test_more_strength_is_further_from_the_picture(self, pipeline, picture):
         settings = {**SMALL, "num_steps": 10, "image": picture}
         low, high = (pipeline("a cat", strength=s, **settings) for s in (0.1, 1.0))
-        autoencoder, params = pipeline.autoencoder, pipeline.autoencoder_params
+        autoencoder, params = pipeline.model.autoencoder, pipeline.model.autoencoder_params
         there = autoencoder.encode(params, jnp.asarray(picture[None] * 2 - 1))
         again = np.clip(np.asarray(autoencoder.decode(params, there)) / 2 + 0.5, 0, 1)
         assert np.abs(low - again).mean() < np.abs(high - again).mean() / 2
@@ -129,18 +129,42 @@ class TestPictures:
 
     def test_what_is_outside_the_mask_stays(self, pipeline):
         """The network's space taken as the image's, so that nothing blurs what is kept."""
-        plain = dataclasses.replace(pipeline, autoencoder=Identity(channels=4), autoencoder_params={})
+        model = dataclasses.replace(pipeline.model, autoencoder=Identity(channels=4), autoencoder_params={})
         image = np.random.default_rng(2).random((8, 16, 4), np.float32)
         mask = np.zeros((8, 16), bool)
         mask[2:6, 3:11] = True
-        to_the_data = dataclasses.replace(plain, options=RunOptions(final_t=0.0))
+        defaults = dataclasses.replace(pipeline.defaults, options=RunOptions(final_t=0.0))
+        to_the_data = dataclasses.replace(pipeline, model=model, defaults=defaults)
         made = to_the_data("a cat", image=image, mask=mask, num_steps=3, height=8, width=16)[0]
         np.testing.assert_allclose(made[~mask], image[~mask], atol=1e-5)
         assert np.abs(made[mask] - image[mask]).mean() > 0.05
 
+    def test_an_inverted_picture_comes_back_and_nothing_else_does(self, pipeline, picture):
+        """Under the prompt that it was inverted with and without guidance, DDIM walks the same way down; from
+        noise of the seed it ends elsewhere.
+        """
+        settings = {"height": 32, "width": 40, "guidance_scale": 1.0, "strength": 0.6, "image": picture}
+        coarse, fine = (pipeline("a cat", invert="a cat", num_steps=n, seed=3, **settings) for n in (10, 80))
+        model = pipeline.model
+        there = model.autoencoder.encode(model.autoencoder_params, jnp.asarray(picture[None] * 2 - 1))
+        again = np.asarray(model.autoencoder.decode(model.autoencoder_params, there)) / 2 + 0.5
+        errors = [np.abs(made - np.clip(again, 0, 1)).mean() for made in (coarse, fine)]
+        noised = pipeline("a cat", num_steps=80, seed=3, **settings)
+        assert errors[1] < errors[0] / 3
+        assert errors[1] < np.abs(noised - np.clip(again, 0, 1)).mean() / 10
+        # The seed has no part in it.
+        other = pipeline("a cat", invert="a cat", num_steps=80, seed=4, **settings)
+        np.testing.assert_allclose(other, fine, atol=1e-5)
+        dog = pipeline("a dog", invert="a cat", num_steps=80, seed=3, **settings)
+        assert np.abs(dog - fine).max() > 0.01
+
     @pytest.mark.parametrize(
         ("given", "says"),
         [
+            ({"invert": "a cat"}, "without an image"),
+            ({"micro": None}, "reads no size"),
+            ({"imgae": None}, "no argument 'imgae'"),
+            ({"seed": 2**32}, "seed=4294967296 must be a whole number, from 0"),
             ({"strength": 0.5}, "without an image"),
             ({"mask": np.ones((32, 40))}, "without an image"),
             ({"image": np.zeros((32, 40, 4))}, r"give \[height, width, 3\]"),
@@ -151,11 +175,12 @@ class TestPictures:
             ({"image": np.zeros((32, 40, 3)), "mask": np.zeros((32, 40))}, "nothing to make"),
             ({"image": np.zeros((32, 40, 3)), "mask": np.zeros((4, 5))}, "as large as the image"),
             ({"num_images": 0}, "at least 1"),
+            ({"num_steps": 0}, "num_steps=0 must be a whole number, at least 1"),
         ],
     )
     def test_what_cannot_be(self, pipeline, given, says):
         with pytest.raises(UserError, match=says):
-            pipeline("a cat", **SMALL, **given)
+            pipeline("a cat", **(SMALL | given))
 
     def test_an_inpainting_checkpoint_needs_a_mask(self, tmp_path):
         folder = reference.build("sd15_inpainting", tmp_path / "inpainting")
@@ -229,10 +254,10 @@ class TestSaving:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision(folder, pipeline, dtype):
     half = difflax.from_pretrained(str(folder), variant="fp16", dtype=dtype)
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(half.params)} == {dtype}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(half.model.params)} == {dtype}
     # The autoencoder overflows in float16 (force_upcast) and is kept out of it.
     expected = "float32" if dtype == "float16" else dtype
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(half.autoencoder_params)} == {expected}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(half.model.autoencoder_params)} == {expected}
     if dtype == "bfloat16":  # XLA has no float16 attention on the CPU, which the UNet needs
         made, full = (p("a cat", guidance_scale=1.0, **SMALL) for p in (half, pipeline))
         assert np.abs(made - full).mean() < 0.03
@@ -244,7 +269,7 @@ def test_slow_and_fast_tokenizer_files(tmp_path, missing):
     expected = reference.references()["sd21_base.input_ids"]
     for name in missing:
         (folder / "tokenizer" / name).unlink()
-    tokenizer = difflax.from_pretrained(str(folder), variant="fp16").text_encoder.tokenizer
+    tokenizer = difflax.from_pretrained(str(folder), variant="fp16").model.text_encoder.tokenizer
     np.testing.assert_array_equal(tokenizer([reference.PROMPT, reference.NEGATIVE, ""]), expected)
 
 
@@ -256,7 +281,7 @@ import difflax
 pipeline = difflax.from_pretrained(sys.argv[1], variant="fp16", batch_size=8)
 assert jax.local_device_count() == 8
 images = pipeline(["a cat", "a dog", "a red cat"], seed=[0, 1, 2], num_steps=3, height=32, width=40)
-assert len(jax.tree.leaves(pipeline._placed[0])[0].sharding.device_set) == 8
+assert len(jax.tree.leaves(pipeline._placed[0].params)[0].sharding.device_set) == 8
 np.save(sys.argv[2], images)
 """
     out = tmp_path / "images.npy"

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from difflax import runs
 from difflax.core.types import UserError
-from difflax.generation import run as sampling
+from difflax.generation import program as sampling
+from difflax.generation.conditions import named
 from PIL import Image
 
 from tests.fixtures import make_stable_diffusion as reference
@@ -121,4 +122,4 @@ def test_a_perturbation_by_name_guides_a_checkpoint(tmp_path):
 def test_saving_keeps_what_it_is(pipeline, tmp_path):
     pipeline.save_pretrained(tmp_path)
     assert "StableDiffusionInstructPix2PixPipeline" in (tmp_path / "model_index.json").read_text()
-    assert difflax.from_pretrained(str(tmp_path)).edits_images
+    assert difflax.from_pretrained(str(tmp_path)).model.conditions == named(("text", "picture"))

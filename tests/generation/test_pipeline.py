@@ -17,6 +17,7 @@ import pytest
 import safetensors.numpy
 from difflax.core.types import UserError
 from difflax.figures.grids import captioned_grid
+from difflax.generation.devices import Devices
 from PIL import Image
 
 from tests.runs import ROOT, command, small_run
@@ -84,7 +85,7 @@ class TestAnImageIsOfItsOwnPromptAndSeed:
 
     def test_split_into_batches(self, pipeline):
         whole = pipeline(PROMPTS, seed=SEEDS)
-        parts = dataclasses.replace(pipeline, batch_size=2)(PROMPTS, seed=SEEDS)
+        parts = dataclasses.replace(pipeline, devices=Devices(batch_size=2))(PROMPTS, seed=SEEDS)
         np.testing.assert_allclose(parts, whole, atol=1e-5)
 
     def test_and_of_both(self, pipeline):
@@ -148,14 +149,14 @@ class TestGuidance:
 
 class TestCheckpoint:
     def test_the_averaged_parameters_make_the_images(self, pipeline, stored):
-        jax.tree.map(np.testing.assert_array_equal, pipeline.params, stored.state["ema_params"])
+        jax.tree.map(np.testing.assert_array_equal, pipeline.model.params, stored.state["ema_params"])
         distance = jax.tree.map(
-            lambda a, b: float(np.abs(a - b).max()), pipeline.params, stored.state["params"]
+            lambda a, b: float(np.abs(a - b).max()), pipeline.model.params, stored.state["params"]
         )
         assert max(jax.tree.leaves(distance)) > 1e-4
 
     def test_holds_the_null_condition_that_training_used(self, workdir, pipeline, stored, tmp_path):
-        np.testing.assert_array_equal(pipeline.null.context, stored.constants["context"])
+        np.testing.assert_array_equal(pipeline.model.null.context, stored.constants["context"])
         plain = pipeline(PROMPTS[0], guidance_scale=0)
         prompted = pipeline(PROMPTS[0], guidance_scale=1)
         # Another text encoder beside the same checkpoint: prompts change, the null condition does not.
@@ -253,7 +254,7 @@ meshes = {"own": None, "fsdp": MeshShape(data=1, fsdp=8), "mixed": MeshShape(dat
 made = {}
 for name, shape in meshes.items():
     pipeline = difflax.load(workdir, mesh=shape)
-    leaves = jax.tree.leaves(pipeline.params)
+    leaves = jax.tree.leaves(pipeline.model.params)
     held = sum(leaf.addressable_shards[0].data.size for leaf in leaves)
     made[f"{name} held"] = held / sum(leaf.size for leaf in leaves)
     made[name] = pipeline(["a red circle", "a small blue square", "a large green cross"], seed=[3, 4, 5])

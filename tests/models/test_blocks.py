@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from difflax.core.types import Conditioning
-from difflax.models.functional import conditional_network, functional
+from difflax.models.functional import functional
 from difflax.models.mmdit import SD3Transformer2DModel
 from difflax.models.perturbation import Perturbation
 from difflax.models.unet import UNet2DConditionModel
@@ -73,7 +73,7 @@ def scans(jaxpr) -> int:
 @pytest.mark.parametrize(("make", "loops"), [(mmdit, 2), (unet, 4)])
 def test_the_loop_gives_the_same_output_and_gradient(make, loops, remat, inputs):
     def run(**options):
-        network = conditional_network(make(**options))
+        network = make(**options).apply
 
         def loss(params):
             out = network(params, *inputs)
@@ -95,7 +95,7 @@ def test_a_skipped_block_is_left_out_of_the_loop(inputs):
     skipped = Perturbation(kind="skip", layers="transformer_blocks/1$")
     params = random_params(mmdit())
     plain, looped, whole = (
-        conditional_network(model, perturbation)(params, *inputs)
+        model.module(params, perturbation)(*inputs)
         for model, perturbation in ((mmdit(), skipped), (mmdit(scan_layers=True), skipped), (mmdit(), None))
     )
     np.testing.assert_allclose(looped, plain, atol=1e-5 * np.abs(plain).max())

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from difflax.core.types import Conditioning, UserError
-from difflax.models.functional import conditional_network, functional
+from difflax.models.functional import functional
 from difflax.models.mmdit import SD3Transformer2DModel
 from difflax.models.options import supported_options
 from difflax.models.perturbation import Perturbation
@@ -46,7 +46,7 @@ def moved(**options):
 
     @functools.partial(jax.jit, static_argnums=0)
     def run(perturbation, x=X, text=TEXT):
-        return conditional_network(model, perturbation)(params, x, TIMES, text)
+        return model.module(params, perturbation)(x, TIMES, text)
 
     return run
 
@@ -56,7 +56,7 @@ def test_a_fresh_network_is_zero_and_only_the_table_is_not_trained():
     params = jax.jit(model.init)(jax.random.key(0))
 
     def out(params):
-        return model.apply(params, X, TIMES, TEXT.context, pooled=TEXT.pooled)
+        return model.apply(params, X, TIMES, TEXT)
 
     gradient = jax.jit(jax.grad(lambda p: jnp.sum(out(p) * X)))(params)
     np.testing.assert_array_equal(out(params), 0)
@@ -101,7 +101,7 @@ def test_rematerialised_gradients_are_the_same():
         params = jax.tree.map(lambda a: a + 0.1, model.init(jax.random.key(0)))
 
         def loss(p, model=model):
-            return jnp.square(model.apply(p, X, TIMES, TEXT.context, pooled=TEXT.pooled)).mean()
+            return jnp.square(model.apply(p, X, TIMES, TEXT)).mean()
 
         gradients.append(jax.jit(jax.grad(loss))(params))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *gradients)
@@ -121,9 +121,7 @@ def test_rematerialised_gradients_are_the_same():
 def test_wrong_options_are_one_clear_line(options, says):
     with pytest.raises(UserError) as caught:
         model = mmdit(**options)
-        jax.eval_shape(
-            lambda: model.apply(model.init(jax.random.key(0)), X, TIMES, TEXT.context, pooled=TEXT.pooled)
-        )
+        jax.eval_shape(lambda: model.apply(model.init(jax.random.key(0)), X, TIMES, TEXT))
     assert says in str(caught.value) and "\n" not in str(caught.value)
 
 

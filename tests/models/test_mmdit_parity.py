@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from difflax.core.types import Conditioning
-from difflax.models.functional import conditional_network, functional
+from difflax.models.functional import functional
 from difflax.models.mmdit import SD3Transformer2DModel, position_table
 from difflax.models.perturbation import Perturbation
 from difflax.pretrained.format.torch_names import from_torch
@@ -69,6 +69,10 @@ def theirs_of(model, x, times, text, **more):
     ).sample.permute(0, 2, 3, 1)
 
 
+def perturbed(model, perturbation):
+    return lambda params, *given: model.module(params, perturbation)(*given)
+
+
 def relative(ours, theirs):
     theirs = theirs.detach().numpy()
     return float(np.abs(np.asarray(ours, np.float32) - theirs).max() / np.abs(theirs).max())
@@ -81,7 +85,7 @@ def test_outputs_are_those_of_diffusers(layout, size):
     given = inputs(size)
     with torch.no_grad():
         expected = theirs_of(theirs, *given)
-    assert relative(jax.jit(conditional_network(ours))(params, *given), expected) <= 1e-4
+    assert relative(jax.jit(ours.apply)(params, *given), expected) <= 1e-4
 
 
 def test_the_table_of_a_fresh_network_is_theirs():
@@ -92,7 +96,7 @@ def test_the_table_of_a_fresh_network_is_theirs():
 def test_skipped_layers_are_theirs():
     theirs, ours, params = pair("SD3.5-medium")
     given = inputs((6, 8))
-    worse = conditional_network(ours, Perturbation(kind="skip", layers="transformer_blocks/[01]$"))
+    worse = perturbed(ours, Perturbation(kind="skip", layers="transformer_blocks/[01]$"))
     with torch.no_grad():
         expected = theirs_of(theirs, *given, skip_layers=[0, 1])
     assert relative(jax.jit(worse)(params, *given), expected) <= 1e-4
@@ -104,7 +108,7 @@ def test_perturbed_attention_is_theirs():
     from diffusers.models.attention_processor import JointAttnProcessor2_0, PAGJointAttnProcessor2_0
 
     x, times, text = inputs((6, 8))
-    worse = conditional_network(ours, Perturbation(kind="identity", layers="transformer_blocks/1/attn$"))
+    worse = perturbed(ours, Perturbation(kind="identity", layers="transformer_blocks/1/attn$"))
     # Theirs takes the perturbed examples as the second half of a batch.
     twice = [np.concatenate([a, a]) for a in (x, times, text.context, text.pooled)]
     theirs.transformer_blocks[1].attn.processor = PAGJointAttnProcessor2_0()
@@ -119,7 +123,7 @@ def test_gradients_are_those_of_autograd():
     given = inputs((6, 8))
     theirs.zero_grad()
     theirs_of(theirs, *given).square().mean().backward()
-    network, given = conditional_network(ours), jax.tree.map(jnp.asarray, given)
+    network, given = ours.apply, jax.tree.map(jnp.asarray, given)
     gradient = jax.jit(jax.grad(lambda p: jnp.mean(jnp.square(network(p, *given)))))(params)
     tables = {"pos_embed.pos_embed": np.zeros_like(theirs.pos_embed.pos_embed)}
     expected = from_torch(
@@ -142,5 +146,5 @@ def test_bfloat16_is_near_their_float32():
     given = inputs((6, 8))
     with torch.no_grad():
         expected = theirs_of(theirs, *given).numpy()
-    out = np.asarray(jax.jit(conditional_network(ours))(params, *given), np.float32)
+    out = np.asarray(jax.jit(ours.apply)(params, *given), np.float32)
     assert np.linalg.norm(out - expected) / np.linalg.norm(expected) < 0.05

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from difflax.core.types import Conditioning, UserError
 from difflax.models.attention import Attention, BasicTransformerBlock
-from difflax.models.functional import conditional_network, functional
+from difflax.models.functional import functional
 from difflax.models.perturbation import Perturbation
 from difflax.models.unet import UNet2DConditionModel
 from flax import nnx
@@ -81,9 +81,7 @@ def network():
     noise = lambda a: a + 0.1 * jax.random.normal(jax.random.key(1), a.shape)  # noqa: E731
     params = jax.tree.map(noise, model.init(jax.random.key(0)))
     x, conditioning = jax.random.normal(jax.random.key(2), (1, 4, 6, 3)), Conditioning(context=X[:1, :3, :6])
-    return lambda perturbation: conditional_network(model, perturbation)(
-        params, x, jnp.zeros(1), conditioning
-    )
+    return lambda perturbation: model.module(params, perturbation)(x, jnp.zeros(1), conditioning)
 
 
 def test_the_layers_are_chosen_by_path(network):

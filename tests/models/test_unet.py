@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from difflax.core.types import Conditioning, UserError
-from difflax.models.functional import conditional_network, functional
+from difflax.models.functional import functional
 from difflax.models.layers import Conv2d, dropout
 from difflax.models.options import supported_options
 from difflax.models.unet import ABSENT, UNet2DConditionModel
@@ -29,7 +29,11 @@ def unet(**options):
     return functional(lambda rngs: UNet2DConditionModel(**(TINY | options), rngs=rngs))
 
 
-apply = jax.jit(lambda model, *args, **given: model.apply(*args, **given), static_argnums=0)
+def call(model, params, x, time, context, *, dropout_key=None, **more):
+    return model.apply(params, x, time, Conditioning(context=context, **more), dropout_key=dropout_key)
+
+
+apply = jax.jit(call, static_argnums=0)
 
 
 def random_params(model):
@@ -76,7 +80,7 @@ class TestStart:
             for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]
             if (name := jax.tree_util.keystr(path, simple=True, separator="/")).endswith(ends)
         }
-        loss = lambda p: jnp.mean(jnp.square(model.apply(p, *inputs) - 1))  # noqa: E731
+        loss = lambda p: jnp.mean(jnp.square(call(model, p, *inputs) - 1))  # noqa: E731
         gradient = jax.jit(jax.grad(loss))(params)
         assert np.any(gradient["conv_out"]["kernel"])
 
@@ -96,7 +100,7 @@ class TestSeam:
         params = random_params(unet())
         del params["conv_in"]
         with pytest.raises(ValueError, match=r"missing.*conv_in/bias"):
-            unet().apply(params, *inputs)
+            call(unet(), params, *inputs)
 
     def test_network_joins_the_image_of_the_condition(self, inputs):
         x, t, context = inputs
@@ -105,7 +109,7 @@ class TestSeam:
         image = jax.random.normal(jax.random.key(5), (2, 8, 6, 3))
         joined = apply(model, params, jnp.concatenate([x, image], -1), t, context)
         condition = Conditioning(context=context, image=image)
-        seen = jax.jit(conditional_network(model))(params, x, t, condition)
+        seen = jax.jit(model.apply)(params, x, t, condition)
         np.testing.assert_allclose(seen, joined, atol=1e-4)
 
 
@@ -172,7 +176,7 @@ def test_remat_changes_no_gradient(remat, rate, inputs):
     def gradient(**options):
         model = unet(dropout=rate, **options)
         key = jax.random.key(4) if rate else None
-        loss = lambda p: jnp.mean(jnp.square(model.apply(p, *inputs, dropout_key=key)))  # noqa: E731
+        loss = lambda p: jnp.mean(jnp.square(call(model, p, *inputs, dropout_key=key)))  # noqa: E731
         return jax.jit(jax.grad(loss))(random_params(model))
 
     kept, again = gradient(), gradient(remat=remat)
@@ -210,7 +214,7 @@ def test_bfloat16_is_near_float32(inputs):
 def test_wrong_options_are_one_clear_line(options, says, inputs):
     with pytest.raises(UserError) as caught:
         model = unet(**options)
-        jax.eval_shape(lambda: model.apply(model.init(jax.random.key(0)), *inputs))
+        jax.eval_shape(lambda: call(model, model.init(jax.random.key(0)), *inputs))
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 

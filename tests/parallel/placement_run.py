@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from difflax.core.types import Conditioning
-from difflax.models.functional import conditional_network, functional
+from difflax.models.functional import functional
 from difflax.models.mmdit import SD3Transformer2DModel
 from difflax.models.unet import UNet2DConditionModel
 from difflax.parallel.sharding import MeshShape, batch_sharding, shardings
@@ -80,7 +80,7 @@ def inputs(batch, edge):
 def program(model, shape, batch, edge):
     """Output and gradient by parameters and input, as a program for the mesh of ``shape``; not compiled."""
     mesh = MeshShape(**shape).make(jax.devices()[: np.prod(list(shape.values()))])
-    network = conditional_network(model)
+    network = model.apply
 
     def loss(params, x, times, text):
         out = network(params, x, times, text)

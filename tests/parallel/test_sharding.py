@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import optax
 import pytest
-from difflax.config.networks import network
+from difflax.config.experiments import parse
 from difflax.core.types import UserError
 from difflax.models.autoencoder_kl import AutoencoderKLConfig, KLAutoencoder
 from difflax.parallel.sharding import MeshShape, shardings
@@ -146,8 +146,8 @@ def test_a_mesh_fitted_to_another_number_of_devices(count, shape, axes):
 
 
 KINDS = {
-    "unet": lambda: network(load_config("shapes"), 48),
-    "mmdit": lambda: network(load_config("sd3_shapes"), 48),
+    "unet": lambda: parse(load_config("shapes")).network,
+    "mmdit": lambda: parse(load_config("sd3_shapes")).network,
     "clip": lambda: clip_network(CLIPConfig()),
     "t5": lambda: t5_network(T5Config(feed_forward_proj="gated-gelu")),
     "autoencoder": lambda: KLAutoencoder(config=AutoencoderKLConfig()).network,

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
+from difflax.core.types import Conditioning
 from difflax.profiling.hlo import Program
 
 from tests.models.test_blocks import mmdit, unet
@@ -48,8 +49,8 @@ def test_memory_traffic_without_loops_is_what_xla_counts(make):
     model = make()
 
     def loss(params):
-        conditioning = {"context": jnp.ones((2, 3, 8)), "pooled": jnp.ones((2, 8))}
-        return model.apply(params, jnp.ones((2, 4, 4, 4)), jnp.ones(2), **conditioning).sum()
+        conditioning = Conditioning(context=jnp.ones((2, 3, 8)), pooled=jnp.ones((2, 8)))
+        return model.apply(params, jnp.ones((2, 4, 4, 4)), jnp.ones(2), conditioning).sum()
 
     program = jax.jit(jax.grad(loss)).lower(model.abstract()).compile()
     counted = program.cost_analysis()["bytes accessed"]

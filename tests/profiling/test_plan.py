@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from difflax.config.experiments import parse
 from difflax.core.chips import CHIPS
 from difflax.core.flops import count_flops
-from difflax.core.types import UserError
+from difflax.core.types import Conditioning, UserError
 from difflax.profiling.plan import Plan, _compile, topology_devices
 from difflax.runs.plan import step_of
 from difflax.training.runtime.compiled import trace_step
@@ -53,7 +54,8 @@ def test_flops_are_those_of_the_layers():
     """The forward pass to a percent, and three times as much with the gradient, less the first layer's."""
     params = MODEL.abstract()
     x = jax.ShapeDtypeStruct((4, 8, 8, 3), jnp.float32)
-    t, context = jax.ShapeDtypeStruct((4,), jnp.float32), jax.ShapeDtypeStruct((4, 5, 32), jnp.float32)
+    t = jax.ShapeDtypeStruct((4,), jnp.float32)
+    context = Conditioning(context=jax.ShapeDtypeStruct((4, 5, 32), jnp.float32))
     forward = jax.make_jaxpr(MODEL.apply)(params, x, t, context)
     expected = forward_flops(4, 8, 16, 32, 5)
     np.testing.assert_allclose(count_flops(forward), expected, rtol=0.01)
@@ -81,7 +83,7 @@ def test_flops_of_full_size_networks_are_those_that_pytorch_counts(config, name,
     made.model.remat = "none"
     made.model.dtype = "float32"
     made.training.batch_size = 1
-    step, abstract, batch, rows, mesh = step_of(made.lock(), jax.devices()[:1], tokens=tokens)
+    step, abstract, batch, rows, mesh = step_of(parse(made), jax.devices()[:1], tokens=tokens)
     ours = count_flops(trace_step(step, abstract, mesh, batch, rows=rows).jaxpr)
 
     told = batch["conditioning"]

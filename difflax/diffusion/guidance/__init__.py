@@ -1,6 +1,7 @@
 """Guidance: a denoiser in, a denoiser out."""
 
-from difflax.diffusion.guidance.base import Guidance, Guided, NoGuidance, Outcome, extrapolate
+from difflax.diffusion.denoisers import Outcome, WithWeak
+from difflax.diffusion.guidance.base import Guidance, Guided, NoGuidance, extrapolate
 from difflax.diffusion.guidance.classifier_free import (
     AdaptiveProjectedGuidance,
     CFGPlusPlus,
@@ -72,6 +73,7 @@ __all__ = [
     "StaticThreshold",
     "TwoConditionGuidance",
     "TwoConditions",
+    "WithWeak",
     "extrapolate",
     "interval",
     "scale_schedule",

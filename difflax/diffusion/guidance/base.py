@@ -7,6 +7,8 @@ the order in which they are written, the innermost first:
 """
 
 import dataclasses
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
@@ -17,7 +19,7 @@ from jaxtyping import Array, Float
 
 from difflax.core.types import Conditioning
 from difflax.diffusion.checks import require
-from difflax.diffusion.denoisers import Denoiser, MemoryDenoiser
+from difflax.diffusion.denoisers import Denoiser, MemoryDenoiser, Outcome
 from difflax.diffusion.predictions import Prediction
 from difflax.diffusion.schedules.base import NoiseLevel, NoiseSchedule, expand
 
@@ -33,28 +35,25 @@ class Guided:
     negative: Any
 
 
-@flax.struct.dataclass
-class Outcome:
-    """What one evaluation of a guidance gives.
-
-    Attributes:
-        guided: the guided prediction.
-        conditional: the prediction of the positive condition alone, which corrections compare with.
-        memory: what the guidance remembers.
-    """
-
-    guided: Prediction
-    conditional: Prediction
-    memory: Any = ()
-
-
 class Guidance:
     """Wraps a denoiser into a guided one. A subclass is a ``flax.struct.dataclass`` with ``evaluate``."""
 
     @property
-    def reads(self) -> type:
-        """The kind of conditioning that ``evaluate`` is given."""
-        return Guided
+    def prompts(self) -> int:
+        """How many prompts an image has."""
+        return 1
+
+    def arrange(self, positives: Sequence[Conditioning], negative: Conditioning) -> Any:
+        """The conditioning that ``evaluate`` is given.
+
+        Args:
+            positives: what to go towards, one for each of `prompts`.
+            negative: what to go away from.
+
+        Raises:
+            ValueError: the conditions are not those that this guidance reads.
+        """
+        return Guided(positive=positives[0], negative=negative)
 
     def with_scale(self, scale: float) -> "Guidance":
         """The same with another scale.
@@ -83,29 +82,14 @@ class Guidance:
         return ()
 
     def evaluate(
-        self,
-        denoise: Denoiser,
-        weak: Denoiser | None,
-        x: Float[Array, "b ..."],
-        level: NoiseLevel,
-        conditioning: Any,
-        memory: Any,
+        self, denoise: Denoiser, x: Float[Array, "b ..."], level: NoiseLevel, conditioning: Any, memory: Any
     ) -> Outcome:
         """The guided prediction at ``x``."""
         raise NotImplementedError
 
-    def wrap(self, denoise: Denoiser, weak: Denoiser | None = None) -> MemoryDenoiser:
-        """The guided denoiser.
-
-        ``weak`` is the second, worse denoiser of autoguidance and perturbation guidance: an earlier EMA
-        snapshot, a smaller model, or the same network with a perturbation.
-        """
-
-        def advance(x, level, conditioning, memory):
-            outcome = self.evaluate(denoise, weak, x, level, conditioning, memory)
-            return outcome.guided, outcome.memory
-
-        return MemoryDenoiser(begin=self.begin, advance=advance)
+    def wrap(self, denoise: Denoiser) -> MemoryDenoiser:
+        """The guided denoiser; guidances that go away from a worse one take a `WithWeak`."""
+        return MemoryDenoiser(begin=self.begin, advance=functools.partial(self.evaluate, denoise))
 
 
 def check_number(value: Any, name: str, low: float = -np.inf, high: float = np.inf) -> None:
@@ -137,18 +121,20 @@ def with_x0(prediction: Prediction, x0: Array, level: NoiseLevel) -> Prediction:
     return prediction.replace(x0=x0.astype(prediction.x0.dtype), eps=eps.astype(prediction.eps.dtype))
 
 
-def evaluate_together(
-    denoise: Denoiser, x: Float[Array, "b ..."], level: NoiseLevel, conditionings: list[Any]
-) -> list[Prediction]:
-    """The predictions at ``x`` under several conditionings, from one call on the joined batch."""
-    count, rows = len(conditionings), x.shape[0]
-    if count == 1:
-        return [denoise(x, level, conditionings[0])]
-    joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *conditionings)
+def together(
+    x: Float[Array, "b ..."], level: NoiseLevel, conditionings: Sequence[Any]
+) -> tuple[Array, NoiseLevel, Any]:
+    """What a denoiser is called with to see ``x`` under several conditionings in one batch; see `apart`."""
+    count = len(conditionings)
     if level.t.ndim:
         level = jax.tree.map(lambda a: jnp.concatenate([a] * count), level)
-    together = denoise(jnp.concatenate([x] * count), level, joined)
-    return [jax.tree.map(lambda a, i=i: a[i * rows : (i + 1) * rows], together) for i in range(count)]
+    joined = jax.tree.map(lambda *parts: jnp.concatenate(parts), *conditionings)
+    return jnp.concatenate([x] * count), level, joined
+
+
+def apart(prediction: Prediction, count: int) -> list[Prediction]:
+    """The predictions of the ``count`` conditionings that `together` joined."""
+    return [jax.tree.map(lambda a, i=i: jnp.split(a, count)[i], prediction) for i in range(count)]
 
 
 def per_example_sum(a: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
@@ -160,7 +146,7 @@ def per_example_sum(a: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
 class NoGuidance(Guidance):
     """The conditional denoiser itself: one evaluation, the negative prompt unread."""
 
-    def evaluate(self, denoise, weak, x, level, conditioning, memory):
+    def evaluate(self, denoise, x, level, conditioning, memory):
         prediction = denoise(x, level, positive_of(conditioning))
         return Outcome(prediction, prediction, memory)
 

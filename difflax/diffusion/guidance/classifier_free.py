@@ -12,15 +12,16 @@ from jaxtyping import Array, Float
 
 from difflax.core.filters import gaussian_blur
 from difflax.diffusion.checks import require
+from difflax.diffusion.denoisers import Outcome
 from difflax.diffusion.guidance.base import (
     Guidance,
-    Outcome,
     Strength,
+    apart,
     check_number,
-    evaluate_together,
     extrapolate,
     per_example_sum,
     strength_at,
+    together,
     with_x0,
 )
 from difflax.diffusion.predictions import Prediction
@@ -30,8 +31,9 @@ from difflax.diffusion.schedules.base import NoiseLevel, expand
 class Contrast(Guidance):
     """A guidance made of the two predictions of ``Guided``, both from one batch."""
 
-    def evaluate(self, denoise, weak, x, level, conditioning, memory):
-        cond, uncond = evaluate_together(denoise, x, level, [conditioning.positive, conditioning.negative])
+    def evaluate(self, denoise, x, level, conditioning, memory):
+        both = (conditioning.positive, conditioning.negative)
+        cond, uncond = apart(denoise(*together(x, level, both)), 2)
         guided, memory = self.combine(cond, uncond, x, level, memory)
         return Outcome(guided, cond, memory)
 
@@ -48,6 +50,9 @@ class ClassifierFreeGuidance(Contrast):
 
     Acts alike in x0, eps, v and every other space, since all are affine in each other at one ``x_t``. A
     negative prompt stands in the place of the empty one.
+
+    Attributes:
+        scale: s; 1 is off, 0 unconditional.
     """
 
     scale: Strength = 7.5
@@ -66,6 +71,9 @@ class CFGPlusPlus(Contrast):
 
     The pair no longer lies on a line through ``x_t``: only samplers that step with the pair itself, as all
     here do, see the difference. Meant for first-order samplers.
+
+    Attributes:
+        scale: between unconditional (0) and conditional (1).
     """
 
     scale: Strength = 0.6
@@ -86,6 +94,12 @@ class AdaptiveProjectedGuidance(Contrast):
     The difference ``cond - uncond`` gets a running sum with ``momentum`` (negative: it pushes off from the
     past), is shortened to ``norm_threshold`` (0: not), and split along cond; the parallel part is what
     saturates.
+
+    Attributes:
+        scale: s; 1 is off.
+        momentum: of the running difference, in [-1, 1].
+        norm_threshold: largest norm of the difference; 0: no limit.
+        parallel_weight: of the part of the difference along the conditional prediction.
     """
 
     scale: Strength = 7.5
@@ -120,6 +134,10 @@ class CFGZeroStar(Contrast):
 
     The unconditional velocity is first scaled by its best fit to the conditional one; at noise levels with
     ``sigma / (alpha + sigma) > zero_above`` the velocity is zero (the paper: the first step or two).
+
+    Attributes:
+        scale: s; 1 is off.
+        zero_above: the velocity is zero where the noise's share is above this; 1: nowhere.
     """
 
     scale: Strength = 7.5
@@ -150,6 +168,11 @@ class FrequencyDecoupledGuidance(Contrast):
 
     Low is what a Gaussian of ``blur`` pixels keeps, per channel. The paper's two-level Laplacian pyramid is
     such a split; a low scale for low frequencies keeps diversity, a high one for high frequencies sharpens.
+
+    Attributes:
+        low_scale: of the low frequencies.
+        high_scale: of the high frequencies.
+        blur: standard deviation that parts them, in pixels of the latent.
     """
 
     low_scale: Strength = 3.0
@@ -190,6 +213,9 @@ class ComposedGuidance(Guidance):
 
     Liu et al., composable diffusion, arXiv:2206.01714, eq. 11 and 13. Affine, so alike in every space. One
     more evaluation for each prompt, all in one batch.
+
+    Attributes:
+        weights: of the prompts, one each.
     """
 
     weights: Any = (7.5,)
@@ -201,21 +227,21 @@ class ComposedGuidance(Guidance):
             check_number(weight, f"weights[{i}]")
 
     @property
-    def reads(self) -> type:
-        return Prompts
-
-    @property
     def prompts(self) -> int:
         """How many prompts an image has."""
         return len(self.weights)
 
-    def evaluate(self, denoise, weak, x, level, conditioning, memory):
+    def arrange(self, positives, negative):
+        return Prompts(tuple(positives), negative)
+
+    def evaluate(self, denoise, x, level, conditioning, memory):
         count = len(conditioning.prompts)
         require(
             len(self.weights) == count,
             f"guidance.weights has {len(self.weights)} entries for {count} prompts",
         )
-        *conds, uncond = evaluate_together(denoise, x, level, [*conditioning.prompts, conditioning.negative])
+        every = (*conditioning.prompts, conditioning.negative)
+        *conds, uncond = apart(denoise(*together(x, level, every)), len(every))
         guided = uncond
         for weight, cond in zip(self.weights, conds, strict=True):
             w = strength_at(weight, level, x)
@@ -244,6 +270,10 @@ class TwoConditionGuidance(Guidance):
     """InstructPix2Pix (Brooks et al., arXiv:2211.09800, eq. 3), in any space; three evaluations in one batch.
 
     ``neither + image_scale (image - neither) + text_scale (both - image)``.
+
+    Attributes:
+        text_scale: of the text; 1 is off.
+        image_scale: of the image; 1 is off.
     """
 
     text_scale: Strength = 7.5
@@ -253,9 +283,14 @@ class TwoConditionGuidance(Guidance):
         check_number(self.text_scale, "text_scale")
         check_number(self.image_scale, "image_scale")
 
-    @property
-    def reads(self) -> type:
-        return TwoConditions
+    def arrange(self, positives, negative):
+        require(
+            negative.image is not None,
+            "two_condition guidance goes with checkpoints that edit images (InstructPix2Pix): this one has no"
+            " image as a condition",
+        )
+        neither = dataclasses.replace(negative, image=jnp.zeros_like(negative.image))
+        return TwoConditions(both=positives[0], image=negative, neither=neither)
 
     @property
     def scale(self) -> Strength:
@@ -270,10 +305,9 @@ class TwoConditionGuidance(Guidance):
         """The same with another scale of the image."""
         return dataclasses.replace(self, image_scale=scale)
 
-    def evaluate(self, denoise, weak, x, level, conditioning, memory):
-        both, image, neither = evaluate_together(
-            denoise, x, level, [conditioning.both, conditioning.image, conditioning.neither]
-        )
+    def evaluate(self, denoise, x, level, conditioning, memory):
+        three = (conditioning.both, conditioning.image, conditioning.neither)
+        both, image, neither = apart(denoise(*together(x, level, three)), 3)
         guided = extrapolate(neither, image, strength_at(self.image_scale, level, x))
         text = strength_at(self.text_scale, level, x)
         add = lambda g, b, i: (g + text * (b - i)).astype(g.dtype)  # noqa: E731

@@ -32,8 +32,8 @@ class Corrected(Guidance):
     def begin(self, x):
         return self.guidance.begin(x)
 
-    def evaluate(self, denoise, weak, x, level, conditioning, memory):
-        outcome = self.guidance.evaluate(denoise, weak, x, level, conditioning, memory)
+    def evaluate(self, denoise, x, level, conditioning, memory):
+        outcome = self.guidance.evaluate(denoise, x, level, conditioning, memory)
         guided = outcome.guided
         for correction in self.corrections:
             guided = correction(guided, outcome.conditional, x, level)
@@ -46,6 +46,10 @@ class Rescale:
 
     Lin et al., arXiv:2305.08891, eq. 15 and 16. Acts in ``space``, the network's own in the paper (v, or
     eps).
+
+    Attributes:
+        strength: share of the change, in [0, 1].
+        space: the space whose deviation counts, a prediction type's name.
     """
 
     strength: float | Float[Array, ""] = 0.7
@@ -74,6 +78,9 @@ class Rescale:
 class StaticThreshold:
     """x0 clipped to ``[-limit, limit]``, and the noise that goes with it (Imagen, arXiv:2205.11487,
     section 2.3).
+
+    Attributes:
+        limit: of the absolute values of x0.
     """
 
     limit: float | Float[Array, ""] = 1.0
@@ -91,6 +98,11 @@ class DynamicThreshold:
 
     The quantile is an image's own; it counts as at least ``limit`` and at most ``maximum``, and the result is
     scaled to ``limit``.
+
+    Attributes:
+        quantile: of the absolute values of x0, in [0, 1].
+        limit: the range that x0 is brought to; smaller ones are left.
+        maximum: the largest value that the quantile may have.
     """
 
     quantile: float | Float[Array, ""] = 0.995

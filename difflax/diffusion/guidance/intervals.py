@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from difflax.diffusion.checks import require
-from difflax.diffusion.guidance.base import Guidance, Outcome, positive_of
+from difflax.diffusion.denoisers import Outcome
+from difflax.diffusion.guidance.base import Guidance, positive_of
 from difflax.diffusion.schedules.base import NoiseLevel, NoiseSchedule, noise_level
 
 Unit = Literal["sigma", "log_snr", "t", "step"]
@@ -23,15 +24,19 @@ Unit = Literal["sigma", "log_snr", "t", "step"]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Bounds:
-    """Where a guidance acts; see `interval`."""
+    """Where a guidance acts; see `interval`.
+
+    Attributes:
+        low: the smaller bound, included.
+        high: the larger bound, included.
+        unit: of both, ``sigma``, ``log_snr``, ``t`` or ``step``.
+    """
 
     low: float | int
     high: float | int
     unit: Unit = "sigma"
 
     def __post_init__(self):
-        known = ("sigma", "log_snr", "t", "step")
-        require(self.unit in known, f"unit must be one of {', '.join(known)}, got {self.unit!r}")
         require(self.low <= self.high, f"low {self.low} must not exceed high {self.high}")
 
 
@@ -56,7 +61,7 @@ class Interval(Guidance):
     def begin(self, x):
         return self.guidance.begin(x)
 
-    def evaluate(self, denoise, weak, x, level, conditioning, memory):
+    def evaluate(self, denoise, x, level, conditioning, memory):
         require(level.t.ndim == 0, "a guidance interval needs one noise level for the whole batch")
         angle = noise_angle(level)
 
@@ -65,7 +70,7 @@ class Interval(Guidance):
             return Outcome(prediction, prediction, memory)
 
         def guided() -> Outcome:
-            return self.guidance.evaluate(denoise, weak, x, level, conditioning, memory)
+            return self.guidance.evaluate(denoise, x, level, conditioning, memory)
 
         return jax.lax.cond((angle >= self.low) & (angle <= self.high), guided, plain)
 

@@ -1,30 +1,29 @@
 """A guidance as a config states it: before the levels of the run are known, in units that people think in."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import flax.struct
-import numpy as np
 
-from difflax.diffusion.checks import require
 from difflax.diffusion.guidance.base import Guidance
 from difflax.diffusion.guidance.corrections import Corrected
-from difflax.diffusion.guidance.intervals import SHAPES, Bounds, interval, scale_schedule, scale_table
+from difflax.diffusion.guidance.intervals import Bounds, interval, scale_schedule, scale_table
 from difflax.diffusion.schedules.base import NoiseLevel, NoiseSchedule
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScaleShape:
-    """A scale that changes from ``start`` to ``end`` along the run's steps, in a shape of ``SHAPES``."""
+    """A scale that changes from ``start`` to ``end`` along the run's steps, in a shape of ``SHAPES``.
 
-    shape: str = "cosine"
+    Attributes:
+        shape: over the run, a name of ``SHAPES``.
+        start: scale at the first step.
+        end: scale at the last step; of ``triangle`` in the middle.
+    """
+
+    shape: Literal["constant", "linear", "cosine", "triangle"] = "cosine"
     start: float = 1.0
     end: float = 7.5
-
-    def __post_init__(self):
-        require(self.shape in SHAPES, f"shape must be one of {', '.join(SHAPES)}, got {self.shape!r}")
-        ends = (self.start, self.end)
-        require(bool(np.isfinite(ends).all()), f"start and end must be finite numbers, got {ends}")
 
 
 @flax.struct.dataclass
@@ -49,13 +48,12 @@ class GuidancePlan(Guidance):
         return self.guidance.scale
 
     @property
-    def reads(self) -> type:
-        return self.guidance.reads
-
-    @property
     def prompts(self) -> int:
         """How many prompts an image has, where it has several."""
         return self.guidance.prompts
+
+    def arrange(self, positives, negative):
+        return self.guidance.arrange(positives, negative)
 
     def with_scale(self, scale: float) -> "GuidancePlan":
         return dataclasses.replace(self, guidance=self.guidance.with_scale(scale), scale_over_run=None)

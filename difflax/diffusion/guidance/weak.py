@@ -4,15 +4,16 @@ import flax.struct
 import jax
 
 from difflax.diffusion.checks import require
+from difflax.diffusion.denoisers import Denoiser, Outcome, WithWeak
 from difflax.diffusion.guidance.base import (
     Guidance,
-    Outcome,
     Strength,
+    apart,
     check_number,
-    evaluate_together,
     extrapolate,
     positive_of,
     strength_at,
+    together,
 )
 from difflax.diffusion.guidance.intervals import Bounds, interval, noise_angle
 from difflax.diffusion.predictions import Prediction
@@ -22,8 +23,11 @@ from difflax.diffusion.predictions import Prediction
 class Autoguidance(Guidance):
     """``weak + s (strong - weak)``, both conditional (Karras et al., arXiv:2406.02507, eq. 3); in any space.
 
-    The weak denoiser is given to ``wrap``: an EMA snapshot from earlier in training, or a smaller network.
-    Under ``Guided`` the negative condition is not read.
+    The weak denoiser comes to ``wrap`` as a `WithWeak`: an EMA snapshot from earlier in training, or a
+    smaller network. Under ``Guided`` the negative condition is not read.
+
+    Attributes:
+        scale: s; 1 is off.
     """
 
     scale: Strength = 2.0
@@ -31,8 +35,8 @@ class Autoguidance(Guidance):
     def __post_init__(self):
         check_number(self.scale, "scale")
 
-    def evaluate(self, denoise, weak, x, level, conditioning, memory):
-        require(weak is not None, "autoguidance needs a second denoiser: guidance.wrap(denoise, weak)")
+    def evaluate(self, denoise, x, level, conditioning, memory):
+        weak = weak_of(denoise)
         strong = denoise(x, level, positive_of(conditioning))
         worse = weak(x, level, positive_of(conditioning))
         return Outcome(extrapolate(worse, strong, strength_at(self.scale, level, x)), strong, memory)
@@ -51,6 +55,9 @@ class PerturbationGuidance(Guidance):
         within: where the second difference acts, and is evaluated; ``None``: everywhere. SD3.5-medium's
             layers are skipped from 1% to 20% of the steps: of 28, ``Bounds(low=1, high=5, unit="step")``.
         angles: the same as noise angles, once ``resolve`` knows the run.
+        scale: s of the classifier-free difference; 1 is off.
+        perturbation_scale: p of the other difference; 0 is off.
+        classifier_free: whether the first difference is there.
     """
 
     scale: Strength = 7.5
@@ -70,14 +77,11 @@ class PerturbationGuidance(Guidance):
         found = interval(self, low, high, unit, schedule=schedule, levels=levels)
         return self.replace(angles=(found.low, found.high))
 
-    def evaluate(self, denoise, weak, x, level, conditioning, memory):
-        require(
-            weak is not None,
-            "perturbation guidance needs the perturbed denoiser: guidance.wrap(denoise, weak)",
-        )
+    def evaluate(self, denoise, x, level, conditioning, memory):
+        weak = weak_of(denoise)
         positive = positive_of(conditioning)
         if self.classifier_free:
-            cond, uncond = evaluate_together(denoise, x, level, [positive, conditioning.negative])
+            cond, uncond = apart(denoise(*together(x, level, (positive, conditioning.negative))), 2)
             guided = extrapolate(uncond, cond, strength_at(self.scale, level, x))
         else:
             cond = guided = denoise(x, level, positive)
@@ -98,3 +102,16 @@ class PerturbationGuidance(Guidance):
         angle = noise_angle(level)
         inside = (angle >= low) & (angle <= high)
         return Outcome(jax.lax.cond(inside, pushed, lambda: guided), cond, memory)
+
+
+def weak_of(denoise: Denoiser) -> Denoiser:
+    """The worse denoiser beside ``denoise``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    require(
+        isinstance(denoise, WithWeak),
+        "this guidance goes away from a worse denoiser: guidance.wrap(WithWeak(denoise, weak))",
+    )
+    return denoise.weak

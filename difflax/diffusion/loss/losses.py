@@ -6,9 +6,9 @@ from typing import Protocol, runtime_checkable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from difflax.core.types import Conditioning, Network, Params, UserError
+from difflax.core.types import Conditioning, Network, UserError
 from difflax.diffusion.checks import require
-from difflax.diffusion.denoisers import NetworkInput, network_output, split_variance
+from difflax.diffusion.denoisers import NetworkInput, network_inputs, split_variance
 from difflax.diffusion.loss.variational import VariationalBound
 from difflax.diffusion.loss.weightings import Constant, Weighting
 from difflax.diffusion.predictions import PredictionType, loss_space_factor, target, to_prediction
@@ -34,7 +34,11 @@ class MeanSquared:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Huber:
-    """``error^2`` up to ``delta``, then linear: ``delta (2 |error| - delta)`` (Huber, 1964, times two)."""
+    """``error^2`` up to ``delta``, then linear: ``delta (2 |error| - delta)`` (Huber, 1964, times two).
+
+    Attributes:
+        delta: where the linear part starts.
+    """
 
     delta: float = 1.0
 
@@ -50,6 +54,9 @@ class Huber:
 class PseudoHuber:
     """``2 delta (sqrt(error^2 + delta^2) - delta)``: ``error^2`` near 0 (Charbonnier; Song & Dhariwal,
     arXiv:2310.14189).
+
+    Attributes:
+        delta: about where the linear part starts.
     """
 
     delta: float = 0.1
@@ -67,7 +74,6 @@ PENALTIES = {"mean_squared": MeanSquared, "huber": Huber, "pseudo_huber": Pseudo
 
 def diffusion_loss(
     network: Network,
-    params: Params,
     prediction_type: PredictionType,
     x0: Float[Array, "b ..."],
     eps: Float[Array, "b ..."],
@@ -89,8 +95,8 @@ def diffusion_loss(
         UserError: there is a bound and the network predicts no variance.
     """
     x_t = add_noise(x0, eps, level)
-    out = network_output(network, params, x_t, level, conditioning, network_input)
-    out, variance = split_variance(out, x0)
+    x_in, time = network_inputs(x_t, level, network_input)
+    out, variance = split_variance(network(x_in, time, conditioning).astype(x0.dtype), x0)
     error = out - target(prediction_type, x0, eps, level)
     loss = weighted_penalty(error, prediction_type, level, weighting=weighting, penalty=penalty, mask=mask)
     if bound is None:

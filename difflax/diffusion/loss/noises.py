@@ -35,6 +35,9 @@ class Offset:
     noise", 2023).
 
     Teaches the model to move an image's mean, which white noise hides last. Channels come last.
+
+    Attributes:
+        strength: standard deviation of the offset.
     """
 
     strength: float = 0.1

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from difflax.diffusion.checks import require
 from difflax.diffusion.schedules.base import NoiseSchedule, as_time
-from difflax.diffusion.time_grids import shifted
+from difflax.diffusion.time_shift import TimeShift
 
 
 @runtime_checkable
@@ -82,6 +82,10 @@ def uniform(key: Key[Array, ""]) -> Float[Array, ""]:
 class Uniform(Forgetful):
     """t uniform in (0, 1), or on the ``timesteps`` times ``1/T, 2/T, … 1``, which checkpoints of the Hub are
     trained on.
+
+    Attributes:
+        stratified: one stratified draw over the batch, so that it covers all times evenly.
+        timesteps: how many discrete times there are; ``None``: continuous.
     """
 
     stratified: bool = False
@@ -108,7 +112,13 @@ class Stratified(Uniform):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogitNormal(Forgetful):
-    """``logit(t) ~ N(mean, std^2)`` (Esser et al., SD3, arXiv:2403.03206, eq. 19)."""
+    """``logit(t) ~ N(mean, std^2)`` (Esser et al., SD3, arXiv:2403.03206, eq. 19).
+
+    Attributes:
+        mean: of the logits; positive prefers noise.
+        std: of the logits.
+        stratified: one stratified draw over the batch, so that it covers all times evenly.
+    """
 
     mean: float = 0.0
     std: float = 1.0
@@ -126,6 +136,10 @@ class Mode(Forgetful):
     """SD3's density with heavy tails: ``t = 1 - u - s (cos^2(pi u / 2) - 1 + u)`` (arXiv:2403.03206, eq. 20).
 
     ``scale`` in [-1, 2 / (pi - 2)]: positive prefers the middle, negative the ends.
+
+    Attributes:
+        scale: positive prefers the middle, negative the ends.
+        stratified: one stratified draw over the batch, so that it covers all times evenly.
     """
 
     scale: float = 1.29
@@ -146,6 +160,9 @@ class Mode(Forgetful):
 class CosMap(Forgetful):
     """The density that gives a flow the log-SNR of the cosine schedule: ``2 / (pi (1 - 2 t + 2 t^2))``
     (eq. 21).
+
+    Attributes:
+        stratified: one stratified draw over the batch, so that it covers all times evenly.
     """
 
     stratified: bool = False
@@ -158,24 +175,30 @@ class CosMap(Forgetful):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shifted(Forgetful):
-    """The times of another sampler, moved towards the noise: ``shift t / (1 + (shift - 1) t)`` (SD3,
-    arXiv:2403.03206, eq. 23), as checkpoints of flows are sampled and trained.
+    """The times of another sampler, moved towards the noise, as checkpoints of flows are sampled and
+    trained.
     """
 
     sampler: TimeSampler
-    shift: float
+    shift: TimeShift
 
     @property
     def stratified(self) -> bool:
         return self.sampler.stratified
 
     def quantile(self, u: Float[Array, "*n"], schedule: NoiseSchedule) -> Float[Array, "*n"]:
-        return shifted(self.sampler.quantile(u, schedule), self.shift)
+        return self.shift(self.sampler.quantile(u, schedule))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogNormalSigma(Forgetful):
-    """EDM: ``log(sigma / alpha) ~ N(mean, std^2)`` (Karras et al., arXiv:2206.00364, table 1)."""
+    """EDM: ``log(sigma / alpha) ~ N(mean, std^2)`` (Karras et al., arXiv:2206.00364, table 1).
+
+    Attributes:
+        mean: of ``log(sigma / alpha)``.
+        std: of ``log(sigma / alpha)``.
+        stratified: one stratified draw over the batch, so that it covers all times evenly.
+    """
 
     mean: float = -1.2
     std: float = 1.2
@@ -252,7 +275,13 @@ class LossAwareTimes:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RunningLoss(Uniform):
-    """`LossAwareTimes` before the first step, when it is still uniform; ``begin`` makes its state."""
+    """`LossAwareTimes` before the first step, when it is still uniform; ``begin`` makes its state.
+
+    Attributes:
+        bins: of time, each with its running loss.
+        decay: of the running loss, in [0, 1).
+        floor: the share of the density that stays uniform.
+    """
 
     bins: int = 64
     decay: float = 0.9

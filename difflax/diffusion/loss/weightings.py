@@ -41,6 +41,9 @@ def _inverse_snr(level: NoiseLevel) -> Weights:
 class Constant:
     """Weight 1 on the squared error of ``loss_space``: a prediction type's name; ``None`` is the output's
     own.
+
+    Attributes:
+        loss_space: whose squared error counts; ``None``: the output's own.
     """
 
     loss_space: str | None = None
@@ -65,6 +68,9 @@ class MinSNR:
     """min-SNR-gamma: ``min(SNR, gamma)`` on x0 (Hang et al., arXiv:2303.09556, eq. 4 and section 3.4).
 
     That is ``min(SNR, gamma) / SNR`` on eps and ``min(SNR, gamma) / (SNR + 1)`` on v.
+
+    Attributes:
+        gamma: the largest weight on x0.
     """
 
     gamma: float = 5.0
@@ -79,7 +85,11 @@ class MinSNR:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SoftMinSNR:
-    """``SNR gamma / (SNR + gamma)`` on x0 (Crowson et al., HDiT, arXiv:2401.11605, section 3.4)."""
+    """``SNR gamma / (SNR + gamma)`` on x0 (Crowson et al., HDiT, arXiv:2401.11605, section 3.4).
+
+    Attributes:
+        gamma: the largest weight on x0.
+    """
 
     gamma: float = 5.0
     space = Epsilon()
@@ -93,7 +103,12 @@ class SoftMinSNR:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class P2:
-    """``1 / (k + SNR)^gamma`` on eps (Choi et al., arXiv:2204.00227, eq. 8)."""
+    """``1 / (k + SNR)^gamma`` on eps (Choi et al., arXiv:2204.00227, eq. 8).
+
+    Attributes:
+        gamma: the exponent; 0 is off.
+        k: added to the SNR.
+    """
 
     gamma: float = 1.0
     k: float = 1.0
@@ -120,7 +135,11 @@ class TruncatedSNR:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EDMWeighting:
-    """``(sigma^2 + sigma_data^2) / (sigma sigma_data)^2`` on x0: 1 on EDM's F (arXiv:2206.00364, eq. 108)."""
+    """``(sigma^2 + sigma_data^2) / (sigma sigma_data)^2`` on x0: 1 on EDM's F (arXiv:2206.00364, eq. 108).
+
+    Attributes:
+        sigma_data: standard deviation of the data.
+    """
 
     sigma_data: float = 0.5
 
@@ -142,14 +161,15 @@ class SigmoidWeighting:
 
     With ``per="log_snr"`` the weight carries ``-d log_snr / dt / 2``, so that with uniform t the loss does
     not depend on the schedule, as published; with ``per="t"`` it is left out.
+
+    Attributes:
+        bias: log-SNR at which the weight is a half.
+        per: unit that the weight counts in, ``log_snr`` or ``t``.
     """
 
     bias: float = 2.0
     per: Literal["log_snr", "t"] = "log_snr"
     space = Epsilon()
-
-    def __post_init__(self):
-        require(self.per in RATES, f"weighting.per must be {' or '.join(RATES)}, got {self.per!r}")
 
     def __call__(self, level: NoiseLevel) -> Weights:
         return jax.nn.sigmoid(self.bias - level.log_snr) * RATES[self.per](level)
@@ -169,14 +189,13 @@ class FlowWeighting:
     ``"sigma_sqrt"``: ``sigma^-2``, LDM's eps-like weight; ``"cosmap"``: ``2 / (pi (1 - 2 sigma + 2
     sigma^2))``, the density that gives the flow a cosine schedule's emphasis; sigma is the noise's share
     ``sigma / (alpha + sigma)``.
+
+    Attributes:
+        scheme: which of the two weights.
     """
 
     scheme: Literal["sigma_sqrt", "cosmap"] = "cosmap"
     space = FlowVelocity()
-
-    def __post_init__(self):
-        known = " or ".join(SCHEMES)
-        require(self.scheme in SCHEMES, f"weighting.scheme must be {known}, got {self.scheme!r}")
 
     def __call__(self, level: NoiseLevel) -> Weights:
         return SCHEMES[self.scheme](level.sigma / (level.alpha + level.sigma))
@@ -223,6 +242,9 @@ class LearnedUncertainty:
     ``loss -> loss / exp(u) + u``, with u a linear map of random Fourier features of the level's ``log(sigma /
     alpha) / 4``, trained along with the network: the gradient that each noise level gives becomes of equal
     size. The map's weights are trained parameters; the features are the same in every run.
+
+    Attributes:
+        features: how many random Fourier features there are.
     """
 
     features: int = 128

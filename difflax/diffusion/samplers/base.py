@@ -38,11 +38,10 @@ class BoundDenoiser:
 
     def __call__(self, x: Array, level: NoiseLevel) -> Prediction:
         """The prediction at ``x``."""
-        x_dtype = x.dtype
-        prediction, memory = self._denoise.advance(x, level, self._conditioning, self._before)
+        outcome = self._denoise.advance(x, level, self._conditioning, self._before)
         if self.first is None:
-            self.first, self.memory = prediction, memory
-        return jax.tree.map(lambda a: a.astype(x_dtype), prediction)
+            self.first, self.memory = outcome.guided, outcome.memory
+        return jax.tree.map(lambda a: a.astype(x.dtype), outcome.guided)
 
     def when(self, needed: Array, x: Array, level: NoiseLevel, otherwise: Prediction) -> Prediction:
         """The prediction at ``x`` where the scalar ``needed`` holds, else ``otherwise``, without

@@ -9,7 +9,11 @@ from difflax.diffusion.samplers.base import Stateless, ancestral, straight
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DDIM(Stateless):
-    """eta = 0: deterministic, first order; eta = 1: DDPM's posterior, first weak order."""
+    """eta = 0: deterministic, first order; eta = 1: DDPM's posterior, first weak order.
+
+    Attributes:
+        eta: share of the posterior's noise that is added anew, in [0, 1].
+    """
 
     eta: float = 0.0
     evaluations = 1

@@ -8,7 +8,6 @@ from jaxtyping import Array, Float
 
 from difflax.core.streams import normal
 from difflax.core.types import UserError
-from difflax.diffusion.checks import require
 from difflax.diffusion.samplers.base import Stateless, ancestral, straight
 from difflax.diffusion.schedules.base import NoiseLevel
 
@@ -20,16 +19,13 @@ class DDPM(Stateless):
     ``variance="small"`` is the posterior's (right for data of no spread), ``"large"`` the forward step's
     (right for data of unit variance), ``"learned_range"`` what the network chose between them (Nichol &
     Dhariwal, arXiv:2102.09672, eq. 15). The step to the data adds none.
+
+    Attributes:
+        variance: of the noise that a step adds.
     """
 
     variance: Literal["small", "large", "learned_range"] = "small"
     evaluations = 1
-
-    def __post_init__(self):
-        require(
-            self.variance in VARIANCES,
-            f"sampler.variance must be one of {', '.join(VARIANCES)}, got {self.variance!r}",
-        )
 
     def step(self, denoise, x, now, next, keys, state):
         prediction = denoise(x, now)

@@ -37,7 +37,11 @@ def over(a: Float[Array, ""], b: Float[Array, ""]) -> Float[Array, ""]:
 
 
 class _Multistep:
-    """Remembers the last two estimates of x0 and the steps h between them; ``inf`` marks a step not taken."""
+    """Remembers the last two estimates of x0 and the steps h between them; ``inf`` marks a step not taken.
+
+    Attributes:
+        eta: strength of the SDE's noise; 0 is the ODE.
+    """
 
     eta: float
 
@@ -86,6 +90,9 @@ class DPMSolver2M(_Multistep):
 
     ``midpoint`` takes x0's change at the step's middle, as published; else it is integrated exactly ("heun"
     in other libraries). ``eta`` > 0 gives the 2M SDE solver.
+
+    Attributes:
+        midpoint: take x0's change at the middle, as published.
     """
 
     eta: float = 0.0
@@ -110,6 +117,10 @@ class DPMSolver3M(_Multistep):
     The authors' code and its descendants (diffusers, k-diffusion) count the parabola's second derivative
     half, which leaves a second-order method; ``published=True`` reproduces them. ``midpoint`` is for the
     second step, where only two estimates are there.
+
+    Attributes:
+        midpoint: take x0's change at the middle, in the second step.
+        published: count the curvature half, as the authors' code does.
     """
 
     eta: float = 0.0
@@ -141,6 +152,10 @@ class DPMSolver2S:
     log-SNR.
 
     ``eta`` > 0 gives DPM-Solver++ SDE (k-diffusion's ``dpmpp_sde``).
+
+    Attributes:
+        fraction: of the step, in log-SNR, where the second evaluation is.
+        eta: strength of the SDE's noise; 0 is the ODE.
     """
 
     fraction: float = 0.5

@@ -17,6 +17,12 @@ class _Churned(Stateless):
 
     On the noise ratio ``rho = sigma / alpha``: ``rho_hat = (1 + gamma) rho`` with
     ``gamma = min(churn / n, sqrt(2) - 1)`` for ``rho`` in ``[churn_min, churn_max]``.
+
+    Attributes:
+        churn: gamma, how much noise a step adds first; 0: none.
+        churn_min: from which ``sigma / alpha`` on it is added.
+        churn_max: up to which ``sigma / alpha`` it is added.
+        churn_noise: factor on its standard deviation.
     """
 
     churn: float

@@ -18,6 +18,12 @@ class LCM(Stateless):
     ``f = c_skip x + c_out x0`` with EDM's coefficients at ``10 x timestep`` (LCM, eq. 9 and appendix;
     timesteps 0 … 999) makes f the identity at the data; at the timesteps in use it is x0 to 1e-5.
     ``boundary=False`` takes x0 itself.
+
+    Attributes:
+        boundary: make f the identity at the data, as published.
+        sigma_data: of the boundary's coefficients.
+        timestep_scaling: factor on the timesteps in them.
+        num_timesteps: of the discrete process.
     """
 
     boundary: bool = True

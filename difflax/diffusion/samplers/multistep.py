@@ -55,7 +55,11 @@ class _AdamsBashforth:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LMS(_AdamsBashforth):
-    """Linear multistep: a polynomial in rho (Katherine Crowson, k-diffusion; order 4)."""
+    """Linear multistep: a polynomial in rho (Katherine Crowson, k-diffusion; order 4).
+
+    Attributes:
+        order: steps that the polynomial goes through, 1 to 4.
+    """
 
     order: int = 4
     evaluations = 1
@@ -70,7 +74,11 @@ class LMS(_AdamsBashforth):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DEIS(_AdamsBashforth):
-    """DEIS, log-rho AB: a polynomial in log rho (Zhang & Chen, arXiv:2204.13902, eq. 15 and appendix H)."""
+    """DEIS, log-rho AB: a polynomial in log rho (Zhang & Chen, arXiv:2204.13902, eq. 15 and appendix H).
+
+    Attributes:
+        order: steps that the polynomial goes through, 1 to 4.
+    """
 
     order: int = 3
     evaluations = 1

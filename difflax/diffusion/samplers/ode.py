@@ -17,6 +17,9 @@ class DPM2(Stateless):
 
     Karras et al., arXiv:2206.00364, algorithm 2 as k-diffusion's ``sample_dpm_2`` has it. With ``eta`` > 0
     ancestral: the step goes below the next level and noise leads back up.
+
+    Attributes:
+        eta: share of the posterior's noise that is added anew, in [0, 1].
     """
 
     eta: float = 0.0
@@ -81,6 +84,11 @@ class Adaptive(Stateless):
     sin(phi) x0``: smooth and bounded from pure noise to the data. Goes from level to level of the grid, so
     two levels and the data suffice. ``evaluations`` counts one attempt; a step takes as many as ``rtol`` asks
     for, at most ``max_attempts``. The step to the data is Euler's.
+
+    Attributes:
+        rtol: allowed error of a step, relative to the image.
+        atol: allowed error of a step.
+        max_attempts: of steps between two levels of the grid.
     """
 
     rtol: float = 1e-3

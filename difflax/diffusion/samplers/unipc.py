@@ -18,6 +18,11 @@ class UniPC:
     evaluation a step.
 
     The evaluation at a step's start first corrects the step before it, then predicts the next one.
+
+    Attributes:
+        order: p of the predictor, 1 to 3.
+        variant: which ``B(h)``.
+        corrector: whether the corrector runs.
     """
 
     order: int = 2
@@ -27,10 +32,6 @@ class UniPC:
 
     def __post_init__(self):
         require(self.order in (1, 2, 3), f"sampler.order must be 1, 2 or 3, got {self.order}")
-        known = ("bh1", "bh2")
-        require(
-            self.variant in known, f"sampler.variant must be one of {', '.join(known)}, got {self.variant!r}"
-        )
 
     def init(self, x, keys):
         past = jnp.zeros((self.order, *x.shape), x.dtype)

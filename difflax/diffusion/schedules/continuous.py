@@ -1,4 +1,4 @@
-"""Noise schedules in closed form, and the registry of all schedules (the discrete ones are in ``tables``)."""
+"""Noise schedules in closed form."""
 
 import dataclasses
 
@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from difflax.diffusion.checks import require
+from difflax.diffusion.time_shift import ResolutionShift, TimeShift
 
 Times = Float[Array, "*n"]
 
@@ -36,6 +37,10 @@ class ShiftedCosine:
 
     Larger images need more noise to lose their structure (Hoogeboom et al., simple diffusion,
     arXiv:2301.11093, section 3.1). ``resolution`` is the side of the image in pixels.
+
+    Attributes:
+        resolution: side of the images, in pixels.
+        reference: side at which the cosine is not moved, in pixels.
     """
 
     resolution: int = 256
@@ -62,6 +67,11 @@ class Sigmoid:
     """``alpha^2`` falls from 1 to 0 along a logistic curve between ``start`` and ``end``.
 
     Jabri et al., arXiv:2212.11972, and Chen, arXiv:2301.10972, algorithm 1.
+
+    Attributes:
+        start: of the logistic curve's argument.
+        end: of the logistic curve's argument.
+        temperature: that both are divided by.
     """
 
     start: float = -3.0
@@ -92,7 +102,12 @@ class Sigmoid:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VPSDE:
-    """``d log(alpha)/dt = -beta(t) / 2``, beta linear (Song et al., arXiv:2011.13456, eq. 32 and 33)."""
+    """``d log(alpha)/dt = -beta(t) / 2``, beta linear (Song et al., arXiv:2011.13456, eq. 32 and 33).
+
+    Attributes:
+        beta_min: at t = 0.
+        beta_max: at t = 1.
+    """
 
     beta_min: float = 0.1
     beta_max: float = 20.0
@@ -119,6 +134,10 @@ class VE:
     """``alpha = 1``, sigma geometric from ``sigma_min`` to ``sigma_max`` (arXiv:2011.13456, eq. 31).
 
     The only schedule whose t = 0 is not the data: sigma is ``sigma_min`` there.
+
+    Attributes:
+        sigma_min: at t = 0.
+        sigma_max: at t = 1.
     """
 
     sigma_min: float = 0.01
@@ -141,6 +160,9 @@ class VE:
 class EDMSchedule:
     """``alpha = 1``, ``sigma = sigma_max t`` (Karras et al., arXiv:2206.00364, table 1, time in units of
     sigma_max).
+
+    Attributes:
+        sigma_max: at t = 1.
     """
 
     sigma_max: float = 80.0
@@ -156,69 +178,68 @@ class EDMSchedule:
 
 
 class _Flow:
-    """``x_t = (1 - t') x0 + t' eps`` with ``t' = shift t / (1 + (shift - 1) t)``.
+    """``x_t = (1 - t') x0 + t' eps`` with ``t'`` the time ``t`` moved by ``time_shift``.
 
-    The straight path of Liu et al., arXiv:2209.03003, eq. 1; the shift is Esser et al.'s (SD3,
-    arXiv:2403.03206, eq. 23), and adds ``-2 log(shift)`` to the log-SNR at every t.
+    The straight path of Liu et al., arXiv:2209.03003, eq. 1.
     """
 
-    shift: float
+    time_shift: TimeShift
 
     def alpha_sigma(self, t: Times) -> tuple[Times, Times]:
-        scale = 1 + (self.shift - 1) * t
-        return (1 - t) / scale, self.shift * t / scale
+        # Not ``1 - t'``, which loses its digits near the noise.
+        scale = 1 + (self.time_shift.shift - 1) * t
+        return (1 - t) / scale, self.time_shift.shift * t / scale
 
     def t_from_log_snr(self, log_snr: Times) -> Times:
-        return jax.nn.sigmoid(-log_snr / 2 - np.log(self.shift))
+        return jax.nn.sigmoid(-log_snr / 2 - np.log(self.time_shift.shift))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RectifiedFlow(_Flow):
-    """The straight path with a given shift (SD3: 3)."""
+    """The straight path with a given shift (SD3: 3).
+
+    Attributes:
+        shift: towards the noise; 1: none.
+    """
 
     shift: float = 1.0
 
     def __post_init__(self):
-        require(0 < self.shift < np.inf, f"schedule.shift must be positive, got {self.shift}")
+        require(self.shift > 0, f"schedule.shift must be positive, got {self.shift}")
+
+    @property
+    def time_shift(self) -> TimeShift:
+        return TimeShift(shift=self.shift)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExponentialFlow(_Flow):
-    """The straight path with ``shift = exp(mu)`` (FLUX, diffusers' "exponential" time shift)."""
+    """The straight path with ``shift = exp(mu)`` (FLUX, diffusers' "exponential" time shift).
+
+    Attributes:
+        mu: the shift's logarithm.
+    """
 
     mu: float = 0.0
 
     @property
-    def shift(self) -> float:
-        return float(np.exp(self.mu))
+    def time_shift(self) -> TimeShift:
+        return TimeShift(shift=float(np.exp(self.mu)))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ResolutionFlow(_Flow):
-    """The straight path with the shift of the image's size: ``exp(mu)``, mu linear in the number of tokens.
-
-    The defaults are FLUX's: 0.5 at 256 tokens, 1.15 at 4096 (black-forest-labs/flux, ``get_schedule``).
-    """
-
-    tokens: int = 1024
-    base_tokens: int = 256
-    max_tokens: int = 4096
-    base_mu: float = 0.5
-    max_mu: float = 1.15
-
-    def __post_init__(self):
-        require(self.tokens > 0, f"schedule.tokens must be positive, got {self.tokens}")
-        require(self.base_tokens < self.max_tokens, "schedule.base_tokens must be below max_tokens")
-
-    @property
-    def shift(self) -> float:
-        share = (self.tokens - self.base_tokens) / (self.max_tokens - self.base_tokens)
-        return float(np.exp(self.base_mu + share * (self.max_mu - self.base_mu)))
+class ResolutionFlow(ResolutionShift, _Flow):
+    """The straight path with the shift of the image's size (FLUX)."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Laplace:
-    """The log-SNR has a Laplace density when t is uniform (Hang et al., arXiv:2407.03297, table 1)."""
+    """The log-SNR has a Laplace density when t is uniform (Hang et al., arXiv:2407.03297, table 1).
+
+    Attributes:
+        mean: of the log-SNR.
+        scale: of its density.
+    """
 
     mean: float = 0.0
     scale: float = 0.5
@@ -239,7 +260,12 @@ class Laplace:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Cauchy:
-    """The log-SNR has a Cauchy density when t is uniform (Hang et al., arXiv:2407.03297, table 1)."""
+    """The log-SNR has a Cauchy density when t is uniform (Hang et al., arXiv:2407.03297, table 1).
+
+    Attributes:
+        mean: of the log-SNR.
+        scale: of its density.
+    """
 
     mean: float = 0.0
     scale: float = 1.0

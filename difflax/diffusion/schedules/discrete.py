@@ -20,6 +20,9 @@ class TableSchedule:
 
     A subclass gives ``betas()``. ``zero_terminal_snr`` rescales sqrt(alpha_bar) to end at 0 (Lin et al.,
     "Common diffusion noise schedules and sample steps are flawed", arXiv:2305.08891, algorithm 1).
+
+    Attributes:
+        zero_terminal_snr: whether no signal is left at the end.
     """
 
     zero_terminal_snr: bool = False
@@ -66,7 +69,13 @@ class TableSchedule:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Linear(TableSchedule):
-    """DDPM: betas linear from ``beta_start`` to ``beta_end`` (Ho et al., arXiv:2006.11239, section 4)."""
+    """DDPM: betas linear from ``beta_start`` to ``beta_end`` (Ho et al., arXiv:2006.11239, section 4).
+
+    Attributes:
+        beta_start: of the first step.
+        beta_end: of the last step.
+        num_timesteps: T.
+    """
 
     beta_start: float = 1e-4
     beta_end: float = 0.02
@@ -84,6 +93,11 @@ class Linear(TableSchedule):
 class ScaledLinear(TableSchedule):
     """Stable Diffusion: sqrt(beta) linear (Rombach et al., arXiv:2112.10752; CompVis
     ``make_beta_schedule``).
+
+    Attributes:
+        beta_start: of the first step.
+        beta_end: of the last step.
+        num_timesteps: T.
     """
 
     beta_start: float = 0.00085
@@ -102,6 +116,11 @@ class ScaledLinear(TableSchedule):
 class Cosine(TableSchedule):
     """The cosine schedule as published (Nichol & Dhariwal, arXiv:2102.09672, eq. 17): T steps, betas
     clipped.
+
+    Attributes:
+        offset: s of eq. 17.
+        max_beta: where betas are clipped.
+        num_timesteps: T.
     """
 
     offset: float = 0.008
@@ -124,7 +143,11 @@ class Cosine(TableSchedule):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BetaTable(TableSchedule):
-    """Any table of forward variances (a checkpoint's ``trained_betas``)."""
+    """Any table of forward variances (a checkpoint's ``trained_betas``).
+
+    Attributes:
+        table: the betas, one a timestep.
+    """
 
     table: tuple[float, ...]
     zero_terminal_snr: bool = False
@@ -140,7 +163,11 @@ class BetaTable(TableSchedule):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AlphaBarTable(TableSchedule):
-    """Any table of ``alpha_bar = alpha^2``, one entry a timestep, decreasing from below 1 to 0 or above."""
+    """Any table of ``alpha_bar = alpha^2``, one entry a timestep, decreasing from below 1 to 0 or above.
+
+    Attributes:
+        table: ``alpha_bar``, one a timestep.
+    """
 
     table: tuple[float, ...]
     zero_terminal_snr: bool = False

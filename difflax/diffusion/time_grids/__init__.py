@@ -4,16 +4,19 @@ from difflax.diffusion.time_grids.base import TimeGrid, check_levels, data_level
 from difflax.diffusion.time_grids.continuous import (
     AlignYourSteps,
     Beta,
-    CheckpointFlow,
-    DynamicFlowShift,
     Even,
-    FlowShift,
     Karras,
     Quadratic,
     UniformLogSNR,
-    shifted,
 )
 from difflax.diffusion.time_grids.discrete import Distilled, Leading, Linspace, Trailing
+from difflax.diffusion.time_grids.flows import (
+    CheckpointFlow,
+    DynamicFlowShift,
+    FlowGrid,
+    FlowShift,
+    SizedFlow,
+)
 
 TIME_GRIDS = {
     "trailing": Trailing,
@@ -40,11 +43,13 @@ __all__ = [
     "Distilled",
     "DynamicFlowShift",
     "Even",
+    "FlowGrid",
     "FlowShift",
     "Karras",
     "Leading",
     "Linspace",
     "Quadratic",
+    "SizedFlow",
     "TimeGrid",
     "Trailing",
     "UniformLogSNR",
@@ -52,5 +57,4 @@ __all__ = [
     "data_level",
     "pad_levels",
     "sampling_levels",
-    "shifted",
 ]

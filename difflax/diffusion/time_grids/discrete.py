@@ -17,7 +17,11 @@ from difflax.diffusion.schedules.base import NoiseSchedule, log_snr
 
 
 class _Spacing:
-    """A grid on ``num_timesteps`` timesteps."""
+    """A grid on ``num_timesteps`` timesteps.
+
+    Attributes:
+        num_timesteps: T of the discrete process.
+    """
 
     num_timesteps: int
 
@@ -49,6 +53,10 @@ class Leading(_Spacing):
     """Every (T/n)-th timestep counted from the start, moved up by ``steps_offset`` (Stable Diffusion: 1).
 
     With ``endpoint=False`` every T/(n+1)-th, without the first timestep.
+
+    Attributes:
+        steps_offset: timesteps that all are moved up by.
+        endpoint: whether the first timestep is among them.
     """
 
     num_timesteps: int = 1000
@@ -75,6 +83,10 @@ class Linspace(_Spacing):
 
     ``rounded`` to whole timesteps; else ``sigma / alpha`` is linear between the neighbours, as the Euler
     family has it.
+
+    Attributes:
+        rounded: to whole timesteps.
+        endpoint: whether timestep 0 is among them.
     """
 
     num_timesteps: int = 1000
@@ -101,6 +113,9 @@ class Distilled(_Spacing):
     """Evenly from the timesteps that a consistency model was distilled on, every T/k-th from the end.
 
     Luo et al., LCM, arXiv:2310.04378, section 4.3; k is ``distilled_steps``.
+
+    Attributes:
+        distilled_steps: k, steps that the model was distilled on.
     """
 
     num_timesteps: int = 1000

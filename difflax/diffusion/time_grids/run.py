@@ -18,7 +18,13 @@ from difflax.diffusion.time_grids.sequences import (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Restart:
-    """Restart sampling between two steps of the run; see `restart_levels`."""
+    """Restart sampling between two steps of the run; see `restart_levels`.
+
+    Attributes:
+        low: the step to go back to.
+        high: the step after which the run goes back.
+        repeats: how often.
+    """
 
     low: int
     high: int

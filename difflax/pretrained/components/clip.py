@@ -5,6 +5,7 @@ Two layouts hold a text encoder: a CLIP folder (``config.json``, ``model.safeten
 subfolders ``text_encoder/`` and ``tokenizer/`` (what diffusers reads).
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,8 +13,17 @@ import jax.numpy as jnp
 from etils import epath
 
 from difflax.core.types import UserError
-from difflax.pretrained.format.hub import INDEX
-from difflax.pretrained.format.safetensors import Tensors, open_weights, read_json, write_file, write_json
+from difflax.pretrained.components.text_encoders import TextOptions, TextPart
+from difflax.pretrained.format.layout import (
+    CONFIG,
+    INDEX,
+    TEXT_ENCODER,
+    TOKENIZER,
+    TRANSFORMERS,
+    numbered,
+    write_model,
+)
+from difflax.pretrained.format.safetensors import Tensors, open_weights, read_json, write_json
 from difflax.pretrained.format.torch_names import from_torch, to_torch
 from difflax.text.clip_config import CLIPConfig, CLIPTextConfig
 from difflax.text.encoders import TextEncoder, text_network
@@ -21,7 +31,7 @@ from difflax.text.joint import CLIP, clip_network
 from difflax.text.pixels import PixelConfig
 from difflax.text.tokenizer import Tokenizer, load_tokenizer
 
-CONFIG, WEIGHTS, PREPROCESSOR = "config.json", "model", "preprocessor_config.json"
+PREPROCESSOR = "preprocessor_config.json"
 
 
 def load_clip(directory: epath.PathLike, *, batch_size: int = 64, dtype: Any = jnp.float32) -> CLIP:
@@ -51,7 +61,7 @@ def load_clip(directory: epath.PathLike, *, batch_size: int = 64, dtype: Any = j
 def save_clip(clip: CLIP, directory: epath.PathLike) -> None:
     """Writes a CLIP folder, which `load_clip` and transformers' ``CLIPModel`` and ``CLIPProcessor`` read."""
     path = epath.Path(directory)
-    _write_model(path, clip.config.to_config(), to_torch(clip.params))
+    write_model(path, TRANSFORMERS, clip.config.to_config(), to_torch(clip.params))
     write_json(path / PREPROCESSOR, clip.pixels.to_config())
     clip.tokenizer.save(path)
 
@@ -78,10 +88,9 @@ def load_text_encoder(
         UserError: the folder has no CLIP text tower, or its weights do not fit its config.
     """
     path = epath.Path(directory)
-    suffix = "" if number == 1 else f"_{number}"
-    in_pipeline = number > 1 or (path / "text_encoder").is_dir() or (path / INDEX).is_file()
-    model_path = path / f"text_encoder{suffix}" if in_pipeline else path
-    tokenizer_path = path / f"tokenizer{suffix}" if in_pipeline else path
+    in_pipeline = number > 1 or (path / TEXT_ENCODER).is_dir() or (path / INDEX).is_file()
+    model_path = path / numbered(TEXT_ENCODER, number) if in_pipeline else path
+    tokenizer_path = path / numbered(TOKENIZER, number) if in_pipeline else path
 
     def tokenizer(length: int) -> Tokenizer:
         if not tokenizer_path.is_dir():
@@ -152,9 +161,47 @@ def save_text_encoder(encoder: TextEncoder, directory: epath.PathLike, *, number
     path = epath.Path(directory)
     kind = "CLIPTextModelWithProjection" if "text_projection" in encoder.params else "CLIPTextModel"
     fields = {"architectures": [kind], **encoder.config.to_config()}
-    suffix = "" if number == 1 else f"_{number}"
-    _write_model(path / f"text_encoder{suffix}", fields, to_torch(encoder.params))
-    encoder.tokenizer.save(path / f"tokenizer{suffix}")
+    write_model(path / numbered(TEXT_ENCODER, number), TRANSFORMERS, fields, to_torch(encoder.params))
+    encoder.tokenizer.save(path / numbered(TOKENIZER, number))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipPart(TextPart):
+    """A CLIP text tower of a pipeline.
+
+    Attributes:
+        layer, final_norm: which of its states are read, see `TextEncoder`.
+        projects: its pooled vector is read, and goes through a projection.
+    """
+
+    layer: int = -1
+    final_norm: bool = True
+    projects: bool = False
+
+    @property
+    def states(self) -> dict[str, Any]:
+        """Which states are read, as arguments of the loaders."""
+        return {"layer": self.layer, "final_norm": self.final_norm}
+
+    def load(self, folder: epath.Path, options: TextOptions) -> TextEncoder:
+        return load_text_encoder(
+            folder, number=self.number, variant=options.variant, **self.states, **options.loading
+        )
+
+    def problem(self, encoder: TextEncoder, reader: str) -> str:
+        if not self.projects or "text_projection" in encoder.params:
+            return ""
+        return (
+            f"has no text_projection, which {reader}'s pooled vector goes through: a"
+            " CLIPTextModelWithProjection is needed"
+        )
+
+    def save(self, encoder: TextEncoder, folder: epath.Path) -> None:
+        save_text_encoder(encoder, folder, number=self.number)
+
+    def classes(self, encoder: TextEncoder) -> tuple[str, str]:
+        projects = "text_projection" in encoder.params
+        return f"CLIPTextModel{'WithProjection' * projects}", "CLIPTokenizer"
 
 
 def _is(config: Mapping[str, Any], architecture: str) -> bool:
@@ -175,11 +222,5 @@ def _read_config(directory: epath.Path) -> dict[str, Any]:
 
 def _open_weights(directory: epath.Path, variant: str | None = None) -> Tensors:
     """All tensors of the folder, less the position indices that old files store among them."""
-    tensors = open_weights(directory, WEIGHTS, variant=variant)
+    tensors = open_weights(directory, TRANSFORMERS, variant=variant)
     return {name: tensor for name, tensor in tensors.items() if not name.endswith(".position_ids")}
-
-
-def _write_model(directory: epath.Path, config: Mapping[str, Any], tensors: Mapping[str, Any]) -> None:
-    directory.mkdir(parents=True, exist_ok=True)
-    write_json(directory / CONFIG, config)
-    write_file(directory / f"{WEIGHTS}.safetensors", tensors)

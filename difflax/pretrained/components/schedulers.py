@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from difflax.core.spelling import choose
 from difflax.core.types import UserError
 from difflax.diffusion.denoisers import NetworkInput
 from difflax.diffusion.predictions import X0, Epsilon, FlowVelocity, PredictionType, V
@@ -34,29 +35,23 @@ from difflax.diffusion.samplers import (
     UniPC,
 )
 from difflax.diffusion.samplers.base import Sampler
-from difflax.diffusion.schedules import (
-    BetaTable,
-    Cosine,
-    Linear,
-    RectifiedFlow,
-    ResolutionFlow,
-    ScaledLinear,
-)
+from difflax.diffusion.schedules import BetaTable, Cosine, Linear, RectifiedFlow, ScaledLinear
 from difflax.diffusion.schedules.base import NoiseSchedule, as_time, log_snr
 from difflax.diffusion.time_grids import (
     Beta,
     CheckpointFlow,
     Distilled,
+    FlowGrid,
     Karras,
     Leading,
     Linspace,
+    SizedFlow,
     TimeGrid,
     Trailing,
     UniformLogSNR,
-    shifted,
 )
 from difflax.diffusion.time_grids.run import RunOptions
-from difflax.models.layers import choose
+from difflax.diffusion.time_shift import TimeShift
 
 Config = Mapping[str, Any]
 
@@ -78,6 +73,13 @@ class Sampling:
     time_grid: TimeGrid
     options: RunOptions = dataclasses.field(default_factory=RunOptions)
     unit_start: bool = True
+
+    def time_shift(self, latent: tuple[int, int]) -> TimeShift | None:
+        """How far a flow's times are moved for an image whose latent has that height and width; ``None`` for
+        other models.
+        """
+        grid = self.time_grid
+        return grid.of_latent(latent).time_shift if isinstance(grid, FlowGrid) else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -101,53 +103,6 @@ class Respaced:
             "beta": lambda **ends: Beta(over="sigma", **ends),
         }
         return grids[self.kind](**ends).times(schedule, num_steps)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DynamicCheckpointFlow:
-    """FlowMatchEuler's with ``use_dynamic_shifting``: equal steps, shifted by the size of the image.
-
-    Attributes:
-        latent: height and width of the image, in latent pixels.
-        patch_size: latent pixels a token, along one edge.
-        base_tokens, max_tokens, base_shift, max_shift: the shift's parameter mu is ``base_shift`` at
-            ``base_tokens`` and linear in the number of tokens (`ResolutionFlow`).
-        kind: the shift is ``exp(mu)`` ("exponential") or mu itself ("linear").
-    """
-
-    latent: tuple[int, int] = (128, 128)
-    patch_size: int = 2
-    base_tokens: int = 256
-    max_tokens: int = 4096
-    base_shift: float = 0.5
-    max_shift: float = 1.15
-    kind: Literal["exponential", "linear"] = "exponential"
-    num_timesteps: int = 1000
-
-    def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
-        return shifted(np.linspace(1, 1 / self.num_timesteps, num_steps), self.shift)
-
-    @property
-    def shift(self) -> float:
-        """Of an image of ``latent``."""
-        rows, columns = (edge // self.patch_size for edge in self.latent)
-        shift = ResolutionFlow(
-            tokens=rows * columns,
-            base_tokens=self.base_tokens,
-            max_tokens=self.max_tokens,
-            base_mu=self.base_shift,
-            max_mu=self.max_shift,
-        ).shift
-        return float(np.log(shift)) if self.kind == "linear" else shift
-
-
-def flow_shift(grid: TimeGrid, latent: tuple[int, int]) -> float | None:
-    """How far a flow's grid is moved towards the noise for an image of ``latent`` height and width; ``None``
-    for the grids of other models.
-    """
-    if isinstance(grid, DynamicCheckpointFlow):
-        return dataclasses.replace(grid, latent=latent).shift
-    return grid.shift if isinstance(grid, CheckpointFlow) else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -373,15 +328,12 @@ def _flow_grid(values: Config, patch_size: int) -> TimeGrid:
     if not values.get("use_dynamic_shifting"):
         return CheckpointFlow(shift=float(values.get("shift", 1.0)), num_timesteps=steps)
     kind = values.get("time_shift_type", "exponential")
-    return DynamicCheckpointFlow(
-        patch_size=patch_size,
-        base_tokens=values.get("base_image_seq_len", 256),
-        max_tokens=values.get("max_image_seq_len", 4096),
-        base_shift=float(values.get("base_shift", 0.5)),
-        max_shift=float(values.get("max_shift", 1.15)),
+    shift = TimeShift(
+        mu=(float(values.get("base_shift", 0.5)), float(values.get("max_shift", 1.15))),
+        tokens=(values.get("base_image_seq_len", 256), values.get("max_image_seq_len", 4096)),
         kind=choose({"exponential": kind, "linear": kind}, kind, "scheduler config: time_shift_type"),
-        num_timesteps=steps,
     )
+    return SizedFlow(shift=shift, patch_size=patch_size, num_timesteps=steps)
 
 
 def _grid(kind: _Class, spacing: str, values: Config) -> TimeGrid:

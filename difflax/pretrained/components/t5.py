@@ -2,6 +2,7 @@
 index), and a folder of tokenizer files.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,13 +10,14 @@ import jax.numpy as jnp
 from etils import epath
 
 from difflax.core.types import UserError
-from difflax.pretrained.format.safetensors import Tensors, open_weights, read_json, write_file, write_json
+from difflax.pretrained.components.text_encoders import TextOptions, TextPart
+from difflax.pretrained.format.layout import CONFIG, TRANSFORMERS, write_model
+from difflax.pretrained.format.safetensors import Tensors, open_weights, read_json
 from difflax.pretrained.format.torch_names import from_torch, to_torch
 from difflax.text.t5 import T5Config, t5_network
 from difflax.text.t5_encoder import T5Encoder
 from difflax.text.tokenizer import Tokenizer, load_tokenizer
 
-CONFIG, WEIGHTS = "config.json", "model"
 TABLE, SAME_TABLE = "shared.weight", "encoder.embed_tokens.weight"
 """The token table's names, of which files have one or both."""
 
@@ -44,7 +46,7 @@ def load_t5_encoder(
     path = epath.Path(directory)
     return load_t5_encoder_from(
         t5_config(read_json(path / CONFIG), f"in {path}"),
-        open_weights(path, WEIGHTS, variant=variant),
+        open_weights(path, TRANSFORMERS, variant=variant),
         lambda: load_tokenizer(tokenizer, max_length=max_length),
         f"in {path}",
         batch_size=batch_size,
@@ -100,8 +102,39 @@ def encoder_tensors(tensors: Tensors) -> dict[str, Any]:
 
 def save_t5_encoder(encoder: T5Encoder, directory: epath.PathLike, tokenizer: epath.PathLike) -> None:
     """Writes both folders, as transformers reads them."""
-    path = epath.Path(directory)
-    path.mkdir(parents=True, exist_ok=True)
-    write_json(path / CONFIG, {"architectures": ["T5EncoderModel"], **encoder.config.to_config()})
-    write_file(path / f"{WEIGHTS}.safetensors", to_torch(encoder.params))
+    config = {"architectures": ["T5EncoderModel"], **encoder.config.to_config()}
+    write_model(directory, TRANSFORMERS, config, to_torch(encoder.params))
     encoder.tokenizer.save(tokenizer)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class T5Part(TextPart):
+    """A T5 encoder of a pipeline, of which the largest part of a checkpoint may be made.
+
+    Attributes:
+        length: tokens that it gives a prompt unless it is told otherwise.
+    """
+
+    length: int = 256
+
+    def tokens(self, options: TextOptions) -> int:
+        """How many it gives a prompt, or zeros that stand in its place."""
+        return self.length if options.t5_length is None else options.t5_length
+
+    def left_out(self, options: TextOptions) -> bool:
+        return options.t5 is False
+
+    def load(self, folder: epath.Path, options: TextOptions) -> T5Encoder:
+        return load_t5_encoder(
+            folder / self.name,
+            folder / self.tokenizer,
+            max_length=self.tokens(options),
+            variant=options.variant,
+            **options.loading,
+        )
+
+    def save(self, encoder: T5Encoder, folder: epath.Path) -> None:
+        save_t5_encoder(encoder, folder / self.name, folder / self.tokenizer)
+
+    def classes(self, encoder: T5Encoder) -> tuple[str, str]:
+        return "T5EncoderModel", "T5Tokenizer"

@@ -1,103 +1,161 @@
-"""Which text encoders a pipeline folder has, and how its class reads them.
+"""A pipeline's text encoders: which it has, and how each is read and written.
 
-Stable Diffusion reads one tower's last state after its final norm. Stable Diffusion XL (Podell et al. 2023,
-https://arxiv.org/abs/2307.01952, section 2.1) reads the states before the last layer, without a norm, of
-CLIP-L and OpenCLIP-bigG side by side, and the projected pooled vector of the second; its refiner has the
-second alone.
+Each kind of encoder (CLIP, T5, …) is one subclass of `TextPart`, in the file of its component; a family of
+checkpoints has a tuple of them.
 """
 
-from collections.abc import Mapping
+import abc
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 from etils import epath
 
 from difflax.core.types import UserError
-from difflax.pretrained.components.clip import load_text_encoder, save_text_encoder
-from difflax.text.encoders import TextEncoder
-from difflax.text.joined import JoinedEncoder, towers
+from difflax.pretrained.format.layout import ABSENT, TEXT_ENCODER, TOKENIZER, has_component, numbered
+from difflax.text.joined import towers
 from difflax.text.prompts import PromptEncoder
 
-PENULTIMATE = {"layer": -2, "final_norm": False}
+BATCH = 8
+"""Prompts in one call of a text encoder."""
 
 
-def is_xl(index: Mapping[str, Any]) -> bool:
-    """Whether a ``model_index.json`` is of Stable Diffusion XL or its refiner."""
-    return str(index.get("_class_name", "")).removeprefix("Flax").startswith("StableDiffusionXL")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextOptions:
+    """What is asked of a checkpoint's text encoders.
+
+    Attributes:
+        dtype: of the computation and of the parameters.
+        variant: of the weights, ``"fp16"``.
+        t5: ``False`` leaves T5 out, also where the checkpoint has it.
+        t5_length: tokens that T5 gives a prompt, or zeros in its place; ``None``: the family's.
+
+    Raises:
+        UserError: a length that cannot be.
+    """
+
+    dtype: Any = jnp.float32
+    variant: str | None = None
+    t5: bool | None = None
+    t5_length: int | None = None
+
+    def __post_init__(self):
+        if self.t5_length is not None and self.t5_length < 1:
+            raise UserError(f"t5_length = {self.t5_length} must be at least 1")
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        """The arguments that all loaders have."""
+        return {"dtype": self.dtype, "param_dtype": self.dtype, "batch_size": BATCH}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextPart(abc.ABC):
+    """One text encoder of a pipeline, with its tokenizer.
+
+    Attributes:
+        number: among them, from 1: 2 is ``text_encoder_2/`` and ``tokenizer_2/``.
+        optional: a pipeline may be without it.
+        remedy: what to do about a folder without it.
+    """
+
+    number: int = 1
+    optional: bool = False
+    remedy: str = "fetch it again"
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        return numbered(TEXT_ENCODER, self.number)
+
+    @property
+    def tokenizer(self) -> str:
+        """Of its tokenizer's folder."""
+        return numbered(TOKENIZER, self.number)
+
+    def left_out(self, options: TextOptions) -> bool:
+        """Whether ``options`` ask for none of it."""
+        return False
+
+    def check(self, folder: epath.Path, index: Mapping[str, Any], reader: str) -> None:
+        """Whether a pipeline folder has it; ``reader``: whose pipeline it is.
+
+        Raises:
+            UserError: it has not.
+        """
+        for name in (self.name, self.tokenizer):
+            if not has_component(index, name) or not (folder / name).is_dir():
+                raise UserError(f"no {name} in {folder}, with which {reader} reads prompts: {self.remedy}")
+
+    @abc.abstractmethod
+    def load(self, folder: epath.Path, options: TextOptions) -> PromptEncoder:
+        """That of a pipeline folder.
+
+        Raises:
+            UserError: it is damaged, or of another kind.
+        """
+
+    def problem(self, encoder: PromptEncoder, reader: str) -> str:
+        """What is wrong with an encoder for ``reader``, the end of a sentence about it; empty: nothing."""
+        return ""
+
+    @abc.abstractmethod
+    def save(self, encoder: PromptEncoder, folder: epath.Path) -> None:
+        """Writes it into a pipeline folder, as diffusers and transformers read it."""
+
+    @abc.abstractmethod
+    def classes(self, encoder: PromptEncoder) -> tuple[str, str]:
+        """transformers' classes of the encoder and its tokenizer."""
+
+    def entries(self, encoder: PromptEncoder) -> dict[str, list[str]]:
+        """Its lines in ``model_index.json``."""
+        names = (self.name, self.tokenizer)
+        return {n: ["transformers", kind] for n, kind in zip(names, self.classes(encoder), strict=True)}
 
 
 def load_text_encoders(
-    folder: epath.PathLike, index: Mapping[str, Any], *, dtype: Any, variant: str | None
-) -> PromptEncoder:
-    """The text encoders that the pipeline's ``model_index.json`` names, as its class reads them.
-
-    Args:
-        dtype: of the computation and of the parameters.
-        variant: of the weights, ``"fp16"``.
+    folder: epath.Path, parts: Iterable[TextPart], index: Mapping[str, Any], reader: str, options: TextOptions
+) -> dict[str, PromptEncoder]:
+    """Those of ``parts`` that a pipeline folder has to have or has, by name.
 
     Raises:
-        UserError: an encoder is missing, damaged, or not supported.
+        UserError: one is missing, damaged, or not supported.
     """
-    folder = epath.Path(folder)
-    options = {"dtype": dtype, "param_dtype": dtype, "variant": variant, "batch_size": 8}
-    if not is_xl(index):
-        return load_text_encoder(folder, **options)
-    for name in ("text_encoder_2", "tokenizer_2"):
-        if not has_component(index, name) or not (folder / name).is_dir():
-            raise UserError(
-                f"no {name} in {folder}: {index['_class_name']} reads the states of two text encoders (its"
-                " refiner of the second); fetch it again"
-            )
-    second = load_text_encoder(folder, number=2, **PENULTIMATE, **options)
-    if "text_projection" not in second.params:
-        raise UserError(
-            f"text_encoder_2 in {folder} has no text_projection, which Stable Diffusion XL's pooled vector"
-            " goes through: a CLIPTextModelWithProjection is needed"
-        )
-    if not has_component(index, "text_encoder"):
-        return second
-    return joined_xl(load_text_encoder(folder, **PENULTIMATE, **options), second)
+    wanted = [
+        part
+        for part in parts
+        if not part.left_out(options) and (not part.optional or has_component(index, part.name))
+    ]
+    for part in wanted:
+        part.check(folder, index, reader)
+    return {part.name: part.load(folder, options) for part in wanted}
 
 
-def joined_xl(first: TextEncoder, second: TextEncoder) -> JoinedEncoder:
-    """Both towers of Stable Diffusion XL as its UNet reads them."""
-    return JoinedEncoder((first, second), along="features", pooled=(1,))
-
-
-def numbered_towers(encoder: PromptEncoder, index: Mapping[str, Any]) -> dict[int, PromptEncoder]:
-    """The encoders with weights by their number in a pipeline, from 1; a refiner's only one is the second.
+def named_towers(encoder: PromptEncoder, parts: Sequence[TextPart]) -> dict[str, PromptEncoder]:
+    """The encoders with weights that ``encoder`` is made of, by the names of their folders.
 
     Args:
-        index: the pipeline's ``model_index.json``, empty for a model of none.
+        parts: of the pipeline; where a first one may be missing, the last ones are there. Empty for a model
+            that came from no checkpoint.
     """
-    parts = towers(encoder)
-    first = 2 if is_xl(index) and len(parts) == 1 else 1
-    return {n: tower for n, tower in enumerate(parts, start=first) if hasattr(tower, "params")}
-
-
-def named_towers(encoder: PromptEncoder, index: Mapping[str, Any]) -> dict[str, PromptEncoder]:
-    """The same by the names of their folders: ``text_encoder``, ``text_encoder_2``, …"""
-    numbered = numbered_towers(encoder, index)
-    return {"text_encoder" + f"_{number}" * (number > 1): tower for number, tower in numbered.items()}
+    made = towers(encoder)
+    names = [numbered(TEXT_ENCODER, n) for n in range(1, len(made) + 1)]
+    if parts:
+        names = [part.name for part in parts[-len(made) :]]
+    return {name: tower for name, tower in zip(names, made, strict=True) if hasattr(tower, "params")}
 
 
 def save_text_encoders(
-    encoder: PromptEncoder, index: Mapping[str, Any], folder: epath.PathLike
+    encoder: PromptEncoder, parts: Sequence[TextPart], folder: epath.Path
 ) -> dict[str, list[str | None]]:
-    """Writes the encoders and their tokenizers; returns their entries of ``model_index.json``."""
-    numbered = numbered_towers(encoder, index)
+    """Writes the encoders and their tokenizers; returns the lines of ``parts`` in ``model_index.json``."""
+    made = named_towers(encoder, parts)
     entries: dict[str, list[str | None]] = {}
-    for number, tower in numbered.items():
-        suffix = "" if number == 1 else f"_{number}"
-        save_text_encoder(tower, folder, number=number)
-        projects = "text_projection" in tower.params
-        entries[f"text_encoder{suffix}"] = ["transformers", f"CLIPTextModel{'WithProjection' * projects}"]
-        entries[f"tokenizer{suffix}"] = ["transformers", "CLIPTokenizer"]
-    if 1 not in numbered:
-        entries |= {"text_encoder": [None, None], "tokenizer": [None, None]}
+    for part in parts:
+        if part.name in made:
+            part.save(made[part.name], folder)
+            entries |= part.entries(made[part.name])
+        else:
+            entries |= {part.name: ABSENT, part.tokenizer: ABSENT}
     return entries
-
-
-def has_component(index: Mapping[str, Any], name: str) -> bool:
-    """Whether a ``model_index.json`` names a component."""
-    entry = index.get(name)
-    return bool(entry) and entry[0] is not None

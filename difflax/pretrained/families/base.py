@@ -1,8 +1,7 @@
-"""What every checkpoint has, of whatever family: networks by the names of diffusers' folders."""
+"""A checkpoint of any family, ready to run: its networks by the names of diffusers' folders."""
 
-import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,85 +10,111 @@ from etils import epath
 
 from difflax.core.types import Conditioning, Params
 from difflax.diffusion.guidance import Guidance
-from difflax.models.autoencoder_kl import KLAutoencoder
+from difflax.models.autoencoder import Autoencoder
 from difflax.models.functional import Functional
 from difflax.pretrained.components.schedulers import Sampling
-from difflax.pretrained.components.text_encoders import named_towers
+from difflax.pretrained.components.text_encoders import TextPart, named_towers
+from difflax.pretrained.families.family import DENOISERS, Configs
+from difflax.pretrained.format.safetensors import Tensors
+from difflax.pretrained.format.torch_names import from_torch
 from difflax.text.joined import towers, with_towers
 from difflax.text.prompts import PromptEncoder
 
 Networks = dict[str, Params]
 """Parameters by the names of diffusers' folders: ``unet`` or ``transformer``, ``text_encoder``, …"""
 
-DENOISERS = ("unet", "transformer")
 CLIPS = ("text_encoder", "text_encoder_2")
 """The networks that a LoRA may change; a T5 (``text_encoder_3``) is never trained."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Checkpoint(abc.ABC):
+class Checkpoint:
     """A checkpoint, ready to run.
 
     Attributes:
         model, params: the denoising network.
+        conditions: the kinds of condition that it reads, as `difflax.generation.conditions` names them,
+            "text" first.
         autoencoder, autoencoder_params: the autoencoder.
         sampling: what its scheduler config means.
         configs: its files, for saving.
-        sizes: how many micro-conditioning numbers the network reads, see `difflax.models.size_conditioning`.
     """
 
     model: Functional
     params: Params
-    autoencoder: KLAutoencoder
+    conditions: tuple[str, ...]
+    autoencoder: Autoencoder
     autoencoder_params: Params
     text_encoder: PromptEncoder
     sampling: Sampling
-    configs: Any
-    sizes: int = 0
+    configs: Configs
+
+    @classmethod
+    def read(
+        cls,
+        configs: Configs,
+        denoiser: Tensors,
+        autoencoder: Tensors,
+        encoder: PromptEncoder,
+        where: str,
+        *,
+        dtype: Any,
+        place: Callable[[Params], Params] | None = None,
+    ) -> "Checkpoint":
+        """Reads the weights of denoising network and autoencoder into a checkpoint.
+
+        Args:
+            where: for errors.
+            dtype: of the computation and of the parameters; the autoencoder stays in float32 where float16
+                would overflow (``force_upcast``).
+            place: shapes of the denoising network's parameters to their shardings, see `from_torch`.
+
+        Raises:
+            UserError: weights that do not fit, or configs that contradict each other.
+        """
+        model, images, sampling = configs.build(dtype)
+        conditions = configs.family.conditions(configs, encoder, where)
+        abstract, what = model.abstract(), f"the {DENOISERS[configs.denoiser]} {where}"
+        shardings = None if place is None else place(abstract)
+        return cls(
+            model=model,
+            params=from_torch(denoiser, abstract, what, dtype=dtype, shardings=shardings),
+            conditions=conditions,
+            autoencoder=images,
+            autoencoder_params=from_torch(
+                autoencoder, images.network.abstract(), f"the autoencoder {where}", dtype=images.dtype
+            ),
+            text_encoder=encoder,
+            sampling=sampling,
+            configs=configs,
+        )
 
     @property
-    @abc.abstractmethod
     def guidance(self) -> Guidance:
         """The default of its pipeline in diffusers."""
+        return self.configs.family.guidance(self.configs, self.conditions)
 
     @property
-    @abc.abstractmethod
     def num_steps(self) -> int:
         """The default of its pipeline in diffusers."""
+        return self.configs.family.steps(self.configs)
 
     @property
-    @abc.abstractmethod
     def image_size(self) -> tuple[int, int]:
         """Height and width that it was trained at, in pixels."""
+        size = self.configs.network.get("sample_size") or self.configs.family.sample_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return height * self.autoencoder.config.downscale, width * self.autoencoder.config.downscale
 
     @property
-    @abc.abstractmethod
     def reads_pooled(self) -> bool:
         """Whether the network reads the text's pooled vector."""
-
-    @abc.abstractmethod
-    def save(self, folder: epath.PathLike) -> None:
-        """Writes a pipeline folder, which diffusers reads."""
-
-    @property
-    def refines(self) -> bool:
-        """Whether it is a refiner, which goes on from what another model made."""
-        return False
-
-    @property
-    def fills_masks(self) -> bool:
-        """Whether the network also reads a mask and the image under it."""
-        return False
-
-    @property
-    def edits_images(self) -> bool:
-        """Whether the network also reads the image that is edited."""
-        return False
+        return self.configs.family.reads_pooled(self.configs.network)
 
     @property
     def zero_null(self) -> bool:
         """Whether no prompt is the zero condition, and not that of an empty prompt."""
-        return False
+        return self.configs.family.zero_null(self.configs.index)
 
     @property
     def null(self) -> Conditioning:
@@ -100,6 +125,12 @@ class Checkpoint(abc.ABC):
     def told(self, encoded: Conditioning) -> Conditioning:
         """What of the text encoder's states the network is told."""
         return encoded if self.reads_pooled else dataclasses.replace(encoded, pooled=None)
+
+    def check_latent(self, height: int, width: int) -> None:
+        """Refuses a latent that the network cannot read."""
+        check = self.configs.family.check_latent
+        if check is not None:
+            check(self.configs.network, height, width)
 
     @property
     def networks(self) -> Networks:
@@ -119,37 +150,50 @@ class Checkpoint(abc.ABC):
         """
         model, _, _ = self.configs.build(dtype, remat, scan_layers)
         parts = [t.replace(dtype=dtype) if hasattr(t, "dtype") else t for t in towers(self.text_encoder)]
+        kind = self.configs.family.autoencoder
         return dataclasses.replace(
             self,
             model=model,
-            autoencoder=KLAutoencoder.from_config(self.configs.vae, autoencoder_dtype),
+            autoencoder=kind.from_config(self.configs.autoencoder, autoencoder_dtype),
             text_encoder=with_towers(self.text_encoder, parts),
         )
 
+    def save(self, folder: epath.PathLike) -> None:
+        """Writes a pipeline folder, which PyTorch diffusers reads."""
+        self.configs.save(
+            folder,
+            params=self.params,
+            autoencoder_params=self.autoencoder_params,
+            text_encoder=self.text_encoder,
+        )
 
-def denoiser_of(configs: Any) -> str:
-    """Under which name diffusers keeps the denoising network; ``configs`` is ``None`` for a model that came
-    from no checkpoint.
+
+def networks_of(configs: Configs | None, params: Params, encoder: PromptEncoder) -> Networks:
+    """All networks but the autoencoder.
+
+    Args:
+        configs: ``None`` for a model that came from no checkpoint.
+        params: of the denoising network.
     """
-    return "unet" if configs is None else configs.denoiser
-
-
-def networks_of(configs: Any, params: Params, encoder: PromptEncoder) -> Networks:
-    """All networks but the autoencoder; ``params``: of the denoising one."""
-    index = {} if configs is None else configs.index
+    denoiser, parts = _names(configs)
     return {
-        denoiser_of(configs): params,
-        **{name: tower.params for name, tower in named_towers(encoder, index).items()},
+        denoiser: params,
+        **{name: tower.params for name, tower in named_towers(encoder, parts).items()},
     }
 
 
 def put_networks(
-    configs: Any, encoder: PromptEncoder, networks: Mapping[str, Params]
+    configs: Configs | None, encoder: PromptEncoder, networks: Mapping[str, Params]
 ) -> tuple[Params, PromptEncoder]:
     """The denoising network's parameters, and the text encoder with its own."""
-    names = iter(named_towers(encoder, {} if configs is None else configs.index))
-    parts = [
+    denoiser, parts = _names(configs)
+    names = iter(named_towers(encoder, parts))
+    changed = [
         tower.replace(params=networks[next(names)]) if hasattr(tower, "params") else tower
         for tower in towers(encoder)
     ]
-    return networks[denoiser_of(configs)], with_towers(encoder, parts)
+    return networks[denoiser], with_towers(encoder, changed)
+
+
+def _names(configs: Configs | None) -> tuple[str, tuple[TextPart, ...]]:
+    return ("unet", ()) if configs is None else (configs.denoiser, configs.family.text)

@@ -1,320 +1,219 @@
-"""Stable Diffusion 1.x, 2.x and XL checkpoints, in diffusers' layout, in and out.
+"""Stable Diffusion 1.x and 2.x: a CLIP text tower and a UNet, with forms that fill masks in or edit pictures.
 
-A pipeline folder has ``model_index.json`` and a subfolder a component: ``unet/``, ``vae/``,
-``text_encoder/``, ``tokenizer/`` (XL: also ``text_encoder_2/`` and ``tokenizer_2/``) and ``scheduler/``. All
-configs, names and shapes are checked before a tensor is read.
+It reads the tower's last state after its final norm; 2.x is made without the tower's last layer.
 """
 
 import dataclasses
-import functools
-import json
-from typing import Any, ClassVar
+import re
+from collections.abc import Mapping, Sequence
 
-import jax.numpy as jnp
-from etils import epath
 from flax import nnx
-from jax.sharding import Sharding
 
-from difflax.core.types import Params, UserError
-from difflax.diffusion.guidance import ClassifierFreeGuidance, Guidance, TwoConditionGuidance
-from difflax.models.autoencoder_kl import KLAutoencoder
-from difflax.models.functional import Functional, functional
-from difflax.models.layers import choose
-from difflax.models.size_conditioning import SCORED, numbers_read
+from difflax.core.types import UserError
+from difflax.diffusion.guidance import Guidance, TwoConditionGuidance
 from difflax.models.unet import UNet2DConditionModel, reads_pooled
-from difflax.pretrained.components.autoencoder import CONFIG, WEIGHTS, newer_names
-from difflax.pretrained.components.schedulers import Sampling, read_scheduler
-from difflax.pretrained.components.text_encoders import is_xl, load_text_encoders, save_text_encoders
-from difflax.pretrained.families.base import Checkpoint
-from difflax.pretrained.format.hub import INDEX
-from difflax.pretrained.format.safetensors import Tensors, open_weights, read_json, write_file, write_json
-from difflax.pretrained.format.torch_names import check_names, from_torch, to_torch
-from difflax.text.prompts import PromptEncoder
+from difflax.pretrained.components.clip import ClipPart
+from difflax.pretrained.families.family import Config, Configs, Family
+from difflax.pretrained.format.layout import ABSENT
+from difflax.pretrained.format.safetensors import Tensors
+from difflax.pretrained.single_file.autoencoder import infer_autoencoder_config
+from difflax.pretrained.single_file.clip import ClipTower
+from difflax.pretrained.single_file.original import Files, Original
+from difflax.pretrained.single_file.tensors import HEAD, replaced
+from difflax.pretrained.single_file.text import Tower
 
-Config = dict[str, Any]
+BETAS = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+    "clip_sample": False,
+}
+"""Of the schedulers of all published checkpoints with a UNet."""
 
-PIPELINES = dict.fromkeys(
-    (
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UNetFamily(Family):
+    """What the families with diffusers' ``UNet2DConditionModel`` have in common."""
+
+    denoiser: str = "unet"
+    network: type[nnx.Module] = UNet2DConditionModel
+    sample_size: int = 64
+    num_steps: int = 50
+
+    def text_widths(self, network: Config) -> tuple[int, int | None]:
+        return network.get("cross_attention_dim", 1280), None
+
+    def reads_pooled(self, network: Config) -> bool:
+        return reads_pooled(network)
+
+    def stated(self, configs: Configs) -> Config:
+        """The lines of a saved ``model_index.json`` that are of no component."""
+        return {"_class_name": self.pipelines[0]}
+
+    def index(self, configs: Configs, written: Mapping[str, list]) -> Config:
+        """Without a safety checker, which diffusers takes from the index."""
+        version = configs.network.get("_diffusers_version", "0.36.0")
+        absent = {"feature_extractor": ABSENT, "image_encoder": ABSENT}
+        entries = {"_diffusers_version": version, **absent, **self.stated(configs), **written}
+        return dict(sorted(entries.items()))
+
+
+class StableDiffusion(UNetFamily):
+    """1.x and 2.x."""
+
+    def stated(self, configs: Configs) -> Config:
+        kinds = {(): "", ("picture",): "InstructPix2Pix", ("mask",): "Inpaint"}
+        kind = kinds[self.channel_conditions(configs)]
+        return {
+            "_class_name": f"StableDiffusion{kind}Pipeline",
+            "requires_safety_checker": False,
+            "safety_checker": ABSENT,
+        }
+
+    def guidance(self, configs: Configs, conditions: Sequence[str]) -> Guidance:
+        if "picture" in conditions:
+            return TwoConditionGuidance(text_scale=self.guidance_scale, image_scale=1.5)
+        return super().guidance(configs, conditions)
+
+
+UNET_NAMES = {
+    "time_embed.0": "time_embedding.linear_1",
+    "time_embed.2": "time_embedding.linear_2",
+    "input_blocks.0.0": "conv_in",
+    "out.0": "conv_norm_out",
+    "out.2": "conv_out",
+    "middle_block.0": "mid_block.resnets.0",
+    "middle_block.1": "mid_block.attentions.0",
+    "middle_block.2": "mid_block.resnets.1",
+}
+"""What the original code calls layers of a UNet, and diffusers."""
+
+RESNET_NAMES = {
+    "in_layers.0.": "norm1.",
+    "in_layers.2.": "conv1.",
+    "emb_layers.1.": "time_emb_proj.",
+    "out_layers.0.": "norm2.",
+    "out_layers.3.": "conv2.",
+    "skip_connection.": "conv_shortcut.",
+}
+"""The same within a residual block."""
+
+
+def unet_names(tensors: Tensors, config: Config, vector: str = "class_embedding") -> Tensors:
+    """The tensors of a UNet of ``config`` by diffusers' names.
+
+    Args:
+        vector: what diffusers calls the layers that read the vector beside the time.
+    """
+    layers = config.get("layers_per_block", 2)
+    attentions = {name.rsplit(".norm.", 1)[0] for name in tensors if name.endswith(".norm.weight")}
+    fixed = UNET_NAMES | {"label_emb.0.0": f"{vector}.linear_1", "label_emb.0.2": f"{vector}.linear_2"}
+
+    def place(name: str) -> str:
+        for old, new in fixed.items():
+            if name.startswith(old + "."):
+                return new + name[len(old) :]
+        match = re.fullmatch(r"(input|output)_blocks\.(\d+)\.(\d+)\.(.*)", name)
+        if match is None:
+            return name
+        way, rest = ("down", match[4]) if match[1] == "input" else ("up", match[4])
+        index, inside = int(match[2]) - (way == "down"), int(match[3])
+        level, layer = divmod(index, layers + 1)
+        if way == "down" and layer == layers:
+            return f"down_blocks.{level}.downsamplers.0.{rest.replace('op.', 'conv.', 1)}"
+        if inside == 0:
+            return f"{way}_blocks.{level}.resnets.{layer}.{rest}"
+        if f"{match[1]}_blocks.{match[2]}.{inside}" in attentions:
+            return f"{way}_blocks.{level}.attentions.{layer}.{rest}"
+        return f"{way}_blocks.{level}.upsamplers.0.{rest}"
+
+    return {replaced(place(name), RESNET_NAMES): tensor for name, tensor in tensors.items()}
+
+
+def infer_unet(unet: Tensors) -> tuple[Config, list[int]]:
+    """The config that a UNet's names and shapes imply, but for its heads and its size, and where in the file
+    each of its levels begins.
+    """
+    kept = {int(m[1]) for name in unet if (m := re.match(r"input_blocks\.(\d+)\.0\.(op|in_layers)", name))}
+    stops = sorted({int(m[1]) for n in unet if (m := re.match(r"input_blocks\.(\d+)\.0\.op\.", n))})
+    layers = (stops[0] if stops else max(kept) + 1) - 1
+    levels = len(stops) + 1
+    firsts = [1 + level * (layers + 1) for level in range(levels)]
+    reads = [f"input_blocks.{i}.1.norm.weight" in unet for i in firsts]
+    config = {
+        "_class_name": UNet2DConditionModel.__name__,
+        "in_channels": unet["input_blocks.0.0.weight"].shape[1],
+        "out_channels": unet["out.2.weight"].shape[0],
+        "block_out_channels": [unet[f"input_blocks.{i}.0.out_layers.3.weight"].shape[0] for i in firsts],
+        "layers_per_block": layers,
+        "down_block_types": ["CrossAttnDownBlock2D" if r else "DownBlock2D" for r in reads],
+        "up_block_types": ["CrossAttnUpBlock2D" if r else "UpBlock2D" for r in reads[::-1]],
+        "cross_attention_dim": next(t.shape[1] for n, t in unet.items() if n.endswith("attn2.to_k.weight")),
+        "use_linear_projection": next(
+            len(t.shape) == 2 for n, t in unet.items() if n.endswith("1.proj_in.weight")
+        ),
+    }
+    return config, firsts
+
+
+def heads_of_64(unet: Config) -> list[int]:
+    """How many heads each level has (``attention_head_dim``, as diffusers calls it)."""
+    return [width // HEAD for width in unet["block_out_channels"]]
+
+
+def infer(unet: Tensors, autoencoder: Tensors, found: Sequence[Tower], prediction_type: str | None) -> Files:
+    """The configs that a file's names and shapes imply, with what all of 1.x have in common, or all of 2.x,
+    which has OpenCLIP's tower.
+
+    Raises:
+        UserError: a 2.x file without ``prediction_type``.
+    """
+    second = found[0].open_clip
+    if second and prediction_type is None:
+        raise UserError(
+            "a Stable Diffusion 2.x file does not tell what it predicts: give prediction_type=v_prediction"
+            " (the 768-pixel models) or prediction_type=epsilon (the base models)"
+        )
+    predicts = prediction_type or "epsilon"
+    config, _ = infer_unet(unet)
+    heads, size = (heads_of_64(config), 96 if predicts == "v_prediction" else 64) if second else (8, 64)
+    kind = {"_class_name": "DDIMScheduler"}
+    if predicts == "epsilon":
+        kind = {"_class_name": "PNDMScheduler", "skip_prk_steps": True}
+    return {
+        "index": {"_class_name": FAMILY.pipelines[0]},
+        "network": config | {"attention_head_dim": heads, "sample_size": size},
+        "autoencoder": infer_autoencoder_config(autoencoder, sample_size=512, scaling_factor=0.18215),
+        "scheduler": BETAS | kind | {"prediction_type": predicts},
+    }
+
+
+TEXT_ENCODER = ClipPart()
+
+FAMILY = StableDiffusion(
+    title="Stable Diffusion 1.x or 2.x",
+    pipelines=(
         "StableDiffusionPipeline",
         "StableDiffusionImg2ImgPipeline",
         "StableDiffusionInpaintPipeline",
         "StableDiffusionInpaintPipelineLegacy",
         "StableDiffusionInstructPix2PixPipeline",
-        "StableDiffusionXLPipeline",
-        "StableDiffusionXLImg2ImgPipeline",
-    )
-)
-SCHEDULER_CONFIG = "scheduler_config.json"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Configs:
-    """The JSON files of a pipeline folder as they are, so that saving gives them back.
-
-    Attributes:
-        index: ``model_index.json``.
-    """
-
-    index: Config
-    unet: Config
-    vae: Config
-    scheduler: Config
-
-    denoiser: ClassVar[str] = "unet"
-
-    def build(
-        self, dtype: Any, remat: str = "none", scan_layers: bool = False
-    ) -> tuple[Functional, KLAutoencoder, Sampling]:
-        """What they describe: UNet and autoencoder that compute in ``dtype``, and how to sample.
-
-        Args:
-            remat, scan_layers: of the UNet, see ``difflax.models.blocks``.
-
-        Raises:
-            UserError: something that is not supported.
-        """
-        for name, kind in (("unet", "UNet2DConditionModel"), ("vae", "AutoencoderKL")):
-            given = getattr(self, name).get("_class_name", kind)
-            if str(given).removeprefix("Flax") != kind:
-                raise UserError(f"{name}/{CONFIG}: _class_name = {given!r} is not supported, only {kind!r}")
-        autoencoder = KLAutoencoder.from_config(self.vae, dtype)
-        model = unet_network(json.dumps(self.unet, sort_keys=True), dtype, remat, scan_layers)
-        return model, autoencoder, read_scheduler(self.scheduler)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class StableDiffusion(Checkpoint):
-    """A checkpoint of Stable Diffusion 1.x, 2.x or XL; its network is a UNet."""
-
-    configs: Configs
-
-    @property
-    def reads_pooled(self) -> bool:
-        """Whether the UNet reads the text's pooled vector (XL)."""
-        return reads_pooled(self.configs.unet)
-
-    @property
-    def zero_null(self) -> bool:
-        """Where the pipeline's ``force_zeros_for_empty_prompt`` says so (XL's base)."""
-        index = self.configs.index
-        return is_xl(index) and bool(index.get("force_zeros_for_empty_prompt", True))
-
-    @property
-    def refines(self) -> bool:
-        """Whether it is a refiner, which goes on from what another model made."""
-        return bool(self.configs.index.get("requires_aesthetics_score", False))
-
-    @property
-    def guidance(self) -> Guidance:
-        """The default of its pipeline in diffusers."""
-        if self.edits_images:
-            return TwoConditionGuidance(text_scale=7.5, image_scale=1.5)
-        return ClassifierFreeGuidance(scale=5.0 if is_xl(self.configs.index) else 7.5)
-
-    @property
-    def num_steps(self) -> int:
-        """The default of its pipeline in diffusers."""
-        return 50
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width that it was trained at, in pixels."""
-        size = self.configs.unet.get("sample_size") or 64
-        height, width = (size, size) if isinstance(size, int) else size
-        return height * self.autoencoder.config.downscale, width * self.autoencoder.config.downscale
-
-    @property
-    def fills_masks(self) -> bool:
-        """Whether the UNet also reads a mask and the image under it."""
-        return channels_beside_noise(self.configs) == self.autoencoder.config.latent_channels + 1
-
-    @property
-    def edits_images(self) -> bool:
-        """Whether the UNet also reads the image that is edited."""
-        return channels_beside_noise(self.configs) == self.autoencoder.config.latent_channels
-
-    def save(self, folder: epath.PathLike) -> None:
-        """Writes a pipeline folder, see `save_stable_diffusion`."""
-        save_stable_diffusion(
-            folder,
-            configs=self.configs,
-            params=self.params,
-            autoencoder_params=self.autoencoder_params,
-            text_encoder=self.text_encoder,
-        )
-
-
-@functools.cache
-def unet_network(config: str, dtype: Any, remat: str = "none", scan_layers: bool = False) -> Functional:
-    """The UNet of a ``unet/config.json`` (its text) as pure functions, the same object for the same
-    arguments.
-    """
-    fields = json.loads(config)
-
-    def make(rngs: nnx.Rngs) -> UNet2DConditionModel:
-        return UNet2DConditionModel.from_config(
-            fields, dtype=dtype, remat=remat, scan_layers=scan_layers, rngs=rngs
-        )
-
-    return functional(make)
-
-
-def read_configs(folder: epath.PathLike) -> Configs:
-    """The configs of a pipeline folder.
-
-    Raises:
-        UserError: no pipeline folder, or a pipeline of another class.
-    """
-    folder = epath.Path(folder)
-    if not (folder / INDEX).is_file():
-        raise UserError(f"no {INDEX} in {folder}: give a pipeline folder in diffusers' layout")
-    index = read_json(folder / INDEX)
-    name = str(index.get("_class_name", "")).removeprefix("Flax")
-    choose(PIPELINES, name, f"{folder / INDEX}: _class_name")
-    return Configs(
-        index=index,
-        unet=read_json(folder / "unet" / CONFIG),
-        vae=read_json(folder / "vae" / CONFIG),
-        scheduler=read_json(folder / "scheduler" / SCHEDULER_CONFIG),
-    )
-
-
-def load_stable_diffusion(
-    folder: epath.PathLike,
-    *,
-    dtype: Any = jnp.float32,
-    variant: str | None = None,
-    shardings: Params | Sharding | None = None,
-) -> StableDiffusion:
-    """The checkpoint in a pipeline folder.
-
-    Args:
-        dtype: of the computation and of the parameters; the autoencoder stays in float32 where float16 would
-            overflow (``force_upcast``).
-        variant: of the weights, ``"fp16"``.
-        shardings: of the UNet's parameters, see `from_torch`.
-
-    Raises:
-        UserError: a file that is missing, damaged or not supported, or weights that do not fit.
-    """
-    folder = epath.Path(folder)
-    configs = read_configs(folder)
-    model, autoencoder, _ = configs.build(dtype)
-    unet = open_weights(folder / "unet", WEIGHTS, variant=variant)
-    vae = newer_names(open_weights(folder / "vae", WEIGHTS, variant=variant))
-    where = f"in {folder}"
-    check_names(unet, model.abstract(), f"the UNet {where}")
-    check_names(vae, autoencoder.network.abstract(), f"the autoencoder {where}")
-    encoder = load_text_encoders(folder, configs.index, dtype=dtype, variant=variant)
-    return assemble(configs, unet, vae, encoder, where, dtype=dtype, shardings=shardings)
-
-
-def assemble(
-    configs: Configs,
-    unet: Tensors,
-    vae: Tensors,
-    encoder: PromptEncoder,
-    where: str,
-    *,
-    dtype: Any,
-    shardings: Params | Sharding | None = None,
-) -> StableDiffusion:
-    """Reads the weights of UNet and autoencoder into a checkpoint; ``where`` is for errors."""
-    model, autoencoder, sampling = configs.build(dtype)
-    width = configs.unet.get("cross_attention_dim", 1280)
-    if width != encoder.width:
-        raise UserError(
-            f"the UNet {where} reads text of width {width}, its text encoder gives"
-            f" {encoder.width}: they do not belong together"
-        )
-    sizes = count_sizes(configs, encoder.pooled_width, where)
-    return StableDiffusion(
-        model=model,
-        params=from_torch(unet, model.abstract(), f"the UNet {where}", dtype=dtype, shardings=shardings),
-        autoencoder=autoencoder,
-        autoencoder_params=from_torch(
-            vae, autoencoder.network.abstract(), f"the autoencoder {where}", dtype=autoencoder.dtype
+    ),
+    channels=("mask", "picture"),
+    text=(TEXT_ENCODER,),
+    guidance_scale=7.5,
+    original=Original(
+        mark="cond_stage_model.",
+        towers=(
+            ClipTower(prefix="cond_stage_model.transformer.", part=TEXT_ENCODER),
+            ClipTower(prefix="cond_stage_model.model.", part=TEXT_ENCODER, open_clip=True),
         ),
-        text_encoder=encoder,
-        sampling=sampling,
-        sizes=sizes,
-        configs=configs,
-    )
-
-
-def channels_beside_noise(configs: Configs) -> int:
-    """How many channels the UNet reads beside the noisy latent: none, those of an image that it edits
-    (InstructPix2Pix), or those of an image and its mask (inpainting).
-
-    Raises:
-        UserError: another number of them.
-    """
-    channels, latent = configs.unet.get("in_channels", 4), configs.vae.get("latent_channels", 4)
-    known = {latent: "text to image", 2 * latent + 1: "inpainting"}
-    if not is_xl(configs.index):
-        known[2 * latent] = "editing"
-    if channels not in known:
-        kinds = ", ".join(f"{count} ({kind})" for count, kind in known.items())
-        raise UserError(
-            f"unet/{CONFIG}: in_channels = {channels} is not supported with latents of {latent} channels:"
-            f" only {kinds}"
-        )
-    return channels - latent
-
-
-def count_sizes(configs: Configs, pooled_width: int, where: str) -> int:
-    """How many numbers the UNet reads beside the pooled vector, see `numbers_read`.
-
-    Raises:
-        UserError: the UNet's vector has room for another number, or the pipeline is of the other kind.
-    """
-    numbers = numbers_read(configs.unet, pooled_width, f"the UNet {where}")
-    scored = bool(configs.index.get("requires_aesthetics_score", False))
-    if numbers and scored != (numbers == SCORED):
-        kind, other = ("a refiner", "false") if numbers == SCORED else ("a base model", "true")
-        raise UserError(
-            f"the UNet {where} is of {kind}, but {INDEX} has requires_aesthetics_score = {other}: they do not"
-            " belong together"
-        )
-    return numbers
-
-
-def save_stable_diffusion(
-    folder: epath.PathLike,
-    *,
-    configs: Configs,
-    params: Params,
-    autoencoder_params: Params,
-    text_encoder: PromptEncoder,
-) -> None:
-    """Writes a pipeline folder, which PyTorch diffusers and `load_stable_diffusion` read.
-
-    There is no safety checker in it; diffusers takes its absence from the index.
-    """
-    folder = epath.Path(folder)
-    entries: dict[str, Any] = {
-        "_diffusers_version": configs.unet.get("_diffusers_version", "0.36.0"),
-        "feature_extractor": [None, None],
-        "image_encoder": [None, None],
-        "scheduler": ["diffusers", configs.scheduler["_class_name"].removeprefix("Flax")],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "vae": ["diffusers", "AutoencoderKL"],
-    }
-    if is_xl(configs.index):
-        kept = ("_class_name", "force_zeros_for_empty_prompt", "requires_aesthetics_score")
-        entries |= {name: configs.index[name] for name in kept if name in configs.index}
-    else:
-        extra, latent = channels_beside_noise(configs), configs.vae.get("latent_channels", 4)
-        kind = {0: "", latent: "InstructPix2Pix", latent + 1: "Inpaint"}[extra]
-        entries["_class_name"] = f"StableDiffusion{kind}Pipeline"
-        entries |= {"requires_safety_checker": False, "safety_checker": [None, None]}
-    for name, config, weights in (("unet", configs.unet, params), ("vae", configs.vae, autoencoder_params)):
-        place = folder / name
-        place.mkdir(parents=True, exist_ok=True)
-        write_json(place / CONFIG, config)
-        write_file(place / f"{WEIGHTS}.safetensors", to_torch(weights))
-    (folder / "scheduler").mkdir(exist_ok=True)
-    write_json(folder / "scheduler" / SCHEDULER_CONFIG, configs.scheduler)
-    entries |= save_text_encoders(text_encoder, configs.index, folder)
-    # Last, so that a folder with an index is whole.
-    write_json(folder / INDEX, dict(sorted(entries.items())))
+        denoiser_names=unet_names,
+        infer=infer,
+        asks_prediction=True,
+        example="stable-diffusion-v1-5/stable-diffusion-v1-5",
+    ),
+)

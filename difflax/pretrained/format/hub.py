@@ -11,11 +11,8 @@ from typing import Any
 from etils import epath
 
 from difflax.core.types import UserError
+from difflax.pretrained.format.layout import DIFFUSERS, INDEX, TRANSFORMERS
 from difflax.pretrained.format.safetensors import read_json, weight_file
-
-INDEX = "model_index.json"
-STEMS = ("diffusion_pytorch_model", "model")
-"""What diffusers and transformers call a model's weights."""
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SMALL = ["*.json", "*.txt", "*/*.json", "*/*.txt", "*/*.model"]
@@ -79,7 +76,7 @@ def _weights(
     for place in places if parts is None else [place for place in places if place in parts]:
         prefix = f"{place}/" if place else ""
         inside = {file.removeprefix(prefix) for file in files if file.startswith(prefix)}
-        for stem in STEMS:
+        for stem in (DIFFUSERS, TRANSFORMERS):
             found = weight_file(inside, stem, variant)
             if found is None:
                 continue

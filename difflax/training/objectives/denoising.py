@@ -5,6 +5,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from difflax.core import streams
@@ -18,7 +19,7 @@ from difflax.diffusion.loss.weightings import NoUncertainty, Uncertainty, Weight
 from difflax.diffusion.predictions import PredictionType
 from difflax.diffusion.schedules import NoiseSchedule, noise_level
 from difflax.models.autoencoder import Autoencoder
-from difflax.models.functional import Functional, conditional_network
+from difflax.models.functional import Functional
 from difflax.training.objectives.base import LOSS_PARAMS, Plain, network_params, pixels
 
 
@@ -91,8 +92,7 @@ class Denoising(Plain):
         dropout = streams.substream(key, "dropout")
         bound = VariationalBound(schedule=self.schedule, weight=self.vlb_weight) if self.vlb_weight else None
         losses = diffusion_loss(
-            functools.partial(conditional_network(self.model), dropout_key=dropout),
-            network_params(params),
+            functools.partial(self.model.module(network_params(params)), dropout_key=dropout),
             self.prediction_type,
             x0,
             eps,
@@ -124,18 +124,17 @@ class Denoising(Plain):
 def drop_captions(
     captions: Conditioning, null: Conditioning, share: float, keys: Key[Array, " b"]
 ) -> Conditioning:
-    """``null`` in place of each row with probability ``share``; the sizes of an image are no caption and
-    stay.
+    """``null`` in place of each row with probability ``share``; what ``null`` says nothing of, as the sizes
+    of an image, is no caption and stays.
     """
-    made = drop_rows(dataclasses.replace(captions, time_ids=None), null, share, keys)
-    return dataclasses.replace(made, time_ids=captions.time_ids)
+    said = [name for name, empty in vars(null).items() if empty is not None]
+    rows, empty = ({name: getattr(told, name) for name in said} for told in (captions, null))
+    return dataclasses.replace(captions, **drop_rows(rows, empty, share, keys))
 
 
 def drop_rows(rows: PyTree, null: PyTree, share: float, keys: Key[Array, " b"]) -> PyTree:
     """``null`` in place of each row of a tree of arrays with probability ``share``."""
     dropped = jax.vmap(lambda k: jax.random.bernoulli(k, share))(keys)
 
-    def replace(given: Array, empty: Array) -> Array:
+    def replace(given: Array | np.ndarray, empty: Array | np.ndarray) -> Array:
         return jnp.where(dropped.reshape(-1, *[1] * (given.ndim - 1)), empty, given)
-
-    return jax.tree.map(replace, rows, null)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.fft
 from difflax.core.types import Conditioning
-from difflax.diffusion.denoisers import make_denoiser
+from difflax.diffusion.denoisers import WithWeak, make_denoiser
 from difflax.diffusion.guidance import (
     AdaptiveProjectedGuidance,
     Autoguidance,
@@ -63,7 +63,7 @@ def eps_of(x0, level=LEVEL):
 
 
 def guided(guidance, level=LEVEL, conditioning=BOTH):
-    return guidance.wrap(denoise, weak)(jnp.asarray(X), level, conditioning)
+    return guidance.wrap(WithWeak(denoise, weak))(jnp.asarray(X), level, conditioning)
 
 
 def check(prediction, x0, level=LEVEL, tolerance=2e-5):
@@ -246,12 +246,14 @@ def test_affine_guidance_does_not_depend_on_the_prediction_type(x64, name):
     for kind in PREDICTIONS.values():
         schedule = SCHEDULES["cosine"]()
 
-        def network(params, x, time, c, kind=kind, schedule=schedule):
-            ideal = Gaussian(mean=c.pooled * params)
-            return as_network(ideal, schedule, kind())(params, x, time, c)
+        def network(x, time, c, strength, kind=kind, schedule=schedule):
+            ideal = Gaussian(mean=c.pooled * strength)
+            return as_network(ideal, schedule, kind())(x, time, c)
 
-        strong, worse = (make_denoiser(network, p, schedule, kind()) for p in (1.0, 0.8))
-        results.append(ONE_IS_OFF[name](4.0).wrap(strong, worse)(x, LEVEL, conditions).x0)
+        pair = WithWeak(
+            *(make_denoiser(functools.partial(network, strength=s), schedule, kind()) for s in (1.0, 0.8))
+        )
+        results.append(ONE_IS_OFF[name](4.0).wrap(pair)(x, LEVEL, conditions).x0)
     for result in results[1:]:
         np.testing.assert_allclose(result, results[0], rtol=1e-8)
 
@@ -274,7 +276,7 @@ def test_no_strength_compiles_again(name):
     @jax.jit
     def evaluate(guidance, x, conditioning):
         traces.append(1)
-        return guidance.wrap(denoise, weak)(x, FLOW, conditioning).x0
+        return guidance.wrap(WithWeak(denoise, weak))(x, FLOW, conditioning).x0
 
     guidance, conditioning = TRACED[name], conditions_of(name)
     as_arrays = lambda f: jax.tree.map(lambda a: jnp.asarray(f(a), jnp.float32), guidance)  # noqa: E731

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from difflax.core.types import Conditioning
+from difflax.diffusion.denoisers import WithWeak
 from difflax.diffusion.guidance import (
     Bounds,
     ClassifierFreeGuidance,
@@ -67,14 +68,14 @@ def test_a_perturbation_acts_in_its_part_of_the_run_and_the_other_guidance_in_al
         x0 = share * conditioning.pooled
         return Prediction(x0, (x - level.alpha * x0) / level.sigma)
 
-    wrapped = guidance.wrap(functools.partial(denoise, 1.0), functools.partial(denoise, 0.5))
+    wrapped = guidance.wrap(WithWeak(functools.partial(denoise, 1.0), functools.partial(denoise, 0.5)))
     keys = jax.random.split(jax.random.key(0), 2)
     _, estimates = sample(wrapped, DDIM(), LEVELS, X, keys, conditioning=BOTH, return_trajectory=True)
     jax.effects_barrier()
     np.testing.assert_allclose(estimates[:, 0, 0], [9, 10, 10, 10, 9, 9, 9, 9], rtol=1e-6)
     assert evaluated.count(0.5) == 3
     with pytest.raises(ValueError, match="resolve"):
-        perturbation.wrap(functools.partial(denoise, 1.0), functools.partial(denoise, 0.5))(
+        perturbation.wrap(WithWeak(functools.partial(denoise, 1.0), functools.partial(denoise, 0.5)))(
             X, LEVELS[0], BOTH
         )
 

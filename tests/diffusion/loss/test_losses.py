@@ -15,8 +15,8 @@ X0, EPS, OUT = (jax.random.normal(k, (8, 4, 4, 2)) for k in jax.random.split(jax
 
 
 def loss(kind, level, **options):
-    network = lambda params, x, time, conditioning: OUT  # noqa: E731
-    return diffusion_loss(network, {}, kind, X0, EPS, level, Conditioning(), **options)
+    network = lambda x, time, conditioning: OUT  # noqa: E731
+    return diffusion_loss(network, kind, X0, EPS, level, Conditioning(), **options)
 
 
 def test_epsilon_loss_is_ddpms():

@@ -59,7 +59,7 @@ def levels_of(schedule):
 def test_the_denoiser_of_a_perfect_network_is_the_ideal_one(x64, schedule, prediction):
     """On its own levels, and asked on another path at the same noise-to-signal ratios."""
     data, schedule, kind = Mixture(), ALL_SCHEDULES[schedule], PREDICTIONS[prediction]()
-    denoise = make_denoiser(as_network(data, schedule, kind), {}, schedule, kind)
+    denoise = make_denoiser(as_network(data, schedule, kind), schedule, kind)
     levels = sampling_levels(schedule, UniformLogSNR(sigma_max=40.0, sigma_min=0.05), 6)[:-1]
     elsewhere = unscheduled_level(3.0 * levels.alpha, 3.0 * levels.sigma)
     for path in (levels, elsewhere):
@@ -195,7 +195,7 @@ class Networks(Gaussian):
     def denoise(self, x, level, conditioning=None):
         data = Gaussian()
         networks = [
-            make_denoiser(as_network(data, schedule, kind()), {}, schedule, kind())
+            make_denoiser(as_network(data, schedule, kind()), schedule, kind())
             for schedule, kind in self.pairs
         ]
         branches = [lambda x, level, n=network: n(x, level, Conditioning()) for network in networks]

@@ -1,6 +1,7 @@
 """Whole runs of diffusers' PyTorch schedulers, on the same network, start and noise, equal ours to 1e-5."""
 
 import dataclasses
+import functools
 import pathlib
 
 import jax
@@ -59,7 +60,7 @@ def run_ours(case, parameters, x_start, noise, monkeypatch):
     }
     flow = case.prediction == "flow_velocity"
     denoise = make_denoiser(
-        network, parameters, case.schedule, case.prediction_type,
+        functools.partial(network, parameters), case.schedule, case.prediction_type,
         network_input=NetworkInput(time_scale=1000.0, time_offset=0.0 if flow else -1.0),
     )  # fmt: skip
     levels = sampling_levels(

@@ -64,11 +64,11 @@ def run_ours(sampling, noise, steps):
     if sampling.unit_start:
         start = jnp.hypot(levels.alpha[0], levels.sigma[0])
 
-    def network(params, x, time, conditioning):
+    def network(x, time, conditioning):
         return out(x, time[:, None], jnp)
 
     denoise = make_denoiser(
-        network, {}, sampling.schedule, sampling.prediction_type, network_input=sampling.network_input
+        network, sampling.schedule, sampling.prediction_type, network_input=sampling.network_input
     )
     keys = jax.random.split(jax.random.key(0), len(noise))
     return sample(denoise, sampling.sampler, levels, start * noise, keys, conditioning=Conditioning())

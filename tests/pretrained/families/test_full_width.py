@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from difflax.core.types import Conditioning
 
 SCRIPT = pathlib.Path(__file__).parents[2] / "fixtures" / "full_width.py"
 
@@ -33,17 +34,20 @@ def folder(tmp_path_factory):
 def test_every_component(folder):
     pipeline = difflax.from_pretrained(str(folder))
     given = safetensors.numpy.load_file(folder / "references.safetensors")
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(pipeline.params))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(pipeline.model.params))
     assert parameters == 859_520_964  # as published of Stable Diffusion 1
 
     def error(ours, name):
         return np.abs(np.asarray(ours) - given[name]).max() / np.abs(given[name]).max()
 
-    unet = jax.jit(pipeline.model.apply)(
-        pipeline.params, jnp.asarray(given["noise"]), jnp.asarray([981.0]), jnp.asarray(given["context"])
+    unet = jax.jit(pipeline.model.network.apply)(
+        pipeline.model.params,
+        jnp.asarray(given["noise"]),
+        jnp.asarray([981.0]),
+        Conditioning(context=given["context"]),
     )
-    text = pipeline.text_encoder.condition_ids(jnp.asarray(given["input_ids"].astype(np.int32)))
-    autoencoder, params = pipeline.autoencoder, pipeline.autoencoder_params
+    text = pipeline.model.text_encoder.condition_ids(jnp.asarray(given["input_ids"].astype(np.int32)))
+    autoencoder, params = pipeline.model.autoencoder, pipeline.model.autoencoder_params
     encode, decode = (
         jax.jit(lambda p, x, m=method: autoencoder.network.apply(p, x, method=m))
         for method in ("encode", "decode")

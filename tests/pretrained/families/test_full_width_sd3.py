@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from difflax.pretrained.families.sd3 import transformer_network
+from difflax.core.types import Conditioning
+from difflax.models.mmdit import SD3Transformer2DModel
+from difflax.pretrained.families.family import denoiser_network
 from difflax.pretrained.format.safetensors import open_weights
 from difflax.pretrained.format.torch_names import check_names, from_torch
 
@@ -24,7 +26,7 @@ PARAMETERS = {"SD3-medium": 2.0e9, "SD3.5-medium": 2.5e9, "SD3.5-large": 8.1e9}
 
 
 def network(name, dtype=jnp.float32):
-    return transformer_network(json.dumps(reference.CONFIGS[name]), dtype)
+    return denoiser_network(SD3Transformer2DModel, json.dumps(reference.CONFIGS[name]), dtype)
 
 
 @pytest.mark.parametrize("name", reference.CONFIGS)
@@ -47,7 +49,9 @@ def test_a_forward_in_bfloat16(tmp_path):
     tensors = open_weights(tmp_path / "transformer", "diffusion_pytorch_model")
     params = from_torch(tensors, model.abstract(), "SD3-medium", dtype=jnp.bfloat16)
     given = safetensors.numpy.load_file(tmp_path / "references.safetensors")
-    run = jax.jit(lambda p, x, t, context, pooled: model.apply(p, x, t, context, pooled=pooled))
+    run = jax.jit(
+        lambda p, x, t, context, pooled: model.apply(p, x, t, Conditioning(context=context, pooled=pooled))
+    )
     out = run(params, given["x"], np.asarray([640.0], np.float32), given["context"], given["pooled"])
     error = np.linalg.norm(np.asarray(out, np.float32) - given["out"]) / np.linalg.norm(given["out"])
     assert error < 0.05

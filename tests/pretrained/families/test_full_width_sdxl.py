@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from difflax.core.types import UserError
-from difflax.models.size_conditioning import SCORED, SIZES, numbers_read
-from difflax.pretrained.families.sd import unet_network
+from difflax.core.types import Conditioning, UserError
+from difflax.models.size_conditioning import SCORED, SIZES, size_conditions
+from difflax.models.unet import UNet2DConditionModel
+from difflax.pretrained.families.family import denoiser_network
 from difflax.pretrained.format.safetensors import open_weights
 from difflax.pretrained.format.torch_names import check_names, from_torch
 from difflax.text.clip_config import CLIPTextConfig
@@ -46,11 +47,11 @@ def count(tree):
 )
 def test_unet(name, numbers, billions):
     config, tensors = read(name)
-    abstract = unet_network(json.dumps(config, sort_keys=True), "bfloat16").abstract()
+    abstract = denoiser_network(UNet2DConditionModel, json.dumps(config), "bfloat16").abstract()
     check_names(shaped(tensors), abstract, name)
     assert count(abstract) == sum(map(math.prod, tensors.values()))
     assert round(count(abstract) / 1e9, 1) == billions
-    assert numbers_read(config, 1280, name) == numbers
+    assert size_conditions(config, 1280, name) == ({SIZES: "size", SCORED: "size_and_score"}[numbers],)
     lost = dict(shaped(tensors))
     del lost["add_embedding.linear_1.weight"]
     with pytest.raises(UserError, match=r"missing add_embedding\.linear_1\.weight"):
@@ -74,12 +75,14 @@ def test_a_forward_in_bfloat16(tmp_path):
     pytest.importorskip("diffusers")
     # In a process of its own, so that PyTorch's copy of the weights is gone when ours come.
     subprocess.run([sys.executable, reference.__file__, tmp_path], check=True)
-    model = unet_network(json.dumps(read("sdxl_unet")[0], sort_keys=True), jnp.bfloat16)
+    model = denoiser_network(UNet2DConditionModel, json.dumps(read("sdxl_unet")[0]), jnp.bfloat16)
     tensors = open_weights(tmp_path / "unet", "diffusion_pytorch_model")
     params = from_torch(tensors, model.abstract(), "the UNet", dtype=jnp.bfloat16)
     given = safetensors.numpy.load_file(tmp_path / "references.safetensors")
     added = {name: given[name] for name in ("pooled", "time_ids")}
-    run = jax.jit(lambda p, x, t, context, added: model.apply(p, x, t, context, **added))
+    run = jax.jit(
+        lambda p, x, t, context, added: model.apply(p, x, t, Conditioning(context=context, **added))
+    )
     out = run(params, given["x"], np.asarray([reference.TIMESTEP], np.float32), given["context"], added)
     error = np.linalg.norm(np.asarray(out, np.float32) - given["out"]) / np.linalg.norm(given["out"])
     assert error < 0.05

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from difflax.core.types import Conditioning
 
 from tests.fixtures import make_stable_diffusion as reference
 
@@ -55,8 +56,8 @@ def test_text_encoder(case, tensors):
     name, pipeline = case
     expected = section(tensors, name)
     prompts = [reference.PROMPT, reference.NEGATIVE, ""]
-    np.testing.assert_array_equal(pipeline.text_encoder.tokenizer(prompts), expected["input_ids"])
-    encoded = pipeline.text_encoder.encode(prompts)
+    np.testing.assert_array_equal(pipeline.model.text_encoder.tokenizer(prompts), expected["input_ids"])
+    encoded = pipeline.model.text_encoder.encode(prompts)
     assert relative_error(encoded.context, expected["context"]) < 1e-4
     assert relative_error(encoded.pooled, expected["pooled"]) < 1e-4
 
@@ -64,7 +65,7 @@ def test_text_encoder(case, tensors):
 def test_autoencoder(case, tensors):
     _, pipeline = case
     given, expected = section(tensors, "inputs"), section(tensors, "sd15")
-    network, params = pipeline.autoencoder.network, pipeline.autoencoder_params
+    network, params = pipeline.model.autoencoder.network, pipeline.model.autoencoder_params
     encode = jax.jit(lambda p, x: network.apply(p, x, method="encode"))
     decode = jax.jit(lambda p, x: network.apply(p, x, method="decode"))
     posterior = encode(params, jnp.asarray(given["image"]) * 2 - 1)
@@ -80,12 +81,14 @@ def test_unet(case, tensors):
     x = jnp.asarray(given["noise"])
     if "inpainting" in name:
         image, mask = given["image"] * 2 - 1, given["mask"][..., None]
-        under = pipeline.autoencoder.encode(pipeline.autoencoder_params, jnp.asarray(image * (1 - mask)))
+        under = pipeline.model.autoencoder.encode(
+            pipeline.model.autoencoder_params, jnp.asarray(image * (1 - mask))
+        )
         x = jnp.concatenate([x, mask[:, ::8, ::8], under], axis=-1)
     if "editing" in name:
         x = jnp.concatenate([x, section(tensors, "sd15")["mean"]], axis=-1)
-    out = jax.jit(pipeline.model.apply)(
-        pipeline.params, x, jnp.asarray([981.0]), jnp.asarray(expected["context"][:1])
+    out = jax.jit(pipeline.model.network.apply)(
+        pipeline.model.params, x, jnp.asarray([981.0]), Conditioning(context=expected["context"][:1])
     )
     assert relative_error(out, expected["unet"]) < 1e-4
 

@@ -2,7 +2,6 @@
 PyTorch diffusers and transformers computed from the same weights (tests/fixtures/make_stable_diffusion_3.py).
 """
 
-import dataclasses
 import functools
 import json
 import math
@@ -15,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from difflax.core.types import UserError
+from difflax.core.types import Conditioning, UserError
 from difflax.diffusion.guidance import Bounds, PerturbationGuidance
 from difflax.generation.pipeline import WeakModel
+from difflax.generation.settings import run_levels
 from difflax.models.perturbation import Perturbation
 from difflax.pretrained.components.schedulers import read_scheduler
 
@@ -66,12 +66,12 @@ def relative_error(ours, theirs):
 @pytest.mark.parametrize("name", reference.CASES)
 def test_transformer_and_a_whole_run_of_twenty_steps(name, pipeline_of, tensors):
     pipeline, noise = pipeline_of(name), tensors["inputs.noise"]
-    text = (tensors["sd3_medium.context"][:1], tensors["sd3_medium.pooled"][:1])
-    out = jax.jit(lambda p, x, t, context, pooled: pipeline.model.apply(p, x, t, context, pooled=pooled))(
-        pipeline.params, noise, np.asarray([640.0], np.float32), *text
+    text = Conditioning(context=tensors["sd3_medium.context"][:1], pooled=tensors["sd3_medium.pooled"][:1])
+    out = jax.jit(pipeline.model.network.apply)(
+        pipeline.model.params, noise, np.asarray([640.0], np.float32), text
     )
     assert relative_error(out, tensors[f"{name}.transformer"]) < 1e-4
-    levels = pipeline.levels(reference.STEPS, noise.shape[1:3])
+    levels = run_levels(pipeline.model, pipeline.defaults, reference.STEPS, noise.shape[1:3])
     np.testing.assert_allclose(levels.t[:-1] * 1000, tensors[f"{name}.timesteps"], rtol=1e-5)
     made = pipeline(reference.PROMPT, latents=noise, **SETTINGS)
     expected = tensors[f"{name}.image"]
@@ -81,17 +81,19 @@ def test_transformer_and_a_whole_run_of_twenty_steps(name, pipeline_of, tensors)
 
 def test_three_text_encoders_and_the_autoencoder(pipeline_of, tensors):
     pipeline = pipeline_of("sd3_medium")
-    encoded = pipeline.text_encoder.encode([reference.PROMPT, reference.NEGATIVE])
+    encoded = pipeline.model.text_encoder.encode([reference.PROMPT, reference.NEGATIVE])
     assert encoded.context.shape[1] == 77 + reference.LENGTH
     assert relative_error(encoded.context, tensors["sd3_medium.context"]) < 1e-4
     assert relative_error(encoded.pooled, tensors["sd3_medium.pooled"]) < 1e-4
-    network, config = pipeline.autoencoder.network, pipeline.autoencoder.config
+    network, config = pipeline.model.autoencoder.network, pipeline.model.autoencoder.config
     decode = jax.jit(lambda p, x: network.apply(p, x, method="decode"))
     noise = jnp.asarray(tensors["inputs.noise"])
-    assert relative_error(decode(pipeline.autoencoder_params, noise), tensors["sd3_medium.decoded"]) < 1e-4
+    assert (
+        relative_error(decode(pipeline.model.autoencoder_params, noise), tensors["sd3_medium.decoded"]) < 1e-4
+    )
     assert (config.scaling_factor, config.shift_factor) == (1.5305, 0.0609)
     moved = (noise - config.shift_factor) * config.scaling_factor
-    again = pipeline.autoencoder.decode(pipeline.autoencoder_params, moved)
+    again = pipeline.model.autoencoder.decode(pipeline.model.autoencoder_params, moved)
     assert relative_error(again, tensors["sd3_medium.decoded"]) < 1e-4
 
 
@@ -116,7 +118,7 @@ def test_skipped_layers_guide_a_part_of_the_run(pipeline_of, tensors):
     )
     layers = "|".join(map(str, skip["layers"]))
     weak = WeakModel(perturbation=Perturbation(kind="skip", layers=f"transformer_blocks/({layers})$"))
-    pipeline = dataclasses.replace(pipeline_of("sd35_medium"), guidance=guidance, weak=weak)
+    pipeline = pipeline_of("sd35_medium").with_guidance(guidance, weak)
     made = pipeline(reference.PROMPT, latents=tensors["inputs.noise"], **SETTINGS)
     expected = tensors["sd35_medium.image_with_skipped_layers"]
     assert np.abs(made - expected).max() < 2e-3
@@ -125,8 +127,8 @@ def test_skipped_layers_guide_a_part_of_the_run(pipeline_of, tensors):
 
 def test_defaults_and_samplers_of_the_project(pipeline_of):
     pipeline = pipeline_of("sd3_medium")
-    assert (pipeline.height, pipeline.width, pipeline.num_steps) == (64, 64, 28)
-    assert (pipeline.guidance.scale, type(pipeline.sampler).__name__) == (7.0, "Euler")
+    assert (pipeline.defaults.height, pipeline.defaults.width, pipeline.defaults.num_steps) == (64, 64, 28)
+    assert (pipeline.defaults.guidance.scale, type(pipeline.defaults.sampler).__name__) == (7.0, "Euler")
     euler, ddim = (pipeline("a cat", sampler=name, **SMALL) for name in ("euler", "ddim"))
     np.testing.assert_allclose(euler, ddim, atol=1e-3)  # on a straight path the same map
     with pytest.raises(UserError, match="multiples of patch_size = 2"):
@@ -134,7 +136,7 @@ def test_defaults_and_samplers_of_the_project(pipeline_of):
 
 
 def test_what_changes_between_calls_compiles_nothing(pipeline_of):
-    from difflax.generation import run as sampling
+    from difflax.generation import program as sampling
 
     pipeline = pipeline_of("sd35_large")
     pipeline("a cat", "blurry", guidance_scale=4.0, **SMALL)
@@ -160,7 +162,7 @@ def test_the_shift_follows_the_size_as_in_diffusers(kind, latent):
     tokens = latent[0] * latent[1] // 4
     theirs.set_timesteps(9, mu=calculate_shift(tokens, 256, 4096, 0.6, theirs.config.max_shift))
     sampling = read_scheduler(config, patch_size=2)
-    grid = dataclasses.replace(sampling.time_grid, latent=latent)
+    grid = sampling.time_grid.of_latent(latent)
     np.testing.assert_allclose(grid.times(sampling.schedule, 9), theirs.sigmas[:-1], rtol=1e-5)
 
 
@@ -194,7 +196,7 @@ class TestSaving:
         pipeline_of("sd3_medium", t5=False).save_pretrained(tmp_path)
         assert json.loads((tmp_path / "model_index.json").read_text())["text_encoder_3"] == [None, None]
         again = difflax.from_pretrained(str(tmp_path), t5_length=reference.LENGTH)
-        encoded = again.text_encoder.encode(["a cat"]).context
+        encoded = again.model.text_encoder.encode(["a cat"]).context
         np.testing.assert_array_equal(encoded[:, 77:], np.zeros((1, reference.LENGTH, 40)))
 
     @pytest.mark.parity

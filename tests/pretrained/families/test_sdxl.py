@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from difflax.core.types import UserError
+from difflax.core.types import Conditioning, UserError
 from difflax.generation.ensemble import Ensemble
 from difflax.models.size_conditioning import MicroConditioning
 from PIL import Image
@@ -54,7 +54,7 @@ def pipelines(folders):
 @pytest.mark.parametrize("name", ["base", "refiner"])
 class TestComponents:
     def test_text(self, pipelines, tensors, name):
-        made = pipelines[name].text_encoder.encode(PROMPTS)
+        made = pipelines[name].model.text_encoder.encode(PROMPTS)
         assert relative_error(made.context, tensors[f"{name}.context"]) < 1e-4
         assert relative_error(made.pooled, tensors[f"{name}.pooled"]) < 1e-4
 
@@ -62,19 +62,21 @@ class TestComponents:
     def test_unet(self, pipelines, tensors, noise, name):
         pipeline = pipelines[name]
         # Operation by operation: a program of all these blocks takes longer to compile than to run once.
-        made = pipeline.model.apply(
-            pipeline.params,
+        made = pipeline.model.network.apply(
+            pipeline.model.params,
             jnp.asarray(noise),
             jnp.asarray([981.0]),
-            jnp.asarray(tensors[f"{name}.context"][:1]),
-            pooled=jnp.asarray(tensors[f"{name}.pooled"][:1]),
-            time_ids=jnp.asarray(tensors[f"{name}.time_ids"]),
+            Conditioning(
+                context=tensors[f"{name}.context"][:1],
+                pooled=tensors[f"{name}.pooled"][:1],
+                time_ids=tensors[f"{name}.time_ids"],
+            ),
         )
         assert relative_error(made, tensors[f"{name}.unet"]) < 1e-4
 
     def test_no_negative_prompt(self, pipelines, tensors, name):
         """Zeros in the base; an empty prompt in the refiner, which does not force them."""
-        null = pipelines[name].null
+        null = pipelines[name].model.null
         if name == "base":
             assert not null.context.any() and not null.pooled.any()
         else:
@@ -121,7 +123,7 @@ class TestRuns:
             **RUN,
             **SIZE,
         )
-        assert pipelines["refiner"].strength == reference.STRENGTH
+        assert pipelines["refiner"].defaults.strength == reference.STRENGTH
         assert np.abs(made - tensors["refiner.image"]).max() < 2e-3
 
     @pytest.mark.slow
@@ -197,8 +199,8 @@ class TestSaving:
 
 def test_half_precision_keeps_the_autoencoder_out_of_float16(folders):
     half = difflax.from_pretrained(str(folders["base"]), variant="fp16", dtype="float16")
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(half.params)} == {"float16"}
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(half.autoencoder_params)} == {"float32"}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(half.model.params)} == {"float16"}
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(half.model.autoencoder_params)} == {"float32"}
 
 
 class TestBadInput:
@@ -263,7 +265,8 @@ class TestBadInput:
 
     def test_different_noise_levels_at_the_handover(self, pipelines):
         refiner = pipelines["refiner"]
-        other = dataclasses.replace(refiner, time_grid=dataclasses.replace(refiner.time_grid, steps_offset=7))
+        grid = dataclasses.replace(refiner.defaults.time_grid, steps_offset=7)
+        other = dataclasses.replace(refiner, defaults=dataclasses.replace(refiner.defaults, time_grid=grid))
         with pytest.raises(UserError, match="give both the same scheduler"):
             Ensemble(pipelines["base"], other)("a cat", num_steps=10)
 

@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from difflax.core.types import UserError
-from difflax.pretrained.single_file.inferred_configs import infer_configs, infer_text_config
-from difflax.pretrained.single_file.original_names import unet_names, vae_names
+from difflax.models.unet import UNet2DConditionModel
+from difflax.pretrained.families import sd, sdxl
+from difflax.pretrained.families.family import Configs, denoiser_network
+from difflax.pretrained.single_file.autoencoder import autoencoder_names
+from difflax.pretrained.single_file.clip import infer_text_config
+from difflax.text.t5_encoder import ZeroEncoder
 
 from tests.fixtures import full_width, make_sdxl, make_shapes
 from tests.fixtures import make_stable_diffusion as reference
@@ -54,9 +58,11 @@ def test_the_same_model_as_from_the_folder(both):
     one = difflax.from_pretrained(str(path), config=str(folder))
     whole = difflax.from_pretrained(str(folder), variant="fp16")
     for name in ("params", "autoencoder_params"):
-        jax.tree.map(np.testing.assert_array_equal, getattr(one, name), getattr(whole, name))
-    jax.tree.map(np.testing.assert_array_equal, one.text_encoder.params, whole.text_encoder.params)
-    assert one.configs == whole.configs
+        jax.tree.map(np.testing.assert_array_equal, getattr(one.model, name), getattr(whole.model, name))
+    jax.tree.map(
+        np.testing.assert_array_equal, one.model.text_encoder.params, whole.model.text_encoder.params
+    )
+    assert one.model.configs == whole.model.configs
 
 
 def test_convert(both, tmp_path):
@@ -83,12 +89,13 @@ def test_names_are_those_that_diffusers_converts_to(both):
     expected = theirs.convert_ldm_unet_checkpoint(dict(tensors), config)
     prefix = "model.diffusion_model."
     inside = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-    assert {n: id(t) for n, t in unet_names(inside, 2).items()} == {n: id(t) for n, t in expected.items()}
+    made = sd.unet_names(inside, config)
+    assert {n: id(t) for n, t in made.items()} == {n: id(t) for n, t in expected.items()}
     config = json.loads((folder / "vae/config.json").read_text())
     expected = theirs.convert_ldm_vae_checkpoint(dict(tensors), config)
     prefix = "first_stage_model."
     inside = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-    assert set(vae_names(inside, 4)) == set(expected)
+    assert set(autoencoder_names(inside, config)) == set(expected)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +104,7 @@ def test_names_are_those_that_diffusers_converts_to(both):
         ("-", "surprise", "unexpected surprise"),
         ("-", "model.diffusion_model.surprise", "unexpected surprise"),
         ("model.diffusion_model.time_embed.0.weight", None, "missing time_embedding.linear_1.weight"),
-        ("first_stage", None, "no tensors under first_stage_model"),
+        ("first_stage", None, "without tensors under first_stage_model"),
         ("cond_", None, "no tensors under cond_stage_model"),
     ],
 )
@@ -120,14 +127,13 @@ class Shaped:
 def full_size(second):
     """Names and shapes of a full-size checkpoint: those of the configs, turned to the original's names."""
     from difflax.models.autoencoder_kl import AutoencoderKLConfig, autoencoder_network
-    from difflax.pretrained.families.sd import unet_network
     from difflax.pretrained.format.torch_names import to_torch
 
     more = {"cross_attention_dim": 768, "attention_head_dim": 8}
     if second:
         more = {"cross_attention_dim": 1024, "attention_head_dim": [5, 10, 20, 20]}
     config = full_width.UNET | more | {"use_linear_projection": second}
-    abstract = unet_network(json.dumps(config), "float32").abstract()
+    abstract = denoiser_network(UNet2DConditionModel, json.dumps(config), "float32").abstract()
     unet = original.rename(
         {n: Shaped(t.shape) for n, t in to_torch(abstract).items()}, original.unet_modules(ATTENTION, 2)
     )
@@ -142,17 +148,18 @@ def test_the_structure_is_found_from_names_and_shapes(second):
     from difflax.models.autoencoder_kl import AutoencoderKLConfig
 
     config, unet, vae_config, vae = full_size(second)
+    towers = [sd.FAMILY.original.towers[second]]
     if second:
         with pytest.raises(UserError, match="v_prediction"):
-            infer_configs(unet, vae, second=True, prediction_type=None)
-    made = infer_configs(unet, vae, second=second, prediction_type="v_prediction" if second else None)
-    assert made.unet["block_out_channels"] == [320, 640, 1280, 1280]
-    assert made.unet["down_block_types"] == ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"]
-    assert made.unet["up_block_types"] == ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3
-    assert made.unet["layers_per_block"] == 2
+            sd.infer(unet, vae, towers, None)
+    made = Configs(family=sd.FAMILY, **sd.infer(unet, vae, towers, "v_prediction" if second else None))
+    assert made.network["block_out_channels"] == [320, 640, 1280, 1280]
+    assert made.network["down_block_types"] == ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"]
+    assert made.network["up_block_types"] == ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3
+    assert made.network["layers_per_block"] == 2
     for key in ("cross_attention_dim", "attention_head_dim", "use_linear_projection"):
-        assert made.unet[key] == config[key], key
-    assert AutoencoderKLConfig.from_config(made.vae) == vae_config
+        assert made.network[key] == config[key], key
+    assert AutoencoderKLConfig.from_config(made.autoencoder) == vae_config
     _, autoencoder, sampling = made.build("float32")
     assert type(sampling.sampler).__name__ == ("DDIM" if second else "PLMS")
     assert autoencoder.latent_shape(512, 512) == (64, 64, 4)
@@ -215,23 +222,22 @@ class TestXL:
         one = difflax.from_pretrained(str(path), config=str(folder))
         whole = difflax.from_pretrained(str(folder), variant="fp16")
         for name in ("params", "autoencoder_params"):
-            jax.tree.map(np.testing.assert_array_equal, getattr(one, name), getattr(whole, name))
-        assert one.text_encoder.fingerprint() == whole.text_encoder.fingerprint()
-        assert one.configs == whole.configs
-        assert (one.sizes, one.refines) == (whole.sizes, whole.refines)
+            jax.tree.map(np.testing.assert_array_equal, getattr(one.model, name), getattr(whole.model, name))
+        assert one.model.text_encoder.fingerprint() == whole.model.text_encoder.fingerprint()
+        assert one.model.configs == whole.model.configs
+        assert one.model.conditions == whole.model.conditions
 
     @pytest.mark.parametrize(("name", "list_of"), [("base", "sdxl_unet"), ("refiner", "sdxl_refiner_unet")])
     def test_the_structure_is_found_from_names_and_shapes(self, name, list_of):
-        from difflax.pretrained.families.sd import count_sizes
-
         config, tensors = make_shapes.read(list_of)
         shaped = {key: Shaped(shape) for key, shape in tensors.items()}
         unet = original.rename(shaped, xl_modules(name))
         vae = full_size(False)[3]
-        settings = {"second": False, "prediction_type": None, "xl": True, "refiner": name == "refiner"}
-        made = infer_configs(unet, vae, **settings)
+        first, second, of_refiner = sdxl.FAMILY.original.towers
+        towers = [of_refiner] if name == "refiner" else [first, second]
+        made = Configs(family=sdxl.FAMILY, **sdxl.infer(unet, vae, towers, None))
         depth = config["transformer_layers_per_block"]
-        for key, value in made.unet.items():
+        for key, value in made.network.items():
             if key == "transformer_layers_per_block":
                 attends = XL_ATTENTION[name]
                 wanted = depth if isinstance(depth, list) else [depth] * len(attends)
@@ -240,6 +246,8 @@ class TestXL:
                 assert [value[i] for i in kept] == [wanted[i] for i in kept]
             elif key != "_class_name":
                 assert config[key] == value, key
-        assert made.vae["scaling_factor"] == 0.13025
+        assert made.autoencoder["scaling_factor"] == 0.13025
         assert type(made.build("float32")[2].sampler).__name__ == "Euler"
-        assert count_sizes(made, 1280, "in the file") == (5 if name == "refiner" else 6)
+        encoder = ZeroEncoder(length=77, width=2048, pooled_width=1280)
+        kind = "size_and_score" if name == "refiner" else "size"
+        assert made.family.conditions(made, encoder, "in the file") == ("text", kind)

@@ -14,15 +14,14 @@ from difflax.config.pretrained import PretrainedOptions
 from difflax.core.types import UserError
 from difflax.models.autoencoder_kl import AutoencoderKLConfig, autoencoder_network
 from difflax.parallel.sharding import MeshShape
-from difflax.pretrained.families.sd3 import Configs3
+from difflax.pretrained.families import sd3
+from difflax.pretrained.families.family import Configs
 from difflax.pretrained.format.torch_names import to_torch
-from difflax.pretrained.single_file import text as single_file_text
-from difflax.pretrained.single_file.inferred_configs import (
-    infer_configs_3,
-    infer_t5_config,
-    infer_text_config,
-)
-from difflax.pretrained.single_file.original_names import grouped, mmdit_names
+from difflax.pretrained.single_file import clip as single_file_clip
+from difflax.pretrained.single_file import t5 as single_file_t5
+from difflax.pretrained.single_file.clip import infer_text_config
+from difflax.pretrained.single_file.t5 import infer_t5_config
+from difflax.pretrained.single_file.tensors import grouped
 from difflax.runs.load import read_checkpoint
 from difflax.text.clip_config import CLIPTextConfig
 from difflax.text.encoders import text_network
@@ -104,9 +103,9 @@ def test_the_same_model_as_from_the_folder(name, checkpoint_of, tmp_path):
     one = difflax.from_pretrained(str(path), config=str(folder), t5_length=reference.LENGTH)
     whole = difflax.from_pretrained(str(folder), **OPTIONS)
     for part in ("params", "autoencoder_params"):
-        jax.tree.map(np.testing.assert_array_equal, getattr(one, part), getattr(whole, part))
-    assert one.text_encoder.fingerprint() == whole.text_encoder.fingerprint()
-    assert one.configs == whole.configs
+        jax.tree.map(np.testing.assert_array_equal, getattr(one.model, part), getattr(whole.model, part))
+    assert one.model.text_encoder.fingerprint() == whole.model.text_encoder.fingerprint()
+    assert one.model.configs == whole.model.configs
 
 
 @pytest.mark.parametrize("lost", [("text_encoders.",), (CLIP_G, T5), (T5,)])
@@ -115,8 +114,8 @@ def test_encoders_that_the_file_has_not_are_the_folders(lost, checkpoint_of, tmp
     path = save(tmp_path / "one.safetensors", without(tensors, *lost))
     one = difflax.from_pretrained(str(path), config=str(folder), **OPTIONS)
     whole = difflax.from_pretrained(str(folder), **OPTIONS)
-    assert one.text_encoder.fingerprint() == whole.text_encoder.fingerprint()
-    assert one.configs == whole.configs
+    assert one.model.text_encoder.fingerprint() == whole.model.text_encoder.fingerprint()
+    assert one.model.configs == whole.model.configs
 
 
 def test_without_t5_its_tokens_are_zeros(checkpoint_of, tmp_path):
@@ -124,7 +123,7 @@ def test_without_t5_its_tokens_are_zeros(checkpoint_of, tmp_path):
     # Nothing of it is looked at, either.
     path = save(tmp_path / "one.safetensors", tensors | {f"{T5}shared.weight": np.ones(1, np.float16)})
     one = difflax.from_pretrained(str(path), config=str(folder), t5=False, t5_length=5)
-    encoded = one.text_encoder.encode(["a cat"]).context
+    encoded = one.model.text_encoder.encode(["a cat"]).context
     np.testing.assert_array_equal(encoded[:, 77:], np.zeros((1, 5, 40)))
 
 
@@ -166,8 +165,7 @@ def test_names_and_tensors_are_those_that_diffusers_converts_to(name, checkpoint
 
     _, tensors = checkpoint_of(name)
     [group] = grouped(tensors, (DENOISER,)).values()
-    layers = reference.TRANSFORMERS[reference.CASES[name][0]]["num_layers"]
-    made = mmdit_names(group, layers)
+    made = sd3.transformer_names(group, reference.TRANSFORMERS[reference.CASES[name][0]])
     given = {n: torch.from_numpy(t.copy()) for n, t in tensors.items() if n.startswith(DENOISER)}
     expected = theirs.convert_sd3_transformer_checkpoint_to_diffusers(given)
     assert made.keys() == expected.keys()
@@ -225,7 +223,8 @@ class TestWithoutConfig:
             return {n: rng.standard_normal(t.shape).astype(np.float16) for n, t in named.items()}
 
         vae = reference.VAE | {"block_out_channels": [32] * 4, "norm_num_groups": 32}
-        configs = Configs3(index={}, transformer=SMALL, vae=vae, scheduler=reference.FLOW)
+        files = {"index": {}, "network": SMALL, "autoencoder": vae, "scheduler": reference.FLOW}
+        configs = Configs(family=sd3.FAMILY, **files)
         model, autoencoder, _ = configs.build(jnp.float32)
         texts = {p: random(text_network(SMALL_TEXT, True)) for p in CLIPS}
         del texts[CLIP_L]["text_projection.weight"]
@@ -236,8 +235,8 @@ class TestWithoutConfig:
     def tokenizers(self, monkeypatch):
         """In place of those on the Hub."""
         place = reference.first.DIRECTORY / "tokenizer_1"
-        monkeypatch.setattr(single_file_text, "TOKENIZER", str(place))
-        monkeypatch.setattr(single_file_text, "T5_TOKENIZER", str(reference.DIRECTORY / "tokenizer_3"))
+        monkeypatch.setattr(single_file_clip, "TOKENIZER", str(place))
+        monkeypatch.setattr(single_file_t5, "TOKENIZER", str(reference.DIRECTORY / "tokenizer_3"))
 
     def test_a_file_with_everything_is_enough(self, tensors, tokenizers, tmp_path):
         pipeline = difflax.from_pretrained(str(save(tmp_path / "one.safetensors", tensors)), t5_length=7)
@@ -247,9 +246,9 @@ class TestWithoutConfig:
         for name, tensor in layout.items():
             np.testing.assert_array_equal(tensor, tensors[DENOISER + name].astype(np.float32))
         again = difflax.from_pretrained(str(tmp_path / "out"), t5_length=7)
-        assert again.text_encoder.fingerprint() == pipeline.text_encoder.fingerprint()
-        assert again.configs == pipeline.configs
-        clip_l, clip_g, t5 = towers(pipeline.text_encoder)
+        assert again.model.text_encoder.fingerprint() == pipeline.model.text_encoder.fingerprint()
+        assert again.model.configs == pipeline.model.configs
+        clip_l, clip_g, t5 = towers(pipeline.model.text_encoder)
         np.testing.assert_array_equal(clip_l.params["text_projection"]["kernel"], np.eye(64))
         assert (clip_l.config.hidden_act, clip_g.config.hidden_act) == ("quick_gelu", "gelu")
         # OpenCLIP's tokenizer fills up with id 0, OpenAI's with the end of the text.
@@ -258,12 +257,16 @@ class TestWithoutConfig:
             0,
         )
         assert t5.config == SMALL_T5
-        assert (pipeline.height, pipeline.time_grid.shift, pipeline.num_steps) == (1024, 3.0, 28)
+        assert (pipeline.defaults.height, pipeline.defaults.time_grid.shift, pipeline.defaults.num_steps) == (
+            1024,
+            3.0,
+            28,
+        )
 
     def test_a_file_without_t5_loads_without_it(self, tensors, tokenizers, tmp_path):
         path = save(tmp_path / "one.safetensors", without(tensors, T5))
         pipeline = difflax.from_pretrained(str(path))
-        assert towers(pipeline.text_encoder)[2] == ZeroEncoder(length=256, width=192)
+        assert towers(pipeline.model.text_encoder)[2] == ZeroEncoder(length=256, width=192)
         pipeline.save_pretrained(tmp_path / "out")
         index = json.loads((tmp_path / "out/model_index.json").read_text())
         assert index["text_encoder_3"] == index["tokenizer_3"] == [None, None]
@@ -277,7 +280,7 @@ class TestWithoutConfig:
         pipeline.save_pretrained(tmp_path / "out")
         theirs = diffusers.StableDiffusion3Pipeline.from_pretrained(tmp_path / "out")
         given = theirs.transformer.state_dict()
-        for name, tensor in to_torch(pipeline.params).items():
+        for name, tensor in to_torch(pipeline.model.params).items():
             np.testing.assert_array_equal(given[name].numpy(), np.asarray(tensor))
         assert theirs.scheduler.config.shift == 3.0
 
@@ -365,13 +368,16 @@ def test_the_published_structure_is_found_from_names_and_shapes(name):
         n: types.SimpleNamespace(shape=t.shape)
         for n, t in to_torch(autoencoder_network(vae_config).abstract()).items()
     }
-    made = infer_configs_3(
+    files = sd3.infer(
         original_layout.mmdit(transformer, config["num_layers"]),
         original_layout.rename(vae, original_layout.vae_modules(4, 2)),
+        [],
+        None,
     )
+    made = Configs(family=sd3.FAMILY, **files)
     expected = {"_class_name": "SD3Transformer2DModel", "qk_norm": None, "dual_attention_layers": []} | config
-    assert made.transformer == expected
-    assert AutoencoderKLConfig.from_config(made.vae) == vae_config
+    assert made.network == expected
+    assert AutoencoderKLConfig.from_config(made.autoencoder) == vae_config
     assert made.build(jnp.float32)[2].time_grid.shift == 3.0
 
 

@@ -79,7 +79,7 @@ def test_latent_diffusion_trains_on_it_and_its_workdir_is_enough(run, clip_folde
         np.load(workdir / "latents.npy")[:4], autoencoder.encode(params, jnp.asarray(images)), atol=1e-4
     )
     pipeline = difflax.load(workdir)
-    jax.tree.map(np.testing.assert_array_equal, pipeline.autoencoder_params, params)
+    jax.tree.map(np.testing.assert_array_equal, pipeline.model.autoencoder_params, params)
     assert pipeline("a red circle", num_steps=2).shape == (1, 32, 32, 3)
 
 

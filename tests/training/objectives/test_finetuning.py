@@ -9,15 +9,14 @@ import numpy as np
 import optax
 import pytest
 import safetensors.numpy
-from difflax.config.pretrained import make_pretrained
-from difflax.config.sections import make_settings
+from difflax.config.experiments import parse
 from difflax.core import streams
 from difflax.diffusion.loss.time_samplers import sample_times
 from difflax.parallel.sharding import MeshShape
 from difflax.pretrained.adapters.textual_inversion import embedding_table
+from difflax.pretrained.format.layout import AUTOENCODER
 from difflax.runs.finetune import make_objective, prepare_finetune
 from difflax.runs.load import read_checkpoint
-from difflax.training.objectives.finetuning import AUTOENCODER
 from difflax.training.step import abstract_state
 from etils import epath
 from PIL import Image
@@ -53,12 +52,12 @@ def config_of(name, path, **changes):
 
 def prepared(config):
     """The run's objective with a checkpoint's arrays in it, and what it would train at first."""
-    parts = make_pretrained(config)
-    checkpoint = parts.tuning.prepare(read_checkpoint(parts.model, epath.Path("nowhere")))
-    frozen = {**parts.tuning.frozen(checkpoint.networks), AUTOENCODER: checkpoint.autoencoder_params}
-    size = (config.data.height, config.data.width)
-    objective = make_objective(parts, checkpoint, size).reading(frozen)
-    start = parts.tuning.start(checkpoint.networks) or objective.init(jax.random.key(0))
+    experiment = parse(config)
+    tuning = experiment.tune
+    checkpoint = tuning.prepare(read_checkpoint(experiment.model, epath.Path("nowhere")))
+    frozen = {**tuning.frozen(checkpoint.networks), AUTOENCODER: checkpoint.autoencoder_params}
+    objective = make_objective(experiment, checkpoint).reading(frozen)
+    start = tuning.start(checkpoint.networks) or objective.init(jax.random.key(0))
     return checkpoint, objective, start
 
 
@@ -170,7 +169,7 @@ def test_a_run_that_starts_again_reads_the_checkpoint_again(folder, pictures, tm
     config = config_of("finetune_sd15", folder, data={"path": str(pictures), "height": 32, "width": 32},
                        training={"batch_size": 2})  # fmt: skip
     workdir = epath.Path(tmp_path / "run")
-    made = prepare_finetune(config, make_settings(config), workdir)
+    made = prepare_finetune(parse(config), workdir)
     first = made.start()
     expected = jax.tree.map(np.array, first)
     jax.tree.map(lambda array: array.delete(), first)
@@ -200,8 +199,8 @@ def test_lora_run_stopped_and_taken_up_again(folder, pictures, tmp_path):
     loaded = difflax.load(str(tmp_path / "whole"))
     merged = difflax.from_pretrained(str(folder), variant="fp16").with_lora([(files[0], 1.0)])
     for ours, theirs in (
-        (loaded.params, merged.params),
-        (loaded.text_encoder.params, merged.text_encoder.params),
+        (loaded.model.params, merged.model.params),
+        (loaded.model.text_encoder.params, merged.model.text_encoder.params),
     ):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), ours, theirs)
 
@@ -214,10 +213,10 @@ def test_dreambooth_run_makes_its_class_and_saves_the_whole(folder, pictures, tm
     assert status == 0, errors
     assert len(list((workdir / "class_images").glob("*.png"))) == 2
     loaded, saved = difflax.load(str(workdir)), difflax.from_pretrained(str(workdir / "trained"))
-    jax.tree.map(np.testing.assert_array_equal, loaded.params, saved.params)
+    jax.tree.map(np.testing.assert_array_equal, loaded.model.params, saved.model.params)
     before = difflax.from_pretrained(str(folder), variant="fp16")
     moved = jax.tree.map(
-        lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max(), loaded.params, before.params
+        lambda a, b: np.abs(np.asarray(a) - np.asarray(b)).max(), loaded.model.params, before.model.params
     )
     assert max(jax.tree.leaves(moved)) > 0
     status, _, errors = command("convert", f"--workdir={workdir}", f"--output={tmp_path / 'out'}")
@@ -234,16 +233,16 @@ def test_textual_inversion_moves_the_new_row_alone(folder, pictures, tmp_path):
     )  # fmt: skip
     assert status == 0, errors
     base = difflax.from_pretrained(str(folder), variant="fp16")
-    table = embedding_table(base.text_encoder.params)
+    table = embedding_table(base.model.text_encoder.params)
     loaded = difflax.load(str(workdir))
-    learned = np.asarray(embedding_table(loaded.text_encoder.params))
-    np.testing.assert_array_equal(learned[:-1], table[: base.text_encoder.tokenizer.vocab_size])
-    word = base.text_encoder.tokenizer(["a"])[0, 1]
+    learned = np.asarray(embedding_table(loaded.model.text_encoder.params))
+    np.testing.assert_array_equal(learned[:-1], table[: base.model.text_encoder.tokenizer.vocab_size])
+    word = base.model.text_encoder.tokenizer(["a"])[0, 1]
     # Two of Adam's steps move a number by at most twice the learning rate, and decay.
     assert 0 < np.abs(learned[-1] - np.asarray(table[word])).max() < 5e-3
-    jax.tree.map(np.testing.assert_array_equal, loaded.params, base.params)
+    jax.tree.map(np.testing.assert_array_equal, loaded.model.params, base.model.params)
     again = base.with_textual_inversion(workdir / "trained")
-    np.testing.assert_array_equal(embedding_table(again.text_encoder.params), learned)
+    np.testing.assert_array_equal(embedding_table(again.model.text_encoder.params), learned)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 import scipy.stats
 from difflax.core import streams
-from difflax.core.types import UserError
+from difflax.core.types import Conditioning, UserError
 from difflax.diffusion.loss.time_samplers import sample_times
 from difflax.pretrained.adapters.lora import FILE
 from difflax.pretrained.components.t5 import SAME_TABLE
@@ -73,7 +73,7 @@ def test_the_loss_of_xl_is_that_of_diffusers(xl):
     checkpoint, objective, params = prepared(config)
     batch, mean = batch_of(checkpoint, 4)
     key = jax.random.key(2)
-    losses, _ = jax.jit(objective.loss)(params, {**batch, "time_ids": SIZES}, key)
+    losses, _ = jax.jit(objective.loss)(params, {**batch, "beside": Conditioning(time_ids=SIZES)}, key)
 
     t, noise, dropped = drawn(objective, key, mean.shape)
     assert dropped.tolist() == [False, True, False]
@@ -239,7 +239,9 @@ def test_a_run_leaves_what_diffusers_loads(xl, sd3, pictures, tmp_path, config, 
         theirs.unload_lora_weights()
     original = kind.from_pretrained(folder, torch_dtype=torch.float32, variant="fp16")
     moved = set()
-    for name, params in networks_of(loaded.configs, loaded.params, loaded.text_encoder).items():
+    for name, params in networks_of(
+        loaded.model.configs, loaded.model.params, loaded.model.text_encoder
+    ).items():
         state, before = (getattr(made, name).state_dict() for made in (theirs, original))
         mine = {n if n in state else n.removeprefix("text_model."): t for n, t in to_torch(params).items()}
         # T5's table of tokens has two names there.
@@ -250,7 +252,7 @@ def test_a_run_leaves_what_diffusers_loads(xl, sd3, pictures, tmp_path, config, 
             if not torch.equal(tensor, before[key]):
                 moved.add(name)
     trains_text = any("text_encoder" in flag for flag in more)
-    assert moved == {loaded.configs.denoiser, *(CLIPS if trains_text else ())}
+    assert moved == {loaded.model.configs.denoiser, *(CLIPS if trains_text else ())}
     assert loaded.sizes == (0 if newer else 6)
     if "dreambooth" in config:
         assert len(list((workdir / "class_images").glob("*.png"))) == 2

@@ -14,7 +14,7 @@ from difflax.diffusion.loss.weightings import Constant, LearnedUncertainty, NoUn
 from difflax.diffusion.predictions import V
 from difflax.diffusion.schedules import ContinuousCosine
 from difflax.models.autoencoder import AUTOENCODERS
-from difflax.models.functional import conditional_network, functional
+from difflax.models.functional import functional
 from difflax.models.unet import UNet2DConditionModel
 from difflax.training.ema import EMA
 from difflax.training.objectives.base import network_params
@@ -118,9 +118,9 @@ def test_dropout_is_of_training_and_new_at_every_step():
     losses = [made.loss(start, batch(0), jax.random.key(k))[0] for k in (0, 0)]
     np.testing.assert_array_equal(*losses)
     x, t, conditioning = jnp.ones((ROWS, 4, 4, 1)), jnp.full(ROWS, 500.0), CONTEXT
-    network = conditional_network(made.model)
+    network = made.model.apply
     plain = network(start, x, t, conditioning)
-    np.testing.assert_array_equal(plain, conditional_network(MODEL)(start, x, t, conditioning))
+    np.testing.assert_array_equal(plain, MODEL.apply(start, x, t, conditioning))
     one, other = (network(start, x, t, conditioning, dropout_key=jax.random.key(k)) for k in (0, 1))
     assert np.abs(one - other).max() > 1e-4
 

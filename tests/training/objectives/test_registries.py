@@ -10,7 +10,7 @@ import optax
 import pytest
 from difflax.core.types import Conditioning
 from difflax.diffusion.denoisers import NetworkInput, make_denoiser
-from difflax.diffusion.guidance import GUIDANCES, Guided, Prompts, TwoConditions
+from difflax.diffusion.guidance import GUIDANCES, WithWeak
 from difflax.diffusion.loss.losses import PENALTIES, MeanSquared
 from difflax.diffusion.loss.noises import NOISES
 from difflax.diffusion.loss.time_samplers import TIME_SAMPLERS, Shifted, Uniform
@@ -20,7 +20,7 @@ from difflax.diffusion.samplers import DDPM, SAMPLERS, sample
 from difflax.diffusion.schedules import ContinuousCosine
 from difflax.diffusion.time_grids import Even, sampling_levels
 from difflax.models.autoencoder import AUTOENCODERS
-from difflax.models.functional import conditional_network, functional
+from difflax.models.functional import functional
 from difflax.training.ema import EMA
 from difflax.training.objectives.denoising import Denoising
 from difflax.training.state import init_state
@@ -105,20 +105,19 @@ def test_a_variance_trains_by_the_bound_alone():
 
 def drawn(sampler, guidance, model):
     """Two images of a guided run of ten steps."""
-    network, params = conditional_network(model), model.init(jax.random.key(0))
-    denoise = make_denoiser(network, params, SCHEDULE, Epsilon())
-    weak = make_denoiser(network, jax.tree.map(lambda a: 0.5 * a, params), SCHEDULE, Epsilon())
+    params = model.init(jax.random.key(0))
+    denoise = make_denoiser(model.module(params), SCHEDULE, Epsilon())
+    worse = model.module(jax.tree.map(lambda a: 0.5 * a, params))
+    weak = make_denoiser(worse, SCHEDULE, Epsilon())
     levels = sampling_levels(SCHEDULE, Even(t_max=0.95), 10)
-    condition = Conditioning(context=CONTEXT[:2])
-    told = {
-        Guided: Guided(condition, condition),
-        Prompts: Prompts((condition,), condition),
-        TwoConditions: TwoConditions(condition, condition, condition),
-    }[guidance.reads]
+    condition = Conditioning(context=CONTEXT[:2], image=jnp.zeros((2, 4, 4, 1)))
+    told = guidance.arrange([condition] * guidance.prompts, condition)
     keys = jax.random.split(jax.random.key(1), 2)
     start = jax.random.normal(jax.random.key(2), (2, 4, 4, 1))
     guidance = guidance.resolve(SCHEDULE, levels)
-    run = jax.jit(lambda x: sample(guidance.wrap(denoise, weak), sampler, levels, x, keys, conditioning=told))
+    run = jax.jit(
+        lambda x: sample(guidance.wrap(WithWeak(denoise, weak)), sampler, levels, x, keys, conditioning=told)
+    )
     return np.asarray(run(start))
 
 

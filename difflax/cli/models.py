@@ -1,0 +1,119 @@
+"""The flags of every command that makes images with a trained model, and the pipeline that they name."""
+
+from absl import flags
+
+from difflax.cli.train import define_processes, join_processes
+from difflax.core.types import UserError
+
+
+def define_model_flags(values: flags.FlagValues) -> None:
+    """The flags of every command that makes images with a trained model."""
+    flags.DEFINE_string("workdir", None, "folder of a training run", flag_values=values)
+    define_pretrained_flags(values)
+    define_processes(values)
+    flags.DEFINE_string(
+        "mesh",
+        None,
+        "devices along each axis, data=2,fsdp=4; default: the run's, or those of this process along data",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "output", None, "folder for the results, one that all processes reach", flag_values=values
+    )
+    flags.DEFINE_string("negative_prompt", None, "what to go away from", flag_values=values)
+    flags.DEFINE_integer("num_steps", None, "of the sampler", flag_values=values)
+    flags.DEFINE_string("sampler", None, "by name; the run's own by default", flag_values=values)
+    flags.DEFINE_string(
+        "guidance", None, "by name, or a config's section as a literal; docs/guidance.md", flag_values=values
+    )
+
+
+def define_pretrained_flags(values: flags.FlagValues) -> None:
+    """The flags of every command that reads a checkpoint of Stable Diffusion."""
+    flags.DEFINE_string(
+        "pretrained", None, "folder in diffusers' layout, Hub id, or one .safetensors", flag_values=values
+    )
+    flags.DEFINE_string("dtype", "float32", "float32, bfloat16 or float16", flag_values=values)
+    flags.DEFINE_string("variant", None, "of the weights, fp16", flag_values=values)
+    flags.DEFINE_string("revision", None, "branch, tag or commit on the Hub", flag_values=values)
+    flags.DEFINE_string(
+        "config",
+        None,
+        "for one file: a folder or Hub id to take configs and encoders of",
+        flag_values=values,
+    )
+    flags.DEFINE_string("tokenizer", None, "for one file: a folder or Hub id", flag_values=values)
+    flags.DEFINE_string("prediction_type", None, "for one file: epsilon or v_prediction", flag_values=values)
+    flags.DEFINE_multi_string(
+        "lora", [], "a LoRA's file or folder, and :weight; may be given several times", flag_values=values
+    )
+    flags.DEFINE_multi_string(
+        "textual_inversion", [], "a learned word's file or folder; may be repeated", flag_values=values
+    )
+    flags.DEFINE_bool("t5", None, "Stable Diffusion 3: with its third text encoder", flag_values=values)
+    flags.DEFINE_integer("t5_length", None, "tokens a prompt that it gives, 256", flag_values=values)
+
+
+def load_pretrained(values: flags.FlagValues):
+    """The pipeline of ``--pretrained``."""
+    from difflax import runs
+
+    names = ("dtype", "variant", "revision", "config", "tokenizer", "prediction_type", "t5", "t5_length")
+    given = {name: values[name].value for name in names}
+    pipeline = runs.from_pretrained(values.pretrained, **given, mesh=read_mesh(values))
+    return with_additions(values, pipeline)
+
+
+def read_mesh(values: flags.FlagValues):
+    """The mesh of ``--mesh``, ``None`` without one."""
+    from difflax.config.build import construct
+    from difflax.parallel.sharding import MeshShape
+
+    if "mesh" not in values or values.mesh is None:
+        return None
+    try:
+        axes = {name: int(size) for name, size in (part.split("=") for part in values.mesh.split(","))}
+    except ValueError as error:
+        raise UserError(f"--mesh={values.mesh}: give whole numbers along axes, data=2,fsdp=4") from error
+    return construct(MeshShape, {"data": 1, **axes}, "--mesh")
+
+
+def with_additions(values: flags.FlagValues, pipeline):
+    """The pipeline with what ``--lora`` and ``--textual_inversion`` name."""
+    loras = [read_lora_flag(text) for text in values.lora]
+    for path in values.textual_inversion:
+        pipeline = pipeline.with_textual_inversion(path)
+    return pipeline.with_lora(loras) if loras else pipeline
+
+
+def read_lora_flag(text: str) -> tuple[str, float]:
+    """``PATH`` or ``PATH:WEIGHT``."""
+    path, colon, weight = text.rpartition(":")
+    if not colon:
+        return text, 1.0
+    try:
+        return path, float(weight)
+    except ValueError:
+        # A path with a colon of its own: gs://bucket/file
+        if "/" in weight:
+            return text, 1.0
+        raise UserError(f"--lora={text}: {weight!r} is no weight; give FILE or FILE:0.8") from None
+
+
+def load_model(values: flags.FlagValues):
+    """The pipeline of ``--workdir`` or ``--pretrained``, once all flags that could be wrong are looked at."""
+    from difflax import runs
+
+    if bool(values.workdir) == bool(values.pretrained):
+        raise UserError("give --workdir=DIR, the folder of a training run, or --pretrained=DIR_OR_HUB_ID")
+    if not values.output:
+        raise UserError("give --output=DIR, a folder for the results")
+    if "mesh" in values:
+        join_processes(values)
+    if values.pretrained:
+        pipeline = load_pretrained(values)
+    else:
+        pipeline = with_additions(values, runs.load(values.workdir, read_mesh(values)))
+    if "guidance" not in values or values.guidance is None:
+        return pipeline
+    return runs.with_guidance(pipeline, values.guidance, values.workdir)

@@ -1,0 +1,71 @@
+"""A flag for every option of every kind of condition, made from the options' types and descriptions."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+from absl import flags
+
+from difflax.core.descriptions import describe
+from difflax.core.types import UserError
+
+
+def define_option_flags(values: flags.FlagValues) -> None:
+    """Adds the flags; a call's argument that is itself a dataclass gets a flag for each of its fields."""
+    for _, field, kind, text in _leaves():
+        if kind is bool:
+            flags.DEFINE_bool(field, False, text, flag_values=values)
+        elif kind is int:
+            flags.DEFINE_integer(field, None, text, flag_values=values)
+        elif kind is str:
+            flags.DEFINE_string(field, None, text, flag_values=values)
+        elif typing.get_origin(kind) is tuple:
+            flags.DEFINE_list(field, None, f"{text} (height,width)", flag_values=values)
+        else:
+            flags.DEFINE_float(field, None, text, flag_values=values)
+
+
+def read_options(values: flags.FlagValues) -> dict[str, Any]:
+    """The arguments of a call that those flags give, by name."""
+    given: dict[str, Any] = {}
+    inside: dict[tuple[str, type], dict[str, Any]] = {}
+    for owner, field, _, _ in _leaves():
+        value = values[field].value
+        if value in (None, False):
+            continue
+        if isinstance(value, list):
+            try:
+                value = tuple(int(part) for part in value)
+            except ValueError as error:
+                raise UserError(f"--{field}={','.join(value)}: give two numbers, height,width") from error
+        if owner is None:
+            given[field] = value
+        else:
+            inside.setdefault(owner, {})[field] = value
+    return given | {name: cls(**fields) for (name, cls), fields in inside.items()}
+
+
+def _leaves() -> Iterator[tuple[tuple[str, type] | None, str, Any, str]]:
+    """The argument that a flag is a part of (its name and class, ``None`` for an argument itself), the flag's
+    name, its type and its description.
+    """
+    from difflax.generation.conditions import CONDITIONS
+
+    for options in dict.fromkeys(kind.Options for kind in CONDITIONS.values()):
+        for name, kind, text in _fields(options):
+            if dataclasses.is_dataclass(kind):
+                yield from (((name, kind), *inner) for inner in _fields(kind))
+            else:
+                yield None, name, kind, text
+
+
+def _fields(cls: type) -> Iterator[tuple[str, Any, str]]:
+    """Name, type without ``None``, and description of every field."""
+    hints, texts = typing.get_type_hints(cls), describe(cls)
+    for field in dataclasses.fields(cls):
+        kinds = [hints[field.name]]
+        if isinstance(kinds[0], types.UnionType):
+            kinds = [kind for kind in typing.get_args(kinds[0]) if kind is not type(None)]
+        yield field.name, kinds[0], texts.get(field.name, "")

@@ -1,0 +1,115 @@
+"""``config.guidance``: a guidance with what every guidance may have beside its own fields."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from difflax.config.resolve import read_section
+from difflax.config.schema import Section, part
+from difflax.core.types import UserError
+from difflax.diffusion.guidance import (
+    CORRECTIONS,
+    GUIDANCES,
+    Autoguidance,
+    Bounds,
+    Guidance,
+    GuidancePlan,
+    PerturbationGuidance,
+    ScaleShape,
+    TwoConditionGuidance,
+)
+from difflax.diffusion.guidance.corrections import Correction
+from difflax.models.perturbation import Perturbation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WeakOptions:
+    """``config.guidance.weak``: the worse model of autoguidance and perturbation guidance.
+
+    Attributes:
+        workdir: of another run, or empty for this one.
+        step: the checkpoint, ``None`` for the newest.
+        perturbation: of the network, ``None`` for the network as it is.
+    """
+
+    workdir: str = ""
+    step: int | None = None
+    perturbation: Perturbation | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GuidanceOptions:
+    """A guidance with the fields that stand beside its own.
+
+    Attributes:
+        plan: the guidance with its corrections, bounds and changing scale in it.
+        interval: where it acts; ``None``: everywhere.
+        corrections: of its result, each with its name, in their order.
+        weak: the worse model that ``autoguidance`` and ``perturbation`` go away from.
+    """
+
+    plan: Guidance
+    interval: Bounds | None = None
+    corrections: tuple[Correction, ...] = part(CORRECTIONS, many=True)
+    weak: WeakOptions | None = None
+
+
+def _make(cls: Callable[..., Any], own: dict[str, Any], beside: dict[str, Any]) -> GuidanceOptions:
+    scale = own.get("scale")
+    changes = isinstance(scale, ScaleShape | tuple)
+    if changes:
+        own = {key: value for key, value in own.items() if key != "scale"}
+    guidance = cls(**own)
+    plan = {
+        "corrections": beside["corrections"],
+        "scale_over_run": scale if changes else None,
+        "bounds": beside["interval"],
+    }
+    made = GuidancePlan(guidance, **plan) if any(plan.values()) else guidance
+    return GuidanceOptions(plan=made, **beside)
+
+
+GUIDANCE = Section(
+    of=GUIDANCES,
+    chosen="cfg",
+    beside=GuidanceOptions,
+    # The bounds of a perturbation as angles, which a run finds.
+    given=("plan", "angles"),
+    # A scale may change along the run: a shape, or one number a step.
+    below={"scale": Section(of=ScaleShape, value=True)},
+    make=_make,
+)
+
+
+def make_guidance(
+    section: Mapping[str, Any] | ConfigDict, where: str = "config.guidance", *, edits_images: bool = False
+) -> tuple[Guidance, WeakOptions | None]:
+    """A guidance that is described apart from a config, and its worse model.
+
+    Args:
+        section: as ``config.guidance``.
+        where: what holds it, for errors.
+        edits_images: whether the model has an image as a condition beside the text.
+
+    Raises:
+        UserError: an unknown name or field, a value out of range, or a guidance that does not fit the model.
+    """
+    options = read_section(GUIDANCE, section, where)
+    check_guidance(options, where, edits_images=edits_images)
+    return options.plan, options.weak
+
+
+def check_guidance(
+    options: GuidanceOptions, where: str = "config.guidance", *, edits_images: bool = False
+) -> None:
+    """What a guidance asks of the model; arguments as for `make_guidance`."""
+    guidance = options.plan.guidance if isinstance(options.plan, GuidancePlan) else options.plan
+    if isinstance(guidance, Autoguidance | PerturbationGuidance) and options.weak is None:
+        raise UserError(f"{where} needs {where}.weak, the worse model to go away from")
+    if isinstance(guidance, TwoConditionGuidance) and not edits_images:
+        raise UserError(
+            f"{where}.name = 'two_condition' needs a model that reads the image it edits (a checkpoint of"
+            " InstructPix2Pix): choose another guidance"
+        )

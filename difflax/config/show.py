@@ -1,0 +1,80 @@
+"""A resolved config to read: every value as the command line takes it, with a line about it."""
+
+import re
+import shutil
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from difflax.config.experiments import root
+from difflax.config.resolve import values_of
+from difflax.config.schema import Section
+
+COLUMN = 44
+"""Where the descriptions start."""
+
+
+def show(config: ConfigDict | Mapping[str, Any], width: int | None = None) -> str:
+    """The config as text: a line ``config.section.key = value`` for every field, and what it means.
+
+    Args:
+        config: resolved.
+        width: of a line; ``None``: of the terminal.
+    """
+    values = values_of(config)
+    width = width or max(shutil.get_terminal_size((110, 24)).columns, COLUMN + 30)
+    rows = _rows(root(values["model"]["name"]), values, "config")
+    return "\n".join(line for row in rows for line in _lines(*row, width))
+
+
+def _rows(section: Section, values: Mapping[str, Any], where: str) -> Iterator[tuple[str, str, str]]:
+    """Key, value and description of every field; sections after the values beside them, with a blank line."""
+    name = values.get("name") if section.names else None
+    if name is not None:
+        yield f"{where}.name", name, _about(section, name, where)
+    below = []
+    for key, field in section.fields(name, where).items():
+        value = values[key]
+        if field.section is not None and isinstance(value, Mapping):
+            below.append((field.section, value, f"{where}.{key}"))
+        else:
+            yield f"{where}.{key}", _text(value), first_sentence(field.text)
+    for inner in below:
+        if where == "config":
+            yield "", "", ""
+        yield from _rows(*inner)
+
+
+def _about(section: Section, name: str, where: str) -> str:
+    """What the implementation is, and how many others there are."""
+    doc = first_sentence(" ".join((section.cls(name, where).__doc__ or "").split("\n\n")[0].split()))
+    others = len(section.names) - 1
+    return f"{doc} (one of {others + 1})" if others else doc
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str) and value.strip() == value and value and not value.startswith(("'", '"')):
+        return value
+    return repr(value)
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a description, without its full stop and its marks of code."""
+    text = re.split(r"(?<!\bal)(?<!\beq)\. (?=[A-Z])", text)[0]
+    return text.replace("``", "").replace("`", "").rstrip(".")
+
+
+def _lines(key: str, value: str, text: str, width: int) -> list[str]:
+    if not key:
+        return [""]
+    head = f"{key} = {value}"
+    if not text:
+        return [head]
+    body = textwrap.wrap(text, width - COLUMN)
+    if len(head) < COLUMN - 1:
+        first, rest = f"{head:<{COLUMN}}{body[0]}", body[1:]
+    else:
+        first, rest = head, body
+    return [first, *(f"{'':<{COLUMN}}{line}" for line in rest)]

@@ -1,0 +1,155 @@
+"""Files and folders that are there whole or not at all, however their writer ends.
+
+What is written lies beside its place under a hidden name until it is complete, and is moved there in one
+step. So "it exists" means "it is complete", and a reader never sees a part of it. An exception removes the
+part. What a killed process left behind (`remove_unfinished`) is told from what another process is still
+writing by a lock, which ends with its holder.
+"""
+
+import contextlib
+import fcntl
+import os
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from typing import IO
+
+from etils import epath
+
+
+@contextlib.contextmanager
+def atomic_write(path: epath.PathLike, mode: str = "wb") -> Iterator[IO]:
+    """A file to write to, which is at ``path``, in place of one that is there, once the block has ended.
+
+    Args:
+        mode: "wb", or "w" for text in UTF-8. The folder of ``path`` is made if it is not there.
+    """
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = _unfinished(path)
+    try:
+        with unfinished.open(mode, **({} if "b" in mode else {"encoding": "utf-8"})) as file:
+            if _is_local(path):
+                _lock(file.fileno())
+            yield file
+            file.flush()
+            if _is_local(path):
+                os.fsync(file.fileno())
+        unfinished.replace(path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def atomic_folder(path: epath.PathLike) -> Iterator[epath.Path]:
+    """An empty folder to write into, which is at ``path`` once the block has ended.
+
+    Of several processes that make the same folder one wins, and the others' are removed. On an object store,
+    which moves a folder file by file, a manifest that is written last has to say that it is whole.
+    """
+    path = epath.Path(path)
+    with staging_folder(path) as folder:
+        yield folder
+        move_folder(folder, path)
+
+
+@contextlib.contextmanager
+def staging_folder(path: epath.PathLike) -> Iterator[epath.Path]:
+    """An empty hidden folder beside ``path``, removed at the end with what is still in it; those of processes
+    that were killed go first.
+    """
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(path)
+    folder = _unfinished(path)
+    folder.mkdir()
+    handle = os.open(folder, os.O_RDONLY) if _is_local(path) else None
+    try:
+        if handle is not None:
+            _lock(handle)
+        yield folder
+    finally:
+        if folder.exists():
+            folder.rmtree()
+        if handle is not None:
+            os.close(handle)
+
+
+def move_folder(folder: epath.Path, path: epath.Path) -> None:
+    """Moves a complete folder to its place, unless another process has been faster."""
+    _sync(folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.rename(path)
+    except OSError:
+        if not path.exists():
+            raise
+
+
+def remove_unfinished(path: epath.PathLike) -> None:
+    """Removes what killed processes have left of the file or folder at ``path``. What a living process
+    writes is locked and stays; on an object store, where there are no locks, everything stays.
+    """
+    path = epath.Path(path)
+    if not _is_local(path) or not path.parent.is_dir():
+        return
+    left = re.compile(rf"\.{re.escape(path.name)}-[0-9a-f]{{32}}")
+    for part in list(path.parent.iterdir()):
+        if left.fullmatch(part.name) and _is_abandoned(part):
+            if part.is_dir():
+                part.rmtree()
+            else:
+                part.unlink(missing_ok=True)
+
+
+def is_file(path: epath.PathLike) -> bool:
+    """Whether there is a file with contents to read: no folder, and no pipe (to which `epath.Path.is_file`
+    says yes), which would be waited for without end.
+    """
+    return os.path.isfile(path) if _is_local(epath.Path(path)) else epath.Path(path).is_file()
+
+
+def _unfinished(path: epath.Path) -> epath.Path:
+    return path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+
+
+def _is_local(path: epath.Path) -> bool:
+    return "://" not in str(path)
+
+
+def _lock(handle: int) -> None:
+    # A file system without locks has none to take either: what is left there stays.
+    with contextlib.suppress(OSError):
+        fcntl.flock(handle, fcntl.LOCK_EX)
+
+
+def _is_abandoned(part: epath.Path) -> bool:
+    # One that was made this moment may not be locked yet.
+    if time.time() - part.stat().mtime < 1:
+        return False
+    try:
+        handle = os.open(part, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+def _sync(folder: epath.Path) -> None:
+    """Asks a local disk to keep the files below a folder."""
+    if not _is_local(folder):
+        return
+    for root, _, names in os.walk(folder):
+        for name in names:
+            handle = os.open(os.path.join(root, name), os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)

@@ -1,0 +1,143 @@
+"""The compiled programs: noise to latents, and images to latents and back."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Integer
+
+from difflax.core import streams
+from difflax.core.types import Conditioning, Params
+from difflax.diffusion.denoisers import Denoiser, NetworkInput, WithWeak, make_denoiser, time_of
+from difflax.diffusion.guidance import Guidance
+from difflax.diffusion.inversion import invert
+from difflax.diffusion.predictions import PredictionType
+from difflax.diffusion.samplers.base import Sampler, sample
+from difflax.diffusion.samplers.inpaint import Inpaint
+from difflax.diffusion.schedules import NoiseLevel, NoiseSchedule, add_noise, noise_level
+from difflax.generation.rows import Begins
+from difflax.models.autoencoder import Autoencoder
+from difflax.models.functional import Functional
+from difflax.models.perturbation import Perturbation
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Program:
+    """What the compiled program of a run depends on beside its arrays' shapes.
+
+    Attributes:
+        weak_network, perturbation: of the worse model that a guidance goes away from.
+        shape: of one latent.
+        begins, trajectory: see `Rows` and `Request`.
+    """
+
+    network: Functional
+    weak_network: Functional | None
+    perturbation: Perturbation | None
+    schedule: NoiseSchedule
+    prediction_type: PredictionType
+    network_input: NetworkInput
+    sampler: Sampler
+    shape: tuple[int, int, int]
+    unit_start: bool
+    begins: Begins
+    trajectory: bool
+    mesh: Mesh
+
+    def denoiser(
+        self, network: Functional, params: Params, perturbation: Perturbation | None = None
+    ) -> Denoiser:
+        """The denoiser of one of the networks."""
+        module = network.module(params, perturbation)
+        return make_denoiser(module, self.schedule, self.prediction_type, network_input=self.network_input)
+
+
+@flax.struct.dataclass
+class Shared:
+    """Arrays that all images of a run share; ``levels`` are padded, the guidance's strengths are arrays."""
+
+    params: Params
+    weak_params: Params | None
+    levels: NoiseLevel
+    guidance: Guidance
+
+
+@flax.struct.dataclass
+class Each:
+    """Arrays with one row an image.
+
+    Attributes:
+        conditioning: as the guidance reads it.
+        source: what is told of the picture that is inverted.
+        noise: instead of the seeds'.
+        known, mask: the latents of the picture, and where the run makes them anew.
+    """
+
+    seeds: Integer[Array | np.ndarray, " b"]
+    conditioning: Any
+    source: Conditioning | None = None
+    noise: Float[Array, "b lh lw lc"] | None = None
+    known: Float[Array, "b lh lw lc"] | None = None
+    mask: Float[Array | np.ndarray, "b lh lw 1"] | None = None
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def sample_batch(program: Program, shared: Shared, each: Each) -> tuple[Array, Array | None]:
+    """One batch of latents, and with ``trajectory`` the estimates of every step; scale, prompts, seeds and
+    the number of steps are traced or padded, and compile nothing.
+    """
+    keys = jax.vmap(lambda seed: streams.stream(seed, "sample"))(each.seeds)
+    denoise = plain = program.denoiser(program.network, shared.params)
+    if program.weak_network is not None:
+        weak = program.denoiser(program.weak_network, shared.weak_params, program.perturbation)
+        denoise = WithWeak(denoise, weak)
+    x_init = _start(program, shared.levels, each, keys, plain)
+    sampler = program.sampler
+    if each.mask is not None:
+        sampler = Inpaint(sampler=sampler, known=each.known, mask=1 - each.mask)
+    with jax.sharding.use_abstract_mesh(program.mesh.abstract_mesh):
+        made = sample(
+            shared.guidance.wrap(denoise),
+            sampler,
+            shared.levels,
+            x_init.astype(jnp.float32),
+            streams.substream(keys, "steps"),
+            conditioning=each.conditioning,
+            return_trajectory=program.trajectory,
+        )
+    return made if program.trajectory else (made, None)
+
+
+def _start(program: Program, levels: NoiseLevel, each: Each, keys: Array, denoise: Denoiser) -> Array:
+    """Where a run starts, at its first level."""
+    first, noise = levels[0], each.noise
+    if program.begins == "inversion":
+        return invert(denoise, levels, each.known, conditioning=each.source)
+    if noise is None:
+        noise = streams.normal(streams.substream(keys, "init"), program.shape)
+    if program.begins == "image":
+        return add_noise(each.known, noise, first)
+    if program.begins == "latents":
+        return noise / length_on_path(program.schedule, first)
+    return (jnp.hypot(first.alpha, first.sigma) if program.unit_start else first.sigma) * noise
+
+
+def length_on_path(schedule: NoiseSchedule, level: NoiseLevel) -> Float[Array, ""]:
+    """What turns latents at ``level`` into those of the schedule's own path."""
+    own = noise_level(schedule, time_of(schedule, level))
+    return jnp.hypot(own.alpha, own.sigma) / jnp.hypot(level.alpha, level.sigma)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def decode(
+    autoencoder: Autoencoder, params: Params, latents: Float[Array, "*s b lh lw lc"]
+) -> Float[Array, "*s b h w c"]:
+    """Images in [0, 1] of latents; of several steps one after the other."""
+    if latents.ndim > 4:
+        return jax.vmap(functools.partial(decode, autoencoder, params))(latents)
+    return jnp.clip(autoencoder.decode(params, latents) / 2 + 0.5, 0, 1)

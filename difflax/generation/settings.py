@@ -1,0 +1,93 @@
+"""The settings of a run: its noise levels, guidance and sampler, from the defaults and what a call says."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from difflax.core.types import UserError
+from difflax.diffusion.denoisers import time_of
+from difflax.diffusion.guidance import Guidance
+from difflax.diffusion.samplers import SAMPLERS
+from difflax.diffusion.samplers.base import Sampler
+from difflax.diffusion.schedules import NoiseLevel
+from difflax.diffusion.time_grids import FlowGrid
+from difflax.diffusion.time_grids.sequences import levels_between
+from difflax.generation.model import Model
+from difflax.generation.request import Defaults
+from difflax.generation.rows import Rows, finite
+
+
+def run_levels(
+    model: Model, defaults: Defaults, num_steps: int, latent: tuple[int, int] | None = None
+) -> NoiseLevel:
+    """The noise levels of a run.
+
+    Args:
+        latent: height and width of the image's latent; ``None``: of the default size.
+
+    Raises:
+        UserError: for a number of steps that the time grid cannot make.
+    """
+    grid = defaults.time_grid
+    if isinstance(grid, FlowGrid):
+        grid = grid.of_latent(latent or model.autoencoder.latent_shape(defaults.height, defaults.width)[:2])
+    try:
+        return defaults.options.levels(model.schedule, grid, num_steps, model.prediction_type)
+    except ValueError as error:
+        raise UserError(f"num_steps={num_steps}: {error}") from error
+
+
+def part_of(
+    levels: NoiseLevel, model: Model, defaults: Defaults, start: float | None, end: float | None
+) -> NoiseLevel:
+    """The steps of a run from its share ``start`` to its share ``end``, each in (0, 1) or ``None``.
+
+    Raises:
+        UserError: there is no step in it, or the run goes back up.
+    """
+    if start is None and end is None:
+        return levels
+    if defaults.options.restart is not None:
+        raise UserError("a run that goes back up (restart) has no parts: give no denoising_start or _end")
+    limits = [None if share is None else model.network_input.boundary(share) for share in (start, end)]
+    try:
+        return levels_between(levels, np.asarray(time_of(model.schedule, levels)), *limits)
+    except ValueError as error:
+        raise UserError(f"denoising_start={start}, denoising_end={end}: {error}") from error
+
+
+def run_guidance(
+    guidance: Guidance, scale: float | int | None, model: Model, rows: Rows, levels: NoiseLevel
+) -> Guidance:
+    """The guidance of a run over ``levels``, its strengths as arrays.
+
+    Raises:
+        UserError: for a scale that is no number, or that the guidance does not have, or a guidance that does
+            not fit the run's steps.
+    """
+    given = "" if scale is None else f"guidance_scale={scale}: "
+    try:
+        if scale is not None:
+            guidance = guidance.with_scale(finite(scale, "guidance_scale"))
+        given = "guidance: "
+        for condition in model.conditions:
+            guidance = condition.guide(guidance, rows)
+        guidance = guidance.resolve(model.schedule, levels)
+    except ValueError as error:
+        raise UserError(f"{given}{error}") from error
+    return jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), guidance)
+
+
+def run_sampler(sampler: str | Sampler | None, usual: Sampler) -> Sampler:
+    """The sampler of a call, by name or as it is.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if sampler is None:
+        return usual
+    if not isinstance(sampler, str):
+        return sampler
+    if sampler not in SAMPLERS:
+        raise UserError(f"sampler={sampler!r}: choose from {', '.join(sorted(SAMPLERS))}")
+    return SAMPLERS[sampler]()

@@ -1,0 +1,298 @@
+"""What a family of checkpoints says of itself, and the config files of one of its checkpoints.
+
+A pipeline folder has ``model_index.json`` and a folder a component: ``unet`` or ``transformer``, ``vae``,
+``scheduler``, text encoders and tokenizers. A new family is one file beside this one with its `Family`, and
+its line in `difflax.pretrained.families.FAMILIES`.
+"""
+
+import abc
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from etils import epath
+from flax import nnx
+
+from difflax.core.types import Params, UserError
+from difflax.diffusion.guidance import ClassifierFreeGuidance, Guidance
+from difflax.models.autoencoder import Autoencoder
+from difflax.models.functional import Functional, functional
+from difflax.pretrained.components.autoencoder import KL, AutoencoderKind
+from difflax.pretrained.components.schedulers import Sampling, read_scheduler
+from difflax.pretrained.components.text_encoders import (
+    TextOptions,
+    TextPart,
+    save_text_encoders,
+)
+from difflax.pretrained.format.layout import (
+    ABSENT,
+    AUTOENCODER,
+    CONFIG,
+    DIFFUSERS,
+    INDEX,
+    SCHEDULER,
+    SCHEDULER_CONFIG,
+    check_class,
+    write_model,
+)
+from difflax.pretrained.format.safetensors import Tensors, read_json, write_json
+from difflax.pretrained.format.torch_names import check_names, to_torch
+from difflax.pretrained.single_file.original import Original
+from difflax.text.prompts import PromptEncoder
+
+Config = Mapping[str, Any]
+
+DENOISERS = {"unet": "UNet", "transformer": "transformer"}
+"""Where diffusers keeps the denoising network, and what error lines call it."""
+
+TEXT = "text"
+"""The condition that every network reads."""
+
+CHANNELS = {"mask": (1, "inpainting"), "picture": (0, "editing")}
+"""Conditions that a network reads as channels beside the noise: as many as the latent has and so many more;
+and what they are for.
+"""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Family(abc.ABC):
+    """What is a family's own.
+
+    Attributes:
+        title: what error lines call it.
+        pipelines: its classes in a ``model_index.json``, the plain one first.
+        denoiser: where diffusers keeps the denoising network, one of `DENOISERS`.
+        network: its class, which is called as diffusers calls it.
+        sample_size: height and width that it was trained at, in latent pixels, where its config is silent.
+        channels: of `CHANNELS`, what it may read beside the noise.
+        autoencoder: the class of its autoencoder.
+        text: its text encoders, in their order.
+        guidance_scale, num_steps: the defaults of its pipeline in diffusers.
+        check_latent: refuses a latent of that height and width, which a network of a config cannot read;
+            ``None``: it reads all.
+        original: how one file in the original layout holds it; ``None``: not read.
+    """
+
+    title: str
+    pipelines: tuple[str, ...]
+    denoiser: str = "transformer"
+    network: type[nnx.Module]
+    sample_size: int
+    channels: tuple[str, ...] = ()
+    autoencoder: AutoencoderKind = KL
+    text: tuple[TextPart, ...]
+    guidance_scale: float
+    num_steps: int
+    check_latent: Callable[[Config, int, int], None] | None = None
+    original: Original | None = None
+
+    @abc.abstractmethod
+    def text_widths(self, network: Config) -> tuple[int, int | None]:
+        """The widths of the text's states and of its pooled vector that a network of this config reads;
+        ``None``: it does not say.
+        """
+
+    @abc.abstractmethod
+    def reads_pooled(self, network: Config) -> bool:
+        """Whether a network of this config reads the text's pooled vector."""
+
+    def join(
+        self, encoders: Mapping[str, PromptEncoder], configs: "Configs", options: TextOptions
+    ) -> PromptEncoder:
+        """The text encoders that are there, by name, as the network reads them."""
+        [encoder] = encoders.values()
+        return encoder
+
+    def conditions(self, configs: "Configs", encoder: PromptEncoder, where: str) -> tuple[str, ...]:
+        """What the network reads, by the names of the kinds of condition, `TEXT` first.
+
+        Raises:
+            UserError: the configs contradict each other; ``where`` they are.
+        """
+        return (TEXT, *self.channel_conditions(configs))
+
+    def channel_conditions(self, configs: "Configs") -> tuple[str, ...]:
+        """Those of them that are channels beside the noise.
+
+        Raises:
+            UserError: another number of channels than any of them has.
+        """
+        latent = configs.autoencoder.get("latent_channels", 4)
+        given = configs.network.get("in_channels", latent)
+        known = {latent: ((), "text to image")}
+        for name in self.channels:
+            more, use = CHANNELS[name]
+            known[2 * latent + more] = ((name,), use)
+        if given not in known:
+            kinds = ", ".join(f"{count} ({use})" for count, (_, use) in known.items())
+            raise UserError(
+                f"{self.denoiser}/{CONFIG}: in_channels = {given} is not supported with latents of {latent}"
+                f" channels: only {kinds}"
+            )
+        return known[given][0]
+
+    def sampling(self, configs: "Configs") -> Sampling:
+        """What its scheduler config means."""
+        return read_scheduler(configs.scheduler, patch_size=configs.network.get("patch_size", 2))
+
+    def guidance(self, configs: "Configs", conditions: Sequence[str]) -> Guidance:
+        """The default of its pipeline in diffusers, for a network that reads ``conditions``."""
+        return ClassifierFreeGuidance(scale=self.guidance_scale)
+
+    def steps(self, configs: "Configs") -> int:
+        """The default of its pipeline in diffusers."""
+        return self.num_steps
+
+    def zero_null(self, index: Config) -> bool:
+        """Whether no prompt is the zero condition, and not that of an empty prompt."""
+        return False
+
+    def index(self, configs: "Configs", written: Mapping[str, list]) -> Config:
+        """The ``model_index.json`` of a folder that is saved.
+
+        Args:
+            written: the lines of its components, `ABSENT` for those that are not there.
+        """
+        others = [n for n, entry in configs.index.items() if isinstance(entry, list) and n not in written]
+        gone = dict.fromkeys(others, ABSENT) | {n: e for n, e in written.items() if e == ABSENT}
+        new = {n: e for n, e in written.items() if n not in configs.index}
+        return {**configs.index, **new, **gone}
+
+    def read(self, folder: epath.Path) -> "Configs":
+        """The configs of a pipeline folder of the family.
+
+        Raises:
+            UserError: a file is missing or damaged.
+        """
+        return Configs(
+            family=self,
+            index=read_json(folder / INDEX),
+            network=read_json(folder / self.denoiser / CONFIG),
+            autoencoder=read_json(folder / AUTOENCODER / CONFIG),
+            scheduler=read_json(folder / SCHEDULER / SCHEDULER_CONFIG),
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Configs:
+    """The JSON files of a pipeline folder as they are, so that saving gives them back.
+
+    Attributes:
+        index: ``model_index.json``.
+        network: of the denoising network.
+    """
+
+    family: Family
+    index: Config
+    network: Config
+    autoencoder: Config
+    scheduler: Config
+
+    @property
+    def denoiser(self) -> str:
+        """Where diffusers keeps the denoising network."""
+        return self.family.denoiser
+
+    @property
+    def files(self) -> dict[str, Config]:
+        """The configs of the index and of the components, by their folders."""
+        parts = {self.denoiser: self.network, AUTOENCODER: self.autoencoder, SCHEDULER: self.scheduler}
+        return {"index": self.index, **parts}
+
+    def build(
+        self, dtype: Any, remat: str = "none", scan_layers: bool = False
+    ) -> tuple[Functional, Autoencoder, Sampling]:
+        """What they describe: denoising network and autoencoder that compute in ``dtype``, and how to sample.
+
+        Args:
+            remat, scan_layers: of the denoising network, see ``difflax.models.blocks``.
+
+        Raises:
+            UserError: something that is not supported.
+        """
+        family = self.family
+        check_class(self.network, family.network.__name__, f"{self.denoiser}/{CONFIG}")
+        check_class(self.autoencoder, family.autoencoder.name, f"{AUTOENCODER}/{CONFIG}")
+        autoencoder = family.autoencoder.from_config(self.autoencoder, dtype)
+        family.channel_conditions(self)
+        text = json.dumps(self.network, sort_keys=True)
+        model = denoiser_network(family.network, text, dtype, remat, scan_layers)
+        return model, autoencoder, family.sampling(self)
+
+    def check_weights(self, denoiser: Tensors, autoencoder: Tensors, where: str, dtype: Any) -> None:
+        """Whether the tensors of both networks are those of the configs; none is read.
+
+        Args:
+            where: for errors.
+            dtype: of the networks that will be built, so that their shapes are found once.
+
+        Raises:
+            UserError: tensors are missing, left over or of another shape, or a config is not supported.
+        """
+        model, images, _ = self.build(dtype)
+        check_names(denoiser, model.abstract(), f"the {DENOISERS[self.denoiser]} {where}")
+        check_names(autoencoder, images.network.abstract(), f"the autoencoder {where}")
+
+    def join(self, encoders: Mapping[str, PromptEncoder], options: TextOptions, where: str) -> PromptEncoder:
+        """The text encoders, by name, as the denoising network reads them.
+
+        Raises:
+            UserError: they do not belong to it; ``where`` says which.
+        """
+        for part in self.family.text:
+            if part.name not in encoders:
+                continue
+            problem = part.problem(encoders[part.name], self.family.title)
+            if problem:
+                raise UserError(f"{part.name} {where} {problem}")
+        encoder = self.family.join(encoders, self, options)
+        width, pooled = self.family.text_widths(self.network)
+        if width != encoder.width or pooled not in (None, encoder.pooled_width):
+            wanted, given = f"{width}", f"{encoder.width}"
+            if pooled is not None:
+                wanted, given = f"{width} and a vector of {pooled}", f"{given} and {encoder.pooled_width}"
+            whose = "its text encoders give" if len(encoders) > 1 else "its text encoder gives"
+            raise UserError(
+                f"the {DENOISERS[self.denoiser]} {where} reads text of width {wanted}, {whose} {given}: they"
+                " do not belong together"
+            )
+        return encoder
+
+    def save(
+        self,
+        folder: epath.PathLike,
+        *,
+        params: Params,
+        autoencoder_params: Params,
+        text_encoder: PromptEncoder,
+    ) -> None:
+        """Writes a pipeline folder, which PyTorch diffusers reads."""
+        folder, family = epath.Path(folder), self.family
+        write_model(folder / self.denoiser, DIFFUSERS, self.network, to_torch(params))
+        write_model(folder / AUTOENCODER, DIFFUSERS, self.autoencoder, to_torch(autoencoder_params))
+        (folder / SCHEDULER).mkdir(exist_ok=True)
+        write_json(folder / SCHEDULER / SCHEDULER_CONFIG, self.scheduler)
+        scheduler = str(self.scheduler["_class_name"]).removeprefix("Flax")
+        written = {
+            SCHEDULER: ["diffusers", scheduler],
+            self.denoiser: ["diffusers", family.network.__name__],
+            AUTOENCODER: ["diffusers", family.autoencoder.name],
+            **save_text_encoders(text_encoder, family.text, folder),
+        }
+        # Last, so that a folder with an index is whole.
+        write_json(folder / INDEX, family.index(self, written))
+
+
+@functools.cache
+def denoiser_network(
+    network: type[nnx.Module], config: str, dtype: Any, remat: str = "none", scan_layers: bool = False
+) -> Functional:
+    """The denoising network of a ``config.json`` (its text) as pure functions, the same object for the same
+    arguments.
+    """
+    fields = json.loads(config)
+    return functional(
+        lambda rngs: network.from_config(fields, dtype=dtype, remat=remat, scan_layers=scan_layers, rngs=rngs)
+    )

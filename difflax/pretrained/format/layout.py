@@ -1,0 +1,52 @@
+"""How the Hub's libraries name files and folders: pipelines of diffusers, models of transformers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from difflax.core.types import UserError
+from difflax.pretrained.format.safetensors import write_file, write_json
+
+INDEX = "model_index.json"
+"""Of a pipeline folder: its class, and the class of each component, which has a folder under its name."""
+
+CONFIG, SCHEDULER_CONFIG = "config.json", "scheduler_config.json"
+DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"
+"""What the two libraries call a model's weights."""
+
+AUTOENCODER, SCHEDULER = "vae", "scheduler"
+TEXT_ENCODER, TOKENIZER = "text_encoder", "tokenizer"
+"""Of components; the second text encoder is ``text_encoder_2``, and so on."""
+
+ABSENT = [None, None]
+"""In the index: a component that the pipeline's class has, but not this folder."""
+
+
+def numbered(name: str, number: int) -> str:
+    """A component's name where a pipeline has several, from 1."""
+    return name if number == 1 else f"{name}_{number}"
+
+
+def has_component(index: Mapping[str, Any], name: str) -> bool:
+    """Whether a ``model_index.json`` names a component."""
+    entry = index.get(name)
+    return bool(entry) and entry[0] is not None
+
+
+def check_class(config: Mapping[str, Any], name: str, where: Any) -> None:
+    """Refuses a ``config.json`` of a class of diffusers that is neither ``name`` nor its Flax form."""
+    given = config.get("_class_name", name)
+    if str(given).removeprefix("Flax") != name:
+        raise UserError(f"{where}: _class_name = {given!r} is not supported, only {name!r}")
+
+
+def write_model(
+    folder: epath.PathLike, stem: str, config: Mapping[str, Any], tensors: Mapping[str, Any]
+) -> None:
+    """Writes a model's folder: ``STEM.safetensors`` and the config."""
+    folder = epath.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_file(folder / f"{stem}.safetensors", tensors)
+    # Last, so that a folder with a config is whole.
+    write_json(folder / CONFIG, config)

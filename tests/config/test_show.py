@@ -1,0 +1,93 @@
+"""``difflax train --show``: every field of every config of the repository, each as it is overridden."""
+
+import pytest
+from difflax.config.experiments import root
+from difflax.config.files import read_config_file
+from difflax.config.resolve import values_of
+from difflax.config.schema import DTYPE, choices_of, fields_of
+from difflax.config.show import first_sentence, show
+from difflax.models.unet import UNet2DConditionModel
+
+from tests.config.fields import every_field
+from tests.runs import ROOT, command
+
+CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.py"))
+
+
+def shown(text):
+    """Keys and values of what ``--show`` prints."""
+    rows = [line for line in text.splitlines() if line.startswith("config.")]
+    pairs = [row.split(" = ", 1) for row in rows]
+    return dict(pairs)
+
+
+def leaves(section, values, where="config"):
+    """Path, field and value of everything that holds a value and no section."""
+    name = values.get("name") if section.names else None
+    for key, field in section.fields(name, where).items():
+        value = values[key]
+        if field.section is not None and isinstance(value, dict):
+            yield from leaves(field.section, value, f"{where}.{key}")
+        elif field.section is None or field.section.value:
+            yield f"{where}.{key}", field, value
+
+
+def another(field, value):
+    """The text of another value of the field's type, whether or not it would make sense."""
+    options = choices_of(field.hint)
+    for option in options:
+        choices = getattr(option, "__args__", ()) if "Literal" in str(option) else ()
+        for choice in choices:
+            if choice != value:
+                return str(choice)
+    if bool in options:
+        return str(not value)
+    for kind, text in ((int, "17"), (float, "17.5"), (str, "another")):
+        if kind in options:
+            return text
+    inner = str(field.hint)
+    if "tuple[int, int], ..." in inner:
+        return "((17, 17),)"
+    if "Rule" in inner or "tuple[str, tuple" in inner:
+        return "(('kernel$', ('tensor',)),)"
+    return "('another',)" if "str" in inner else "(17,)"
+
+
+@pytest.mark.parametrize("file", CONFIGS)
+def test_every_value_of_every_config_is_shown_as_it_is_overridden(file):
+    path = str(ROOT / "configs" / file)
+    values = values_of(read_config_file(path))
+    fields = list(leaves(root(values["model"]["name"]), values))
+    assert len(fields) > 50
+    overrides = [(key, another(field, value)) for key, field, value in fields]
+    # All of them at once: parsing them is one matter, whether they make sense together another.
+    plain, changed = shown(show(values, 200)), shown(show(values_of(read_config_file(path, overrides)), 200))
+    for (key, field, _), (_, text) in zip(fields, overrides, strict=True):
+        value = changed[key]
+        assert value != plain[key], key
+        told = first_sentence(field.text)
+        assert value.startswith((text, f"{text}.0", text.replace("'", '"'))), (key, text, value)
+        assert told, f"{key} has no description"
+
+
+def test_the_command_prints_and_trains_nothing(tmp_path):
+    status, out, errors = command(
+        "train", f"--config={ROOT / 'configs' / 'shapes.py'}", "--config.optimizer.b1=0.7", "--show"
+    )
+    assert status == 0, errors
+    assert shown(out)["config.optimizer.b1"].split() == ["0.7", "Adam's"]
+    assert "config.sampler.midpoint = True" in out
+
+
+def test_every_field_has_a_description():
+    bare = [key for key, field, *_ in every_field() if field is not None and not field.text]
+    assert not bare
+
+
+def test_descriptions_are_read_from_docstrings():
+    fields = fields_of(UNet2DConditionModel)
+    assert fields["dtype"].hint == DTYPE and fields["dtype"].default == "float32"
+    assert fields["use_linear_projection"].text.startswith("linear layers around the transformers (SD 2, XL)")
+    assert (
+        first_sentence("The eyes of Ning et al. 2024, eq. 3. More.") == "The eyes of Ning et al. 2024, eq. 3"
+    )
