@@ -142,5 +142,5 @@ def test_files_that_are_no_pictures(name, says, tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
     for flag in ("image", "mask"):
         with pytest.raises(UserError, match=says) as raised:
-            sample.picture_settings(values_of(f"--{flag}={tmp_path / name}"))
+            sample.picture_arguments(values_of(f"--{flag}={tmp_path / name}"))
         assert str(raised.value).startswith(f"--{flag}=")
