@@ -42,13 +42,13 @@ def _halves(model: Fields, height: int, width: int) -> None:
     labels = [name for name in ("class_embed_type", "num_class_embeds") if model.get(name) is not None]
     if labels and model.get("class_embed_type") != "projection":
         raise UserError(
-            f"config.model.{labels[0]} = {model[labels[0]]!r} asks for class labels, which no config.data has:"
+            f"config.model.{labels[0]} = {model[labels[0]]!r} asks for class labels, which no data have:"
             " leave it None, or take class_embed_type = 'projection' for the text's pooled vector"
         )
     if model.get("sample_size") not in (None, height, (height, width)):
         raise UserError(
-            f"config.model.sample_size = {model['sample_size']} is not the latent's, {height} × {width}: leave it"
-            " None, any size can be given"
+            f"config.model.sample_size = {model['sample_size']} is not the latent's, {height} × {width}:"
+            " leave it None, any size can be given"
         )
     levels = len(model["block_out_channels"])
     if height % 2 ** (levels - 1) or width % 2 ** (levels - 1):

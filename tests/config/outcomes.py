@@ -1,7 +1,7 @@
 """What a config leads to, computed small: numbers of the built objects, traced programs, files, errors.
 
-Each function takes the resolved values of a config and a `Tools`, and gives a tree of arrays, numbers and texts;
-another value of a field has to give another.
+Each function takes the resolved values of a config and a `Tools`, and gives a tree of arrays, numbers and
+texts; another value of a field has to give another.
 """
 
 import dataclasses
@@ -195,12 +195,10 @@ def weak_model(values, tools):
 def perturbed(values, tools):
     """The program of the worse network."""
     made = parse(values)
-    null, batch = _example(made, 3)
+    batch = _example(made, 3)[1]
     network = conditional_network(made.network, made.guidance.weak.perturbation)
     x = jnp.zeros((1, 8, 8, 3))
-    return or_line(
-        lambda: traced(network, made.network.abstract(), x, jnp.zeros(1), batch["conditioning"])
-    )
+    return or_line(lambda: traced(network, made.network.abstract(), x, jnp.zeros(1), batch["conditioning"]))
 
 
 # --- networks
@@ -210,7 +208,7 @@ def training_program(values, tools):
     """The program of the loss, and the shapes of what it trains."""
     made = parse(values)
     check(made)
-    null, batch = _example(made, 3)
+    null, batch = jax.tree.map(jnp.asarray, _example(made, 3))
     objective, params = made.objective(null), made.network.abstract()
     return traced(lambda p, b, k: objective.loss(p, b, k)[0], params, batch, KEY), jax.tree.map(
         lambda leaf: leaf.shape, params
@@ -233,7 +231,9 @@ def clip(values, tools):
 
 def tokens(values, tools):
     options, folder = parse(values).tokenizer, tools.fresh()
-    captions = [f"a {size} {colour} thing" for size in ("large", "small") for colour in ("red", "blue", "green")]
+    captions = [
+        f"a {size} {colour} thing" for size in ("large", "small") for colour in ("red", "blue", "green")
+    ]
     tokenizer = train_bpe(captions, folder, vocab_size=options.vocab_size, max_length=options.max_length)
     again = load_tokenizer(folder, max_length=options.max_length)
     return tokenizer.vocab_size, np.asarray(again(captions))
@@ -402,8 +402,17 @@ def evaluation(values, tools):
     tools.monkeypatch.setattr("difflax.evaluation.ablation.sweep.run_ablation", run_ablation)
     model = types.SimpleNamespace(step=1, guidance=None, sampler=None, num_steps=1, batch_size=1)
     tools.monkeypatch.setattr(difflax.cli.ablate, "load_model", lambda flags: model)
-    names = ("pretrained", "prompt", "prompts_file", "clip", "seeds", "guidance", "negative_prompt", "num_steps")
-    flags = types.SimpleNamespace(**dict.fromkeys(names), sampler=None, workdir=str(workdir), output="out")
+    names = (
+        "pretrained",
+        "prompt",
+        "prompts_file",
+        "clip",
+        "seeds",
+        "guidance",
+        "negative_prompt",
+        "sampler",
+    )
+    flags = types.SimpleNamespace(**dict.fromkeys(names), num_steps=1, workdir=str(workdir), output="out")
     return or_line(difflax.cli.ablate.sweep, flags, None), asked
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Key, PyTree
 from difflax.core import streams
 from difflax.core.types import Conditioning, Params
 from difflax.diffusion.denoisers import NetworkInput
-from difflax.diffusion.loss.losses import MeanSquared, diffusion_loss
+from difflax.diffusion.loss.losses import Penalty, diffusion_loss
 from difflax.diffusion.loss.noises import Noise, White
 from difflax.diffusion.loss.time_samplers import LossAwareTimes, RunningLoss, TimeSampler, sample_times
 from difflax.diffusion.loss.weightings import LearnedUncertainty, NoUncertainty, Weighting
@@ -39,7 +39,7 @@ class Denoising(Plain):
     prediction_type: PredictionType
     time_sampler: TimeSampler
     weighting: Weighting
-    penalty: MeanSquared
+    penalty: Penalty
     network_input: NetworkInput
     caption_dropout: float
     null: Conditioning
