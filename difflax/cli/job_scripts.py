@@ -219,7 +219,7 @@ class Scheduler:
     submit: tuple[str, ...]
 
 
-SCHEDULERS = {
+JOB_SCHEDULERS = {
     "slurm": Scheduler(slurm, ".sbatch", ("sbatch",)),
     "k8s": Scheduler(k8s, ".yaml", ("kubectl", "apply", "-f")),
     "tpu": Scheduler(tpu, ".sh", ("bash",)),

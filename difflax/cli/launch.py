@@ -24,10 +24,10 @@ POSITIONAL = "scheduler"
 
 def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Adds the flags of this command; those of the job are named as its fields."""
-    from difflax.cli.job_scripts import SCHEDULERS, Job
+    from difflax.cli.job_scripts import JOB_SCHEDULERS, Job
 
     who = "who starts the job; usually given as the word after launch"
-    flags.DEFINE_enum("scheduler", None, list(SCHEDULERS), who, flag_values=values)
+    flags.DEFINE_enum("scheduler", None, list(JOB_SCHEDULERS), who, flag_values=values)
     define_fields(values, Job, leave_out=["arguments"])
     output = "the file that is written; by default the job's name and .sbatch, .yaml or .sh"
     flags.DEFINE_string("output", None, output, flag_values=values)
@@ -36,11 +36,11 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
 
 def run(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     """Runs the command."""
-    from difflax.cli.job_scripts import SCHEDULERS, Job
+    from difflax.cli.job_scripts import JOB_SCHEDULERS, Job
 
     if values.scheduler is None:
-        raise UserError(f"launch what? difflax launch {'|'.join(SCHEDULERS)} -- --config=… --workdir=…")
-    scheduler = SCHEDULERS[values.scheduler]
+        raise UserError(f"launch what? difflax launch {'|'.join(JOB_SCHEDULERS)} -- --config=… --workdir=…")
+    scheduler = JOB_SCHEDULERS[values.scheduler]
     job = Job(arguments=tuple(arguments), **read_fields(values, Job))
     path = pathlib.Path(values.output or f"{job.name}{scheduler.suffix}")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -60,7 +60,7 @@ OTHER_SUFFIXES = (
 """Of pictures that are not read, so that they are not left out in silence."""
 
 MAX_PIXELS = 89_478_485  # of one picture: where Pillow begins to warn, 358 MB while it is decoded
-MAX_BYTES = 2**29  # of one file
+MAX_PICTURE_BYTES = 2**29  # of one file
 
 WHITE, BLACK = 255, 0
 
@@ -129,7 +129,7 @@ def read_bytes(path: epath.Path, where: str | None = None) -> bytes:
         where: the file as the user named it, for the error; its path by default.
 
     Raises:
-        BadExample: they cannot be read, or are more than `MAX_BYTES`.
+        BadExample: they cannot be read, or are more than `MAX_PICTURE_BYTES`.
     """
     where = where or str(path)
     try:
@@ -138,11 +138,11 @@ def read_bytes(path: epath.Path, where: str | None = None) -> bytes:
         if not is_file(path):
             raise BadExample(f"{where}: no such file")
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            data = file.read(MAX_PICTURE_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL
         raise BadExample(f"{where} cannot be read: {error}") from error
-    if len(data) > MAX_BYTES:
-        raise BadExample(f"{where} has more than {MAX_BYTES >> 20} MB: make the picture smaller")
+    if len(data) > MAX_PICTURE_BYTES:
+        raise BadExample(f"{where} has more than {MAX_PICTURE_BYTES >> 20} MB: make the picture smaller")
     return data
 
 

@@ -16,7 +16,7 @@ from etils import epath
 from difflax.core.files import is_file
 from difflax.core.types import UserError
 
-MAX_BYTES = 2**28  # of a listing or a file of prompts
+MAX_TEXT_BYTES = 2**28  # of a listing or a file of prompts
 MAX_CAPTION = 2**16  # characters of one caption
 
 _MARKS = (
@@ -51,7 +51,7 @@ def decode_text(data: bytes, where: str) -> str:
         return _decoded(data, "cp1252", where)
 
 
-def read_text(path: epath.PathLike, where: str | None = None, *, limit: int = MAX_BYTES) -> str:
+def read_text(path: epath.PathLike, where: str | None = None, *, limit: int = MAX_TEXT_BYTES) -> str:
     """The text of a file.
 
     Args:

@@ -79,7 +79,7 @@ def section(heading: str, *blocks: str, lead: str = "") -> Markup:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Picture:
+class Embedded:
     """An encoded picture of MIME type ``kind`` ("image/png", "image/svg+xml")."""
 
     data: bytes
@@ -90,7 +90,7 @@ class Picture:
         return f"data:{self.kind};base64,{base64.b64encode(self.data).decode()}"
 
 
-def figure(picture: Picture, alt: str, caption: str = "", *, wide: bool = False) -> Markup:
+def figure(picture: Embedded, alt: str, caption: str = "", *, wide: bool = False) -> Markup:
     """A picture with a caption.
 
     Args:

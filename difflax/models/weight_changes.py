@@ -46,7 +46,7 @@ class WeightChange(abc.ABC):
         """
 
 
-class Linear(WeightChange):
+class ProportionalChange(WeightChange):
     """A change that does not depend on the kernel, and is proportional to the strength."""
 
     @abc.abstractmethod
@@ -58,7 +58,7 @@ class Linear(WeightChange):
 
 
 @dataclasses.dataclass(frozen=True)
-class LowRank(Linear):
+class LowRank(ProportionalChange):
     """Two factors.
 
     Attributes:
@@ -84,7 +84,7 @@ class LowRank(Linear):
 
 
 @dataclasses.dataclass(frozen=True)
-class Hadamard(Linear):
+class Hadamard(ProportionalChange):
     """Two changes of low rank, multiplied entry by entry."""
 
     first: LowRank
@@ -99,7 +99,7 @@ class Hadamard(Linear):
 
 
 @dataclasses.dataclass(frozen=True)
-class Difference(Linear):
+class Difference(ProportionalChange):
     """A whole kernel's, norm's or bias's difference."""
 
     array: Float[AnyArray, "..."]
@@ -113,7 +113,7 @@ class Difference(Linear):
 
 
 @dataclasses.dataclass(frozen=True)
-class Kronecker(Linear):
+class Kronecker(ProportionalChange):
     """A small matrix of blocks, each the same kernel times an entry.
 
     Attributes:
@@ -145,7 +145,7 @@ class Decomposed(WeightChange):
         of_inputs: a length belongs to an input's column of the kernel and not to an output's.
     """
 
-    change: Linear
+    change: ProportionalChange
     magnitude: Float[AnyArray, " n"]
     of_inputs: bool = False
 

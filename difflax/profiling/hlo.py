@@ -66,7 +66,7 @@ def _operation(line: str) -> _Operation | None:
     return _Operation(name, shapes, kind, tuple(re.findall(r"%([\w.\-]+)", rest.split("), ")[0])), line)
 
 
-class Program:
+class CompiledProgram:
     """The text of a compiled program, taken apart: ``computations`` by name, each its operations by name, in
     order, the last one its result; ``entry`` is where it begins.
     """

@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 from difflax.core.chips import Chip, chip
 from difflax.core.flops import count_flops
 from difflax.core.types import UserError
-from difflax.profiling.hlo import Program
+from difflax.profiling.hlo import CompiledProgram
 from difflax.training.runtime.compiled import trace_step
 from difflax.training.state import TrainState
 
@@ -167,7 +167,7 @@ def plan(step: Callable, abstract: TrainState, batch: PyTree, rows: int, mesh: M
     compiled = _compile(lowered, bytes_per_device(abstract))
     end = time.perf_counter()
     memory = compiled.memory_analysis()
-    program = Program(compiled.as_text())
+    program = CompiledProgram(compiled.as_text())
     kind = mesh.devices.flat[0].device_kind
     return Plan(
         devices=mesh.size,

@@ -8,7 +8,7 @@ import subprocess
 import kubernetes_validate
 import pytest
 import yaml
-from difflax.cli.job_scripts import SCHEDULERS, Job
+from difflax.cli.job_scripts import JOB_SCHEDULERS, Job
 from difflax.core.types import UserError
 
 from tests.runs import command
@@ -24,7 +24,7 @@ def job(**options):
 @pytest.mark.parametrize("name", ["slurm", "tpu", "local"])
 def test_the_shell_reads_the_script(name, tmp_path):
     script = tmp_path / "job.sh"
-    script.write_text(SCHEDULERS[name].script(job(nodes=3)))
+    script.write_text(JOB_SCHEDULERS[name].script(job(nodes=3)))
     assert subprocess.run(["bash", "-n", script], capture_output=True).returncode == 0
     assert "'--workdir=runs/my shapes'" in script.read_text().replace("'\"'\"'", "'")
 
@@ -32,7 +32,7 @@ def test_the_shell_reads_the_script(name, tmp_path):
 @pytest.mark.skipif(shutil.which("sbatch") is None, reason="no SLURM here to ask")
 def test_slurm_itself_takes_the_script(tmp_path):
     script = tmp_path / "job.sbatch"
-    script.write_text(SCHEDULERS["slurm"].script(job()))
+    script.write_text(JOB_SCHEDULERS["slurm"].script(job()))
     assert subprocess.run(["sbatch", "--test-only", script]).returncode == 0
 
 
@@ -44,7 +44,7 @@ def test_an_interrupted_slurm_job_queues_again(status, queued, tmp_path):
         tool.write_text(f"#!/bin/bash\n{text}\n")
         tool.chmod(tool.stat().st_mode | stat.S_IEXEC)
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "17"}
-    script = SCHEDULERS["slurm"].script(job())
+    script = JOB_SCHEDULERS["slurm"].script(job())
     assert subprocess.run(["bash", "-c", script], env=environment).returncode == status
     asked = tmp_path / "asked"
     assert asked.exists() == queued
@@ -63,7 +63,9 @@ def fields(tree, path=""):
 
 def test_the_jobset_has_the_fields_of_its_interface():
     """https://jobset.sigs.k8s.io/docs/reference/jobset.v1alpha2, with batch/v1's Job and Pod in it."""
-    tree = yaml.safe_load(SCHEDULERS["k8s"].script(job(nodes=4, chips=4, accelerator="tpu-v5-lite-podslice")))
+    tree = yaml.safe_load(
+        JOB_SCHEDULERS["k8s"].script(job(nodes=4, chips=4, accelerator="tpu-v5-lite-podslice"))
+    )
     spec, container = "/spec", "/spec/replicatedJobs/template/spec/template/spec/containers"
     work = f"{spec}/replicatedJobs/template/spec"
     pod = f"{work}/template/spec"
@@ -100,7 +102,9 @@ def test_the_jobset_has_the_fields_of_its_interface():
 
 def test_kubernetes_schema_takes_the_jobset_s_job():
     """JobSet's own fields have no schema in the package; what they run is a batch/v1 Job, which has."""
-    tree = yaml.safe_load(SCHEDULERS["k8s"].script(job(nodes=4, chips=4, accelerator="tpu-v5-lite-podslice")))
+    tree = yaml.safe_load(
+        JOB_SCHEDULERS["k8s"].script(job(nodes=4, chips=4, accelerator="tpu-v5-lite-podslice"))
+    )
     inner = tree["spec"]["replicatedJobs"][0]["template"]
     whole = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "workers"}, **inner}
     version = kubernetes_validate.latest_version()
@@ -119,7 +123,7 @@ def test_a_local_job_starts_its_processes_and_ends_with_their_highest_status(tmp
     )
     tool.chmod(tool.stat().st_mode | stat.S_IEXEC)
     environment = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    script = SCHEDULERS["local"].script(job(per_node=3))
+    script = JOB_SCHEDULERS["local"].script(job(per_node=3))
     assert subprocess.run(["bash", "-c", script], env=environment).returncode == 6
     said = sorted((tmp_path / "said").read_text().splitlines())
     assert said == [

@@ -451,7 +451,7 @@ def test_what_is_no_file(tmp_path):
 
 def test_a_file_without_end_is_not_read_to_its_end(tmp_path, monkeypatch):
     (tmp_path / "a.png").write_bytes(b"x" * 1001)
-    monkeypatch.setattr(pictures, "MAX_BYTES", 1000)
+    monkeypatch.setattr(pictures, "MAX_PICTURE_BYTES", 1000)
     with pytest.raises(BadExample, match="more than"):
         read_bytes(epath.Path(tmp_path / "a.png"))
 

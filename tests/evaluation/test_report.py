@@ -102,7 +102,7 @@ def test_blocks_escape_text_and_pass_markup():
 
 
 def test_attributes_cannot_be_broken_out_of():
-    picture = report.Picture(data=b"\x89PNG", kind="image/png")
+    picture = report.Embedded(data=b"\x89PNG", kind="image/png")
     shown = report.figure(picture, 'a "quoted" <alt>', "caption")
     attributes = dict(parse(shown).attributes)
     assert attributes["alt"] == 'a "quoted" <alt>'

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from difflax.core.types import Conditioning
-from difflax.profiling.hlo import Program
+from difflax.profiling.hlo import CompiledProgram
 
 from tests.models.test_blocks import mmdit, unet
 
@@ -36,7 +36,7 @@ ENTRY %main (p0: f32[4]) -> f32[8] {
 
 def test_bytes_of_collectives():
     """Loops as often as the compiler notes, or the condition tells; one channel is one collective."""
-    found = Program(TEXT).collective_bytes()
+    found = CompiledProgram(TEXT).collective_bytes()
     assert found == {"all-gather": 16 * 4 * 2 + 8 * 4, "all-reduce": min(6, 3) * 8 * 4 + (3 + 5) * 4}
 
 
@@ -54,7 +54,7 @@ def test_memory_traffic_without_loops_is_what_xla_counts(make):
 
     program = jax.jit(jax.grad(loss)).lower(model.abstract()).compile()
     counted = program.cost_analysis()["bytes accessed"]
-    assert Program(program.as_text()).accessed_bytes() == pytest.approx(counted, rel=0.01)
+    assert CompiledProgram(program.as_text()).accessed_bytes() == pytest.approx(counted, rel=0.01)
 
 
 def test_memory_traffic_of_a_loop_grows_with_its_rounds():
@@ -65,7 +65,9 @@ def test_memory_traffic_of_a_loop_grows_with_its_rounds():
         return jax.lax.scan(lambda x, w: (x @ w, None), x, stack)[0]
 
     few, many = (compiled(chain, (n, n), (rounds, n, n)) for rounds in (4, 24))
-    growth = Program(many.as_text()).accessed_bytes() - Program(few.as_text()).accessed_bytes()
+    growth = (
+        CompiledProgram(many.as_text()).accessed_bytes() - CompiledProgram(few.as_text()).accessed_bytes()
+    )
     array = 4 * n * n
     # Slice: read, written; product: two read, one written; copies between rounds are the compiler's choice.
     assert 20 * 3 * array <= growth <= 20 * 8 * array
@@ -80,7 +82,7 @@ def test_the_dearest_branch_counts():
         return jax.lax.cond(flag[0] > 0, lambda x: x @ x, lambda x: x, x)
 
     array = 4 * n * n
-    moved = Program(compiled(choose, (1,), (n, n)).as_text()).accessed_bytes()
+    moved = CompiledProgram(compiled(choose, (1,), (n, n)).as_text()).accessed_bytes()
     assert 2 * array <= moved < 7 * array  # a CPU copies into and out of branches
 
 
@@ -100,4 +102,4 @@ ENTRY %main (x: f32[9,8], i: s32[]) -> f32[9,8] {
 }
 """
     row = 8 * 4
-    assert Program(text).accessed_bytes() == row + row + (row + row)
+    assert CompiledProgram(text).accessed_bytes() == row + row + (row + row)

@@ -21,7 +21,7 @@ from difflax.diffusion.guidance.corrections import (
     StaticThreshold,
 )
 from difflax.diffusion.guidance.intervals import (
-    SHAPES,
+    SCALE_SHAPES,
     Bounds,
     Interval,
     ScaleSchedule,
@@ -48,7 +48,7 @@ GUIDANCES = {
 __all__ = [
     "CORRECTIONS",
     "GUIDANCES",
-    "SHAPES",
+    "SCALE_SHAPES",
     "AdaptiveProjectedGuidance",
     "Autoguidance",
     "Bounds",

@@ -137,7 +137,7 @@ class ScaleSchedule:
         return jnp.interp(noise_angle(level), self.angles, self.values)
 
 
-SHAPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+SCALE_SHAPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "constant": lambda p: np.ones_like(p),
     "linear": lambda p: p,
     "cosine": lambda p: (1 - np.cos(np.pi * p)) / 2,
@@ -147,17 +147,19 @@ SHAPES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def scale_schedule(shape: str, levels: NoiseLevel, start: float, end: float) -> ScaleSchedule:
-    """A strength from ``start`` to ``end`` along the steps of a run, in a shape of ``SHAPES``.
+    """A strength from ``start`` to ``end`` along the steps of a run, in a shape of ``SCALE_SHAPES``.
 
     "triangle" goes from ``start`` to ``end`` in the middle and back.
     """
-    require(shape in SHAPES, f"scale.shape must be one of {', '.join(SHAPES)}, got {shape!r}")
+    require(shape in SCALE_SHAPES, f"scale.shape must be one of {', '.join(SCALE_SHAPES)}, got {shape!r}")
     require(
         bool(np.isfinite([start, end]).all()), f"scale.start and end must be finite, got {start} and {end}"
     )
     count = levels.t.shape[0] - 1
     progress = np.linspace(0, 1, count) if count > 1 else np.zeros(1)
-    value = start + (end - start) * SHAPES[shape](progress) if shape != "constant" else np.full(count, end)
+    value = (
+        start + (end - start) * SCALE_SHAPES[shape](progress) if shape != "constant" else np.full(count, end)
+    )
     return scale_table(levels, value)
 
 

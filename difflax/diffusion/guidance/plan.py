@@ -13,10 +13,10 @@ from difflax.diffusion.schedules.base import NoiseLevel, NoiseSchedule
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ScaleShape:
-    """A scale that changes from ``start`` to ``end`` along the run's steps, in a shape of ``SHAPES``.
+    """A scale that changes from ``start`` to ``end`` along the run's steps, in a shape of ``SCALE_SHAPES``.
 
     Attributes:
-        shape: over the run, a name of ``SHAPES``.
+        shape: over the run, a name of ``SCALE_SHAPES``.
         start: scale at the first step.
         end: scale at the last step; of ``triangle`` in the middle.
     """

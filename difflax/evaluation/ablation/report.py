@@ -15,7 +15,7 @@ from difflax.evaluation.ablation.results import AblationResult, Curve, describe_
 from difflax.evaluation.statistics import Estimate
 from difflax.figures import html
 from difflax.figures.grids import GridStyle, labelled_grid
-from difflax.figures.html import Headline, Markup, Picture
+from difflax.figures.html import Embedded, Headline, Markup
 from difflax.figures.png import save_png
 from difflax.figures.style import adaptive, render
 
@@ -101,17 +101,17 @@ def trade_offs(result: AblationResult) -> list[tuple[str, str]]:
     return [(cost, gain) for gain in gains for cost in costs[:2]]
 
 
-def _embedded(svg: bytes) -> Picture:
-    return Picture(data=adaptive(svg), kind="image/svg+xml")
+def _embedded(svg: bytes) -> Embedded:
+    return Embedded(data=adaptive(svg), kind="image/svg+xml")
 
 
-def _embedded_grid(picture: Image.Image, photo: bool) -> Picture:
+def _embedded_grid(picture: Image.Image, photo: bool) -> Embedded:
     out = io.BytesIO()
     if photo:
         picture.save(out, format="JPEG", quality=90)
-        return Picture(data=out.getvalue(), kind="image/jpeg")
+        return Embedded(data=out.getvalue(), kind="image/jpeg")
     picture.save(out, format="PNG")
-    return Picture(data=out.getvalue(), kind="image/png")
+    return Embedded(data=out.getvalue(), kind="image/png")
 
 
 def decimals(curve: Curve) -> int:

@@ -16,7 +16,7 @@ from difflax.text.prompts import encode_prompts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TextOptions:
+class PromptOptions:
     """How prompts are read.
 
     Attributes:
@@ -42,11 +42,11 @@ class Text(Condition):
     """The states of the text encoder, and its pooled vector where the network reads one."""
 
     name: ClassVar[str] = "text"
-    Options: ClassVar[type] = TextOptions
+    Options: ClassVar[type] = PromptOptions
 
     def encode(self, told: Told, rows: Rows, encoders: Encoders) -> Told:
-        options: TextOptions = rows.options[self.name]
-        if options != TextOptions():
+        options: PromptOptions = rows.options[self.name]
+        if options != PromptOptions():
             text = with_clip_skip(encoders.text, options.clip_skip)
             encoders = dataclasses.replace(encoders, text=text)
         own, own_negative = (
@@ -57,7 +57,7 @@ class Text(Condition):
         if rows.negatives is not None or own_negative != [None, None]:
             negatives = [""] * len(rows.prompts) if rows.negatives is None else list(rows.negatives)
             columns.append(prompts_of_towers(encoders.text, negatives, *own_negative))
-        elif options != TextOptions():
+        elif options != PromptOptions():
             columns.append([""] * len(rows.prompts))
         encoded = _encoded(encoders, columns, options)
         positives, negative = encoded[: rows.parts], encoded[rows.parts :]
@@ -95,17 +95,17 @@ def _columns(rows: Rows) -> list[list[str]]:
 
 
 def _encoded(
-    encoders: Encoders, columns: Sequence[Sequence[Any]], options: TextOptions
+    encoders: Encoders, columns: Sequence[Sequence[Any]], options: PromptOptions
 ) -> list[Conditioning]:
     """What the network is told of every column of prompts, in the fields that it was trained with."""
-    if options == TextOptions():
+    if options == PromptOptions():
         return [_encode_once(encoders, column, options) for column in columns]
     # Together, so that all have as many pieces.
     whole = _encode_once(encoders, [prompt for column in columns for prompt in column], options)
     return [jax.tree.map(lambda a, i=i: jnp.split(a, len(columns))[i], whole) for i in range(len(columns))]
 
 
-def _encode_once(encoders: Encoders, prompts: Sequence[Any], options: TextOptions) -> Conditioning:
+def _encode_once(encoders: Encoders, prompts: Sequence[Any], options: PromptOptions) -> Conditioning:
     """The conditioning of prompts; equal ones are encoded once."""
     unique = list(dict.fromkeys(prompts))
     rows = np.asarray([unique.index(prompt) for prompt in prompts])

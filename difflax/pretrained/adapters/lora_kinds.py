@@ -16,8 +16,8 @@ from difflax.models.weight_changes import (
     Difference,
     Hadamard,
     Kronecker,
-    Linear,
     LowRank,
+    ProportionalChange,
     WeightChange,
 )
 from difflax.pretrained.format.torch_names import FROM_TORCH, TO_TORCH
@@ -40,7 +40,7 @@ class Kind:
     name: str
     needed: tuple[str, ...]
     optional: tuple[str, ...]
-    read: Callable[[Parts, Shape], Linear]
+    read: Callable[[Parts, Shape], ProportionalChange]
 
     @property
     def parts(self) -> frozenset[str]:
@@ -89,7 +89,7 @@ def _difference(parts: Parts, shape: Shape) -> Difference:
     return Difference(_kernel(parts["diff"], shape))
 
 
-KINDS = (
+METHODS = (
     Kind("LoRA", ("lora_down", "lora_up"), ("lora_mid",), _lora),
     Kind("LoHa", ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"), ("hada_t1", "hada_t2"), _loha),
     Kind(
@@ -115,7 +115,7 @@ def read_change(parts: Parts, shape: Shape, *, kernel: bool) -> WeightChange | N
         ValueError: the parts do not make one, or one of another shape; the end of a sentence about the layer.
     """
     lengths = [parts[name] for name in LENGTHS if name in parts]
-    found = [kind for kind in KINDS if kind.parts & parts.keys()]
+    found = [kind for kind in METHODS if kind.parts & parts.keys()]
     if not found:
         if lengths:
             raise ValueError("has DoRA's lengths without a change of the directions")
@@ -127,7 +127,7 @@ def read_change(parts: Parts, shape: Shape, *, kernel: bool) -> WeightChange | N
     if missing:
         raise ValueError(f"has {sorted(kind.parts & parts.keys())[0]} without {' and '.join(missing)}")
     if not kernel:
-        if kind.name != KINDS[-1].name or lengths:
+        if kind.name != METHODS[-1].name or lengths:
             raise ValueError(f"has {kind.name}, but is neither a linear layer nor a convolution")
         return Difference(_sized(parts["diff"], shape))
     change = kind.read(parts, shape)
@@ -138,7 +138,9 @@ def read_change(parts: Parts, shape: Shape, *, kernel: bool) -> WeightChange | N
     return _decomposed(change, lengths[0], shape, of_peft="magnitude" in parts)
 
 
-def _decomposed(change: Linear, lengths: np.ndarray, shape: Shape, *, of_peft: bool) -> Decomposed:
+def _decomposed(
+    change: ProportionalChange, lengths: np.ndarray, shape: Shape, *, of_peft: bool
+) -> Decomposed:
     """peft's lengths are the outputs'; LyCORIS' [1, inputs, …] or [outputs, 1, …]."""
     *_, inputs, outputs = shape
     first = lengths.shape[0] if lengths.ndim else 0
