@@ -41,7 +41,8 @@ def load(workdir: epath.PathLike, mesh: MeshShape | None = None) -> Pipeline:
     experiment = read_workdir(workdir)
     if not isinstance(experiment, DiffusionExperiment | FineTuningExperiment):
         raise UserError(
-            f"{workdir} holds {experiment.makes}, which makes no images: give the workdir of a diffusion model"
+            f"{workdir} holds {experiment.makes}, which makes no images: give the workdir of a diffusion"
+            " model"
         )
     if not (workdir / "checkpoints").exists():
         raise UserError(f"{workdir} has no checkpoint yet: train it first (difflax train)")

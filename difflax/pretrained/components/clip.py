@@ -14,7 +14,7 @@ from etils import epath
 
 from difflax.core.types import Params, UserError
 from difflax.models.functional import Functional, functional
-from difflax.pretrained.components.text_encoders import TextOptions, TextPart
+from difflax.pretrained.components.text_encoders import EncoderOptions, TextPart
 from difflax.pretrained.format.layout import (
     CONFIG,
     INDEX,
@@ -211,7 +211,7 @@ class ClipPart(TextPart):
         """Which states are read, as arguments of the loaders."""
         return {"layer": self.layer, "final_norm": self.final_norm}
 
-    def load(self, folder: epath.Path, options: TextOptions) -> TextEncoder:
+    def load(self, folder: epath.Path, options: EncoderOptions) -> TextEncoder:
         return load_text_encoder(
             folder, number=self.number, variant=options.variant, **self.states, **options.loading
         )

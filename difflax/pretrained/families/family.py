@@ -22,16 +22,16 @@ from difflax.models.functional import Functional, functional
 from difflax.pretrained.components.autoencoder import KL, AutoencoderKind
 from difflax.pretrained.components.schedulers import Sampling, read_scheduler
 from difflax.pretrained.components.text_encoders import (
-    TextOptions,
+    EncoderOptions,
     TextPart,
     save_text_encoders,
 )
 from difflax.pretrained.format.layout import (
-    ABSENT,
     AUTOENCODER,
     CONFIG,
     DIFFUSERS,
     INDEX,
+    MISSING,
     SCHEDULER,
     SCHEDULER_CONFIG,
     check_class,
@@ -99,7 +99,7 @@ class Family(abc.ABC):
         """Whether a network of this config reads the text's pooled vector."""
 
     def join(
-        self, encoders: Mapping[str, PromptEncoder], configs: "Configs", options: TextOptions
+        self, encoders: Mapping[str, PromptEncoder], configs: "Configs", options: EncoderOptions
     ) -> PromptEncoder:
         """The text encoders that are there, by name, as the network reads them."""
         [encoder] = encoders.values()
@@ -153,10 +153,10 @@ class Family(abc.ABC):
         """The ``model_index.json`` of a folder that is saved.
 
         Args:
-            written: the lines of its components, `ABSENT` for those that are not there.
+            written: the lines of its components, `MISSING` for those that are not there.
         """
         others = [n for n, entry in configs.index.items() if isinstance(entry, list) and n not in written]
-        gone = dict.fromkeys(others, ABSENT) | {n: e for n, e in written.items() if e == ABSENT}
+        gone = dict.fromkeys(others, MISSING) | {n: e for n, e in written.items() if e == MISSING}
         new = {n: e for n, e in written.items() if n not in configs.index}
         return {**configs.index, **new, **gone}
 
@@ -235,7 +235,9 @@ class Configs:
         check_names(denoiser, model.abstract(), f"the {DENOISERS[self.denoiser]} {where}")
         check_names(autoencoder, images.network.abstract(), f"the autoencoder {where}")
 
-    def join(self, encoders: Mapping[str, PromptEncoder], options: TextOptions, where: str) -> PromptEncoder:
+    def join(
+        self, encoders: Mapping[str, PromptEncoder], options: EncoderOptions, where: str
+    ) -> PromptEncoder:
         """The text encoders, by name, as the denoising network reads them.
 
         Raises:
