@@ -12,7 +12,7 @@ from difflax.pretrained.components.clip import save_clip
 from difflax.text.clip_config import CLIPConfig
 from difflax.text.joint import CLIP, clip_network
 from difflax.text.pixels import PixelConfig
-from difflax.text.tokenizer import train_bpe
+from difflax.text.tokenizer import Tokenizer, train_bpe
 from ml_collections import ConfigDict
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -46,6 +46,11 @@ SMALL_NETWORKS = {
         "--config.model.pooled_projection_dim=16",
     ),
 }
+
+
+def count_tokens(tokenizer: Tokenizer, caption: str) -> int:
+    """How many tokens the whole caption takes, start and end included."""
+    return len(tokenizer.backend(tokenizer.expand(caption))["input_ids"])
 
 
 def load_config(name: str, argument: str = "") -> ConfigDict:

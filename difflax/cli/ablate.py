@@ -8,6 +8,7 @@ A checkpoint has no evaluation prompts and no judge: its prompts are given, and 
 well the images fit them.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 from absl import flags
@@ -44,8 +45,10 @@ def run(values: flags.FlagValues) -> None:
     sweep(values, scales)
 
 
-def sweep(values: flags.FlagValues, scales: list[float] | None) -> None:
-    """Measures at ``scales`` (the run's own if ``None``), writes everything and prints the outcome."""
+def sweep(values: flags.FlagValues, scales: list[float] | None, likelihood: int = 0) -> None:
+    """Measures at ``scales`` (the run's own if ``None``), writes everything and prints the outcome; with the
+    ``likelihood`` of so many test images.
+    """
     if values.pretrained:
         prompts = read_prompts(values)
     elif values.prompt or values.prompts_file or values.clip:
@@ -65,6 +68,10 @@ def sweep(values: flags.FlagValues, scales: list[float] | None) -> None:
         config, protocol, instruments, groups = runs.evaluation(values.workdir)
         judge, usual = type(protocol).__name__, protocol.seeds
         checkpoint = f"{values.workdir}, step {pipeline.model.step}, averaged parameters"
+    found = None
+    if likelihood:
+        steps = values.num_steps or pipeline.defaults.num_steps
+        found = runs.likelihood(pipeline, values.workdir, likelihood, steps)
     seeds = usual if values.seeds is None else values.seeds
     if seeds < 1:
         raise UserError(f"--seeds={seeds} must be at least 1")
@@ -103,6 +110,7 @@ def sweep(values: flags.FlagValues, scales: list[float] | None) -> None:
     )
     if jax.process_index() != 0:
         return
+    result = dataclasses.replace(result, likelihood=found)
     report = write_ablation(result, values.output)
     for group in result.groups if judge else ():
         curve = result.curve(group.name, "accuracy")
@@ -111,4 +119,9 @@ def sweep(values: flags.FlagValues, scales: list[float] | None) -> None:
         print(f"{group.name}: prompt accuracy by guidance scale {', '.join(rows)}")
         if best is not None:
             print(f"  best {curve.estimates[best].value:.3f} at {curve.scales[best]:g}")
+    if found is not None:
+        print(
+            f"bits per dimension of {found.images} test images: {found.bits_per_dimension:.3f}"
+            f" ± {found.standard_error:.3f} (standard error)"
+        )
     print(f"report: {report}")

@@ -4,8 +4,11 @@ weights, where the [parity] extra is installed.
     difflax benchmark --output=docs/benchmarks.md
 """
 
+import contextlib
+import importlib.resources
 import importlib.util
 import pathlib
+import sys
 import tempfile
 from collections.abc import Sequence
 
@@ -14,7 +17,8 @@ from absl import flags
 from difflax.core.types import UserError
 
 BELOW = "<!-- Written by hand from here on; difflax benchmark keeps it. -->"
-PYTORCH = pathlib.Path(__file__).parents[2] / "scripts" / "benchmark_pytorch.py"
+PYTORCH = ("pytorch", "unet.py")
+"""PyTorch's side, below `difflax.profiling`."""
 
 
 def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
@@ -62,10 +66,13 @@ def run(values: flags.FlagValues) -> None:
         ours = benchmark.Difflax(case, tasks)
     finally:
         jax.config.update("jax_enable_compilation_cache", cached)
-    with tempfile.TemporaryDirectory() as folder:
+    with contextlib.ExitStack() as stack:
         theirs = None
         if compare:
-            theirs = benchmark.Subprocess(PYTORCH, case, ours.params, pathlib.Path(folder))
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            resource = importlib.resources.files("difflax.profiling").joinpath(*PYTORCH)
+            script = stack.enter_context(importlib.resources.as_file(resource))
+            theirs = benchmark.Subprocess(script, case, ours.params, pathlib.Path(folder))
         timings = benchmark.measure(ours, theirs, tasks, values.rounds)
         peaks = [benchmark.peak_bytes()] + ([] if theirs is None else [theirs.close()])
     page = markdown(
@@ -89,14 +96,16 @@ def run(values: flags.FlagValues) -> None:
 
 
 def _compare(wanted: bool | None) -> bool:
-    """Whether PyTorch's side runs.
+    """Whether PyTorch's side runs; where nobody said and it cannot, a line says so.
 
     Raises:
         UserError: it was asked for and is not there.
     """
     missing = [name for name in ("torch", "diffusers") if importlib.util.find_spec(name) is None]
-    if not PYTORCH.is_file():
-        missing.append(f"scripts/{PYTORCH.name} (a checkout of the repository)")
-    if wanted and missing:
-        raise UserError(f"--pytorch: no {', '.join(missing)} here; pip install -e '.[parity]'")
-    return not missing if wanted is None else wanted
+    if not missing or wanted is False:
+        return wanted is not False
+    line = f"no {' and no '.join(missing)} here to compare with; pip install 'difflax[parity]'"
+    if wanted:
+        raise UserError(f"--pytorch: {line}")
+    print(line, file=sys.stderr)
+    return False

@@ -17,6 +17,10 @@ def define_option_flags(values: flags.FlagValues) -> None:
     for _, field, kind, text in _leaves():
         if kind is bool:
             flags.DEFINE_bool(field, False, text, flag_values=values)
+        elif kind is int:
+            flags.DEFINE_integer(field, None, text, flag_values=values)
+        elif kind is str:
+            flags.DEFINE_string(field, None, text, flag_values=values)
         elif typing.get_origin(kind) is tuple:
             flags.DEFINE_list(field, None, f"{text} (height,width)", flag_values=values)
         else:

@@ -13,6 +13,7 @@ from difflax.core.types import UserError
 from difflax.data.sources import Source
 from difflax.diffusion.loss.time_samplers import RunningLoss
 from difflax.diffusion.loss.weightings import NoUncertainty
+from difflax.diffusion.samplers import DDPM
 
 
 def check(experiment: Experiment) -> None:
@@ -78,6 +79,11 @@ def _check_diffusion(experiment: DiffusionExperiment) -> None:
         raise UserError(
             "config.guidance.weak.step: a checkpoint of this run cannot guide the pictures that it draws: set"
             " config.training.sample_every = 0, or name another run in config.guidance.weak.workdir"
+        )
+    if experiment.sampler.sampler == DDPM(variance="learned_range") and not experiment.loss.vlb_weight:
+        raise UserError(
+            "config.sampler.variance = 'learned_range' is what a network predicts beside the image, and this"
+            " one predicts none: choose 'small' or 'large', or train it with config.loss.vlb_weight = 0.001"
         )
     for height, width, _ in getattr(source, "image_shapes", (source.image_shape,)):
         experiment.model.check_latent(*autoencoder.latent_shape(height, width)[:2])

@@ -128,7 +128,7 @@ class DiffusionExperiment(Experiment):
     @functools.cached_property
     def network(self) -> Functional:
         """One for all who run it, so that its programs are compiled once."""
-        return self.model.network(self.latent_shape[-1])
+        return self.model.network(self.latent_shape[-1], variance=self.loss.vlb_weight > 0)
 
     def objective(self, null: Conditioning) -> Denoising:
         """What is trained; ``null``: the condition of a dropped caption."""
@@ -146,6 +146,7 @@ class DiffusionExperiment(Experiment):
             noise=self.loss.noise,
             uncertainty=self.loss.uncertainty,
             masked=self.loss.masked,
+            vlb_weight=self.loss.vlb_weight,
         )
 
 

@@ -11,8 +11,8 @@ from difflax.config.build import called
 from difflax.core.types import Conditioning, UserError
 from difflax.models.functional import Functional, functional
 from difflax.models.mmdit import SD3Transformer2DModel, check_latent
-from difflax.models.size_conditioning import SCORED, SIZES, numbers_read
-from difflax.models.unet import UNet2DConditionModel, reads_pooled
+from difflax.models.size_conditioning import pooled_width
+from difflax.models.unet import UNet2DConditionModel, conditions_read, reads_pooled
 
 Fields = Mapping[str, Any]
 
@@ -27,14 +27,20 @@ class NetworkKind:
     Attributes:
         module: its class; the arguments of ``GIVEN`` are filled in.
         context_option, pooled_option: its options for the widths of the text's states and pooled vector.
+        pooled_width: of the text's vector, where other numbers may be joined to it; with the last argument a
+            score is one of them.
         reads_pooled: whether a network of these options is conditioned on a pooled vector.
+        conditions: the kinds of condition that it reads beside a pooled vector of a width; the last argument
+            says in errors whose they are.
         check_latent: refuses a latent of that height and width.
     """
 
     module: type[nnx.Module]
     context_option: str
     pooled_option: str
+    pooled_width: Callable[[Fields, bool], int]
     reads_pooled: Callable[[Fields], bool]
+    conditions: Callable[[Fields, int, str], tuple[str, ...]]
     check_latent: Callable[[Fields, int, int], None]
 
 
@@ -47,8 +53,8 @@ def _halves(model: Fields, height: int, width: int) -> None:
         )
     if model.get("sample_size") not in (None, height, (height, width)):
         raise UserError(
-            f"config.model.sample_size = {model['sample_size']} is not the latent's, {height} × {width}: leave"
-            " it None, any size can be given"
+            f"config.model.sample_size = {model['sample_size']} is not the latent's, {height} × {width}:"
+            " leave it None, any size can be given"
         )
     levels = len(model["block_out_channels"])
     if height % 2 ** (levels - 1) or width % 2 ** (levels - 1):
@@ -71,6 +77,8 @@ NETWORKS = {
         context_option="cross_attention_dim",
         pooled_option="projection_class_embeddings_input_dim",
         reads_pooled=reads_pooled,
+        conditions=conditions_read,
+        pooled_width=lambda model, scored: pooled_width(model, scored=scored),
         check_latent=_halves,
     ),
     "mmdit": NetworkKind(
@@ -78,6 +86,8 @@ NETWORKS = {
         context_option="joint_attention_dim",
         pooled_option="pooled_projection_dim",
         reads_pooled=lambda model: True,
+        conditions=lambda model, width, where: ("text",),
+        pooled_width=lambda model, scored: model["pooled_projection_dim"],
         check_latent=_splits,
     ),
 }
@@ -104,9 +114,10 @@ class NetworkOptions:
         kinds = {kind.module: kind for kind in NETWORKS.values()}
         return cls(kinds[module], types.MappingProxyType(own))
 
-    def network(self, channels: int) -> Functional:
-        """The network for latents of ``channels``."""
-        given = {"in_channels": channels, "out_channels": channels, **self.options}
+    def network(self, channels: int, *, variance: bool = False) -> Functional:
+        """The network for latents of ``channels``; with a ``variance`` twice as many come out."""
+        outputs = 2 * channels if variance else channels
+        given = {"in_channels": channels, "out_channels": outputs, **self.options}
         return functional(lambda rngs: called("config.model", self.kind.module, **given, rngs=rngs))
 
     def replace(self, **options: Any) -> "NetworkOptions":
@@ -128,15 +139,14 @@ class NetworkOptions:
         width = self.options[self.kind.context_option]
         return width if isinstance(width, int) else width[0]
 
-    @property
-    def pooled_width(self) -> int:
-        """Of the vector that it reads beside them, with the numbers that may be joined to it."""
-        return self.options[self.kind.pooled_option]
+    def pooled_width(self, *, scored: bool) -> int:
+        """Of the text's vector that it reads; ``scored``: whether the data's images have scores."""
+        return self.kind.pooled_width(self.options, scored)
 
-    def numbers_read(self, condition: Conditioning) -> int:
-        """How many numbers it reads beside the text, see `difflax.models.size_conditioning`."""
+    def conditions(self, condition: Conditioning) -> tuple[str, ...]:
+        """The kinds of condition that it reads, beside a text's ``condition`` of these widths."""
         width = 0 if condition.pooled is None else condition.pooled.shape[-1]
-        return numbers_read(self.options, width, "config.model")
+        return self.kind.conditions(self.options, width, "config.model")
 
     def reading(self, condition: Conditioning) -> Conditioning:
         """What of a text's condition it reads."""
@@ -145,7 +155,7 @@ class NetworkOptions:
     def check_widths(self, condition: Conditioning) -> None:
         """Refuses a condition of other widths than the network expects."""
         widths = {self.kind.context_option: condition.context.shape[-1]}
-        if condition.pooled is not None and not self.numbers_read(condition):
+        if condition.pooled is not None and len(self.conditions(condition)) == 1:
             widths[self.kind.pooled_option] = condition.pooled.shape[-1]
         for name, width in widths.items():
             given = self.options[name]
@@ -153,16 +163,3 @@ class NetworkOptions:
                 raise UserError(
                     f"config.model.{name} = {given}, but the states of config.text_encoder have width {width}"
                 )
-
-
-def check_scores(numbers: int, source: Any, reader: str) -> None:
-    """Refuses data without scores for a network that reads so many numbers, one of them a score.
-
-    Raises:
-        UserError: ``reader`` says whose numbers they are.
-    """
-    if numbers == SCORED and not getattr(source, "score_key", ""):
-        raise UserError(
-            f"{reader} reads {SCORED} numbers, the last an aesthetic score, but config.data has no scores:"
-            f" name their key (config.data.score_key) or take a network that reads {SIZES} numbers"
-        )

@@ -23,7 +23,7 @@ from difflax.diffusion.samplers import SAMPLERS
 from difflax.diffusion.samplers.base import Sampler
 from difflax.diffusion.schedules import SCHEDULES, NoiseLevel, NoiseSchedule
 from difflax.diffusion.time_grids import TIME_GRIDS, TimeGrid
-from difflax.diffusion.time_grids.run import Restart, RunOptions
+from difflax.diffusion.time_grids.run import Repaint, Restart, RunOptions
 from difflax.models.autoencoder_kl import DOWN_BLOCK, UP_BLOCK, AutoencoderKLConfig
 from difflax.pretrained.format.layout import AUTOENCODER
 from difflax.text.clip_config import CLIPConfig
@@ -37,6 +37,8 @@ class DenoisingLoss:
     Attributes:
         caption_dropout: the share of examples whose caption is dropped, see `Denoising`.
         masked: whether a part of each image counts, see `Denoising`.
+        vlb_weight: of the variational bound, 0.001 in the paper, see `VariationalBound`; a network that is
+            trained from scratch then predicts a variance too, which ``ddpm`` can sample with.
         weighting: how much each noise level counts.
         penalty: what an error costs.
         noise: what is mixed with the images.
@@ -46,6 +48,7 @@ class DenoisingLoss:
 
     caption_dropout: float = 0.1
     masked: bool = False
+    vlb_weight: float = 0.0
     weighting: Weighting = part(WEIGHTINGS, "constant")
     penalty: Penalty = part(PENALTIES, "mean_squared")
     noise: Noise = part(NOISES, "white")
@@ -55,6 +58,8 @@ class DenoisingLoss:
     def __post_init__(self):
         if not 0 <= self.caption_dropout <= 1:
             raise ValueError(f"caption_dropout must lie in [0, 1], got {self.caption_dropout}")
+        if self.vlb_weight < 0:
+            raise ValueError(f"vlb_weight must not be negative, got {self.vlb_weight}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,6 +159,7 @@ class SamplingOptions:
         time_grid: at which times.
         schedule: the schedule to sample under, if not the one that the network was trained under.
         restart: goes back up and down again; ``None``: never.
+        repaint: the same all along a run that makes a part of an image anew; ``None``: never.
         variance_exploding: step in the coordinates of EDM and k-diffusion, ``x / alpha``.
         final_t: where the last step lands: 0 is the data.
     """
@@ -163,6 +169,7 @@ class SamplingOptions:
     time_grid: TimeGrid = part(TIME_GRIDS, "trailing")
     schedule: NoiseSchedule | None = part(SCHEDULES, optional=True)
     restart: Restart | None = None
+    repaint: Repaint | None = None
     variance_exploding: bool = False
     final_t: float = 0.0
 
@@ -180,6 +187,7 @@ class SamplingOptions:
         return RunOptions(
             schedule=self.schedule,
             restart=self.restart,
+            repaint=self.repaint,
             variance_exploding=self.variance_exploding,
             final_t=self.final_t,
         )

@@ -36,6 +36,10 @@ class Conditioning:
     class_labels: Int[Array | np.ndarray, " b"] | None = None
     image: Float[Array | np.ndarray, "b h w ci"] | None = None
 
+    def joined(self, other: "Conditioning") -> "Conditioning":
+        """The same with what ``other`` says."""
+        return self.replace(**{name: value for name, value in vars(other).items() if value is not None})
+
 
 Network = Callable[[Float[Array, "b h w c"], Float[Array, " b"], Conditioning], Float[Array, "b h w co"]]
 """``network(x, time, conditioning) -> out``: an NNX module with its parameters, or any such function."""

@@ -11,12 +11,11 @@ import json
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
 from etils import epath
-from jaxtyping import Array, Int, Int32
+from jaxtyping import Int32
 
 from difflax.core.files import atomic_write, remove_unfinished
 from difflax.core.types import Conditioning, UserError
@@ -79,11 +78,6 @@ class EmbeddingCache:
         """The conditioning of captions, gathered on the host."""
         rows = self.rows(captions)
         return jax.tree.map(lambda array: array[rows], self.embeddings)
-
-
-def gather(embeddings: Conditioning, rows: Int[Array, " b"] | Int[np.ndarray, " b"]) -> Conditioning:
-    """The conditioning of the given rows; traceable, for embeddings that stay on the device."""
-    return jax.tree.map(lambda array: jnp.take(array, rows, axis=0), embeddings)
 
 
 def _encode(

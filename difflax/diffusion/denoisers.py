@@ -79,11 +79,11 @@ def make_denoiser(
     prediction_type: PredictionType,
     *,
     network_input: NetworkInput = NetworkInput(),
-    learned_variance: bool = False,
 ) -> Denoiser:
     """The denoiser of a network trained under ``schedule`` to predict ``prediction_type``.
 
-    ``network`` is ``(x, time [b], conditioning) -> out``. A perturbed network (perturbed attention, skipped
+    ``network`` is ``(x, time [b], conditioning) -> out``; an output of twice the channels of ``x`` has a
+    variance in its second half, see `split_variance`. A perturbed network (perturbed attention, skipped
     layers) is another network and makes another denoiser; see ``difflax.diffusion.guidance``.
     """
 
@@ -94,12 +94,23 @@ def make_denoiser(
         x_own = (x * expand(scale, x)).astype(x.dtype)
         x_in, time = network_inputs(x_own, own, network_input)
         out = network(x_in, time, conditioning).astype(x.dtype)
-        if not learned_variance:
-            return to_prediction(prediction_type, out, x_own, own)
-        out, variance = jnp.split(out, 2, axis=-1)
-        return to_prediction(prediction_type, out, x_own, own).replace(variance=(variance + 1) / 2)
+        out, variance = split_variance(out, x_own)
+        return to_prediction(prediction_type, out, x_own, own).replace(variance=variance)
 
     return denoise
+
+
+def split_variance(
+    out: Float[Array, "b ... co"], x: Float[Array, "b ... c"]
+) -> tuple[Float[Array, "b ... c"], Float[Array, "b ... c"] | None]:
+    """A network's output for ``x``, and `Prediction.variance` of a network with channels for it: those beyond
+    the image's, which say -1 for the posterior's variance and 1 for the forward step's (Nichol & Dhariwal,
+    arXiv:2102.09672, eq. 15).
+    """
+    channels = x.shape[-1]
+    if out.shape[-1] != 2 * channels:
+        return out, None
+    return out[..., :channels], (out[..., channels:] + 1) / 2
 
 
 def time_of(schedule: NoiseSchedule, level: NoiseLevel) -> Float[Array, "*n"]:

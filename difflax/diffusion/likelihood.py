@@ -23,7 +23,7 @@ def log_likelihood(
     *,
     conditioning: Any,
     probes: int = 1,
-    prior_std: float = 0.0,
+    prior_std: float | Float[Array, ""] = 0.0,
 ) -> Float[Array, " b"]:
     """``log p`` of each image, in nats, under the density of ``levels[n]``.
 
@@ -73,10 +73,11 @@ def log_likelihood(
 
 
 def bits_per_dimension(
-    log_likelihood: Float[Array, " b"], dimensions: int, levels: int = 256
+    log_likelihood: Float[Array, " b"], dimensions: int, width: float = 2 / 255
 ) -> Float[Array, " b"]:
-    """Bits per dimension of images of ``levels`` grey values mapped to [-1, 1] (``levels`` 256 for 8 bits).
+    """Bits per dimension of images whose grey values are ``width`` apart (8 bits from -1 to 1: 2 / 255).
 
-    For dequantised images (uniform noise of one grey value added) it is an upper bound on the discrete one.
+    For dequantised images (uniform noise of one grey value added) it is an upper bound on the discrete one
+    (Theis et al., arXiv:1511.01844, section 3.1).
     """
-    return -log_likelihood / (dimensions * math.log(2)) + math.log2(levels / 2)
+    return -log_likelihood / (dimensions * math.log(2)) - math.log2(width)

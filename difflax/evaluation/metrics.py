@@ -150,10 +150,6 @@ class GaussianFit:
     factor: Float[np.ndarray, "r d"]
     count: int
 
-    @property
-    def covariance(self) -> Float[np.ndarray, "d d"]:
-        return self.factor.T @ self.factor
-
 
 def fit_gaussian(features: Float[np.ndarray, "n d"]) -> GaussianFit:
     """Mean and unbiased covariance of at least two feature vectors, in float64."""
@@ -165,17 +161,6 @@ def fit_gaussian(features: Float[np.ndarray, "n d"]) -> GaussianFit:
     if len(factor) > factor.shape[1]:
         factor = np.linalg.qr(factor, mode="r")
     return GaussianFit(mean=mean, factor=factor, count=len(features))
-
-
-def gaussian_from_moments(
-    mean: Float[np.ndarray, " d"], covariance: Float[np.ndarray, "d d"], count: int
-) -> GaussianFit:
-    """The Gaussian of published statistics. Raises ValueError if the covariance is clearly indefinite."""
-    values, vectors = np.linalg.eigh(covariance.astype(np.float64))
-    if values[0] < -1e-6 * max(values[-1], 0.0):
-        raise ValueError(f"the covariance has the eigenvalue {values[0]:.3g}")
-    factor = np.sqrt(np.maximum(values, 0.0))[:, None] * vectors.T
-    return GaussianFit(mean=mean.astype(np.float64), factor=factor, count=count)
 
 
 def frechet_distance(first: GaussianFit, second: GaussianFit) -> float:

@@ -3,6 +3,10 @@
 A block is a piece of :class:`Markup`. Plain strings are text and are escaped wherever they enter; only
 ``Markup`` passes as it is, so what a user typed can never become part of the page's structure. Pictures are
 embedded.
+
+No template engine (Jinja2) or HTML builder (dominate): the elements are some forty lines over the standard
+library's ``html.escape``, the rest is the style sheet and the report's own blocks, which every one of them
+would leave to us; templates would also take the structure out of reach of the linter and the type checks.
 """
 
 import base64
@@ -38,11 +42,6 @@ def tag(name: str, *inside: str, **attributes: str) -> Markup:
 def code(text: str) -> Markup:
     """A block of code or a command; long lines scroll by themselves."""
     return tag("pre", tag("code", text))
-
-
-def paragraph(*inside: str) -> Markup:
-    """A paragraph of texts and inline markup."""
-    return Markup(f"<p>{join(inside, '')}</p>")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from etils import epath
 
 from difflax.generation.model import Model
 from difflax.pretrained.adapters.lora import merge_lora
-from difflax.pretrained.adapters.textual_inversion import add_token, read_embeddings, single_encoder
+from difflax.pretrained.adapters.textual_inversion import add_word, read_word
 from difflax.pretrained.families.base import CLIPS, DENOISERS, networks_of, put_networks
 
 
@@ -29,10 +29,10 @@ def with_textual_inversion(model: Model, path: epath.PathLike, token: str | None
     """The model with the token of a textual inversion's file; prompts may then name it.
 
     Args:
-        token: how prompts name it; ``None``: as the file does.
+        token: how prompts name it; ``None``: as the file does, or as it is named (A1111, Stable Diffusion
+            XL).
 
     Raises:
         UserError: no such file, one of another model, or a token that the tokenizer already has.
     """
-    token, rows = read_embeddings(path, token)
-    return model.with_text_encoder(add_token(single_encoder(model.text_encoder), token, rows))
+    return model.with_text_encoder(add_word(model.text_encoder, read_word(path, token)))

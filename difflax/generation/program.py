@@ -141,11 +141,3 @@ def decode(
     if latents.ndim > 4:
         return jax.vmap(functools.partial(decode, autoencoder, params))(latents)
     return jnp.clip(autoencoder.decode(params, latents) / 2 + 0.5, 0, 1)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def encode(
-    autoencoder: Autoencoder, params: Params, images: Float[Array, "b h w c"]
-) -> Float[Array, "b lh lw lc"]:
-    """Latents of images in [-1, 1]."""
-    return autoencoder.encode(params, images)

@@ -16,10 +16,11 @@ from difflax.diffusion.time_grids.sequences import levels_from
 from difflax.generation.conditions import Encoders, Told
 from difflax.generation.devices import Devices
 from difflax.generation.model import Model
-from difflax.generation.program import Each, Program, Shared, decode, encode, length_on_path
+from difflax.generation.program import Each, Program, Shared, decode, length_on_path
 from difflax.generation.request import Defaults, Request
 from difflax.generation.rows import Rows, whole
 from difflax.generation.settings import part_of, run_guidance, run_levels, run_sampler
+from difflax.models.autoencoder import encode_images as encode_batch
 from difflax.parallel.sharding import fetch
 
 STEPS_COMPILED = 50
@@ -59,6 +60,8 @@ class Run:
         levels = run_levels(model, defaults, whole(num_steps, "num_steps", 1), rows.shape[:2])
         levels = levels if rows.strength == 1 else levels_from(levels, rows.strength)
         levels = part_of(levels, model, defaults, rows.start, rows.end)
+        if rows.mask is not None and not any(kind.takes_mask for kind in model.conditions):
+            levels = defaults.options.repainting(levels)
         guidance = run_guidance(defaults.guidance, request.guidance_scale, model, rows, levels)
         sampler = run_sampler(request.sampler, defaults.sampler)
         if rows.begins == "inversion" and not levels.alpha[0] > 0:
@@ -158,6 +161,6 @@ def encode_images(
     """Latents of any number of images in [-1, 1], batch by batch."""
     parts = []
     for rows, count in devices.batches(len(images)):
-        latents = encode(model.autoencoder, model.autoencoder_params, devices.put_rows(images[rows]))
+        latents = encode_batch(model.autoencoder, model.autoencoder_params, devices.put_rows(images[rows]))
         parts.append(fetch(latents)[:count])
     return jnp.asarray(np.concatenate(parts))

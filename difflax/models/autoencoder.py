@@ -5,8 +5,10 @@ anything was learned. An autoencoder holds settings; weights, where it has any, 
 """
 
 import dataclasses
+import functools
 from typing import Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.fft
@@ -20,10 +22,12 @@ from difflax.models.layers import depth_to_space, space_to_depth
 class Autoencoder(Protocol):
     """Images to latents and back.
 
-    ``channels`` is the number of an image's.
+    ``channels`` is the number of an image's. ``log_volume`` is the logarithm of what ``encode`` multiplies
+    volumes by, per value; ``None`` where it loses a part of the image.
     """
 
     channels: int
+    log_volume: float | None
 
     def encode(
         self, params: Params, images: Float[Array, "b h w c"], key: Key[Array, ""] | None = None
@@ -44,6 +48,14 @@ class Autoencoder(Protocol):
         ...
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def encode_images(
+    autoencoder: Autoencoder, params: Params, images: Float[Array | np.ndarray, "b h w c"]
+) -> Float[Array, "b lh lw lc"]:
+    """Latents of images in [-1, 1], as one compiled program."""
+    return autoencoder.encode(params, images)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Identity:
     """The network denoises the pixels themselves.
@@ -53,6 +65,7 @@ class Identity:
     """
 
     channels: int = 3
+    log_volume = 0.0
 
     def encode(
         self, params: Params, images: Float[Array, "b h w c"], key: Key[Array, ""] | None = None
@@ -80,6 +93,7 @@ class Patchify:
 
     patch_size: int = 2
     channels: int = 3
+    log_volume = 0.0
 
     def __post_init__(self):
         if self.patch_size < 1:
@@ -123,6 +137,10 @@ class CosineTransform:
     def __post_init__(self):
         if self.whitening < 0:
             raise ValueError(f"whitening must not be negative, got {self.whitening}")
+
+    @property
+    def log_volume(self) -> float:
+        return float(np.log(self._gains).mean())
 
     @property
     def _patches(self) -> Patchify:

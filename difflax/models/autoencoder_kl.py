@@ -281,6 +281,7 @@ class KLAutoencoder:
     dtype: Any = jnp.float32
     tile: int | None = None
     overlap: float = 0.25
+    log_volume = None
 
     def __post_init__(self):
         if self.tile is not None and (self.tile < 2 or not 0 < self.overlap <= 0.5):

@@ -18,6 +18,7 @@ ACTIVATIONS: dict[str, Callable] = {
     "swish": jax.nn.silu,
     "mish": jax.nn.mish,
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu": jax.nn.relu,
 }
 

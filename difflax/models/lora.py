@@ -3,7 +3,8 @@
 A kernel becomes ``W + alpha / rank · B A`` (section 4.1), with ``A`` of ``rank`` rows and ``B`` of ``rank``
 columns. Kernels here are transposed (inputs first), so ``down`` is ``A`` and ``up`` is ``B`` transposed; a
 convolution's ``down`` has its window and ``up`` is 1 × 1. A set of factors is a tree as the network's own,
-with ``{"down", "up"}`` in place of the adapted layers' parameters; what is not adapted is not in it.
+with ``{"down", "up"}`` in place of the adapted layers' parameters; what is not adapted is not in it. What
+both add to a kernel, and what other adapters do, is in `difflax.models.weight_changes`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from jaxtyping import Array, Float, Key
 
 from difflax.core.spelling import choose
 from difflax.core.types import Params
+from difflax.models.weight_changes import LowRank, changed
 
 
 def adaptable_layers(params: Params) -> dict[str, tuple[int, ...]]:
@@ -51,21 +53,14 @@ def init_factors(key: Key[Array, ""], layers: Mapping[str, tuple[int, ...]], ran
     return traverse_util.unflatten_dict(factors)
 
 
-def add_factors(
-    params: Params, factors: Params, scale: float | Mapping[str, float] | Float[Array, ""]
-) -> Params:
-    """``params`` with ``scale · down · up`` added to the adapted kernels, in float32, in the kernel's dtype.
-
-    Args:
-        scale: ``alpha / rank``; one for all, or one a layer by its dotted name.
+def add_factors(params: Params, factors: Params, scale: float | Float[Array, ""]) -> Params:
+    """``params`` with ``scale · down · up`` added to the adapted kernels, in float32, in the kernel's dtype;
+    ``scale``: ``alpha / rank``.
     """
     flat = traverse_util.flatten_dict(params)
-    for name, (down, up) in by_layer(factors).items():
+    for name, pair in by_layer(factors).items():
         path = (*name.split("."), "kernel")
-        own = scale[name] if isinstance(scale, Mapping) else scale
-        down, up = jnp.asarray(down, jnp.float32), jnp.asarray(up, jnp.float32)
-        change = jnp.tensordot(down, up.reshape(up.shape[-2:]), 1)
-        flat[path] = (flat[path].astype(jnp.float32) + own * change).astype(flat[path].dtype)
+        flat[path] = changed(flat[path], LowRank(*pair), scale)
     return traverse_util.unflatten_dict(flat)
 
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, DTypeLike, Float, Int
+from jaxtyping import Array, DTypeLike, Float, Int, Key
 
 from difflax.core.types import Conditioning, UserError
 from difflax.models.blocks import run_blocks
@@ -235,12 +235,15 @@ class SD3Transformer2DModel(nnx.Module):
         x: Float[Array | np.ndarray, "b h w c"],
         time: Float[Array | np.ndarray, " b"] | Int[Array | np.ndarray, " b"],
         conditioning: Conditioning,
+        *,
+        dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b h w co"]:
         """The network's output for noisy images ``x`` (NHWC) at ``time`` (0 to 1000).
 
         Args:
             conditioning: the text's ``context`` and ``pooled`` are read, and ``image`` is joined to the
                 channels of ``x``.
+            dropout_key: not read, as the published network has no dropout.
 
         Raises:
             ValueError: if ``pooled`` is missing.

@@ -12,7 +12,7 @@ all in pixels; the cut's corner is measured in the resized image.
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,8 @@ from difflax.core.types import Batch, UserError
 SIZES, SCORED = 6, 5
 """How many numbers the base and the refiner read."""
 
-SIZE_CONDITIONS = {0: (), SIZES: ("size",), SCORED: ("size_and_score",)}
-"""The kinds of condition that networks with so many numbers read."""
+NAMES = {SIZES: "size", SCORED: "size_and_score"}
+"""The kinds of condition of networks with so many numbers."""
 
 Pair = tuple[int, ...]
 
@@ -87,29 +87,34 @@ def _flat(count: int, original: Pair, corner: Pair, target: Pair, score: float |
     return np.asarray([*original, *corner, *last], np.float32)
 
 
-def numbers_read(unet: Mapping[str, Any], pooled_width: int, where: str) -> int:
-    """How many of these numbers a UNet of these options reads beside a pooled vector of a width; 0: none.
+def size_conditions(unet: Mapping[str, Any], pooled_width: int, where: str) -> tuple[str, ...]:
+    """The kind of condition that a UNet of these options reads of sizes, beside a pooled vector of a width;
+    none for most.
 
     Raises:
         UserError: its vector has room for another number of them.
     """
     if unet.get("addition_embed_type") != "text_time":
-        return 0
+        return ()
     width, each = unet["projection_class_embeddings_input_dim"], unet["addition_time_embed_dim"]
     numbers, rest = divmod(width - pooled_width, each)
-    if rest or numbers not in (SCORED, SIZES):
+    if rest or numbers not in NAMES:
         raise UserError(
             f"{where} reads a vector of {width} (projection_class_embeddings_input_dim), which a pooled"
             f" vector of {pooled_width} and {SCORED} or {SIZES} numbers of {each} (addition_time_embed_dim)"
             " do not make: they do not belong together"
         )
-    return numbers
+    return (NAMES[numbers],)
 
 
-def numbers_in(conditions: Iterable[str]) -> int:
-    """How many of these numbers a network reads whose conditions have these names; 0: none."""
-    read = set(conditions)
-    return next((count for count, names in SIZE_CONDITIONS.items() if read.intersection(names)), 0)
+def pooled_width(unet: Mapping[str, Any], *, scored: bool) -> int:
+    """The width of the pooled vector that a UNet of these options reads beside the numbers; ``scored``:
+    whether a score is one of them.
+    """
+    width = unet["projection_class_embeddings_input_dim"]
+    if unet.get("addition_embed_type") != "text_time":
+        return width
+    return width - (SCORED if scored else SIZES) * unet["addition_time_embed_dim"]
 
 
 def numbers_of(batch: Batch, count: int, target: Pair) -> Float[np.ndarray, "b k"]:

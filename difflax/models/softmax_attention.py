@@ -29,20 +29,32 @@ def attend(
     value: Float[Array, "b m h d"],
     mask: Bool[Array, "b m"] | None = None,
     *,
+    causal: bool = False,
     implementation: str | None = None,
 ) -> Float[Array, "b n h d"]:
     """Each query's mean of ``value``, weighted by the softmax of its products with ``key``.
 
     Args:
         mask: True where a key may be attended to; at least one in each row.
+        causal: a query sees the keys up to its own place. Texts are short, so this is never blocked.
         implementation: ``"blocked"`` (this file's), or ``"xla"`` or ``"cudnn"`` of
             ``jax.nn.dot_product_attention``; ``None``: blocked on CPU, JAX's choice elsewhere.
     """
-    if implementation == "blocked" or (implementation is None and jax.default_backend() == "cpu"):
+    on_cpu = jax.default_backend() == "cpu"
+    if not causal and (implementation == "blocked" or (implementation is None and on_cpu)):
         return blocked(query, key, value, mask)
-    return jax.nn.dot_product_attention(
-        query, key, value, mask=None if mask is None else mask[:, None, None], implementation=implementation
+    dtype = value.dtype
+    if dtype == jnp.float16 and on_cpu:  # XLA has no float16 attention there
+        query, key, value = (a.astype(jnp.float32) for a in (query, key, value))
+    out = jax.nn.dot_product_attention(
+        query,
+        key,
+        value,
+        mask=None if mask is None else mask[:, None, None],
+        is_causal=causal,
+        implementation=implementation,
     )
+    return out.astype(dtype)
 
 
 def blocked(

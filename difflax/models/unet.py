@@ -25,6 +25,7 @@ from difflax.core.types import Conditioning, UserError
 from difflax.models.embeddings import TimestepEmbedding, timestep_embedding
 from difflax.models.layers import ACTIVATIONS, Conv2d, GroupNorm, fold, join_image
 from difflax.models.options import supported_options
+from difflax.models.size_conditioning import size_conditions
 from difflax.models.unet_blocks import DOWN_BLOCKS, MID_BLOCKS, UP_BLOCKS, BlockOptions
 
 ABSENT: dict[str, tuple] = {
@@ -73,7 +74,7 @@ class UNet2DConditionModel(nnx.Module):
             passes as ``class_labels``).
         addition_embed_type: ``"text_time"`` for SDXL's pooled text and size numbers, with
             ``addition_time_embed_dim`` and ``projection_class_embeddings_input_dim``.
-        dropout: in the residual blocks, where a key is given at the call.
+        dropout: the share of values that training drops in every residual block, in [0, 1).
         dtype: of the computation; parameters are float32.
         remat: ``"none"``, ``"dots"``, ``"full"`` or ``"offload"``, see ``difflax.models.remat``.
         scan_layers: transformer blocks in a row as one loop, see ``difflax.models.blocks``.
@@ -137,6 +138,8 @@ class UNet2DConditionModel(nnx.Module):
         attention_implementation: str | None = None,
         rngs: nnx.Rngs,
     ):
+        if not 0 <= dropout < 1:
+            raise UserError(f"dropout = {dropout} must lie in [0, 1)")
         widths = tuple(block_out_channels)
         levels = len(widths)
         layers = _per_level("layers_per_block", layers_per_block, levels)
@@ -183,6 +186,7 @@ class UNet2DConditionModel(nnx.Module):
         )
         self.center_input_sample = center_input_sample
         self.sinusoids = {"flip_sin_to_cos": flip_sin_to_cos, "freq_shift": float(freq_shift)}
+        self.dropout = float(dropout)
         self.dtype = dtype
 
         self.conv_in = Conv2d(in_channels, widths[0], conv_in_kernel, dtype=dtype, rngs=rngs)
@@ -291,14 +295,14 @@ class UNet2DConditionModel(nnx.Module):
         time: Float[Array | np.ndarray, " b"] | Int[Array | np.ndarray, " b"],
         conditioning: Conditioning,
         *,
-        key: Key[Array, ""] | None = None,
+        dropout_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b h w co"]:
         """The network's output for noisy images ``x`` (NHWC) at ``time`` (0 to 1000).
 
         Args:
             conditioning: of its fields the text's ``context`` is always read; ``image`` is joined to the
                 channels of ``x``; the others are read by networks that have a place for them.
-            key: for dropout; ``None`` is evaluation.
+            dropout_key: in training; ``None`` drops nothing.
 
         Raises:
             ValueError: if a conditioning that this network needs is missing.
@@ -309,6 +313,7 @@ class UNet2DConditionModel(nnx.Module):
         if self.center_input_sample:
             x = 2 * x - 1
         temb = self._embed(jnp.asarray(time), given)
+        key = dropout_key if self.dropout else None
 
         x = self.conv_in(x)
         skips = [x]
@@ -394,6 +399,16 @@ def reads_pooled(config: Mapping[str, Any]) -> bool:
     """Whether a UNet of these options is conditioned on a pooled vector beside the text tokens."""
     vectors = (config.get("class_embed_type"), config.get("addition_embed_type"))
     return "projection" in vectors or "text_time" in vectors
+
+
+def conditions_read(config: Mapping[str, Any], pooled_width: int, where: str) -> tuple[str, ...]:
+    """The kinds of condition that a UNet of these options reads beside a pooled vector of a width (0 without
+    one), as ``difflax.generation.conditions`` names them.
+
+    Raises:
+        UserError: the vector and the options do not belong together; ``where`` says whose they are.
+    """
+    return ("text", *size_conditions(config, pooled_width, where))
 
 
 def _per_level(name: str, value: Any, levels: int) -> tuple:

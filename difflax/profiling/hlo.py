@@ -2,7 +2,8 @@
 
 XLA's own cost analysis counts the body of a loop once, which a stack of layers (``jax.lax.scan``) and a
 product whose operand comes in parts over the links ("windowed einsum") both are, and takes what a TPU keeps
-on the chip (VMEM) for memory traffic.
+on the chip (VMEM) for memory traffic. The tools that do better
+(XProf) read the profile of a run; a plan is made where the devices are not.
 """
 
 import collections

@@ -6,6 +6,7 @@ loop what that kind adds.
 
 from difflax.runs.evaluate import evaluation, evaluation_of_prompts
 from difflax.runs.guidance import with_guidance
+from difflax.runs.likelihood import likelihood
 from difflax.runs.load import from_pretrained, load
 from difflax.runs.train import train
 
@@ -13,6 +14,7 @@ __all__ = [
     "evaluation",
     "evaluation_of_prompts",
     "from_pretrained",
+    "likelihood",
     "load",
     "train",
     "with_guidance",

@@ -13,7 +13,7 @@ from jaxtyping import PyTree
 from difflax.config.experiments import AutoencoderExperiment
 from difflax.config.files import claim_workdir
 from difflax.data.records import first_usable
-from difflax.generation.program import encode
+from difflax.models.autoencoder import encode_images
 from difflax.models.autoencoder_kl import KLAutoencoder, autoencoder_network
 from difflax.parallel.sharding import fetch
 from difflax.pretrained.components.autoencoder import save_autoencoder
@@ -72,7 +72,7 @@ def prepare_autoencoder(experiment: AutoencoderExperiment, workdir: epath.Path) 
         images = np.stack([record.image for record in first_usable(split, MEASURED)])
         raw = dataclasses.replace(network_config, scaling_factor=1.0, shift_factor=None)
         latents = in_batches(
-            functools.partial(encode, KLAutoencoder(config=raw), params),
+            functools.partial(encode_images, KLAutoencoder(config=raw), params),
             images.astype(np.float32) / 127.5 - 1,
         )
         scaled = dataclasses.replace(

@@ -9,13 +9,13 @@ import numpy as np
 from etils import epath
 from jaxtyping import PyTree
 
+from difflax.config.experiments import Experiment
 from difflax.data.loader import Loader
 from difflax.data.records import Records
-from difflax.config.experiments import Experiment
 from difflax.generation.pipeline import Pipeline
+from difflax.parallel.sharding import local_rows
 from difflax.training.loop import Periodic
 from difflax.training.objectives.base import Objective
-from difflax.parallel.sharding import local_rows
 from difflax.training.state import TrainState
 
 

@@ -10,13 +10,13 @@ from jaxtyping import PyTree
 from difflax.config.experiments import CLIPExperiment
 from difflax.config.files import claim_workdir
 from difflax.config.sections import clip_with_tokenizer
-from difflax.runs.base import Prepared, make_loader
+from difflax.parallel.sharding import fetch
 from difflax.pretrained.components.clip import save_clip
+from difflax.runs.base import Prepared, make_loader
 from difflax.text.joint import CLIP, clip_network
 from difflax.text.pixels import PixelConfig
 from difflax.text.tokenizer import load_tokenizer, train_bpe
 from difflax.training.objectives.contrastive import Contrastive
-from difflax.parallel.sharding import fetch
 from difflax.training.state import TrainState
 
 

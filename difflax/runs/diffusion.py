@@ -11,7 +11,6 @@ from jaxtyping import PyTree
 from difflax.config.experiments import DiffusionExperiment
 from difflax.config.files import claim_workdir, read_workdir
 from difflax.config.guidance import WeakOptions
-from difflax.config.networks import check_scores
 from difflax.config.sections import AutoencoderOptions, TextEncoderOptions
 from difflax.core.types import Conditioning, Params, UserError
 from difflax.data.caches import EmbeddingCache
@@ -21,9 +20,8 @@ from difflax.generation.conditions import named
 from difflax.generation.devices import Devices
 from difflax.generation.model import Model, WeakModel
 from difflax.generation.pipeline import Pipeline
-from difflax.generation.program import encode
 from difflax.generation.request import Defaults
-from difflax.models.size_conditioning import SIZE_CONDITIONS
+from difflax.models.autoencoder import encode_images
 from difflax.parallel.sharding import sharded_shapes
 from difflax.pretrained.components.autoencoder import load_autoencoder, save_autoencoder
 from difflax.pretrained.components.clip import PREPROCESSOR, load_text_encoder, save_text_encoder
@@ -46,7 +44,8 @@ def prepare_diffusion(experiment: DiffusionExperiment, workdir: epath.Path) -> P
     encoder = read_text_encoder(folder, options)
     null = model.reading(encoder.encode([""]))
     model.check_widths(null)
-    check_scores(model.numbers_read(null), experiment.data, "config.model")
+    for kind in named(model.conditions(null)):
+        kind.check_data(experiment.data)
     claim_workdir(workdir, experiment)
     if not stored:
         store_text_encoder(encoder, folder, workdir)
@@ -56,7 +55,9 @@ def prepare_diffusion(experiment: DiffusionExperiment, workdir: epath.Path) -> P
     if autoencoder_params:
         cached = cache_latents(
             records,
-            lambda images: encode(experiment.autoencoder, autoencoder_params, pixels({"image": images})),
+            lambda images: encode_images(
+                experiment.autoencoder, autoencoder_params, pixels({"image": images})
+            ),
             workdir / LATENTS,
             encoder=arrays_fingerprint(autoencoder_params, experiment.autoencoder),
             max_bad_examples=experiment.training.max_bad_examples,
@@ -77,8 +78,9 @@ def prepare_diffusion(experiment: DiffusionExperiment, workdir: epath.Path) -> P
 
     def prepare(batch: dict[str, Any]) -> PyTree:
         conditioning = cache.lookup(batch["caption"])
-        for condition in pipeline.model.conditions:
-            conditioning = condition.of_batch(conditioning, batch)
+        size = tuple(batch["image"].shape[1:3]) if latents is None else experiment.data.image_shape[:2]
+        for kind in pipeline.model.conditions:
+            conditioning = kind.of_batch(conditioning, batch, size)
         made = {"conditioning": conditioning}
         if latents is None:
             made["image"] = batch["image"]
@@ -121,7 +123,7 @@ def make_pipeline(
         network_input=experiment.network_input,
         text_encoder=encoder,
         null=null,
-        conditions=named(("text", *SIZE_CONDITIONS[experiment.model.numbers_read(null)])),
+        conditions=named(experiment.model.conditions(null)),
         weak=None if weak is None else WeakModel(perturbation=weak.perturbation),
     )
     defaults = Defaults(

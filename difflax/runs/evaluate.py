@@ -5,11 +5,11 @@ from typing import Any
 from etils import epath
 
 from difflax.config.files import read_workdir
+from difflax.core.types import UserError
 from difflax.evaluation.measurement import Instruments, PromptGroup
 from difflax.evaluation.protocols import EvaluationProtocol, clip_features
 from difflax.generation.pipeline import Pipeline
 from difflax.pretrained.components.clip import load_clip
-from difflax.core.types import UserError
 
 
 def evaluation(

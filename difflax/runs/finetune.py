@@ -23,9 +23,9 @@ from difflax.data.records import Records
 from difflax.data.subjects import Subject
 from difflax.diffusion.loss.time_samplers import RunningLoss, Shifted
 from difflax.diffusion.time_shift import TimeShift
+from difflax.generation.conditions import named
 from difflax.generation.devices import Devices
 from difflax.generation.pipeline import Pipeline
-from difflax.models.size_conditioning import numbers_in, numbers_of
 from difflax.parallel.sharding import fetch, put, shardings
 from difflax.pretrained.families.base import Checkpoint
 from difflax.pretrained.format.layout import AUTOENCODER
@@ -145,6 +145,7 @@ def make_objective(experiment: FineTuningExperiment, checkpoint: Checkpoint) -> 
             uncertainty=loss.uncertainty,
             caption_dropout=loss.caption_dropout,
             masked=loss.masked,
+            vlb_weight=loss.vlb_weight,
             null=checkpoint.null,
         ),
         tuning=experiment.tune,
@@ -194,7 +195,7 @@ def _batches(
     experiment: FineTuningExperiment, checkpoint: Checkpoint, records: Records, workdir: epath.Path
 ) -> tuple[Callable[[dict[str, Any]], PyTree], Loader]:
     """A batch of the loader to the objective's, and the loader, which reads no images that are cached."""
-    encoder, sizes = checkpoint.text_encoder, numbers_in(checkpoint.conditions)
+    encoder, kinds = checkpoint.text_encoder, named(checkpoint.conditions)
     weights = getattr(records, "weights", None)
     latents = texts = None
     rows = records
@@ -228,8 +229,10 @@ def _batches(
             made["tokens"] = encoder.tokenize(batch["caption"])
         else:
             made["conditioning"] = texts.lookup(batch["caption"])
-        if sizes:
-            made["time_ids"] = numbers_of(batch, sizes, size)
+        beside = Conditioning()
+        for kind in kinds:
+            beside = kind.of_batch(beside, batch, size)
+        made["beside"] = beside
         if weights is not None:
             made["weight"] = weights[batch["index"]]
         if experiment.loss.masked:

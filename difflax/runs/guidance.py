@@ -6,11 +6,11 @@ from typing import Any
 
 from etils import epath
 
-from difflax.runs.diffusion import weak_model
 from difflax.config.guidance import WeakOptions, make_guidance
+from difflax.core.types import UserError
 from difflax.generation.model import WeakModel
 from difflax.generation.pipeline import Pipeline
-from difflax.core.types import UserError
+from difflax.runs.diffusion import weak_model
 
 
 def with_guidance(pipeline: Pipeline, text: str, workdir: epath.PathLike | None = None) -> Pipeline:
@@ -43,9 +43,7 @@ def read_section(text: str) -> Mapping[str, Any]:
     return section
 
 
-def _other_model(
-    weak: WeakOptions, workdir: epath.PathLike | None, pipeline: Pipeline
-) -> WeakModel | None:
+def _other_model(weak: WeakOptions, workdir: epath.PathLike | None, pipeline: Pipeline) -> WeakModel | None:
     if workdir is None:
         if weak.workdir or weak.step is not None:
             raise UserError(

@@ -11,14 +11,13 @@ from jax.sharding import Mesh
 
 from difflax.config.experiments import DiffusionExperiment, FineTuningExperiment
 from difflax.config.files import read_workdir
-from difflax.config.networks import check_scores
 from difflax.config.pretrained import DTYPES, STORED, PretrainedOptions
 from difflax.core.spelling import choose
 from difflax.core.types import Conditioning, UserError
 from difflax.data.sources import Source
+from difflax.generation.conditions import named
 from difflax.generation.devices import Devices
 from difflax.generation.pipeline import Pipeline
-from difflax.models.size_conditioning import numbers_in
 from difflax.parallel.sharding import MeshShape, sharded_shapes, shardings
 from difflax.pretrained.families.base import Checkpoint
 from difflax.pretrained.open import open_checkpoint
@@ -171,7 +170,8 @@ def check_source(checkpoint: Checkpoint, source: Source) -> None:
             checkpoint.check_latent(*checkpoint.autoencoder.latent_shape(height, width)[:2])
         except UserError as error:
             raise UserError(f"config.data.height, width: {error}") from error
-    check_scores(numbers_in(checkpoint.conditions), source, "the UNet of config.model.path")
+    for kind in named(checkpoint.conditions):
+        kind.check_data(source)
 
 
 def pipeline_of(experiment: FineTuningExperiment, checkpoint: Checkpoint) -> Pipeline:

@@ -11,11 +11,11 @@ from ml_collections import ConfigDict
 
 from difflax.config.checks import check
 from difflax.config.experiments import DiffusionExperiment, Experiment, parse
-from difflax.models.size_conditioning import SCORED, SIZES
+from difflax.core.types import Conditioning, UserError
+from difflax.generation.conditions import named
 from difflax.profiling import plan as planning
 from difflax.training.state import TrainState
 from difflax.training.step import abstract_state, make_train_step
-from difflax.core.types import Conditioning, UserError
 
 TOKENS = 77
 
@@ -65,17 +65,18 @@ def step_of(
 def _example(experiment: DiffusionExperiment, tokens: int) -> tuple[Conditioning, PyTree]:
     """The condition of a dropped caption, and a batch of one row, all zeros."""
     model, source = experiment.model, experiment.data
-    pooled = time_ids = None
+    pooled, scored = None, bool(getattr(source, "score_key", ""))
     if model.reads_pooled:
-        width = model.pooled_width
-        if model.options.get("addition_embed_type") == "text_time":
-            numbers = SCORED if getattr(source, "score_key", "") else SIZES
-            width -= numbers * model.options["addition_time_embed_dim"]
-            time_ids = np.zeros((1, numbers), np.float32)
-        pooled = np.zeros((1, width), np.float32)
+        pooled = np.zeros((1, model.pooled_width(scored=scored)), np.float32)
     null = Conditioning(context=np.zeros((1, tokens, model.context_width), np.float32), pooled=pooled)
     image = np.zeros((1, *source.image_shape), np.uint8)
-    batch: dict[str, PyTree] = {"conditioning": dataclasses.replace(null, time_ids=time_ids)}
+    conditioning = null
+    frame = {name: np.zeros((1, 2), np.int32) for name in ("original_size", "corner")}
+    for kind in named(model.conditions(null)):
+        conditioning = kind.of_batch(
+            conditioning, frame | {"score": np.zeros(1, np.float32)}, source.image_shape[:2]
+        )
+    batch: dict[str, PyTree] = {"conditioning": conditioning}
     if experiment.trained_autoencoder is not None:  # its latents are computed once, before training
         batch["latent"] = np.zeros((1, *experiment.latent_shape), np.float32)
     else:

@@ -10,7 +10,6 @@ Names follow the Hub's weights (``text_model/encoder/layers/0/self_attn/q_proj/k
 """
 
 import math
-from collections.abc import Callable
 
 import flax.struct
 import jax
@@ -18,17 +17,14 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from difflax.models.layers import ACTIVATIONS
+from difflax.models.softmax_attention import attend
 from difflax.text.clip_config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 
 LEGACY_EOS_TOKEN_ID = 2
 """The value in the ``config.json`` of old checkpoints, never the id that their tokenizers emit."""
 
 MAX_INVERSE_TEMPERATURE = 100.0
-
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
-}
 
 
 @flax.struct.dataclass
@@ -79,10 +75,9 @@ class CLIPAttention(nnx.Module):
             return y.reshape(*y.shape[:-1], self.num_heads, -1)
 
         query, key, value = (heads(project(x)) for project in (self.q_proj, self.k_proj, self.v_proj))
-        if query.dtype == jnp.float16:  # XLA has no float16 attention on the CPU
-            query, key, value = (y.astype(jnp.float32) for y in (query, key, value))
-        out = jax.nn.dot_product_attention(query, key, value, is_causal=self.causal)
-        return self.out_proj(out.astype(x.dtype).reshape(x.shape))
+        # A few hundred tokens at most: blocks would save nothing.
+        out = attend(query, key, value, causal=self.causal, implementation="xla")
+        return self.out_proj(out.reshape(x.shape))
 
 
 class CLIPMLP(nnx.Module):
@@ -244,35 +239,6 @@ class CLIPVisionTransformer(nnx.Module):
             last_hidden_state=states[-1],
             pooled=self.post_layernorm(states[-1][:, 0]),
         )
-
-
-class CLIPVisionModel(nnx.Module):
-    """The image tower alone; arguments as for `CLIPTextModel`."""
-
-    def __init__(self, config: CLIPVisionConfig, *, dtype=jnp.float32, remat: bool = False, rngs: nnx.Rngs):
-        self.vision_model = CLIPVisionTransformer(config, dtype=dtype, remat=remat, rngs=rngs)
-
-    def __call__(self, pixel_values: Float[Array, "b h w c"]) -> TowerOutput:
-        """Reads images that `difflax.text.pixels.preprocess_images` prepared, at the tower's own size.
-
-        As in transformers, ``last_hidden_state`` is the last layer's output without a norm.
-
-        Raises:
-            ValueError: images of another size.
-        """
-        return self.vision_model(pixel_values)
-
-
-class CLIPVisionModelWithProjection(CLIPVisionModel):
-    """The image tower and its projection into the joint space."""
-
-    def __init__(self, config: CLIPVisionConfig, *, dtype=jnp.float32, remat: bool = False, rngs: nnx.Rngs):
-        super().__init__(config, dtype=dtype, remat=remat, rngs=rngs)
-        self.visual_projection = _projection(config, config.projection_dim, dtype, rngs)
-
-    def __call__(self, pixel_values: Float[Array, "b h w c"]) -> TowerOutput:
-        out = self.vision_model(pixel_values)
-        return out.replace(projected=self.visual_projection(out.pooled))
 
 
 class CLIPModel(nnx.Module):

@@ -11,6 +11,9 @@ from jaxtyping import Array, Float, PyTree
 from difflax.core.types import Conditioning, UserError
 from difflax.text.prompts import PromptEncoder
 
+Prompt = str | tuple[str, ...]
+"""A text, or one for each text encoder."""
+
 
 @flax.struct.dataclass
 class JoinedEncoder:
@@ -18,6 +21,9 @@ class JoinedEncoder:
 
         clips = JoinedEncoder((clip_l, big_g), along="features", pooled=(0, 1))
         sd3 = JoinedEncoder((clips, t5), along="tokens", pooled=(0,))
+
+    A prompt is one text for all, or a tuple with one for each of its `towers` (``prompt_2`` and so on, see
+    `difflax.text.per_tower`).
 
     Attributes:
         encoders: at least one.
@@ -55,31 +61,43 @@ class JoinedEncoder:
         """Of ``pooled``."""
         return sum(self.encoders[place].pooled_width for place in self.pooled)
 
-    def encode(self, captions: Sequence[str]) -> Conditioning:
+    def encode(self, captions: Sequence[Prompt]) -> Conditioning:
         """The conditioning of captions; see `PromptEncoder`."""
-        return self._join([encoder.encode(captions) for encoder in self.encoders])
+        return self._join([encoder.encode(own) for encoder, own in self._with_own(captions)])
 
-    def tokenize(self, captions: Sequence[str]) -> tuple[PyTree, ...]:
+    def tokenize(self, captions: Sequence[Prompt]) -> tuple[PyTree, ...]:
         """What each encoder reads of captions."""
-        return tuple(encoder.tokenize(captions) for encoder in self.encoders)
+        return tuple(encoder.tokenize(own) for encoder, own in self._with_own(captions))
 
     def condition_ids(self, tokens: tuple[PyTree, ...]) -> Conditioning:
         """The conditioning of one batch of `tokenize`."""
         pairs = zip(self.encoders, tokens, strict=True)
         return self._join([encoder.condition_ids(own) for encoder, own in pairs])
 
-    def count_pieces(self, prompts: Sequence[str], *, weighted: bool) -> int:
+    def count_pieces(self, prompts: Sequence[Prompt], *, weighted: bool) -> int:
         """The most that one of the encoders needs."""
-        return max(encoder.count_pieces(prompts, weighted=weighted) for encoder in self.encoders)
+        return max(e.count_pieces(own, weighted=weighted) for e, own in self._with_own(prompts))
 
-    def encode_pieces(self, prompts: Sequence[str], pieces: int, *, weighted: bool) -> Conditioning:
+    def encode_pieces(self, prompts: Sequence[Prompt], pieces: int, *, weighted: bool) -> Conditioning:
         """Prompts in so many pieces each; see `PromptEncoder`."""
-        return self._join([e.encode_pieces(prompts, pieces, weighted=weighted) for e in self.encoders])
+        pairs = self._with_own(prompts)
+        return self._join([e.encode_pieces(own, pieces, weighted=weighted) for e, own in pairs])
 
     def fingerprint(self) -> str:
         """See `PromptEncoder`."""
         parts = [self.along, str(self.pooled), *(encoder.fingerprint() for encoder in self.encoders)]
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def _with_own(self, prompts: Sequence[Prompt]) -> list[tuple[PromptEncoder, list[Prompt]]]:
+        """Each encoder with what it reads."""
+        pairs, start = [], 0
+        for encoder in self.encoders:
+            count = len(towers(encoder))
+            places = slice(start, start + count)
+            own = [p if isinstance(p, str) else p[start] if count == 1 else p[places] for p in prompts]
+            pairs.append((encoder, own))
+            start += count
+        return pairs
 
     def _join(self, made: Sequence[Conditioning]) -> Conditioning:
         contexts = [one.context for one in made]

@@ -1,7 +1,9 @@
 """Long prompts in pieces, and prompts whose words have weights.
 
-The syntax is that of the web interfaces which people write prompts for: ``(word:1.3)`` multiplies the weight
-of what is inside, ``(word)`` by 1.1, ``[word]`` divides it by 1.1; they nest, and ``\\(`` is a plain bracket.
+The syntax is that of A1111's web interface, which most prompts are written for: ``(word:1.3)`` multiplies the
+weight of what is inside, ``(word)`` by 1.1, ``[word]`` divides it by 1.1; they nest, and ``\\(`` is a plain
+bracket. A bracket that is never closed reaches to the end, and one that closes nothing is text. ``BREAK``
+starts the next piece.
 """
 
 import re
@@ -13,12 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
-from difflax.core.types import Conditioning, UserError
+from difflax.core.types import Conditioning
 from difflax.text.tokenizer import Tokenizer
 
 EMPHASIS = 1.1
 
-_PIECES = re.compile(r"\\[()\[\]\\]|:\s*([+-]?\d*\.?\d+)\s*\)|[()\[\]]|[^\\()\[\]:]+|:|\\")
+_PIECES = re.compile(r"\\[()\[\]\\]|:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\)|[()\[\]]|[^\\()\[\]:]+|:|\\")
+_BREAK = re.compile(r"\s*\bBREAK\b\s*")
 
 
 @runtime_checkable
@@ -65,38 +68,49 @@ class PromptEncoder(Protocol):
 
 
 def parse_weights(prompt: str) -> list[tuple[str, float]]:
-    """The pieces of a prompt with their weights; neighbours of one weight are joined.
+    """The pieces of a prompt with their weights; neighbours of one weight are joined, also over a BREAK."""
+    return _joined([piece for segment in parse_segments(prompt) for piece in segment])
 
-    Raises:
-        UserError: a bracket that is never closed or never opened.
-    """
-    pieces: list[tuple[str, float]] = []
-    opened: list[tuple[str, int]] = []
 
-    def close(bracket: str, factor: float) -> None:
-        if not opened or opened[-1][0] != bracket:
-            raise UserError(f"prompt {prompt!r}: a bracket closes that none opens; write \\{bracket} for it")
-        start = opened.pop()[1]
+def parse_segments(prompt: str) -> list[list[tuple[str, float]]]:
+    """The same of each of the prompt's parts between BREAKs, at least one."""
+    pieces: list[tuple[str | None, float]] = []
+    opened: dict[str, list[int]] = {"(": [], "[": []}
+
+    def scale(start: int, factor: float) -> None:
         pieces[start:] = [(text, weight * factor) for text, weight in pieces[start:]]
 
     for match in _PIECES.finditer(prompt):
-        piece = match[0]
-        if match[1] is not None and opened and opened[-1][0] == "(":
-            close("(", float(match[1]))
-        elif piece in ("(", "["):
-            opened.append((piece, len(pieces)))
-        elif piece == ")":
-            close("(", EMPHASIS)
-        elif piece == "]":
-            close("[", 1 / EMPHASIS)
-        elif match[1] is not None:
-            raise UserError(f"prompt {prompt!r}: a weight without a bracket before it, near {piece!r}")
+        piece, weight = match[0], match[1]
+        if piece in opened:
+            opened[piece].append(len(pieces))
+        elif weight is not None and opened["("]:
+            scale(opened["("].pop(), float(weight))
+        elif piece == ")" and opened["("]:
+            scale(opened["("].pop(), EMPHASIS)
+        elif piece == "]" and opened["["]:
+            scale(opened["["].pop(), 1 / EMPHASIS)
+        elif piece[0] == "\\":
+            pieces.append((piece[1:], 1.0))
         else:
-            pieces.append((piece[1:] if piece[0] == "\\" and len(piece) > 1 else piece, 1.0))
-    if opened:
-        raise UserError(
-            f"prompt {prompt!r}: {opened[-1][0]!r} is never closed; write \\{opened[-1][0]} for it"
-        )
+            first, *rest = _BREAK.split(piece)
+            pieces.append((first, 1.0))
+            for text in rest:
+                pieces += [(None, 1.0), (text, 1.0)]
+    for start in opened["("]:
+        scale(start, EMPHASIS)
+    for start in opened["["]:
+        scale(start, 1 / EMPHASIS)
+    segments: list[list[tuple[str, float]]] = [[]]
+    for text, weight in pieces:
+        if text is None:
+            segments.append([])
+        elif text:
+            segments[-1].append((text, weight))
+    return [_joined(segment) for segment in segments]
+
+
+def _joined(pieces: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:
     joined: list[tuple[str, float]] = []
     for text, weight in pieces:
         if joined and joined[-1][1] == weight:
@@ -126,8 +140,11 @@ def encode_prompts(
 
 def count_pieces(tokenizer: Tokenizer, prompts: Sequence[str], *, weighted: bool) -> int:
     """How many rows of the tokenizer's length the longest prompt fills."""
-    room = tokenizer.max_length - 2
-    return max(1, *(-(-len(weighted_tokens(tokenizer, prompt, weighted)[0]) // room) for prompt in prompts))
+    counts = [
+        sum(len(_cut(ids, tokenizer.max_length - 2)) for ids, _ in _segments(tokenizer, prompt, weighted))
+        for prompt in prompts
+    ]
+    return max(1, *counts)
 
 
 def token_rows(
@@ -141,19 +158,26 @@ def token_rows(
     backend = tokenizer.backend
     all_ids, all_weights = [], []
     for prompt in prompts:
-        ids, weights = weighted_tokens(tokenizer, prompt, weighted)
-        if len(ids) > pieces * room:
-            lost = backend.decode(ids[pieces * room :])
+        if pieces == 1:
+            # What is one piece has nothing to break.
+            segments = [weighted_tokens(tokenizer, prompt, weighted)]
+        else:
+            segments = _segments(tokenizer, prompt, weighted)
+        rows = [row for ids, _ in segments for row in _cut(ids, room)]
+        weights = [row for _, weights in segments for row in _cut(weights, room)]
+        if len(rows) > pieces:
+            count, lost = sum(map(len, rows)), backend.decode([i for row in rows[pieces:] for i in row])
             warnings.warn(
-                f"the prompt {prompt!r} of {len(ids) + 2} tokens is cut to {pieces * room + 2};"
-                f" lost: {lost!r}",
+                f"the prompt {prompt!r} of {count + 2} tokens is cut to {pieces * room + 2}; lost: {lost!r}",
                 stacklevel=4,
             )
-        for start in range(0, pieces * room, room):
-            inside, end = ids[start : start + room], start + room
-            filling = [backend.pad_token_id] * (room - len(inside))
-            all_ids.append([backend.bos_token_id, *inside, backend.eos_token_id, *filling])
-            all_weights.append([1.0, *weights[start:end], *[1.0] * (room + 1 - len(inside))])
+        missing = [[]] * (pieces - len(rows))
+        for ids, own in zip([*rows, *missing][:pieces], [*weights, *missing][:pieces], strict=True):
+            filling = room - len(ids)
+            all_ids.append(
+                [backend.bos_token_id, *ids, backend.eos_token_id, *[backend.pad_token_id] * filling]
+            )
+            all_weights.append([1.0, *own, *[1.0] * (filling + 1)])
     return np.asarray(all_ids, np.int32), np.asarray(all_weights, np.float32)
 
 
@@ -170,11 +194,24 @@ def weigh(context: Float[Array, "b n d"], weights: Float[Array, "b n"]) -> Float
 
 def weighted_tokens(tokenizer: Tokenizer, prompt: str, weighted: bool) -> tuple[list[int], list[float]]:
     """Token ids of a prompt, without start and end, and the weight of each."""
-    pieces = parse_weights(prompt) if weighted else [(prompt, 1.0)]
-    ids: list[int] = []
-    weights: list[float] = []
-    for text, weight in pieces:
-        found = tokenizer.backend(tokenizer.expand(text), add_special_tokens=False)["input_ids"]
-        ids += found
-        weights += [weight] * len(found)
-    return ids, weights
+    segments = _segments(tokenizer, prompt, weighted)
+    return [i for ids, _ in segments for i in ids], [w for _, weights in segments for w in weights]
+
+
+def _segments(tokenizer: Tokenizer, prompt: str, weighted: bool) -> list[tuple[list[int], list[float]]]:
+    """The same of each part between BREAKs."""
+    found = []
+    for segment in parse_segments(prompt) if weighted else [[(prompt, 1.0)]]:
+        ids: list[int] = []
+        weights: list[float] = []
+        for text, weight in segment:
+            made = tokenizer.backend(tokenizer.expand(text), add_special_tokens=False)["input_ids"]
+            ids += made
+            weights += [weight] * len(made)
+        found.append((ids, weights))
+    return found
+
+
+def _cut(row: list, room: int) -> list[list]:
+    """A list in parts of ``room`` entries, at least one."""
+    return [row[start : start + room] for start in range(0, max(len(row), 1), room)]

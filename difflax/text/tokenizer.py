@@ -64,10 +64,6 @@ class Tokenizer:
                 row[self.max_length - 1 :] = [row[-1]]
         return np.asarray(rows, np.int32)
 
-    def count_tokens(self, caption: str) -> int:
-        """How many tokens the whole caption takes, start and end included."""
-        return len(self.backend(self.expand(caption))["input_ids"])
-
     def expand(self, caption: str) -> str:
         """The caption with every learned token of several vectors, ``<cat>``, as all of them,
         ``<cat> <cat>_1 …``.

@@ -11,8 +11,8 @@ class Key:
     """A field that holds a value, or the name of a section that chooses.
 
     Attributes:
-        key: ``sampler.ddim.eta``, ``sampler.num_steps``, ``loss.denoising.weighting.p2.gamma``: below the name
-            of an implementation where it is its own.
+        key: ``sampler.ddim.eta``, ``sampler.num_steps``, ``loss.denoising.weighting.p2.gamma``: below the
+            name of an implementation where it is its own.
         path: the same on the command line, ``sampler.eta``.
         names: overrides that choose the implementations on the way.
         model: a model whose config has it.

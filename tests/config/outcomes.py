@@ -1,7 +1,7 @@
 """What a config leads to, computed small: numbers of the built objects, traced programs, files, errors.
 
-Each function takes the resolved values of a config and a `Tools`, and gives a tree of arrays, numbers and texts;
-another value of a field has to give another.
+Each function takes the resolved values of a config and a `Tools`, and gives a tree of arrays, numbers and
+texts; another value of a field has to give another.
 """
 
 import dataclasses
@@ -27,7 +27,14 @@ from difflax.config.resolve import read_section
 from difflax.config.sections import clip_with_tokenizer
 from difflax.core.types import Conditioning, UserError
 from difflax.diffusion.denoisers import network_inputs
-from difflax.diffusion.guidance import Guided, Prompts, TwoConditions
+from difflax.diffusion.guidance import (
+    ComposedGuidance,
+    Guided,
+    Prompts,
+    TwoConditionGuidance,
+    TwoConditions,
+    WithWeak,
+)
 from difflax.diffusion.predictions import Prediction
 from difflax.diffusion.samplers import sample
 from difflax.diffusion.schedules import noise_level
@@ -162,19 +169,20 @@ def guided(values, tools):
     found = made.sampler.levels(made.schedule, made.prediction)
     x = jax.random.normal(KEY, (2, 4, 4, 1))
     kinds = {
-        Guided: Guided(1.0, jnp.full((2, 1, 1, 1), -1.0)),
-        Prompts: Prompts((jnp.ones((2, 1, 1, 1)), jnp.full((2, 1, 1, 1), 2.0)), jnp.zeros((2, 1, 1, 1))),
-        TwoConditions: TwoConditions(*(jnp.full((2, 1, 1, 1), value) for value in (1.0, 0.3, 0.0))),
+        ComposedGuidance: Prompts(
+            (jnp.ones((2, 1, 1, 1)), jnp.full((2, 1, 1, 1), 2.0)), jnp.zeros((2, 1, 1, 1))
+        ),
+        TwoConditionGuidance: TwoConditions(*(jnp.full((2, 1, 1, 1), value) for value in (1.0, 0.3, 0.0))),
     }
-    conditioning = kinds[plan.reads]
-    if plan.reads is Guided:
-        conditioning = Guided(jnp.ones((2, 1, 1, 1)), conditioning.negative)
+    usual = Guided(jnp.ones((2, 1, 1, 1)), jnp.full((2, 1, 1, 1), -1.0))
+    conditioning = kinds.get(type(getattr(plan, "guidance", plan)), usual)
     worse = lambda x, level, shift: denoise(0.5 * x, level, shift)  # noqa: E731
-    wrapped = plan.resolve(made.schedule, found).wrap(denoise, worse)
+    wrapped = plan.resolve(made.schedule, found).wrap(WithWeak(denoise, worse))
     memory, results = wrapped.begin(x), []
     for step in (0, 5, 9):
-        made_here, memory = wrapped.advance(x, found[step], conditioning, memory)
-        results.append((np.asarray(made_here.x0), np.asarray(made_here.eps)))
+        outcome = wrapped.advance(x, found[step], conditioning, memory)
+        memory = outcome.memory
+        results.append((np.asarray(outcome.guided.x0), np.asarray(outcome.guided.eps)))
     return results
 
 
@@ -443,9 +451,8 @@ def checkpoint_program(values, tools):
     made = read(values, tools)
     null = made.null
     x = jnp.zeros((1, 8, 8, made.autoencoder.config.latent_channels))
-    network = conditional_network(made.model)
     return (
-        traced(network, made.params, x, jnp.zeros(1), null),
+        traced(made.model.apply, made.params, x, jnp.zeros(1), null),
         traced(made.autoencoder.encode, made.autoencoder_params, jnp.zeros((1, 32, 32, 3))),
         null.context.shape,
     )

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from difflax.core.types import Conditioning, UserError
-from difflax.data.caches import EmbeddingCache, gather
+from difflax.data.caches import EmbeddingCache
 
 
 def numbers(captions, dtype=jnp.float32):
@@ -49,12 +49,6 @@ def test_each_caption_is_encoded_once():
 
     EmbeddingCache(CAPTIONS, encode, batch_size=2)
     assert sorted(encoded) == sorted(set(CAPTIONS))
-
-
-def test_gathering_inside_a_jitted_step():
-    cache = EmbeddingCache(CAPTIONS, numbers)
-    on_device = jax.tree.map(jnp.asarray, cache.embeddings)
-    same(jax.jit(gather)(on_device, cache.rows(CAPTIONS)), numbers(CAPTIONS))
 
 
 def test_unknown_captions():

@@ -30,7 +30,7 @@ def test_bits_per_dimension_of_a_gaussian(x64, schedule):
     exact = stats.norm(np.asarray(last.alpha) * np.array(data.mean), std).logpdf(x).sum(1)
     np.testing.assert_allclose(found, exact, atol=2e-3)
     bits = -exact / (3 * np.log(2)) + 7  # 256 values over [-1, 1]: a grey value is 2^-7 wide
-    np.testing.assert_allclose(bits_per_dimension(found, 3), bits, atol=2e-3)
+    np.testing.assert_allclose(bits_per_dimension(found, 3, width=2 / 256), bits, atol=2e-3)
 
 
 def test_the_estimate_is_unbiased_for_a_mixture(x64):

@@ -86,7 +86,7 @@ def test_blocks_escape_text_and_pass_markup():
     page = report.page(
         "<title>",
         "a & b",
-        report.section("<h>", report.paragraph("x < y, ", report.tag("em", "<i>")), lead="</p>"),
+        report.section("<h>", report.join(["x < y, ", report.tag("em", "<i>")], ""), lead="</p>"),
         report.table(["<a>", "b"], [["1 < 2", report.tag("small", "&")]], caption='"c"'),
         report.headlines([report.Headline(label="<l>", value="<v>", detail="<d>")]),
         report.definitions({"<t>": "<x>"}),

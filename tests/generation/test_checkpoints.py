@@ -165,8 +165,6 @@ class TestPictures:
             ({"micro": None}, "reads no size"),
             ({"imgae": None}, "no argument 'imgae'"),
             ({"seed": 2**32}, "seed=4294967296 must be a whole number, from 0"),
-            ({"seed": 1.5}, "seed=1.5 must be a whole number"),
-            ({"guidance_scale": "7"}, "guidance_scale='7': give a finite number"),
             ({"strength": 0.5}, "without an image"),
             ({"mask": np.ones((32, 40))}, "without an image"),
             ({"image": np.zeros((32, 40, 4))}, r"give \[height, width, 3\]"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from difflax.core.types import Conditioning, UserError
 from difflax.models.functional import functional
-from difflax.models.layers import Conv2d
+from difflax.models.layers import Conv2d, dropout
 from difflax.models.options import supported_options
 from difflax.models.unet import ABSENT, UNet2DConditionModel
 from flax import nnx
@@ -29,8 +29,8 @@ def unet(**options):
     return functional(lambda rngs: UNet2DConditionModel(**(TINY | options), rngs=rngs))
 
 
-def call(model, params, x, time, context, *, key=None, **more):
-    return model.apply(params, x, time, Conditioning(context=context, **more), key=key)
+def call(model, params, x, time, context, *, dropout_key=None, **more):
+    return model.apply(params, x, time, Conditioning(context=context, **more), dropout_key=dropout_key)
 
 
 apply = jax.jit(call, static_argnums=0)
@@ -134,10 +134,19 @@ class TestConditions:
         params = random_params(model)
         plain = apply(model, params, *inputs)
         np.testing.assert_allclose(plain, apply(unet(), params, *inputs), atol=1e-6)
-        one, same, other = (apply(model, params, *inputs, key=jax.random.key(k)) for k in (0, 0, 1))
+        one, same, other = (apply(model, params, *inputs, dropout_key=jax.random.key(k)) for k in (0, 0, 1))
         np.testing.assert_array_equal(one, same)
         assert np.abs(one - other).max() > 1e-3
         assert np.abs(one - plain).max() > 1e-3
+
+    def test_no_dropout_is_the_same_program_with_and_without_a_key(self, inputs):
+        model = unet()
+        params = random_params(model)
+        text = [
+            jax.jit(lambda p, given=given: model.apply(p, *inputs, **given)).lower(params).as_text()
+            for given in ({}, {"dropout_key": jax.random.key(0)})
+        ]
+        assert text[0] == text[1]
 
     def test_missing_conditions_are_named(self, inputs):
         model = unet(num_class_embeds=3)
@@ -149,13 +158,25 @@ class TestConditions:
             apply(model, random_params(model), *inputs)
 
 
+@pytest.mark.parametrize("rate", [0.1, 0.9])
+def test_dropout_keeps_the_mean_and_spreads_as_much_as_it_must(rate):
+    """A value x becomes x / (1 - p) with probability 1 - p, else 0: mean x, variance x^2 p / (1 - p)."""
+    x = jnp.asarray([-2.0, 0.5, 3.0])
+    drawn = np.asarray(dropout(jnp.tile(x, (40_000, 1)), rate, jax.random.key(1)), np.float64)
+    factors = np.unique(np.round(drawn / np.asarray(x), 4))
+    np.testing.assert_allclose(factors, [0, 1 / (1 - rate)], rtol=1e-4)
+    deviation = np.abs(x) * np.sqrt(rate / (1 - rate))
+    np.testing.assert_allclose(drawn.mean(0), x, atol=4 * float(deviation.max()) / 200)
+    np.testing.assert_allclose(drawn.std(0), deviation, rtol=0.03)
+
+
 @pytest.mark.parametrize("remat", ["dots", "full"])
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_remat_changes_no_gradient(remat, dropout, inputs):
+@pytest.mark.parametrize("rate", [0.0, 0.5])
+def test_remat_changes_no_gradient(remat, rate, inputs):
     def gradient(**options):
-        model = unet(dropout=dropout, **options)
-        key = jax.random.key(4) if dropout else None
-        loss = lambda p: jnp.mean(jnp.square(call(model, p, *inputs, key=key)))  # noqa: E731
+        model = unet(dropout=rate, **options)
+        key = jax.random.key(4) if rate else None
+        loss = lambda p: jnp.mean(jnp.square(call(model, p, *inputs, dropout_key=key)))  # noqa: E731
         return jax.jit(jax.grad(loss))(random_params(model))
 
     kept, again = gradient(), gradient(remat=remat)
@@ -177,6 +198,7 @@ def test_bfloat16_is_near_float32(inputs):
     [
         ({"down_block_types": ("CrossAttnDownBlok2D", "DownBlock2D")}, "did you mean 'CrossAttnDownBlock2D'"),
         ({"mid_block_type": "UNetMidBlock"}, "mid_block_type"),
+        ({"dropout": 1.0}, "dropout"),
         ({"layers_per_block": (1, 1, 1)}, "layers_per_block has 3 entries, block_out_channels 2"),
         ({"attention_head_dim": 3}, "does not divide 8 channels"),
         ({"norm_num_groups": 5}, "norm_num_groups=5 does not divide 8 channels"),

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from difflax.core.types import Conditioning
+from difflax.models import layers, resnet
 from difflax.models.functional import functional
 from difflax.models.softmax_attention import attend
 from difflax.models.unet import UNet2DConditionModel
@@ -208,3 +209,33 @@ def test_attention_is_theirs(implementation, shape):
     assert relative(out.swapaxes(1, 2), expected.detach().numpy()) <= 1e-5
     for ours, theirs in zip(gradients, tensors, strict=True):
         assert relative(ours.swapaxes(1, 2), theirs.grad.numpy()) <= 1e-4
+
+
+@pytest.mark.parametrize("name", ["SD 1", "SDXL", "plain middle"])
+def test_dropout_is_where_diffusers_has_it(name, monkeypatch):
+    """Every dropout of diffusers' network, in the order in which they are called, drops what ours drops."""
+    theirs, ours, params = pair(CONFIGS[name] | {"dropout": 0.3})
+    given = inputs(CONFIGS[name], (16, 16))
+    kept = []
+
+    def noted(x, rate, key):
+        kept.append(np.asarray(layers.dropout(jnp.ones(x.shape), rate, key)))
+        return layers.dropout(x, rate, key)
+
+    monkeypatch.setattr(resnet, "dropout", noted)
+    made = ours.apply(params, *given[:3], **given[3], dropout_key=jax.random.key(2))
+
+    class Noted(torch.nn.Module):
+        def forward(self, x):
+            return x * torch.tensor(left.pop(0)).permute(0, 3, 1, 2)
+
+    for module in list(theirs.modules()):
+        for child, layer in list(module.named_children()):
+            if isinstance(layer, torch.nn.Dropout) and layer.p > 0:
+                setattr(module, child, Noted())
+    left = list(kept)
+    with torch.no_grad():
+        expected = theirs_of(theirs, *given).numpy()
+    assert kept and not left
+    assert relative(made, expected) < 1e-5
+    assert relative(ours.apply(params, *given[:3], **given[3]), expected) > 1e-2

@@ -1,14 +1,20 @@
 """`difflax benchmark` on a case of seconds, with and without PyTorch."""
 
+import importlib.util
+import os
 import re
+import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
+from difflax.cli import benchmark
 from difflax.cli.benchmark import BELOW
 from difflax.core.types import UserError
 from difflax.profiling.benchmark import Case, Timing, measure
 
-from tests.runs import command
+from tests.runs import ROOT, command
 
 TINY = (
     *("--block_out_channels=8", "--layers_per_block=1", "--cross_attention_dim=8", "--norm_num_groups=4"),
@@ -52,6 +58,45 @@ def test_with_pytorch():
     for task in ("train", "forward", "4"):
         assert float(found[task][2]) > 0
     assert "torch" in out
+
+
+def test_without_torch_a_line_says_that_nothing_is_compared(monkeypatch, capsys):
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "torch" else found(name))
+    assert not benchmark._compare(None)
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1 and "no torch" in said and "difflax[parity]" in said
+    assert not benchmark._compare(False)
+    assert not capsys.readouterr().err
+    with pytest.raises(UserError, match=r"--pytorch: no torch .*difflax\[parity\]"):
+        benchmark._compare(True)
+
+
+@pytest.mark.slow
+def test_an_installed_wheel_brings_pytorchs_side(tmp_path):
+    """Built, installed without the checkout, and compared there, where torch is."""
+    wheels, site = tmp_path / "wheels", tmp_path / "site"
+    source = shutil.copytree(ROOT, tmp_path / "source", ignore=shutil.ignore_patterns(".*", "runs", "tests"))
+    pip = [sys.executable, "-m", "pip"]
+    build = ["wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels, source]
+    subprocess.run([*pip, *build], check=True, capture_output=True)
+    (wheel,) = wheels.iterdir()
+    subprocess.run([*pip, "install", "--no-deps", "--target", site, wheel], check=True, capture_output=True)
+    code = "import sys, difflax.cli.main as main; print(main.__file__); sys.exit(main.run(sys.argv[1:]))"
+    made = subprocess.run(
+        [sys.executable, "-c", code, "benchmark", *TINY, "--task=forward"],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(site)},
+    )
+    where, _, page = made.stdout.partition("\n")
+    assert where.startswith(str(site))
+    compared = (
+        importlib.util.find_spec("torch") is not None and importlib.util.find_spec("diffusers") is not None
+    )
+    assert ("torch" in page) == compared
 
 
 def test_wrong_flags():

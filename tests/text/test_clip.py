@@ -13,8 +13,6 @@ from difflax.pretrained.format.torch_names import from_torch, torch_name
 from difflax.text.clip import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
-    CLIPVisionModel,
-    CLIPVisionModelWithProjection,
     eos_positions,
     inverse_temperature,
     unit_norm,
@@ -59,27 +57,22 @@ def assert_agrees(config, tensors):
     ids, pixels = (jnp.asarray(tensors[f"inputs.{name}"]) for name in ("input_ids", "pixel_values"))
     expected = section(tensors, "outputs")
 
-    towers = {
-        "text": (CLIPTextModel, CLIPTextModelWithProjection, config.text_config, "text_projection", ids),
-        "vision": (
-            CLIPVisionModel,
-            CLIPVisionModelWithProjection,
-            config.vision_config,
-            "visual_projection",
-            pixels,
-        ),
-    }
-    for name, (bare, projecting, tower_config, projection, inputs) in towers.items():
-        tower_params = {f"{name}_model": params[f"{name}_model"]}
-        out = apply(functional(functools.partial(_make, bare, tower_config)), tower_params, inputs)
-        assert out.projected is None
-        tower_params[projection] = params[projection]
-        out = apply(functional(functools.partial(_make, projecting, tower_config)), tower_params, inputs)
-        assert len(out.hidden_states) == tower_config.num_hidden_layers + 1
-        for layer, state in enumerate(out.hidden_states):
+    tower = {"text_model": params["text_model"]}
+    out = apply(functional(functools.partial(_make, CLIPTextModel, config.text_config)), tower, ids)
+    assert out.projected is None
+    tower["text_projection"] = params["text_projection"]
+    projecting = functools.partial(_make, CLIPTextModelWithProjection, config.text_config)
+    out = apply(functional(projecting), tower, ids)
+    for field in ("last_hidden_state", "pooled", "projected"):
+        assert_close(getattr(out, field), expected[f"text.{field}"])
+    seen = jax.jit(functools.partial(clip.apply, method="get_image_states"))(params, pixels)
+    assert_close(seen[-1], expected["vision.last_hidden_state"])
+    read = jax.jit(functools.partial(clip.apply, method="get_image_features"))(params, pixels)
+    assert_close(read, unit_norm(jnp.asarray(expected["vision.projected"])))
+    for name, states in {"text": out.hidden_states, "vision": seen}.items():
+        assert len(states) == getattr(config, f"{name}_config").num_hidden_layers + 1
+        for layer, state in enumerate(states):
             assert_close(state, expected[f"{name}.hidden_states.{layer}"])
-        for field in ("last_hidden_state", "pooled", "projected"):
-            assert_close(getattr(out, field), expected[f"{name}.{field}"])
 
     text = functional(functools.partial(_make, CLIPTextModel, config.text_config))
     skipped = apply(text, {"text_model": params["text_model"]}, ids, layer=-2)
@@ -185,12 +178,11 @@ def test_bfloat16_computes_close_to_float32_and_keeps_float32_parameters(text):
 
 
 def test_image_of_another_size_is_refused():
-    config = CLIPVisionConfig(
-        hidden_size=16, num_attention_heads=2, num_hidden_layers=1, image_size=16, patch_size=8
-    )
-    network = functional(functools.partial(_make, CLIPVisionModel, config))
+    config, _ = read_case("openai")
+    network = clip_network(CLIPConfig.from_config(config))
+    params = jax.jit(network.init)(jax.random.key(0))
     with pytest.raises(ValueError, match=r"\(16, 16, 3\)"):
-        network.apply(jax.jit(network.init)(jax.random.key(0)), jnp.zeros((1, 32, 32, 3)))
+        network.apply(params, jnp.zeros((1, 32, 32, 3)), method="get_image_features")
 
 
 def test_one_tower_alone():

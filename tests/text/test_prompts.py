@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from difflax.core.types import UserError
 from difflax.text.clip_config import CLIPTextConfig
 from difflax.text.encoders import TextEncoder, text_network
 from difflax.text.prompts import encode_prompts, parse_weights
@@ -58,10 +57,67 @@ def test_weights(prompt, pieces):
     np.testing.assert_allclose([w for _, w in made], [w for _, w in pieces], rtol=1e-12)
 
 
-@pytest.mark.parametrize("prompt", ["a (red", "a red)", "[a", "a]", "(a]", "a:1.3)"])
-def test_brackets_that_do_not_match(prompt):
-    with pytest.raises(UserError, match=r"bracket|closed"):
-        parse_weights(prompt)
+A1111 = [
+    ("normal text", [("normal text", 1.0)]),
+    ("an (important) word", [("an ", 1.0), ("important", 1.1), (" word", 1.0)]),
+    ("(unbalanced", [("unbalanced", 1.1)]),
+    (r"\(literal\]", [("(literal]", 1.0)]),
+    ("(unnecessary)(parens)", [("unnecessaryparens", 1.1)]),
+    (
+        "a (((house:1.3)) [on] a (hill:0.5), sun, (((sky))).",
+        [
+            *[("a ", 1.0), ("house", 1.5730000000000004), (" ", 1.1), ("on", 1.0), (" a ", 1.1)],
+            *[("hill", 0.55), (", sun, ", 1.1), ("sky", 1.4641000000000006), (".", 1.1)],
+        ],
+    ),
+]
+"""The examples in the docstring of ``parse_prompt_attention``, by which A1111 states its grammar."""
+
+
+@pytest.mark.parametrize(("prompt", "pieces"), A1111)
+def test_the_examples_of_a1111s_grammar(prompt, pieces):
+    made = parse_weights(prompt)
+    assert [text for text, _ in made] == [text for text, _ in pieces]
+    np.testing.assert_allclose([w for _, w in made], [w for _, w in pieces], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "pieces"),
+    [
+        ("a (red", [("a ", 1.0), ("red", 1.1)]),
+        ("a red)", [("a red)", 1.0)]),
+        ("[a", [("a", 1 / 1.1)]),
+        ("a]", [("a]", 1.0)]),
+        ("(a]", [("a]", 1.1)]),
+        ("a:1.3)", [("a:1.3)", 1.0)]),
+        ("(a:1.2.3)", [("a:1.2.3", 1.1)]),
+        ("[(a])", [("a", 1.0)]),
+        (":) a cat (:", [(":) a cat ", 1.0), (":", 1.1)]),
+        ("back\\slash", [("backslash", 1.0)]),
+        ("((", []),
+        ("(a:-.5)", [("a", -0.5)]),
+    ],
+)
+def test_stray_brackets_are_read_as_a1111_reads_them(prompt, pieces):
+    """One that is never closed reaches to the end; one that closes nothing is text."""
+    made = parse_weights(prompt)
+    assert [text for text, _ in made] == [text for text, _ in pieces]
+    np.testing.assert_allclose([w for _, w in made], [w for _, w in pieces], rtol=1e-12)
+
+
+def test_the_next_piece_after_a_break(encoder):
+    """As if both parts had been encoded alone; where all is one piece, a break is a space."""
+    made = encode_prompts(encoder, ["(red BREAK blue:1.0) cat", "red"], weighted=True, chunked=True)
+    assert made.context.shape == (2, 24, 16)
+    alone = encode_prompts(encoder, ["red", "blue cat", ""], weighted=True)
+    np.testing.assert_allclose(made.context[0, :12], alone.context[0], atol=1e-6)
+    np.testing.assert_allclose(made.context[0, 12:], alone.context[1], atol=1e-6)
+    np.testing.assert_allclose(made.context[1, 12:], alone.context[2], atol=1e-6)
+    one, spaced = (encode_prompts(encoder, [p], weighted=True).context for p in ("red BREAK cat", "red cat"))
+    np.testing.assert_allclose(one, spaced, atol=1e-6)
+    # Without weights it is a word, as everything else.
+    plain = encode_prompts(encoder, ["red BREAK cat"], chunked=True).context
+    assert np.abs(plain - spaced).max() > 1e-3
 
 
 def test_without_weights_and_short_it_is_the_plain_encoding(encoder):

@@ -27,7 +27,7 @@ class Corrected(Guidance):
     """``guidance`` followed by ``corrections`` in their order."""
 
     guidance: Any
-    corrections: tuple = ()
+    corrections: tuple[Correction, ...] = ()
 
     def begin(self, x):
         return self.guidance.begin(x)

@@ -6,11 +6,12 @@ from typing import Protocol, runtime_checkable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from difflax.core.types import Conditioning, Network
+from difflax.core.types import Conditioning, Network, UserError
 from difflax.diffusion.checks import require
-from difflax.diffusion.denoisers import NetworkInput, network_inputs
+from difflax.diffusion.denoisers import NetworkInput, network_inputs, split_variance
+from difflax.diffusion.loss.variational import VariationalBound
 from difflax.diffusion.loss.weightings import Constant, Weighting
-from difflax.diffusion.predictions import PredictionType, loss_space_factor, target
+from difflax.diffusion.predictions import PredictionType, loss_space_factor, target, to_prediction
 from difflax.diffusion.schedules.base import NoiseLevel, add_noise, expand
 
 
@@ -83,16 +84,29 @@ def diffusion_loss(
     penalty: Penalty = MeanSquared(),
     network_input: NetworkInput = NetworkInput(),
     mask: Float[Array, "b ..."] | None = None,
+    bound: VariationalBound | None = None,
 ) -> Float[Array, " b"]:
     """The loss of every example, averaged over its own elements; the caller averages over examples.
 
     ``level`` is ``noise_level(schedule, t)`` with one t an example; ``mask`` (0 … 1, broadcast against
-    ``x0``) averages over a part of each image.
+    ``x0``) averages over a part of each image; ``bound`` is added for a network that predicts a variance.
+
+    Raises:
+        UserError: there is a bound and the network predicts no variance.
     """
-    x_in, time = network_inputs(add_noise(x0, eps, level), level, network_input)
-    out = network(x_in, time, conditioning).astype(x0.dtype)
+    x_t = add_noise(x0, eps, level)
+    x_in, time = network_inputs(x_t, level, network_input)
+    out, variance = split_variance(network(x_in, time, conditioning).astype(x0.dtype), x0)
     error = out - target(prediction_type, x0, eps, level)
-    return weighted_penalty(error, prediction_type, level, weighting=weighting, penalty=penalty, mask=mask)
+    loss = weighted_penalty(error, prediction_type, level, weighting=weighting, penalty=penalty, mask=mask)
+    if bound is None:
+        return loss
+    if variance is None:
+        raise UserError(
+            "config.loss.vlb_weight trains a variance, and this network predicts none: set it to 0"
+        )
+    prediction = to_prediction(prediction_type, out, x_t, level).replace(variance=variance)
+    return loss + _mean(bound(prediction, x0, eps, level), mask).astype(loss.dtype)
 
 
 def weighted_penalty(
@@ -108,10 +122,13 @@ def weighted_penalty(
     if weighting.space is not None:
         factor = jnp.sqrt(loss_space_factor(prediction_type, weighting.space, level))
         error = error * expand(factor, error)
-    cost, axes = penalty(error), tuple(range(1, error.ndim))
+    return (weighting(level) * _mean(penalty(error), mask)).astype(error.dtype)
+
+
+def _mean(cost: Float[Array, "b ..."], mask: Float[Array, "b ..."] | None) -> Float[Array, " b"]:
+    """The mean of each example's elements, or of those that ``mask`` shows."""
+    axes = tuple(range(1, cost.ndim))
     if mask is None:
-        per_example = cost.mean(axis=axes)
-    else:
-        mask = jnp.broadcast_to(mask, cost.shape)
-        per_example = (mask * cost).sum(axis=axes) / jnp.maximum(mask.sum(axis=axes), 1e-6)
-    return (weighting(level) * per_example).astype(error.dtype)
+        return cost.mean(axis=axes)
+    mask = jnp.broadcast_to(mask, cost.shape)
+    return (mask * cost).sum(axis=axes) / jnp.maximum(mask.sum(axis=axes), 1e-6)

@@ -29,6 +29,38 @@ class TimeSampler(Protocol):
         """The time below which a fraction ``u`` of the draws lies."""
         ...
 
+    def begin(self) -> PyTree:
+        """What it remembers before the first step; arrays, part of the training state."""
+        ...
+
+    def remembering(self, memory: PyTree) -> "TimeSampler":
+        """The sampler of a step that starts with ``memory``."""
+        ...
+
+    def factor(self, t: Float[Array, " b"]) -> Float[Array, " b"]:
+        """What the loss at ``t`` is multiplied by."""
+        ...
+
+    def update(self, t: Float[Array, " b"], loss: Float[Array, " b"]) -> PyTree:
+        """The memory after a batch; ``loss`` without the factor."""
+        ...
+
+
+class Forgetful:
+    """A time sampler that is the same at every step."""
+
+    def begin(self) -> PyTree:
+        return ()
+
+    def remembering(self, memory: PyTree) -> TimeSampler:
+        return self
+
+    def factor(self, t: Float[Array, " b"]) -> Float[Array, " b"]:
+        return jnp.ones_like(t)
+
+    def update(self, t: Float[Array, " b"], loss: Float[Array, " b"]) -> PyTree:
+        return ()
+
 
 def sample_times(sampler: TimeSampler, keys: Key[Array, " b"], schedule: NoiseSchedule) -> Float[Array, " b"]:
     """One time for each key of the (global) batch; a stratified batch takes its shift from the first key."""
@@ -47,7 +79,7 @@ def uniform(key: Key[Array, ""]) -> Float[Array, ""]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Uniform:
+class Uniform(Forgetful):
     """t uniform in (0, 1), or on the ``timesteps`` times ``1/T, 2/T, … 1``, which checkpoints of the Hub are
     trained on.
 
@@ -79,7 +111,7 @@ class Stratified(Uniform):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LogitNormal:
+class LogitNormal(Forgetful):
     """``logit(t) ~ N(mean, std^2)`` (Esser et al., SD3, arXiv:2403.03206, eq. 19).
 
     Attributes:
@@ -100,7 +132,7 @@ class LogitNormal:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Mode:
+class Mode(Forgetful):
     """SD3's density with heavy tails: ``t = 1 - u - s (cos^2(pi u / 2) - 1 + u)`` (arXiv:2403.03206, eq. 20).
 
     ``scale`` in [-1, 2 / (pi - 2)]: positive prefers the middle, negative the ends.
@@ -125,7 +157,7 @@ class Mode:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CosMap:
+class CosMap(Forgetful):
     """The density that gives a flow the log-SNR of the cosine schedule: ``2 / (pi (1 - 2 t + 2 t^2))``
     (eq. 21).
 
@@ -142,7 +174,7 @@ class CosMap:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Shifted:
+class Shifted(Forgetful):
     """The times of another sampler, moved towards the noise, as checkpoints of flows are sampled and
     trained.
     """
@@ -159,7 +191,7 @@ class Shifted:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LogNormalSigma:
+class LogNormalSigma(Forgetful):
     """EDM: ``log(sigma / alpha) ~ N(mean, std^2)`` (Karras et al., arXiv:2206.00364, table 1).
 
     Attributes:
@@ -202,6 +234,12 @@ class LossAwareTimes:
     decay: float = flax.struct.field(pytree_node=False, default=0.9)
     floor: float = flax.struct.field(pytree_node=False, default=1e-3)
     stratified: bool = flax.struct.field(pytree_node=False, default=False)
+
+    def begin(self) -> "LossAwareTimes":
+        return self
+
+    def remembering(self, memory: "LossAwareTimes") -> "LossAwareTimes":
+        return memory
 
     @property
     def density(self) -> Float[Array, " bins"]:
@@ -256,9 +294,11 @@ class RunningLoss(Uniform):
         require(0 < self.floor <= 1, f"time_sampler.floor must lie in (0, 1], got {self.floor}")
 
     def begin(self) -> LossAwareTimes:
-        """The state that training carries along."""
         settings = {"decay": self.decay, "floor": self.floor, "stratified": self.stratified}
         return LossAwareTimes(jnp.zeros(self.bins), jnp.zeros(self.bins), **settings)
+
+    def remembering(self, memory: LossAwareTimes | tuple[()]) -> TimeSampler:
+        return memory or self.begin()
 
 
 TIME_SAMPLERS = {

@@ -212,6 +212,21 @@ WEIGHTINGS = {
 }
 
 
+@runtime_checkable
+class Uncertainty(Protocol):
+    """Rescales the loss of each noise level, perhaps by weights of its own that are trained along."""
+
+    def init(self) -> Float[Array, " k"] | None:
+        """The weights before training, ``None``: it has none."""
+        ...
+
+    def __call__(
+        self, weights: Float[Array, " k"] | None, loss: Float[Array, " b"], level: NoiseLevel
+    ) -> Float[Array, " b"]:
+        """The loss of each example, rescaled."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LearnedUncertainty:
     """EDM2's learned log-variance of the loss (Karras et al., arXiv:2312.02696, eq. 21 and appendix B.2).

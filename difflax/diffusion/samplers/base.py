@@ -166,7 +166,7 @@ def straight(prediction: Prediction, next: NoiseLevel) -> Array:
     return next.alpha * prediction.x0 + next.sigma * prediction.eps
 
 
-def decay(now: NoiseLevel, next: NoiseLevel) -> Float[Array, ""]:
+def decay(now: NoiseLevel, next: NoiseLevel) -> Float[Array, "*n"]:
     """``exp(-h)`` for a step of half-log-SNR h: in [0, 1), and 0 from pure noise or to the data."""
     return now.alpha * next.sigma / (next.alpha * now.sigma)
 
@@ -176,7 +176,7 @@ def half_log_snr_step(now: NoiseLevel, next: NoiseLevel) -> Float[Array, ""]:
     return -jnp.log(decay(now, next))
 
 
-def ancestral(now: NoiseLevel, next: NoiseLevel, eta: float) -> tuple[NoiseLevel, Float[Array, ""]]:
+def ancestral(now: NoiseLevel, next: NoiseLevel, eta: float) -> tuple[NoiseLevel, Float[Array, "*n"]]:
     """The level to step down to and the noise to add there, for a step to ``next`` of strength ``eta``.
 
     DDIM's eta (Song et al., arXiv:2010.02502, eq. 16) for any alpha and sigma: the noise is

@@ -4,10 +4,13 @@ import dataclasses
 from typing import Literal
 
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from difflax.core.streams import normal
+from difflax.core.types import UserError
 from difflax.diffusion.checks import require
 from difflax.diffusion.samplers.base import Stateless, ancestral, straight
+from difflax.diffusion.schedules.base import NoiseLevel
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,16 +37,26 @@ class DDPM(Stateless):
 
     def step(self, denoise, x, now, next, keys, state):
         prediction = denoise(x, now)
-        down, small = ancestral(now, next, 1.0)
-        ratio = now.alpha / next.alpha
-        large = jnp.sqrt(jnp.maximum(now.sigma**2 - (ratio * next.sigma) ** 2, 0))
+        down, small, large = posterior(now, next)
         std = small
         if self.variance == "large":
             std = jnp.where(next.sigma > 0, large, 0)
         elif self.variance == "learned_range":
-            require(
-                prediction.variance is not None, "the network has no learned variance: use 'small' or 'large'"
-            )
             share = prediction.variance
+            if share is None:
+                raise UserError(
+                    "sampler ddpm: variance = 'learned_range' is what a network predicts beside the image,"
+                    " and this one has no channels for it: choose 'small' or 'large', or train one"
+                    " with config.loss.vlb_weight"
+                )
             std = jnp.where(next.sigma > 0, large**share * small ** (1 - share), 0)
         return straight(prediction, down) + std * normal(keys, x.shape[1:], x.dtype), state
+
+
+def posterior(now: NoiseLevel, next: NoiseLevel) -> tuple[NoiseLevel, Float[Array, "*n"], Float[Array, "*n"]]:
+    """An ancestral step from ``now`` to ``next``: the level of its mean, and the noise's least and greatest
+    deviation, the posterior's and the forward step's.
+    """
+    down, small = ancestral(now, next, 1.0)
+    ratio = now.alpha / next.alpha
+    return down, small, jnp.sqrt(jnp.maximum(now.sigma**2 - (ratio * next.sigma) ** 2, 0))

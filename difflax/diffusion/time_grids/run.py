@@ -8,7 +8,12 @@ from difflax.diffusion.checks import require
 from difflax.diffusion.predictions import PredictionType
 from difflax.diffusion.schedules.base import NoiseLevel, NoiseSchedule, noise_level
 from difflax.diffusion.time_grids import TimeGrid, check_levels, sampling_levels
-from difflax.diffusion.time_grids.sequences import restart_levels, variance_exploding, without_times
+from difflax.diffusion.time_grids.sequences import (
+    repaint_levels,
+    restart_levels,
+    variance_exploding,
+    without_times,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,6 +36,19 @@ class Restart:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Repaint:
+    """Jumps back of a run that makes a part of an image anew; see `repaint_levels`."""
+
+    jump: int = 10
+    repeats: int = 10
+
+    def __post_init__(self):
+        for name in ("jump", "repeats"):
+            value = getattr(self, name)
+            require(value >= 1, f"repaint.{name} must be at least 1, got {value}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """Attributes:
     schedule: the schedule to sample under, if not the one that the network was trained under; the network
@@ -38,13 +56,18 @@ class RunOptions:
     variance_exploding: step in ``x / alpha``, the coordinates of EDM and k-diffusion; solvers that go along
         straight segments (Heun, DPM-2, RK4) differ by it.
     restart: goes back up and down again.
+    repaint: the same all along a run that makes a part of an image anew; other runs do not read it.
     final_t: where the last step lands: 0 is the data.
     """
 
     schedule: NoiseSchedule | None = None
     variance_exploding: bool = False
     restart: Restart | None = None
+    repaint: Repaint | None = None
     final_t: float = 0.0
+
+    def __post_init__(self):
+        require(self.restart is None or self.repaint is None, "restart and repaint exclude each other")
 
     def levels(
         self,
@@ -74,3 +97,9 @@ class RunOptions:
         if self.restart is not None:
             levels = restart_levels(levels, **dataclasses.asdict(self.restart))
         return variance_exploding(levels) if self.variance_exploding else levels
+
+    def repainting(self, levels: NoiseLevel) -> NoiseLevel:
+        """The levels of a run that makes a part of an image anew, from those of any other."""
+        if self.repaint is None:
+            return levels
+        return repaint_levels(levels, **dataclasses.asdict(self.repaint))

@@ -2,6 +2,9 @@
 
 The scale runs on a signed square-root axis: it spreads the small scales, where most happens, keeps 0 and
 negative scales, and needs no threshold as a logarithm would.
+
+Drawn by matplotlib. Altair and Plotly draw in the browser: each page would carry megabytes of script, or an
+engine to make SVG of it would have to be installed (vl-convert, Kaleido), for plots that nobody zooms.
 """
 
 from collections.abc import Sequence

@@ -202,6 +202,15 @@ def _headlines(result: AblationResult) -> list[Headline]:
                 detail="; ".join([f"at scale {curve.scales[curve.best]:g}", *parts]),
             )
         )
+    found = result.likelihood
+    if found is not None:
+        cards.append(
+            Headline(
+                label="Bits per dimension, real test images",
+                value=f"{found.bits_per_dimension:.3f}",
+                detail=f"standard error {found.standard_error:.3f}, {found.images} images; {found.method}",
+            )
+        )
     return cards
 
 

@@ -103,6 +103,21 @@ class GroupInfo:
     real: int
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Likelihood:
+    """How well the model predicts real images; of the model itself, so of no guidance scale.
+
+    Attributes:
+        bits_per_dimension: the mean over ``images`` of them, and its ``standard_error``.
+        method: how it was measured, in words.
+    """
+
+    bits_per_dimension: float
+    standard_error: float
+    images: int
+    method: str
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class AblationResult:
     """A whole sweep.
@@ -113,6 +128,7 @@ class AblationResult:
         samples: for the image grids: ``[scale, prompt, h, w, c]`` bytes by group, the first prompts at the
             first seed.
         method: how things were measured, in words by name (features and resize, subset sizes, bands).
+        likelihood: ``None`` where it was not asked for.
     """
 
     scales: tuple[float, ...]
@@ -123,6 +139,7 @@ class AblationResult:
     samples: Mapping[str, UInt8[np.ndarray, "s p h w c"]]
     provenance: Provenance
     method: Mapping[str, str]
+    likelihood: Likelihood | None = None
 
     def curve(self, group: str, metric: str) -> Curve:
         """Raises KeyError if the group or metric was not measured."""
@@ -230,6 +247,8 @@ def results_json(result: AblationResult) -> str:
         "metrics": described,
         "curves": curves,
     }
+    if result.likelihood is not None:
+        document["likelihood"] = dataclasses.asdict(result.likelihood)
     return json.dumps(_clean(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 

@@ -92,6 +92,17 @@ class Condition:
         """The guidance at the strengths that are this kind's options."""
         return guidance
 
-    def of_batch(self, conditioning: Conditioning, batch: Batch) -> Conditioning:
-        """``conditioning`` with this kind's part, from a batch of the loader, in training."""
+    def check_data(self, source: Any) -> None:
+        """Refuses data to train on that lack what this kind needs.
+
+        Raises:
+            UserError: in one line.
+        """
+
+    def of_batch(self, conditioning: Conditioning, batch: Batch, size: tuple[int, int]) -> Conditioning:
+        """``conditioning`` with this kind's part, from a batch of the loader, in training.
+
+        Args:
+            size: height and width of the batch's images, in pixels.
+        """
         return conditioning

@@ -4,7 +4,6 @@ import dataclasses
 from typing import ClassVar
 
 import jax.numpy as jnp
-import numpy as np
 
 from difflax.core.types import Batch, Conditioning, UserError
 from difflax.generation.conditions.base import Condition, Encoders, Told
@@ -42,9 +41,8 @@ class Size(Condition):
             dataclasses.replace(told.negative, time_ids=negative),
         )
 
-    def of_batch(self, conditioning: Conditioning, batch: Batch) -> Conditioning:
-        target = tuple(batch["image"].shape[1:3])
-        return dataclasses.replace(conditioning, time_ids=np.asarray(numbers_of(batch, self.count, target)))
+    def of_batch(self, conditioning: Conditioning, batch: Batch, size: tuple[int, int]) -> Conditioning:
+        return dataclasses.replace(conditioning, time_ids=numbers_of(batch, self.count, size))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,4 +60,12 @@ class SizeAndScore(Size):
             raise UserError(
                 "this checkpoint is a refiner, which makes no image from noise: give image, or the base's"
                 " latents and denoising_start"
+            )
+
+    def check_data(self, source) -> None:
+        if not getattr(source, "score_key", ""):
+            raise UserError(
+                f"the network reads {SCORED} numbers, the last an aesthetic score, but config.data has no"
+                f" scores: name their key (config.data.score_key) or a"
+                f" network that reads {SIZES} numbers"
             )

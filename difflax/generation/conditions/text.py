@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import numpy as np
 from difflax.core.types import Conditioning, UserError
 from difflax.generation.conditions.base import Condition, Encoders, Told
 from difflax.generation.rows import Rows
+from difflax.text.per_tower import prompts_of_towers, with_clip_skip
 from difflax.text.prompts import encode_prompts
 
 
@@ -21,10 +22,19 @@ class TextOptions:
     Attributes:
         weighted: prompts have weights in brackets, ``(word:1.3)``; see `encode_prompts`.
         chunked: a prompt that is too long is encoded in pieces, and not cut.
+        clip_skip: layers before the CLIP state that the model was trained with, as diffusers counts; A1111's
+            number for Stable Diffusion 1.x is one more.
+        prompt_2, prompt_3: what the second and third text encoder read instead, one for all or one each.
+        negative_prompt_2, negative_prompt_3: the same of what to go away from.
     """
 
     weighted: bool = False
     chunked: bool = False
+    clip_skip: int | None = None
+    prompt_2: str | Sequence[str] | None = None
+    prompt_3: str | Sequence[str] | None = None
+    negative_prompt_2: str | Sequence[str] | None = None
+    negative_prompt_3: str | Sequence[str] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,16 +45,39 @@ class Text(Condition):
     Options: ClassVar[type] = TextOptions
 
     def encode(self, told: Told, rows: Rows, encoders: Encoders) -> Told:
-        columns = _columns(rows)
-        if rows.negatives is not None:
-            columns.append(list(rows.negatives))
-        elif rows.options[self.name] != TextOptions():
+        options: TextOptions = rows.options[self.name]
+        if options != TextOptions():
+            text = with_clip_skip(encoders.text, options.clip_skip)
+            encoders = dataclasses.replace(encoders, text=text)
+        own, own_negative = (
+            [_spread(getattr(options, f"{name}_{tower}"), f"{name}_{tower}", rows) for tower in (2, 3)]
+            for name in ("prompt", "negative_prompt")
+        )
+        columns = [prompts_of_towers(encoders.text, column, *own) for column in _columns(rows)]
+        if rows.negatives is not None or own_negative != [None, None]:
+            negatives = [""] * len(rows.prompts) if rows.negatives is None else list(rows.negatives)
+            columns.append(prompts_of_towers(encoders.text, negatives, *own_negative))
+        elif options != TextOptions():
             columns.append([""] * len(rows.prompts))
-        encoded = _encoded(encoders, columns, rows.options[self.name])
+        encoded = _encoded(encoders, columns, options)
         positives, negative = encoded[: rows.parts], encoded[rows.parts :]
-        if rows.negatives is None:
+        if rows.negatives is None and own_negative == [None, None]:
             negative = [_null(encoders, negative[0] if negative else None, len(rows.prompts))]
         return Told(tuple(positives), negative[0])
+
+
+def _spread(value: str | Sequence[str] | None, name: str, rows: Rows) -> list[str] | None:
+    """One text for all images, or one for each prompt, as one for each image.
+
+    Raises:
+        UserError: another number of them.
+    """
+    if value is None:
+        return None
+    values, count = [value] if isinstance(value, str) else list(value), len(rows.prompts)
+    if not values or count % len(values):
+        raise UserError(f"{name}: {len(values)} given for {count} images")
+    return [text for text in values for _ in range(count // len(values))]
 
 
 def _columns(rows: Rows) -> list[list[str]]:
@@ -62,7 +95,7 @@ def _columns(rows: Rows) -> list[list[str]]:
 
 
 def _encoded(
-    encoders: Encoders, columns: Sequence[Sequence[str]], options: TextOptions
+    encoders: Encoders, columns: Sequence[Sequence[Any]], options: TextOptions
 ) -> list[Conditioning]:
     """What the network is told of every column of prompts, in the fields that it was trained with."""
     if options == TextOptions():
@@ -72,13 +105,13 @@ def _encoded(
     return [jax.tree.map(lambda a, i=i: jnp.split(a, len(columns))[i], whole) for i in range(len(columns))]
 
 
-def _encode_once(encoders: Encoders, prompts: Sequence[str], options: TextOptions) -> Conditioning:
+def _encode_once(encoders: Encoders, prompts: Sequence[Any], options: TextOptions) -> Conditioning:
     """The conditioning of prompts; equal ones are encoded once."""
     unique = list(dict.fromkeys(prompts))
     rows = np.asarray([unique.index(prompt) for prompt in prompts])
     # Filled up to whole batches, as the encoder would: another number of prompts compiles nothing.
     filled = unique + [""] * (-len(unique) % encoders.text.batch_size)
-    if options == TextOptions():
+    if not (options.weighted or options.chunked):
         encoded = encoders.text.encode(filled)
     else:
         encoded = encode_prompts(encoders.text, filled, weighted=options.weighted, chunked=options.chunked)

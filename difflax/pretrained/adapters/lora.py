@@ -1,76 +1,57 @@
-"""LoRA files in and out, in the layouts of diffusers, peft and kohya.
+"""LoRA files in and out, and what else changes layers' weights: LoHa, LoKr, DoRA, whole differences.
 
 What diffusers' ``load_lora_weights`` reads is written: ``unet.….to_q.lora_A.weight`` [rank, in] and
-``lora_B.weight`` [out, rank], and in the header each network's rank, alpha and targets. Read are that,
-diffusers' older spellings (``lora.down``, ``to_q_lora.down``, ``lora_linear_layer.down``, ``.processor.``), a
-peft adapter (``base_model.model.…`` with ``adapter_config.json`` beside it), and kohya's (``lora_unet_…``,
-``lora_te_…`` with ``lora_down``, ``lora_up`` and ``alpha``). A file without an alpha has ``alpha = rank``.
+``lora_B.weight`` [out, rank], and in the header each network's rank, alpha and targets. Read is every dialect
+of `difflax.pretrained.adapters.lora_names` with the methods of `difflax.pretrained.adapters.lora_kinds`; a
+peft adapter has its alphas in the ``adapter_config.json`` beside it. A file without an alpha has
+``alpha = rank``. Nothing is left out: a tensor that is not read is an error that names it.
 """
 
 import dataclasses
 import json
-import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax import traverse_util
 
 from difflax.core.types import Params, UserError
-from difflax.models.lora import adaptable_layers, add_factors, by_layer
+from difflax.models.lora import by_layer
+from difflax.models.weight_changes import Difference, WeightChange, changed
+from difflax.pretrained.adapters.lora_alphas import ADAPTER_FILE, METADATA, Stated, read_stated
+from difflax.pretrained.adapters.lora_kinds import read_change
+from difflax.pretrained.adapters.lora_names import Dialects, Place, split_name, unread_method
 from difflax.pretrained.format.safetensors import (
     PICKLES,
     Tensors,
     open_file,
-    read_json,
-    read_metadata,
     refusal,
     write_file,
 )
-from difflax.pretrained.format.torch_names import FROM_TORCH, TO_TORCH
+from difflax.pretrained.format.torch_names import TO_TORCH
 
-FILE, ADAPTER_FILE, ADAPTER_CONFIG = (
-    "pytorch_lora_weights.safetensors",
-    "adapter_model.safetensors",
-    "adapter_config.json",
-)
-METADATA = "lora_adapter_metadata"
-KOHYA = {
-    "lora_unet_": "unet",
-    "lora_te_": "text_encoder",
-    "lora_te1_": "text_encoder",
-    "lora_te2_": "text_encoder_2",
-}
-OTHERS = ("dora_scale", "lora_magnitude_vector", "hada_", "lokr_", "lora_B.bias")
-"""In the names of tensors of other methods, which the two factors do not express."""
-
-_ENDS = re.compile(
-    r"[._](lora_A|lora_B|lora_(down|up)|lora\.(down|up)|lora_linear_layer\.(down|up))(\.default)?\.weight$"
-    r"|\.alpha$"
-)
-_PARTS = {"alpha": ("alpha",), "down": ("down", "lora_A"), "up": ("up", "lora_B")}
-_OLD_OF_TEXT = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
-_OLD_NAMES = {
-    "unet": {"to_out": "to_out.0"},
-    "text_encoder": _OLD_OF_TEXT,
-    "text_encoder_2": _OLD_OF_TEXT,
-}
-"""The last part of a layer's name in diffusers' oldest files, whose factors are its ``processor``'s."""
+FILE = "pytorch_lora_weights.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
-class LoraFactors:
-    """The factors of one file for one network.
+class LayerChange:
+    """What a file does to a layer, or to several whose outputs follow each other in the file.
 
     Attributes:
-        factors: see `difflax.models.lora`.
-        scales: ``alpha / rank`` of every layer.
+        place: which.
+        leaf: the name of the weight: ``"kernel"``, a norm's ``"scale"``, a table's ``"embedding"``.
+        change: of the weight.
+        scale: ``alpha / rank``.
+        bias: what is added to the bias.
     """
 
-    factors: Params
-    scales: dict[str, float]
+    place: Place
+    leaf: str
+    change: WeightChange | None = None
+    scale: float = 1.0
+    bias: np.ndarray | None = None
 
 
 def merge_lora(
@@ -78,84 +59,173 @@ def merge_lora(
 ) -> dict[str, Params]:
     """``networks`` with ``weight`` times a file's change of them.
 
+    In DoRA the weight counts before the lengths are set, as in diffusers; ComfyUI and A1111 take so much of
+    the whole change.
+
     Raises:
         UserError: see `read_lora`, or a weight that is no finite number.
     """
     if not np.isfinite(weight):
         raise UserError(f"LoRA {path}: weight = {weight} must be a finite number")
     merged = dict(networks)
-    for name, lora in read_lora(path, networks).items():
-        scales = {layer: weight * scale for layer, scale in lora.scales.items()}
-        merged[name] = add_factors(merged[name], lora.factors, scales)
+    for name, changes in read_lora(path, networks).items():
+        flat = traverse_util.flatten_dict(merged[name])
+        for one in changes:
+            if one.change is not None:
+                _add(flat, one, one.leaf, one.change, weight * one.scale)
+            if one.bias is not None:
+                _add(flat, one, "bias", Difference(one.bias), weight)
+        merged[name] = traverse_util.unflatten_dict(flat)
     return merged
 
 
-def read_lora(path: epath.PathLike, networks: Mapping[str, Params]) -> dict[str, LoraFactors]:
-    """The factors of a file for each of ``networks`` that it changes.
+def _add(flat: dict, one: LayerChange, leaf: str, change: WeightChange, strength: float) -> None:
+    """Puts a changed weight or bias in the place of the layers'."""
+    paths = [(*layer.split("."), leaf) for layer in one.place.spelled.layers]
+    parts = [flat[path] for path in paths]
+    if one.place.spelled.swapped:
+        # In the file's order, and back: shift and scale.
+        half = parts[0].shape[-1] // 2
+        turned = changed(jnp.roll(parts[0], half, axis=-1), change, strength)
+        flat[paths[0]] = jnp.roll(turned, half, axis=-1)
+    elif len(parts) == 1:
+        flat[paths[0]] = changed(parts[0], change, strength)
+    else:
+        joined = changed(jnp.concatenate(parts, axis=-1), change, strength)
+        ends = np.cumsum([part.shape[-1] for part in parts])[:-1]
+        flat.update(zip(paths, jnp.split(joined, ends, axis=-1), strict=True))
+
+
+def read_lora(path: epath.PathLike, networks: Mapping[str, Params]) -> dict[str, tuple[LayerChange, ...]]:
+    """What a file does to each of ``networks`` that it changes.
 
     Args:
         path: a file, or a folder with one under diffusers' or peft's name.
         networks: parameters or shapes by diffusers' names, ``"unet"``, ``"text_encoder"`` and so on.
 
     Raises:
-        UserError: no such file, a pickle, a damaged file, another method than LoRA, or factors of layers that
-            the networks do not have or that have other sizes; it names them.
+        UserError: no such file, a pickle, a damaged file, a method that is not read, or changes of layers
+            that the networks do not have or that have other sizes; it names them.
     """
     path = _find(epath.Path(path))
     tensors = open_file(path)
-    others = sorted(name for name in tensors if any(mark in name for mark in OTHERS))
-    if others:
-        raise UserError(
-            f"{path} holds {others[0]}: only plain LoRA is supported, without DoRA, LoHa, LoKr or bias"
-        )
-    layers = {name: adaptable_layers(params) for name, params in networks.items()}
-    pairs, unknown = _pairs(path, tensors, layers)
-    if unknown:
-        raise UserError(f"{path} is no LoRA of this model: it has {_some(unknown)}")
-    if not pairs:
+    if not tensors:
         raise UserError(f"{path} holds no LoRA: it has no tensors")
-    stated = _stated(path, networks)
-    factors: dict[str, dict] = {}
-    scales: dict[str, dict[str, float]] = {}
+    weights = {name: _weights(params) for name, params in networks.items()}
+    grouped = _grouped(path, tensors, weights)
+    stated = read_stated(path, networks)
+    found: dict[str, list[LayerChange]] = {}
     problems = []
-    for (network, layer), pair in sorted(pairs.items()):
+    for place, parts in grouped.items():
         try:
-            down, up = _laid_out(pair, layers[network][layer])
+            change = _layer_change(place, parts, weights[place.network], stated[place.network])
         except ValueError as error:
-            problems.append(f"{layer} {error}")
+            problems.append(f"{place} {error}")
             continue
-        factors.setdefault(network, {}).update(
-            {(*layer.split("."), "down"): down, (*layer.split("."), "up"): up}
-        )
-        scales.setdefault(network, {})[layer] = stated[network].scale(layer, pair, down.shape[-1])
+        found.setdefault(place.network, []).append(change)
     if problems:
         raise UserError(f"{path} is no LoRA of this model: {_some(problems)}")
-    return {name: LoraFactors(traverse_util.unflatten_dict(factors[name]), scales[name]) for name in factors}
+    return {name: tuple(changes) for name, changes in found.items()}
 
 
-def _laid_out(pair: Mapping[str, Any], shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Both factors as `difflax.models.lora` has them, for a kernel of ``shape``.
+Weights = dict[str, dict[str, tuple[int, ...]]]
+"""The shapes of every layer's parameters by its dotted name."""
+_LEAVES = ("kernel", "scale", "embedding")
+
+
+def _weights(params: Params) -> Weights:
+    layers: Weights = {}
+    for path, leaf in traverse_util.flatten_dict(params).items():
+        layers.setdefault(".".join(path[:-1]), {})[path[-1]] = tuple(leaf.shape)
+    return {name: leaves for name, leaves in layers.items() if any(leaf in leaves for leaf in _LEAVES)}
+
+
+def _grouped(
+    path: epath.Path, tensors: Tensors, weights: Mapping[str, Weights]
+) -> dict[Place, dict[str, Any]]:
+    """The parts of every layer, not read yet.
 
     Raises:
-        ValueError: the end of a sentence about the layer.
+        UserError: tensors of no layer, or whose layer is not clear, by what is wrong with them.
     """
-    if "down" not in pair or "up" not in pair:
-        raise ValueError("has one factor of two")
-    down, up = np.asarray(pair["down"]), np.asarray(pair["up"])
-    if not {down.ndim, up.ndim} <= set(FROM_TORCH):
-        raise ValueError(f"has factors of {down.ndim} and {up.ndim} axes")
-    down, up = (a.transpose(FROM_TORCH[a.ndim]) for a in (down, up))
-    *window, inputs, outputs = shape
-    given = (down.shape[-2], up.shape[-1])
-    if given != (inputs, outputs):
-        raise ValueError(f"has factors for {given} channels and not {(inputs, outputs)}")
-    rank = down.shape[-1]
-    if up.size != rank * outputs or down.size != math.prod(window) * inputs * rank:
-        raise ValueError(f"has factors of shapes {down.shape} and {up.shape}")
-    if not (np.isfinite(down).all() and np.isfinite(up).all()):
-        raise ValueError("has factors that are not finite")
-    # A 1 × 1 convolution and a linear layer take each other's.
-    return down.reshape(*window, inputs, rank), up.reshape(*[1] * len(window), rank, outputs)
+    dialects = Dialects(weights)
+    grouped: dict[Place, dict[str, Any]] = {}
+    methods: dict[str, list[str]] = {}
+    strangers: dict[str, list[str]] = {}
+    for name, tensor in tensors.items():
+        split = split_name(name)
+        if split is None:
+            methods.setdefault(unread_method(name) or "no method that is known", []).append(name)
+            continue
+        stem, part = split
+        places = dialects.places(stem)
+        if not places:
+            strangers.setdefault(dialects.absent_network(stem) or "", []).append(name)
+            continue
+        if len(places) > 1:
+            owners = " and ".join(place.network for place in places)
+            raise UserError(
+                f"{path} does not say whose layer {places[0].spelled.layers[0]} is, which {owners} have: put"
+                " the network's name before its tensors' names"
+            )
+        parts = grouped.setdefault(places[0], {})
+        if part in parts:
+            raise UserError(f"{path} has {part} of {places[0]} twice, once as {name}: keep one of them")
+        parts[part] = tensor
+    if methods:
+        listed = "; ".join(f"{_tensors(names)} of {what}: {_some(names)}" for what, names in methods.items())
+        raise UserError(
+            f"{path} is not read, since it has {listed}; LoRA, LoHa, LoKr, DoRA and whole differences are."
+            " Merge it with the tool that made it and load the merged model"
+        )
+    if strangers:
+        raise UserError(f"{path} is no LoRA of this model: it has {_strangers(strangers)}")
+    return grouped
+
+
+def _strangers(strangers: Mapping[str, list[str]]) -> str:
+    listed = []
+    for network, names in strangers.items():
+        what = "of layers that it does not have"
+        if network:
+            hint = " (was it left out with t5=False?)" if network == "text_encoder_3" else ""
+            what = f"of {network}, which it does not have{hint}"
+        listed.append(f"{_tensors(names)} {what}: {_some(names)}")
+    return "; ".join(listed)
+
+
+def _layer_change(place: Place, parts: Mapping[str, Any], weights: Weights, stated: Stated) -> LayerChange:
+    """The change of one place.
+
+    Raises:
+        ValueError: parts that do not fit together or the layer; the end of a sentence about it.
+    """
+    leaves = [weights[layer] for layer in place.spelled.layers]
+    leaf = next(name for name in _LEAVES if name in leaves[0])
+    parts = {name: np.asarray(tensor) for name, tensor in parts.items()}
+    if not all(np.isfinite(array.astype(np.float32)).all() for array in parts.values()):
+        raise ValueError("has numbers that are not finite")
+    outputs = sum(shapes[leaf][-1] for shapes in leaves)
+    shape = (*leaves[0][leaf][:-1], outputs)
+    change = read_change(parts, shape, kernel=leaf == "kernel")
+    scale = stated.scale(place.spelled.layers[0], parts.get("alpha"), None if change is None else change.rank)
+    bias = _bias(parts, scale)
+    if bias is not None and not all("bias" in shapes for shapes in leaves):
+        raise ValueError("has a change of a bias that the layer does not have")
+    if bias is not None and bias.shape != (outputs,):
+        raise ValueError(f"has a change of {bias.size} biases and not of {outputs}")
+    if change is None and bias is None:
+        raise ValueError(f"has {' and '.join(sorted(parts))} alone")
+    return LayerChange(place, leaf, change, scale, bias)
+
+
+def _bias(parts: Mapping[str, np.ndarray], scale: float) -> np.ndarray | None:
+    """What is added to a bias: peft's counts as its factors do."""
+    given = [(parts["lora_bias"], scale)] if "lora_bias" in parts else []
+    given += [(parts["diff_b"], 1.0)] if "diff_b" in parts else []
+    if not given:
+        return None
+    return sum(array.astype(np.float32).reshape(-1) * factor for array, factor in given)
 
 
 def save_lora(
@@ -198,99 +268,8 @@ def _find(path: epath.Path) -> epath.Path:
     return path
 
 
-def _pairs(
-    path: epath.Path, tensors: Tensors, layers: Mapping[str, Mapping[str, Any]]
-) -> tuple[dict[tuple[str, str], dict[str, Any]], list[str]]:
-    """``{"down", "up", "alpha"}`` of every layer, by network and layer; and the names of no layer."""
-    flat = {
-        prefix + layer.replace(".", "_"): (network, layer)
-        for prefix, network in KOHYA.items()
-        for layer in layers.get(network, {})
-    }
-    pairs: dict[tuple[str, str], dict[str, Any]] = {}
-    unknown = []
-    for name, tensor in tensors.items():
-        end = _ENDS.search(name)
-        stem = name[: end.start()] if end else name
-        places = [flat[stem]] if stem in flat else _places(stem, layers)
-        if end is None or not places:
-            unknown.append(name)
-            continue
-        if len(places) > 1:
-            owners = " and ".join(network for network, _ in places)
-            raise UserError(
-                f"{path} does not say whose layer {places[0][1]} is, which {owners} have: put the network's"
-                " name before its tensors' names"
-            )
-        part = next(part for part, marks in _PARTS.items() if any(mark in end[0] for mark in marks))
-        pairs.setdefault(places[0], {})[part] = tensor
-    return pairs, unknown
-
-
-def _places(stem: str, layers: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """The networks and layers that a dotted name may mean."""
-    stem = stem.removeprefix("base_model.model.").replace(".processor", "")
-    prefix, _, rest = stem.partition(".")
-    # A file of a single network has no prefix.
-    candidates = [(prefix, rest)] if prefix in layers else [(network, stem) for network in layers]
-    found = []
-    for network, layer in candidates:
-        parents, _, last = layer.rpartition(".")
-        old = f"{parents}.{_OLD_NAMES.get(network, {}).get(last, last)}"
-        # transformers 5 leaves out the text tower's first part.
-        spellings = (layer, old, f"text_model.{layer}", f"text_model.{old}")
-        found += [(network, known) for known in spellings if known in layers[network]][:1]
-    return found
-
-
-@dataclasses.dataclass(frozen=True)
-class Stated:
-    """What stands beside the tensors about a network's alphas.
-
-    Attributes:
-        alpha: of all layers; ``None``: equal to the rank.
-        patterns: of those whose name ends in a key.
-        root: ``alpha / sqrt(rank)`` in place of ``alpha / rank`` (rsLoRA, https://arxiv.org/abs/2312.03732).
-    """
-
-    alpha: float | None = None
-    patterns: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    root: bool = False
-
-    @classmethod
-    def read(cls, facts: Mapping[str, Any], prefix: str = "") -> "Stated":
-        """From a peft config's fields."""
-        alpha, patterns = facts.get(f"{prefix}lora_alpha"), facts.get(f"{prefix}alpha_pattern") or {}
-        return cls(
-            None if alpha is None else float(alpha),
-            {key: float(value) for key, value in patterns.items()},
-            bool(facts.get(f"{prefix}use_rslora")),
-        )
-
-    def scale(self, layer: str, pair: Mapping[str, Any], rank: int) -> float:
-        """The factor on a layer's change; an alpha among the tensors counts first."""
-        own = next(
-            (a for key, a in self.patterns.items() if re.match(rf"(.*\.)?({key})$", layer)), self.alpha
-        )
-        alpha = float(np.asarray(pair["alpha"])) if "alpha" in pair else rank if own is None else float(own)
-        return alpha / (math.sqrt(rank) if self.root else rank)
-
-
-def _stated(path: epath.Path, networks: Iterable[str]) -> dict[str, Stated]:
-    """Of each network, from the file's header, or from the config beside a peft adapter."""
-    try:
-        facts = json.loads(read_metadata(path).get(METADATA, "{}"))
-    except ValueError as error:
-        raise UserError(f"{path}: its {METADATA} is not valid JSON ({error}): fetch it again") from error
-    facts = facts if isinstance(facts, dict) else {}
-    stated = {name: Stated.read(facts, f"{name}.") for name in networks}
-    config = path.parent / ADAPTER_CONFIG
-    if path.name == ADAPTER_FILE and config.is_file():
-        facts = read_json(config)
-    if "lora_alpha" in facts:
-        # An adapter is of one network, whose name is nowhere.
-        stated = dict.fromkeys(stated, Stated.read(facts))
-    return stated
+def _tensors(names: list[str]) -> str:
+    return f"{len(names)} tensor{'s' * (len(names) > 1)}"
 
 
 def _some(names: list[str]) -> str:

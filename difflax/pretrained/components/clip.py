@@ -12,8 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 from etils import epath
 
-from difflax.core.types import Params, UserError
-from difflax.models.functional import Functional, functional
+from difflax.core.types import UserError
 from difflax.pretrained.components.text_encoders import EncoderOptions, TextPart
 from difflax.pretrained.format.layout import (
     CONFIG,
@@ -26,8 +25,7 @@ from difflax.pretrained.format.layout import (
 )
 from difflax.pretrained.format.safetensors import Tensors, open_weights, read_json, write_json
 from difflax.pretrained.format.torch_names import from_torch, to_torch
-from difflax.text.clip import CLIPVisionModel, CLIPVisionModelWithProjection
-from difflax.text.clip_config import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
+from difflax.text.clip_config import CLIPConfig, CLIPTextConfig
 from difflax.text.encoders import TextEncoder, text_network
 from difflax.text.joint import CLIP, clip_network
 from difflax.text.pixels import PixelConfig
@@ -152,32 +150,6 @@ def load_text_encoder_from(
         batch_size=batch_size,
         dtype=dtype,
     )
-
-
-def load_image_encoder(
-    directory: epath.PathLike, *, dtype: Any = jnp.float32
-) -> tuple[Functional, Params, CLIPVisionConfig]:
-    """The image tower of a ``CLIPVisionModel``, ``CLIPVisionModelWithProjection`` or ``CLIPModel`` folder.
-
-    Raises:
-        UserError: the folder has no CLIP image tower, or its weights do not fit its config.
-    """
-    path = epath.Path(directory)
-    fields, tensors = _read_config(path), _open_weights(path)
-    match fields.get("model_type"):
-        case "clip":
-            config = CLIPConfig.from_config(fields).vision_config
-            parts = ("vision_model.", "visual_projection.")
-            tensors = {n: t for n, t in tensors.items() if n.startswith(parts)}
-        case "clip_vision_model":
-            config = CLIPVisionConfig.from_config(fields)
-            tensors = _with_prefix(tensors, "vision_model.")
-        case other:
-            raise UserError(f"{path / CONFIG} is of a {other!r} model: a CLIP image encoder is needed")
-    projection = "visual_projection.weight" in tensors or _is(fields, "CLIPVisionModelWithProjection")
-    kind = CLIPVisionModelWithProjection if projection else CLIPVisionModel
-    network = functional(lambda rngs: kind(config, dtype=dtype, rngs=rngs))
-    return network, from_torch(tensors, network.abstract(), f"the image encoder in {path}"), config
 
 
 def save_text_encoder(encoder: TextEncoder, directory: epath.PathLike, *, number: int = 1) -> None:

@@ -148,7 +148,7 @@ def _dpm_solver(config: Config) -> Sampler:
 
 
 def _ddpm(config: Config) -> Sampler:
-    kinds = {"fixed_small": "small", "fixed_large": "large"}
+    kinds = {"fixed_small": "small", "fixed_large": "large", "learned_range": "learned_range"}
     return DDPM(variance=choose(kinds, config["variance_type"], "scheduler config: variance_type"))
 
 

@@ -79,6 +79,29 @@ class StableDiffusion(UNetFamily):
         return super().guidance(configs, conditions)
 
 
+UNET_NAMES = {
+    "time_embed.0": "time_embedding.linear_1",
+    "time_embed.2": "time_embedding.linear_2",
+    "input_blocks.0.0": "conv_in",
+    "out.0": "conv_norm_out",
+    "out.2": "conv_out",
+    "middle_block.0": "mid_block.resnets.0",
+    "middle_block.1": "mid_block.attentions.0",
+    "middle_block.2": "mid_block.resnets.1",
+}
+"""What the original code calls layers of a UNet, and diffusers."""
+
+RESNET_NAMES = {
+    "in_layers.0.": "norm1.",
+    "in_layers.2.": "conv1.",
+    "emb_layers.1.": "time_emb_proj.",
+    "out_layers.0.": "norm2.",
+    "out_layers.3.": "conv2.",
+    "skip_connection.": "conv_shortcut.",
+}
+"""The same within a residual block."""
+
+
 def unet_names(tensors: Tensors, config: Config, vector: str = "class_embedding") -> Tensors:
     """The tensors of a UNet of ``config`` by diffusers' names.
 
@@ -87,18 +110,7 @@ def unet_names(tensors: Tensors, config: Config, vector: str = "class_embedding"
     """
     layers = config.get("layers_per_block", 2)
     attentions = {name.rsplit(".norm.", 1)[0] for name in tensors if name.endswith(".norm.weight")}
-    fixed = {
-        "time_embed.0": "time_embedding.linear_1",
-        "time_embed.2": "time_embedding.linear_2",
-        "input_blocks.0.0": "conv_in",
-        "out.0": "conv_norm_out",
-        "out.2": "conv_out",
-        "middle_block.0": "mid_block.resnets.0",
-        "middle_block.1": "mid_block.attentions.0",
-        "middle_block.2": "mid_block.resnets.1",
-        "label_emb.0.0": f"{vector}.linear_1",
-        "label_emb.0.2": f"{vector}.linear_2",
-    }
+    fixed = UNET_NAMES | {"label_emb.0.0": f"{vector}.linear_1", "label_emb.0.2": f"{vector}.linear_2"}
 
     def place(name: str) -> str:
         for old, new in fixed.items():
@@ -118,15 +130,7 @@ def unet_names(tensors: Tensors, config: Config, vector: str = "class_embedding"
             return f"{way}_blocks.{level}.attentions.{layer}.{rest}"
         return f"{way}_blocks.{level}.upsamplers.0.{rest}"
 
-    inside = {
-        "in_layers.0.": "norm1.",
-        "in_layers.2.": "conv1.",
-        "emb_layers.1.": "time_emb_proj.",
-        "out_layers.0.": "norm2.",
-        "out_layers.3.": "conv2.",
-        "skip_connection.": "conv_shortcut.",
-    }
-    return {replaced(place(name), inside): tensor for name, tensor in tensors.items()}
+    return {replaced(place(name), RESNET_NAMES): tensor for name, tensor in tensors.items()}
 
 
 def infer_unet(unet: Tensors) -> tuple[Config, list[int]]:

@@ -49,7 +49,7 @@ class StableDiffusion3(Family):
         return JoinedEncoder((clips, encoders.get(_T5.name, zeros)), along="tokens", pooled=(0,))
 
 
-_NAMES = {
+NAMES = {
     "x_embedder.proj.": "pos_embed.proj.",
     "t_embedder.mlp.0.": "time_text_embed.timestep_embedder.linear_1.",
     "t_embedder.mlp.2.": "time_text_embed.timestep_embedder.linear_2.",
@@ -59,7 +59,7 @@ _NAMES = {
     "final_layer.linear.": "proj_out.",
     "final_layer.adaLN_modulation.1.": "norm_out.linear.",
 }
-_NAMES_IMAGE = {
+IMAGE_NAMES = {
     "attn.qkv.": "attn.to_{}.",
     "attn.proj.": "attn.to_out.0.",
     "attn.ln_q.": "attn.norm_q.",
@@ -72,7 +72,7 @@ _NAMES_IMAGE = {
     "mlp.fc1.": "ff.net.0.proj.",
     "mlp.fc2.": "ff.net.2.",
 }
-_NAMES_TEXT = {
+TEXT_NAMES = {
     "attn.qkv.": "attn.add_{}_proj.",
     "attn.proj.": "attn.to_add_out.",
     "attn.ln_q.": "attn.norm_added_q.",
@@ -95,7 +95,7 @@ def transformer_names(tensors: Tensors, config: Config) -> Tensors:
     for name, tensor in tensors.items():
         match = re.fullmatch(r"joint_blocks\.(\d+)\.(x|context)_block\.(.*)", name)
         layer, side, rest = match.groups() if match else (None, None, name)
-        table = {"x": _NAMES_IMAGE, "context": _NAMES_TEXT, None: _NAMES}[side]
+        table = {"x": IMAGE_NAMES, "context": TEXT_NAMES, None: NAMES}[side]
         old = next((old for old in table if rest.startswith(old)), None)
         if name == "pos_embed":
             named["pos_embed.pos_embed"] = tensor

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from difflax.core.types import UserError
-from difflax.models.size_conditioning import SCORED, SIZE_CONDITIONS, numbers_read
+from difflax.models.size_conditioning import size_conditions
 from difflax.pretrained.components.clip import ClipPart
 from difflax.pretrained.components.text_encoders import EncoderOptions
 from difflax.pretrained.families.family import DENOISERS, Config, Configs
@@ -41,14 +41,14 @@ class StableDiffusionXL(UNetFamily):
     def conditions(self, configs: Configs, encoder: PromptEncoder, where: str) -> tuple[str, ...]:
         text, *channels = super().conditions(configs, encoder, where)
         what = f"the {DENOISERS[self.denoiser]} {where}"
-        numbers = numbers_read(configs.network, encoder.pooled_width, what)
-        scored = numbers == SCORED
-        if numbers and scored != bool(configs.index.get(SCORES, False)):
+        sizes = size_conditions(configs.network, encoder.pooled_width, what)
+        scored = "size_and_score" in sizes
+        if sizes and scored != bool(configs.index.get(SCORES, False)):
             model, other = ("a refiner", "false") if scored else ("a base model", "true")
             raise UserError(
                 f"{what} is of {model}, but {INDEX} has {SCORES} = {other}: they do not belong together"
             )
-        return (text, *SIZE_CONDITIONS[numbers], *channels)
+        return (text, *sizes, *channels)
 
     def zero_null(self, index: Config) -> bool:
         return bool(index.get(ZEROS, True))

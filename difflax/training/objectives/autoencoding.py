@@ -17,7 +17,7 @@ from difflax.core.types import Params
 from difflax.models.functional import Functional
 from difflax.text.clip import unit_norm
 from difflax.text.pixels import PixelConfig, preprocess_images
-from difflax.training.objectives.base import Plain
+from difflax.training.objectives.base import Plain, pixels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class Autoencoding(Plain):
     def loss(
         self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = ()
     ) -> tuple[Float[Array, " b"], dict[str, Float[Array, ""]]]:
-        images = batch["image"].astype(jnp.float32) / 127.5 - 1
+        images = pixels(batch)
         posterior = self.model.apply(params, images, method="encode")
         keys = streams.sample_keys(key, jnp.arange(len(images)))
         noise = streams.normal(streams.substream(keys, "posterior"), posterior.mean.shape[1:])

@@ -1,18 +1,21 @@
 """Denoising: the loss of a diffusion model."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
 from difflax.core import streams
 from difflax.core.types import Conditioning, Params
 from difflax.diffusion.denoisers import NetworkInput
-from difflax.diffusion.loss.losses import MeanSquared, diffusion_loss
+from difflax.diffusion.loss.losses import Penalty, diffusion_loss
 from difflax.diffusion.loss.noises import Noise, White
-from difflax.diffusion.loss.time_samplers import LossAwareTimes, RunningLoss, TimeSampler, sample_times
-from difflax.diffusion.loss.weightings import LearnedUncertainty, NoUncertainty, Weighting
+from difflax.diffusion.loss.time_samplers import TimeSampler, sample_times
+from difflax.diffusion.loss.variational import VariationalBound
+from difflax.diffusion.loss.weightings import NoUncertainty, Uncertainty, Weighting
 from difflax.diffusion.predictions import PredictionType
 from difflax.diffusion.schedules import NoiseSchedule, noise_level
 from difflax.models.autoencoder import Autoencoder
@@ -31,6 +34,7 @@ class Denoising(Plain):
         caption_dropout: the share of examples that see ``null`` in place of their caption, so that the
             network learns the unconditional model as well (Ho & Salimans, https://arxiv.org/abs/2207.12598).
         null: the condition of saying nothing, one row; ``None`` if examples have no captions.
+        vlb_weight: of the `VariationalBound`; 0: none, and what a network says of its variance is not read.
     """
 
     model: Functional
@@ -39,13 +43,14 @@ class Denoising(Plain):
     prediction_type: PredictionType
     time_sampler: TimeSampler
     weighting: Weighting
-    penalty: MeanSquared
+    penalty: Penalty
     network_input: NetworkInput
     caption_dropout: float
-    null: Conditioning
+    null: Conditioning | None
     noise: Noise = dataclasses.field(default_factory=White)
-    uncertainty: LearnedUncertainty | NoUncertainty = dataclasses.field(default_factory=NoUncertainty)
+    uncertainty: Uncertainty = dataclasses.field(default_factory=NoUncertainty)
     masked: bool = False
+    vlb_weight: float = 0.0
 
     def init(self, key: Key[Array, ""]) -> Params:
         own = self.uncertainty.init()
@@ -53,7 +58,7 @@ class Denoising(Plain):
         return params if own is None else {**params, LOSS_PARAMS: {"log_variance": own}}
 
     def begin(self) -> PyTree:
-        return self.time_sampler.begin() if isinstance(self.time_sampler, RunningLoss) else ()
+        return self.time_sampler.begin()
 
     def loss(
         self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = ()
@@ -73,7 +78,7 @@ class Denoising(Plain):
         """The loss of images that are encoded; ``null`` takes the place of dropped captions, ``None`` drops
         none.
         """
-        keys, t = self._times(key, x0.shape[0], memory)
+        sampler, keys, t = self._times(key, x0.shape[0], memory)
         eps = self.noise(streams.substream(keys, "noise"), x0)
         level = noise_level(self.schedule, t)
         mask = None
@@ -84,8 +89,10 @@ class Denoising(Plain):
         if null is not None:
             keys_of_captions = streams.substream(keys, "caption")
             conditioning = drop_captions(conditioning, null, self.caption_dropout, keys_of_captions)
+        dropout = streams.substream(key, "dropout")
+        bound = VariationalBound(schedule=self.schedule, weight=self.vlb_weight) if self.vlb_weight else None
         losses = diffusion_loss(
-            self.model.module(network_params(params)),
+            functools.partial(self.model.module(network_params(params)), dropout_key=dropout),
             self.prediction_type,
             x0,
             eps,
@@ -95,38 +102,39 @@ class Denoising(Plain):
             penalty=self.penalty,
             network_input=self.network_input,
             mask=mask,
+            bound=bound,
         )
         own = params.get(LOSS_PARAMS, {}).get("log_variance")
         losses = self.uncertainty(own, losses, level)
-        if isinstance(memory, LossAwareTimes):
-            losses = losses * memory.factor(t)
-        return losses, {}
+        return losses * sampler.factor(t).astype(losses.dtype), {}
 
     def advance(self, memory: PyTree, losses: Float[Array, " b"], key: Key[Array, ""]) -> PyTree:
-        if not isinstance(memory, LossAwareTimes):
-            return memory
-        _, t = self._times(key, losses.shape[0], memory)
-        return memory.update(t, losses / memory.factor(t))
+        sampler, _, t = self._times(key, losses.shape[0], memory)
+        return sampler.update(t, losses / sampler.factor(t))
 
     def _times(
         self, key: Key[Array, ""], count: int, memory: PyTree
-    ) -> tuple[Key[Array, " b"], Float[Array, " b"]]:
-        """The keys of the examples and their times."""
+    ) -> tuple[TimeSampler, Key[Array, " b"], Float[Array, " b"]]:
+        """The step's time sampler, the keys of the examples and their times."""
         keys = streams.sample_keys(key, jnp.arange(count))
-        sampler = memory if isinstance(memory, LossAwareTimes) else self.time_sampler
-        return keys, sample_times(sampler, streams.substream(keys, "time"), self.schedule)
+        sampler = self.time_sampler.remembering(memory)
+        return sampler, keys, sample_times(sampler, streams.substream(keys, "time"), self.schedule)
 
 
-def drop_captions(captions: PyTree, null: PyTree, share: float, keys: Key[Array, " b"]) -> PyTree:
-    """``null`` in place of each row of conditions or tokens with probability ``share``; the sizes of an image
-    are no caption and stay.
+def drop_captions(
+    captions: Conditioning, null: Conditioning, share: float, keys: Key[Array, " b"]
+) -> Conditioning:
+    """``null`` in place of each row with probability ``share``; what ``null`` says nothing of, as the sizes
+    of an image, is no caption and stays.
     """
+    said = [name for name, empty in vars(null).items() if empty is not None]
+    rows, empty = ({name: getattr(told, name) for name in said} for told in (captions, null))
+    return dataclasses.replace(captions, **drop_rows(rows, empty, share, keys))
+
+
+def drop_rows(rows: PyTree, null: PyTree, share: float, keys: Key[Array, " b"]) -> PyTree:
+    """``null`` in place of each row of a tree of arrays with probability ``share``."""
     dropped = jax.vmap(lambda k: jax.random.bernoulli(k, share))(keys)
 
-    def replace(given: Array, empty: Array) -> Array:
+    def replace(given: Array | np.ndarray, empty: Array | np.ndarray) -> Array:
         return jnp.where(dropped.reshape(-1, *[1] * (given.ndim - 1)), empty, given)
-
-    if not isinstance(captions, Conditioning):
-        return jax.tree.map(replace, captions, null)
-    made = jax.tree.map(replace, dataclasses.replace(captions, time_ids=None), null)
-    return dataclasses.replace(made, time_ids=captions.time_ids)

@@ -13,7 +13,7 @@ from difflax.models.autoencoder_kl import KLAutoencoder, Posterior
 from difflax.pretrained.families.base import Networks
 from difflax.pretrained.format.layout import AUTOENCODER
 from difflax.training.objectives.base import LOSS_PARAMS, network_params, pixels
-from difflax.training.objectives.denoising import Denoising, drop_captions
+from difflax.training.objectives.denoising import Denoising, drop_rows
 from difflax.training.tunings import Tuning
 
 
@@ -23,7 +23,8 @@ class FineTuning:
 
     A batch has ``image`` [b, h, w, c] uint8, or ``moments`` [b, lh, lw, 2 lc], what the autoencoder said of
     it: mean and log-variance; ``tokens`` [b, …] that ``encode`` reads, or ``conditioning``; and perhaps
-    ``time_ids`` [b, k], ``weight`` [b], what the loss of an example counts, and ``mask``.
+    ``beside``, the conditions that are no text, ``weight`` [b], what the loss of an example counts, and
+    ``mask``.
 
     Attributes:
         denoising: the loss; its ``model`` is the denoiser and ``null`` the condition of dropped captions.
@@ -78,10 +79,9 @@ class FineTuning:
                 # Dropped before they are read, so that nothing is encoded twice.
                 keys = streams.sample_keys(key, jnp.arange(x0.shape[0]))
                 keys, share = streams.substream(keys, "caption"), self.denoising.caption_dropout
-                tokens, null = drop_captions(tokens, self.null_tokens, share, keys), None
+                tokens, null = drop_rows(tokens, self.null_tokens, share, keys), None
             conditioning = self.encode(networks, tokens)
-        if "time_ids" in batch:
-            conditioning = dataclasses.replace(conditioning, time_ids=batch["time_ids"])
+        conditioning = conditioning.joined(batch.get("beside", Conditioning()))
         batch = {**batch, "conditioning": conditioning}
         trained = {**networks[self.denoiser], **{n: v for n, v in params.items() if n == LOSS_PARAMS}}
         losses, metrics = self.denoising.loss_of_latents(trained, x0, batch, null, key, memory)

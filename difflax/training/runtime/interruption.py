@@ -1,4 +1,8 @@
-"""The machine is wanted back: SIGTERM asks for a last checkpoint, a second one ends the process at once."""
+"""The machine is wanted back: SIGTERM asks for a last checkpoint, a second one ends the process at once.
+
+Several processes are stopped by JAX's own preemption service, which needs its coordinator; a process alone
+has none, and for it Python's signal handlers are enough.
+"""
 
 import contextlib
 import signal

@@ -1,4 +1,9 @@
-"""Where numbers go during training: a progress bar, ``metrics.jsonl`` and TensorBoard."""
+"""Where numbers go during training: a progress bar, ``metrics.jsonl`` and TensorBoard.
+
+TensorBoard's files are tensorboardX's. The writers of ``clu.metric_writers`` need TensorFlow or torch for
+them, which nothing here imports, write no lines of JSON, and cannot take back the entries after the step
+that a run resumes at.
+"""
 
 import json
 import sys

@@ -1,8 +1,25 @@
-"""Which checkpoints stay on the disk."""
+"""Which checkpoints stay on the disk, decided by Orbax's preservation policies.
+
+Orbax's ``CheckpointManager`` itself is not used: it counts a folder as a checkpoint once it has its name,
+while here one counts by its manifest, so that damage is found and the one before it is taken; and it has no
+word for a checkpoint that a roll-back must not end at.
+"""
 
 import dataclasses
+import datetime
 import math
 from typing import Literal
+
+from orbax.checkpoint import checkpoint_managers as orbax
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kept:
+    """A checkpoint as the policies read it."""
+
+    step: int
+    metrics: float | None
+    time: datetime.datetime = datetime.datetime.min
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -22,12 +39,21 @@ class Retention:
     metric: str = "loss"
     best_is: Literal["lowest", "highest"] = "lowest"
 
+    @property
+    def policy(self) -> orbax.AnyPreservationPolicy:
+        """These rules in Orbax's words."""
+        best = orbax.BestN(
+            get_metric_fn=float,
+            reverse=self.best_is == "lowest",  # it keeps the last of a sorted list
+            n=self.best,
+            keep_checkpoints_without_metrics=False,
+        )
+        every = [orbax.EveryNSteps(self.every)] if self.every else []
+        return orbax.AnyPreservationPolicy([orbax.LatestN(self.newest), best, *every])
+
     def kept(self, metrics: dict[int, float | None]) -> set[int]:
         """The steps that stay, of those that there are with their metric."""
-        steps = sorted(metrics)
-        kept = set(steps[-self.newest :])
-        if self.every:
-            kept |= {step for step in steps if step % self.every == 0}
-        sign = 1 if self.best_is == "lowest" else -1
-        measured = [step for step in steps if metrics[step] is not None and math.isfinite(metrics[step])]
-        return kept | set(sorted(measured, key=lambda step: sign * metrics[step])[: self.best])
+        measured = {s: m if m is not None and math.isfinite(m) else None for s, m in metrics.items()}
+        there = [_Kept(step, measured[step]) for step in sorted(metrics)]
+        stays = self.policy.should_preserve(there, context=orbax.PreservationContext())
+        return {checkpoint.step for checkpoint, yes in zip(there, stays, strict=True) if yes}

@@ -62,7 +62,6 @@ def run_ours(case, parameters, x_start, noise, monkeypatch):
     denoise = make_denoiser(
         functools.partial(network, parameters), case.schedule, case.prediction_type,
         network_input=NetworkInput(time_scale=1000.0, time_offset=0.0 if flow else -1.0),
-        learned_variance=learned,
     )  # fmt: skip
     levels = sampling_levels(
         case.schedule, case.grid, -(-case.steps // case.every), prediction_type=case.prediction_type,

@@ -1,9 +1,5 @@
 """LoRA files against peft and diffusers (PyTorch), in both directions, and against the formula."""
 
-import dataclasses
-from collections.abc import Callable
-from typing import Any
-
 import difflax
 import jax
 import numpy as np
@@ -17,94 +13,8 @@ from difflax.pretrained.families.base import networks_of
 from difflax.pretrained.format.torch_names import to_torch
 from flax import traverse_util
 
-from tests.fixtures import make_sdxl, make_stable_diffusion_3
 from tests.fixtures import make_stable_diffusion as reference
-
-TEXT = ("q_proj", "out_proj", "fc1")
-UNET = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "proj_in")
-TRANSFORMER = (
-    *("to_q", "to_k", "to_out.0", "attn.add_k_proj", "attn.to_add_out"),
-    *("ff.net.0.proj", "ff_context.net.2", "norm1.linear", "proj_out"),
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Family:
-    """A family of checkpoints, and how diffusers runs it.
-
-    Attributes:
-        name: of the family.
-        build: makes the folder of a small one.
-        denoiser: the name of its denoising network.
-        texts: the names of the text encoders that a LoRA may change.
-        layers: of the denoiser, that a LoRA changes.
-        fixture: the module that has the run's size and noise.
-        strength, scale: of the LoRA's factors and of guidance, at which the random weights are not chaotic.
-        options: of our loading.
-        call: of diffusers' call, beside what all have.
-    """
-
-    name: str
-    build: Callable
-    pipeline: str
-    denoiser: str
-    texts: tuple[str, ...]
-    layers: tuple[str, ...]
-    fixture: Any
-    strength: float = 0.3
-    scale: float = 4.0
-    options: dict = dataclasses.field(default_factory=dict)
-    call: dict = dataclasses.field(default_factory=dict)
-
-    @property
-    def targets(self):
-        return {self.denoiser: self.layers, **dict.fromkeys(self.texts, TEXT)}
-
-    def load(self, folder):
-        """In diffusers, float32."""
-        import diffusers
-        import torch
-
-        made = getattr(diffusers, self.pipeline).from_pretrained(
-            folder, variant="fp16", torch_dtype=torch.float32
-        )
-        made.set_progress_bar_config(disable=True)
-        return made
-
-
-FAMILIES = (
-    Family(
-        name="sd15",
-        build=lambda place: reference.build("sd15", place),
-        pipeline="StableDiffusionPipeline",
-        denoiser="unet",
-        texts=("text_encoder",),
-        layers=UNET,
-        fixture=reference,
-    ),
-    Family(
-        name="sdxl",
-        build=lambda place: make_sdxl.build("base", place, depths=(1, 1, 2)),
-        pipeline="StableDiffusionXLPipeline",
-        denoiser="unet",
-        texts=("text_encoder", "text_encoder_2"),
-        layers=UNET,
-        fixture=make_sdxl,
-        strength=0.15,
-        scale=2.0,
-    ),
-    Family(
-        name="sd3",
-        build=lambda place: make_stable_diffusion_3.build("sd35_medium", place),
-        pipeline="StableDiffusion3Pipeline",
-        denoiser="transformer",
-        texts=("text_encoder", "text_encoder_2"),
-        layers=TRANSFORMER,
-        fixture=make_stable_diffusion_3,
-        options={"t5_length": 12},
-        call={"max_sequence_length": 12},
-    ),
-)
+from tests.pretrained.adapters.families import FAMILIES, random_factors
 
 
 @pytest.fixture(scope="module", params=[family.name for family in FAMILIES])
@@ -126,19 +36,6 @@ def pipeline(family, folder):
 def networks(pipeline):
     found = networks_of(pipeline.model.configs, pipeline.model.params, pipeline.model.text_encoder)
     return {name: params for name, params in found.items() if name != "text_encoder_3"}
-
-
-def random_factors(networks, targets, strength, rank=3, seed=0):
-    """Both factors away from zero, so that the change is one."""
-    factors = {}
-    for number, (name, ends) in enumerate(targets.items()):
-        layers = matching_layers(networks[name], ends, name)
-        tree = init_factors(jax.random.key(seed + number), layers, rank)
-        leaves, structure = jax.tree.flatten(tree)
-        keys = jax.random.split(jax.random.key(100 + seed + number), len(leaves))
-        drawn = [strength * jax.random.normal(k, a.shape) for k, a in zip(keys, leaves, strict=True)]
-        factors[name] = jax.tree.unflatten(structure, drawn)
-    return factors
 
 
 @pytest.fixture(scope="module")
@@ -183,9 +80,14 @@ def test_a_file_read_again_is_the_factors_that_were_written(family, saved, netwo
     read = read_lora(saved / FILE, networks)
     written = random_factors(networks, family.targets, family.strength)
     assert set(read) == set(written)
-    for name, lora in read.items():
-        jax.tree.map(np.testing.assert_array_equal, lora.factors, written[name])
-        assert set(lora.scales.values()) == {2.0}
+    for name, changes in read.items():
+        pairs = by_layer(written[name])
+        assert {one.place.spelled.layers for one in changes} == {(layer,) for layer in pairs}
+        for one in changes:
+            down, up = pairs[one.place.spelled.layers[0]]
+            np.testing.assert_array_equal(one.change.down, down)
+            np.testing.assert_array_equal(one.change.up, up)
+            assert one.scale == 2.0
 
 
 def test_fresh_factors_change_nothing_and_have_the_gradient_of_both(family, networks):
@@ -201,7 +103,7 @@ def test_a_file_of_another_network_or_of_t5(pipeline, tmp_path):
     t5 = "text_encoder_3.encoder.block.0.layer.0.SelfAttention.q"
     for name in ("prior.mid_block.attentions.0.proj_in", t5):
         path = write(tmp_path / "other.safetensors", {f"{name}.lora_A.weight": np.zeros((2, 8), np.float32)})
-        with pytest.raises(UserError, match=f"no LoRA of this model: it has {name}"):
+        with pytest.raises(UserError, match=f"no LoRA of this model: it has 1 tensor of .*{name}"):
             pipeline.with_lora([(path, 1.0)])
 
 
@@ -399,8 +301,18 @@ OF_SD15 = pytest.mark.parametrize("family", ["sd15"], indirect=True, scope="modu
     ("tensors", "says"),
     [
         ({"unet.nowhere.to_q.lora_A.weight": np.zeros((2, 8))}, "no LoRA of this model.*nowhere"),
-        ({"unet.mid_block.attentions.0.proj_in.dora_scale": np.zeros(2)}, "only plain LoRA"),
-        ({"unet.mid_block.attentions.0.proj_in.lora_A.weight": np.zeros((2, 16, 1, 1))}, "one factor of two"),
+        ({"unet.mid_block.attentions.0.proj_in.dora_scale": np.zeros(2)}, "lengths without a change"),
+        (
+            {"unet.mid_block.attentions.0.proj_in.oft_blocks": np.zeros(2)},
+            "1 tensor of OFT: .*Merge it",
+        ),
+        ({"unet.mid_block.attentions.0.proj_in.invented": np.zeros(2)}, "no method that is known"),
+        ({"lora_te2_text_model_encoder_layers_0_mlp_fc1.alpha": np.zeros(())}, "of text_encoder_2, which it"),
+        ({"unet.mid_block.attentions.0.proj_in.alpha": np.zeros(())}, "has alpha alone"),
+        (
+            {"unet.mid_block.attentions.0.proj_in.lora_A.weight": np.zeros((2, 16, 1, 1))},
+            "lora_down without lora_up",
+        ),
         (
             {
                 "unet.mid_block.attentions.0.proj_in.lora_A.weight": np.zeros((2, 32, 1, 1)),

@@ -10,7 +10,6 @@ import safetensors.numpy
 from difflax.core.types import UserError
 from difflax.pretrained.components.clip import (
     load_clip,
-    load_image_encoder,
     load_text_encoder,
     save_clip,
     save_text_encoder,
@@ -135,33 +134,6 @@ def test_text_encoders_go_to_transformers_and_come_back(clip, tmp_path, name):
     # transformers 5 leaves the prefix of a bare text tower out.
     theirs.save_pretrained(tmp_path / "text_encoder")
     assert_same(load_text_encoder(tmp_path).params, encoder.params)
-
-
-def test_the_image_encoder_of_a_clip_folder(clip, folder):
-    _, params, config = load_image_encoder(folder)
-    assert config == clip.config.vision_config
-    assert_same(params, {name: clip.params[name] for name in ("vision_model", "visual_projection")})
-
-
-@pytest.mark.parity
-@pytest.mark.parametrize("name", ["CLIPVisionModel", "CLIPVisionModelWithProjection"])
-def test_image_encoders_of_transformers(folder, tmp_path, name):
-    torch = pytest.importorskip("torch")
-    import transformers
-
-    theirs = getattr(transformers, name).from_pretrained(folder).eval()
-    theirs.save_pretrained(tmp_path)
-    network, params, _ = load_image_encoder(tmp_path)
-    pixels = np.random.default_rng(0).standard_normal((2, 16, 16, 3)).astype(np.float32)
-    with torch.no_grad():
-        out = theirs(torch.from_numpy(pixels).permute(0, 3, 1, 2), output_hidden_states=True)
-    ours = jax.jit(network.apply)(params, jnp.asarray(pixels))
-    for a, b in zip(ours.hidden_states, out.hidden_states, strict=True):
-        np.testing.assert_allclose(a, b, atol=1e-5)
-    if name == "CLIPVisionModel":
-        np.testing.assert_allclose(ours.pooled, out.pooler_output, atol=1e-5)
-    else:
-        np.testing.assert_allclose(ours.projected, out.image_embeds, atol=1e-5)
 
 
 def test_position_indices_of_old_files_are_no_weights(clip, copy):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from difflax.core.types import Conditioning, UserError
-from difflax.models.size_conditioning import SCORED, SIZES, numbers_read
+from difflax.models.size_conditioning import SCORED, SIZES, size_conditions
 from difflax.models.unet import UNet2DConditionModel
 from difflax.pretrained.families.family import denoiser_network
 from difflax.pretrained.format.safetensors import open_weights
@@ -51,7 +51,7 @@ def test_unet(name, numbers, billions):
     check_names(shaped(tensors), abstract, name)
     assert count(abstract) == sum(map(math.prod, tensors.values()))
     assert round(count(abstract) / 1e9, 1) == billions
-    assert numbers_read(config, 1280, name) == numbers
+    assert size_conditions(config, 1280, name) == ({SIZES: "size", SCORED: "size_and_score"}[numbers],)
     lost = dict(shaped(tensors))
     del lost["add_embedding.linear_1.weight"]
     with pytest.raises(UserError, match=r"missing add_embedding\.linear_1\.weight"):

@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 import scipy.stats
 from difflax.core import streams
-from difflax.core.types import UserError
+from difflax.core.types import Conditioning, UserError
 from difflax.diffusion.loss.time_samplers import sample_times
 from difflax.pretrained.adapters.lora import FILE
 from difflax.pretrained.components.t5 import SAME_TABLE
@@ -73,7 +73,7 @@ def test_the_loss_of_xl_is_that_of_diffusers(xl):
     checkpoint, objective, params = prepared(config)
     batch, mean = batch_of(checkpoint, 4)
     key = jax.random.key(2)
-    losses, _ = jax.jit(objective.loss)(params, {**batch, "time_ids": SIZES}, key)
+    losses, _ = jax.jit(objective.loss)(params, {**batch, "beside": Conditioning(time_ids=SIZES)}, key)
 
     t, noise, dropped = drawn(objective, key, mean.shape)
     assert dropped.tolist() == [False, True, False]

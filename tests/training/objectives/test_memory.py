@@ -23,28 +23,30 @@ from difflax.training.runtime.checkpoints import Checkpoints
 from difflax.training.state import init_state
 from difflax.training.step import make_train_step
 
-MODEL = functional(
-    lambda rngs: UNet2DConditionModel(
-        in_channels=1,
-        out_channels=1,
-        block_out_channels=(4,),
-        down_block_types=("DownBlock2D",),
-        mid_block_type=None,
-        up_block_types=("UpBlock2D",),
-        layers_per_block=1,
-        cross_attention_dim=2,
-        norm_num_groups=2,
-        rngs=rngs,
-    )
-)
+
+def unet(**options):
+    settings = {
+        "in_channels": 1,
+        "out_channels": 1,
+        "block_out_channels": (4,),
+        "down_block_types": ("DownBlock2D",),
+        "mid_block_type": None,
+        "up_block_types": ("UpBlock2D",),
+        "layers_per_block": 1,
+        "cross_attention_dim": 2,
+        "norm_num_groups": 2,
+    }
+    return functional(lambda rngs: UNet2DConditionModel(**settings | options, rngs=rngs))
+
+
+MODEL = unet()
 ROWS = 8
 CONTEXT = Conditioning(context=jnp.zeros((ROWS, 1, 2)))
 
 
 def objective(**options):
-    settings = {"time_sampler": Uniform(), "uncertainty": NoUncertainty(), **options}
+    settings = {"model": MODEL, "time_sampler": Uniform(), "uncertainty": NoUncertainty(), **options}
     return Denoising(
-        model=MODEL,
         autoencoder=AUTOENCODERS["identity"](channels=1),
         schedule=ContinuousCosine(),
         prediction_type=V(),
@@ -67,8 +69,12 @@ def batch(step):
 
 @pytest.mark.parametrize(
     "options",
-    [{"time_sampler": RunningLoss(bins=2)}, {"uncertainty": LearnedUncertainty(features=8), "masked": True}],
-    ids=["running loss", "learned uncertainty"],
+    [
+        {"time_sampler": RunningLoss(bins=2)},
+        {"uncertainty": LearnedUncertainty(features=8), "masked": True},
+        {"model": unet(dropout=0.9)},
+    ],
+    ids=["running loss", "learned uncertainty", "dropout"],
 )
 def test_a_stopped_run_goes_on_bit_for_bit(options, tmp_path):
     made, optimizer = objective(**options), optax.adam(1e-2)
@@ -91,9 +97,32 @@ def test_a_stopped_run_goes_on_bit_for_bit(options, tmp_path):
     for i in (2, 3):
         resumed, _ = step(resumed, batch(i))
     jax.tree.map(np.testing.assert_array_equal, resumed, state)
-    moved = state.memory if "time_sampler" in options else state.params[LOSS_PARAMS]
-    for leaf in jax.tree.leaves(moved):
+    for leaf in jax.tree.leaves((state.memory, state.params.get(LOSS_PARAMS))):
         assert np.abs(leaf).max() > 0
+
+
+def test_dropout_is_of_training_and_new_at_every_step():
+    """Its share changes what is learned, a key is one mask, and without a key nothing is dropped."""
+    optimizer, learned = optax.sgd(1e-2), {}
+    for rate in (0.0, 0.9):
+        made = objective(model=unet(dropout=rate))
+        start = made.init(jax.random.key(0))
+        # Away from the start, where every block is its shortcut.
+        start = jax.tree.map(lambda a: a + 0.1, start)
+        state = init_state(start, optimizer, made.begin())
+        step = jax.jit(make_train_step(made, optimizer, EMA(decay=0.9), seed=3))
+        for i in range(2):
+            state, _ = step(state, batch(i))
+        learned[rate] = state.params["conv_in"]["kernel"]
+    assert np.abs(learned[0.9] - learned[0.0]).max() > 1e-6
+    losses = [made.loss(start, batch(0), jax.random.key(k))[0] for k in (0, 0)]
+    np.testing.assert_array_equal(*losses)
+    x, t, conditioning = jnp.ones((ROWS, 4, 4, 1)), jnp.full(ROWS, 500.0), CONTEXT
+    network = made.model.apply
+    plain = network(start, x, t, conditioning)
+    np.testing.assert_array_equal(plain, MODEL.apply(start, x, t, conditioning))
+    one, other = (network(start, x, t, conditioning, dropout_key=jax.random.key(k)) for k in (0, 1))
+    assert np.abs(one - other).max() > 1e-4
 
 
 def test_importance_sampling_keeps_the_expectation_and_favours_the_loss():
@@ -131,7 +160,7 @@ def test_the_objective_advances_with_the_losses_that_it_gave():
     memory = LossAwareTimes(jnp.asarray([1.0, 4.0, 9.0, 16.0]), jnp.ones(4), decay=0.0)
     params, key = made.init(jax.random.key(0)), jax.random.key(5)
     losses, _ = made.loss(params, batch(0), key, memory)
-    _, t = made._times(key, ROWS, memory)
+    *_, t = made._times(key, ROWS, memory)
     raw = np.asarray(losses / memory.factor(t))
     after = made.advance(memory, losses, key)
     for i in range(4):

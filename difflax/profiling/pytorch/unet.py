@@ -1,9 +1,10 @@
 """PyTorch's side of `difflax benchmark`: diffusers' UNet, eager, on the weights that difflax hands over.
 
-    python benchmark_pytorch.py case.json weights.safetensors
+    python unet.py case.json weights.safetensors
 
-Says hello on standard output, then answers each line `{"task": name}` of standard input with one of its own;
-see `difflax.profiling.benchmark`. Needs the [parity] extra.
+No module of difflax, which never imports torch, but a file that travels with it and runs in a process of its
+own. Says hello on standard output, then answers each line `{"task": name}` of standard input with one of its
+own; see `difflax.profiling.benchmark`. Needs the [parity] extra.
 """
 
 import json
