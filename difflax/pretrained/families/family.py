@@ -50,10 +50,27 @@ DENOISERS = {"unet": "UNet", "transformer": "transformer"}
 TEXT = "text"
 """The condition that every network reads."""
 
-CHANNELS = {"mask": (1, "inpainting"), "picture": (0, "editing")}
-"""Conditions that a network reads as channels beside the noise: as many as the latent has and so many more;
-and what they are for.
-"""
+
+@dataclasses.dataclass(frozen=True)
+class Channels:
+    """A condition that a network reads as channels beside the noise.
+
+    Attributes:
+        more: it has as many channels as a latent, and so many more.
+        use: what such a checkpoint is for.
+        does: what it does, as a sentence about it goes on.
+    """
+
+    more: int
+    use: str
+    does: str
+
+
+CHANNELS = {
+    "mask": Channels(1, "inpainting", "fills masks in"),
+    "picture": Channels(0, "editing", "edits images"),
+}
+"""By the names of the conditions."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -123,8 +140,7 @@ class Family(abc.ABC):
         given = configs.network.get("in_channels", latent)
         known = {latent: ((), "text to image")}
         for name in self.channels:
-            more, use = CHANNELS[name]
-            known[2 * latent + more] = ((name,), use)
+            known[2 * latent + CHANNELS[name].more] = ((name,), CHANNELS[name].use)
         if given not in known:
             kinds = ", ".join(f"{count} ({use})" for count, (_, use) in known.items())
             raise UserError(

@@ -49,7 +49,7 @@ class StableDiffusion3(Family):
         return JoinedEncoder((clips, encoders.get(_T5.name, zeros)), along="tokens", pooled=(0,))
 
 
-NAMES = {
+TRANSFORMER_NAMES = {
     "x_embedder.proj.": "pos_embed.proj.",
     "t_embedder.mlp.0.": "time_text_embed.timestep_embedder.linear_1.",
     "t_embedder.mlp.2.": "time_text_embed.timestep_embedder.linear_2.",
@@ -95,7 +95,7 @@ def transformer_names(tensors: Tensors, config: Config) -> Tensors:
     for name, tensor in tensors.items():
         match = re.fullmatch(r"joint_blocks\.(\d+)\.(x|context)_block\.(.*)", name)
         layer, side, rest = match.groups() if match else (None, None, name)
-        table = {"x": IMAGE_NAMES, "context": TEXT_NAMES, None: NAMES}[side]
+        table = {"x": IMAGE_NAMES, "context": TEXT_NAMES, None: TRANSFORMER_NAMES}[side]
         old = next((old for old in table if rest.startswith(old)), None)
         if name == "pos_embed":
             named["pos_embed.pos_embed"] = tensor
