@@ -143,9 +143,9 @@ def read_checkpoint(options: PretrainedOptions, workdir: epath.Path, mesh: Mesh 
             place=place,
             **third,
         )
-    for condition in CHANNELS.keys() & set(checkpoint.conditions):
+    for name in CHANNELS.keys() & set(checkpoint.conditions):
         raise UserError(
-            f"config.model.path = {options.path!r} {CHANNELS[condition].does}, and is not trained here: take a"
+            f"config.model.path = {options.path!r} {CHANNELS[name].does}, and is not trained here: take a"
             " checkpoint whose UNet reads the noisy image alone"
         )
     if options.time_shift and checkpoint.sampling.time_shift((1, 1)) is None:
