@@ -25,6 +25,14 @@ example.
 """
 
 
+TIMES: dict[str, Callable[[NoiseLevel], Array]] = {
+    "t": lambda level: level.t,
+    "sigma": lambda level: level.sigma,
+    "log_sigma": lambda level: jnp.log(level.sigma) - jnp.log(level.alpha),
+}
+"""What a network's time is made of, see `NetworkInput`."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkInput:
     """How a noisy image and its level are shown to the network; the same in training and in sampling.
@@ -60,12 +68,7 @@ def network_inputs(
     x_t: Float[Array, "b ..."], level: NoiseLevel, network_input: NetworkInput = NetworkInput()
 ) -> tuple[Float[Array, "b ..."], Float[Array, " b"]]:
     """The image and the time that the network is shown of ``x_t`` at ``level`` of its own schedule."""
-    if network_input.time == "t":
-        time = level.t
-    elif network_input.time == "sigma":
-        time = level.sigma
-    else:
-        time = jnp.log(level.sigma) - jnp.log(level.alpha)
+    time = TIMES[network_input.time](level)
     time = time * network_input.time_scale + network_input.time_offset
     x_in = x_t
     if network_input.sigma_data is not None:

@@ -44,6 +44,11 @@ class Metric:
     bounds: tuple[float | None, float | None] = (None, None)
 
     @property
+    def sign(self) -> int:
+        """1 where a high value is good, -1 where a low one is, 0 where neither is."""
+        return {"higher": 1, "lower": -1, "neither": 0}[self.better]
+
+    @property
     def axis_label(self) -> str:
         return f"{self.label} ({self.unit})" if self.unit else self.label
 

@@ -41,7 +41,7 @@ def workdir(tmp_path_factory, clip_folder):
     folder = tmp_path_factory.mktemp("guided") / "run"
     line = small_run(clip_folder, folder, f"--config.loss={LOSS}", f"--config.guidance={PERTURBED}", steps=4)
     # A whole section stands before its fields.
-    status, _, errors = command(line[0], f"--config.sampler={SAMPLER}", *line[1:])
+    status, _, errors = command(*line[:2], f"--config.sampler={SAMPLER}", *line[2:])
     assert status == 0, errors
     return folder
 

@@ -172,10 +172,14 @@ class SigmoidWeighting:
     space = Epsilon()
 
     def __call__(self, level: NoiseLevel) -> Weights:
-        weight = jax.nn.sigmoid(self.bias - level.log_snr)
-        if self.per == "t":
-            return weight
-        return weight * (level.sigma_dot / level.sigma - level.alpha_dot / level.alpha)
+        return jax.nn.sigmoid(self.bias - level.log_snr) * RATES[self.per](level)
+
+
+RATES = {
+    "log_snr": lambda level: level.sigma_dot / level.sigma - level.alpha_dot / level.alpha,
+    "t": lambda level: jnp.ones_like(level.alpha),
+}
+"""How fast half of the log-SNR falls with time, and how fast time does."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,10 +198,14 @@ class FlowWeighting:
     space = FlowVelocity()
 
     def __call__(self, level: NoiseLevel) -> Weights:
-        share = level.sigma / (level.alpha + level.sigma)
-        if self.scheme == "sigma_sqrt":
-            return share**-2.0
-        return 2 / (jnp.pi * (1 - 2 * share + 2 * share**2))
+        return SCHEMES[self.scheme](level.sigma / (level.alpha + level.sigma))
+
+
+SCHEMES = {
+    "sigma_sqrt": lambda share: share**-2.0,
+    "cosmap": lambda share: 2 / (jnp.pi * (1 - 2 * share + 2 * share**2)),
+}
+"""SD3's weights, of the noise's share."""
 
 
 WEIGHTINGS = {

@@ -8,7 +8,6 @@ from jaxtyping import Array, Float
 
 from difflax.core.streams import normal
 from difflax.core.types import UserError
-from difflax.diffusion.checks import require
 from difflax.diffusion.samplers.base import Stateless, ancestral, straight
 from difflax.diffusion.schedules.base import NoiseLevel
 
@@ -28,29 +27,29 @@ class DDPM(Stateless):
     variance: Literal["small", "large", "learned_range"] = "small"
     evaluations = 1
 
-    def __post_init__(self):
-        known = ("small", "large", "learned_range")
-        require(
-            self.variance in known,
-            f"sampler.variance must be one of {', '.join(known)}, got {self.variance!r}",
-        )
-
     def step(self, denoise, x, now, next, keys, state):
         prediction = denoise(x, now)
         down, small, large = posterior(now, next)
-        std = small
-        if self.variance == "large":
-            std = jnp.where(next.sigma > 0, large, 0)
-        elif self.variance == "learned_range":
-            share = prediction.variance
-            if share is None:
-                raise UserError(
-                    "sampler ddpm: variance = 'learned_range' is what a network predicts beside the image,"
-                    " and this one has no channels for it: choose 'small' or 'large', or train one"
-                    " with config.loss.vlb_weight"
-                )
-            std = jnp.where(next.sigma > 0, large**share * small ** (1 - share), 0)
+        std = jnp.where(next.sigma > 0, VARIANCES[self.variance](small, large, prediction.variance), 0)
         return straight(prediction, down) + std * normal(keys, x.shape[1:], x.dtype), state
+
+
+def _learned(small: Array, large: Array, share: Array | None) -> Array:
+    """Between the two, as far up as the network says."""
+    if share is None:
+        raise UserError(
+            "sampler ddpm: variance = 'learned_range' is what a network predicts beside the image, and this"
+            " one has no channels for it: choose 'small' or 'large', or train one with config.loss.vlb_weight"
+        )
+    return large**share * small ** (1 - share)
+
+
+VARIANCES = {
+    "small": lambda small, large, share: small,
+    "large": lambda small, large, share: large,
+    "learned_range": _learned,
+}
+"""The noise's deviation, of the least, the greatest, and `Prediction.variance`."""
 
 
 def posterior(now: NoiseLevel, next: NoiseLevel) -> tuple[NoiseLevel, Float[Array, "*n"], Float[Array, "*n"]]:

@@ -88,9 +88,9 @@ class Curve:
 
 def best_index(metric: m.Metric, values: Float[np.ndarray, " s"]) -> int | None:
     """Where ``values`` are best in the metric's own direction, or ``None``."""
-    if metric.better == "neither" or np.all(np.isnan(values)):
+    if not metric.sign or np.all(np.isnan(values)):
         return None
-    return int(np.nanargmax(values) if metric.better == "higher" else np.nanargmin(values))
+    return int(np.nanargmax(metric.sign * values))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

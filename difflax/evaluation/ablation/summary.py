@@ -92,8 +92,7 @@ def _per_image(
     best = best_index(metric, values.mean(1))
     if best is None:
         return estimates, [False] * len(values)
-    sign = 1.0 if metric.better == "higher" else -1.0
-    behind = [st.paired_difference(sign * row, sign * values[best], prompts) for row in values]
+    behind = [st.paired_difference(metric.sign * row, metric.sign * values[best], prompts) for row in values]
     return estimates, [bool(gap.low <= 0.0) for gap in behind]
 
 

@@ -138,3 +138,5 @@ def drop_rows(rows: PyTree, null: PyTree, share: float, keys: Key[Array, " b"]) 
 
     def replace(given: Array | np.ndarray, empty: Array | np.ndarray) -> Array:
         return jnp.where(dropped.reshape(-1, *[1] * (given.ndim - 1)), empty, given)
+
+    return jax.tree.map(replace, rows, null)
