@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from difflax.core.types import Params, UserError
-from difflax.pretrained.components.text_encoders import TextOptions, load_text_encoders
+from difflax.pretrained.components.text_encoders import EncoderOptions, load_text_encoders
 from difflax.pretrained.families import check_options, read_configs
 from difflax.pretrained.families.base import Checkpoint
 from difflax.pretrained.format.hub import download
@@ -43,7 +43,7 @@ def open_checkpoint(
         UserError: a checkpoint that cannot be had, is damaged or is not supported, or an argument that is
             another kind's.
     """
-    options = TextOptions(dtype=dtype, variant=variant, t5=t5, t5_length=t5_length)
+    options = EncoderOptions(dtype=dtype, variant=variant, t5=t5, t5_length=t5_length)
     single = {"config": config, "tokenizer": tokenizer, "prediction_type": prediction_type}
     if epath.Path(source).is_file():
         return load_file(epath.Path(source), options, place=place, **single)
@@ -61,7 +61,7 @@ def open_checkpoint(
 
 
 def load_folder(
-    folder: epath.Path, options: TextOptions, place: Callable[[Params], Params] | None = None
+    folder: epath.Path, options: EncoderOptions, place: Callable[[Params], Params] | None = None
 ) -> Checkpoint:
     """The checkpoint in a pipeline folder; all configs, names and shapes are checked before a tensor is read.
 

@@ -11,21 +11,21 @@ from collections.abc import Callable, Mapping
 from etils import epath
 
 from difflax.core.types import Params, UserError
-from difflax.pretrained.components.text_encoders import TextOptions, load_text_encoders
+from difflax.pretrained.components.text_encoders import EncoderOptions, load_text_encoders
 from difflax.pretrained.families import check_options, family_of_file, read_configs
 from difflax.pretrained.families.base import Checkpoint
 from difflax.pretrained.families.family import Configs, Family
 from difflax.pretrained.format.hub import download
 from difflax.pretrained.format.layout import INDEX, has_component
 from difflax.pretrained.format.safetensors import PICKLES, Tensors, open_file, refusal
-from difflax.pretrained.single_file.original import AUTOENCODER, DENOISER, TRAINING_LEFTOVERS
+from difflax.pretrained.single_file.original import DENOISER, FIRST_STAGE, TRAINING_LEFTOVERS
 from difflax.pretrained.single_file.text import Beside, Tower
 from difflax.text.prompts import PromptEncoder
 
 
 def load_file(
     path: epath.Path,
-    options: TextOptions,
+    options: EncoderOptions,
     *,
     config: epath.PathLike | None = None,
     tokenizer: epath.PathLike | None = None,
@@ -62,7 +62,7 @@ def load_file(
     found = {tower.part.name: tower for tower in original.towers if groups[tower.prefix]}
     if config is None:
         _check_encoders(family, found, path)
-        given = original.infer(groups[DENOISER], groups[AUTOENCODER], list(found.values()), prediction_type)
+        given = original.infer(groups[DENOISER], groups[FIRST_STAGE], list(found.values()), prediction_type)
         folder, configs = None, Configs(family=family, **given)
     else:
         folder, configs = _read_config(family, config, found, options, path)
@@ -70,7 +70,7 @@ def load_file(
             scheduler = {**configs.scheduler, "prediction_type": prediction_type}
             configs = dataclasses.replace(configs, scheduler=scheduler)
     denoiser = original.denoiser_names(groups[DENOISER], configs.network)
-    autoencoder = original.autoencoder_names(groups[AUTOENCODER], configs.autoencoder)
+    autoencoder = original.autoencoder_names(groups[FIRST_STAGE], configs.autoencoder)
     configs.check_weights(denoiser, autoencoder, where, options.dtype)
     kept = {name: tower for name, tower in found.items() if not tower.part.left_out(options)}
     loaded = _load_text_encoders(
@@ -101,7 +101,7 @@ def _read_config(
     family: Family,
     config: epath.PathLike,
     found: Mapping[str, Tower],
-    options: TextOptions,
+    options: EncoderOptions,
     path: epath.Path,
 ) -> tuple[epath.Path, Configs]:
     """The pipeline folder that is given beside a file, with the encoders that the file has not."""
@@ -119,7 +119,7 @@ def _load_text_encoders(
     groups: Mapping[str, Tensors],
     beside: Beside,
     where: str,
-    options: TextOptions,
+    options: EncoderOptions,
 ) -> dict[str, PromptEncoder]:
     """The encoders by name, in their order, each of the file where it is there, otherwise of the folder."""
     family, folder, loaded = configs.family, beside.folder, {}

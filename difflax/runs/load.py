@@ -20,6 +20,7 @@ from difflax.generation.devices import Devices
 from difflax.generation.pipeline import Pipeline
 from difflax.parallel.sharding import MeshShape, sharded_shapes, shardings
 from difflax.pretrained.families.base import Checkpoint
+from difflax.pretrained.families.family import CHANNELS
 from difflax.pretrained.open import open_checkpoint
 from difflax.runs.diffusion import make_pipeline, read_text_encoder, weak_model
 from difflax.training.objectives.base import network_params
@@ -142,10 +143,9 @@ def read_checkpoint(options: PretrainedOptions, workdir: epath.Path, mesh: Mesh 
             place=place,
             **third,
         )
-    does = {"mask": "fills masks in", "picture": "edits images"}
-    for condition in does.keys() & set(checkpoint.conditions):
+    for name in CHANNELS.keys() & set(checkpoint.conditions):
         raise UserError(
-            f"config.model.path = {options.path!r} {does[condition]}, and is not trained here: take a"
+            f"config.model.path = {options.path!r} {CHANNELS[name].does}, and is not trained here: take a"
             " checkpoint whose UNet reads the noisy image alone"
         )
     if options.time_shift and checkpoint.sampling.time_shift((1, 1)) is None:

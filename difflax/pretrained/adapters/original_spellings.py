@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Iterable
 
 from difflax.pretrained.families.sd import RESNET_NAMES, UNET_NAMES
-from difflax.pretrained.families.sd3 import IMAGE_NAMES, NAMES, TEXT_NAMES
+from difflax.pretrained.families.sd3 import IMAGE_NAMES, TEXT_NAMES, TRANSFORMER_NAMES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,7 @@ def mmdit_spellings(layers: Collection[str]) -> dict[str, Spelled]:
     numbers = [int(m[1]) for name in layers if (m := re.match(r"transformer_blocks\.(\d+)\.", name))]
     if "pos_embed.proj" not in layers or not numbers:
         return {}
-    spelled = dict(_pieces(NAMES, "", "", layers, swapped=True))
+    spelled = dict(_pieces(TRANSFORMER_NAMES, "", "", layers, swapped=True))
     for number in sorted(set(numbers)):
         new, old = f"transformer_blocks.{number}.", f"joint_blocks.{number}."
         last = number == max(numbers)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from difflax.core.types import UserError
-from difflax.pretrained.components.text_encoders import TextOptions, TextPart
+from difflax.pretrained.components.text_encoders import EncoderOptions, TextPart
 from difflax.pretrained.format.layout import (
     CONFIG,
     INDEX,
@@ -183,7 +183,7 @@ class ClipPart(TextPart):
         """Which states are read, as arguments of the loaders."""
         return {"layer": self.layer, "final_norm": self.final_norm}
 
-    def load(self, folder: epath.Path, options: TextOptions) -> TextEncoder:
+    def load(self, folder: epath.Path, options: EncoderOptions) -> TextEncoder:
         return load_text_encoder(
             folder, number=self.number, variant=options.variant, **self.states, **options.loading
         )

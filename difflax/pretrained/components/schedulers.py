@@ -161,7 +161,7 @@ def _unipc(config: Config) -> Sampler:
 _DPM = {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"}
 _KARRAS = {"beta_start": 0.00085, "beta_end": 0.012}
 
-SCHEDULERS: dict[str, _Class] = {
+SCHEDULER_CLASSES: dict[str, _Class] = {
     "DDIMScheduler": _Class(
         sampler=lambda config: DDIM(),
         spacing="leading",
@@ -277,7 +277,7 @@ def read_scheduler(config: Config, *, patch_size: int = 2) -> Sampling:
         UserError: a class or an option that has no counterpart here.
     """
     name = str(config.get("_class_name", "")).removeprefix("Flax")
-    kind = choose({FLOW: None} | SCHEDULERS, name, "scheduler config: _class_name")
+    kind = choose({FLOW: None} | SCHEDULER_CLASSES, name, "scheduler config: _class_name")
     values = _COMMON | ({} if kind is None else dict(kind.defaults)) | dict(config)
     for key, only in (_ABSENT_FROM_FLOWS if kind is None else _ABSENT).items():
         if values.get(key, only) not in (only, None):

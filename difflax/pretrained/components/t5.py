@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from etils import epath
 
 from difflax.core.types import UserError
-from difflax.pretrained.components.text_encoders import TextOptions, TextPart
+from difflax.pretrained.components.text_encoders import EncoderOptions, TextPart
 from difflax.pretrained.format.layout import CONFIG, TRANSFORMERS, write_model
 from difflax.pretrained.format.safetensors import Tensors, open_weights, read_json
 from difflax.pretrained.format.torch_names import from_torch, to_torch
@@ -18,7 +18,7 @@ from difflax.text.t5 import T5Config, t5_network
 from difflax.text.t5_encoder import T5Encoder
 from difflax.text.tokenizer import Tokenizer, load_tokenizer
 
-TABLE, SAME_TABLE = "shared.weight", "encoder.embed_tokens.weight"
+TOKEN_TABLE, SAME_TABLE = "shared.weight", "encoder.embed_tokens.weight"
 """The token table's names, of which files have one or both."""
 
 
@@ -97,7 +97,7 @@ def encoder_tensors(tensors: Tensors) -> dict[str, Any]:
     """The encoder's of a T5's tensors, its token table under one name."""
     kept = {n: tensor for n, tensor in tensors.items() if not n.startswith(("decoder.", "lm_head."))}
     again = kept.pop(SAME_TABLE, None)
-    return kept if again is None else {TABLE: again} | kept
+    return kept if again is None else {TOKEN_TABLE: again} | kept
 
 
 def save_t5_encoder(encoder: T5Encoder, directory: epath.PathLike, tokenizer: epath.PathLike) -> None:
@@ -117,14 +117,14 @@ class T5Part(TextPart):
 
     length: int = 256
 
-    def tokens(self, options: TextOptions) -> int:
+    def tokens(self, options: EncoderOptions) -> int:
         """How many it gives a prompt, or zeros that stand in its place."""
         return self.length if options.t5_length is None else options.t5_length
 
-    def left_out(self, options: TextOptions) -> bool:
+    def left_out(self, options: EncoderOptions) -> bool:
         return options.t5 is False
 
-    def load(self, folder: epath.Path, options: TextOptions) -> T5Encoder:
+    def load(self, folder: epath.Path, options: EncoderOptions) -> T5Encoder:
         return load_t5_encoder(
             folder / self.name,
             folder / self.tokenizer,

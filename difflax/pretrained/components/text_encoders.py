@@ -13,16 +13,16 @@ import jax.numpy as jnp
 from etils import epath
 
 from difflax.core.types import UserError
-from difflax.pretrained.format.layout import ABSENT, TEXT_ENCODER, TOKENIZER, has_component, numbered
+from difflax.pretrained.format.layout import MISSING, TEXT_ENCODER, TOKENIZER, has_component, numbered
 from difflax.text.joined import towers
 from difflax.text.prompts import PromptEncoder
 
-BATCH = 8
+_BATCH = 8
 """Prompts in one call of a text encoder."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TextOptions:
+class EncoderOptions:
     """What is asked of a checkpoint's text encoders.
 
     Attributes:
@@ -47,7 +47,7 @@ class TextOptions:
     @property
     def loading(self) -> dict[str, Any]:
         """The arguments that all loaders have."""
-        return {"dtype": self.dtype, "param_dtype": self.dtype, "batch_size": BATCH}
+        return {"dtype": self.dtype, "param_dtype": self.dtype, "batch_size": _BATCH}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,7 +74,7 @@ class TextPart(abc.ABC):
         """Of its tokenizer's folder."""
         return numbered(TOKENIZER, self.number)
 
-    def left_out(self, options: TextOptions) -> bool:
+    def left_out(self, options: EncoderOptions) -> bool:
         """Whether ``options`` ask for none of it."""
         return False
 
@@ -89,7 +89,7 @@ class TextPart(abc.ABC):
                 raise UserError(f"no {name} in {folder}, with which {reader} reads prompts: {self.remedy}")
 
     @abc.abstractmethod
-    def load(self, folder: epath.Path, options: TextOptions) -> PromptEncoder:
+    def load(self, folder: epath.Path, options: EncoderOptions) -> PromptEncoder:
         """That of a pipeline folder.
 
         Raises:
@@ -115,7 +115,11 @@ class TextPart(abc.ABC):
 
 
 def load_text_encoders(
-    folder: epath.Path, parts: Iterable[TextPart], index: Mapping[str, Any], reader: str, options: TextOptions
+    folder: epath.Path,
+    parts: Iterable[TextPart],
+    index: Mapping[str, Any],
+    reader: str,
+    options: EncoderOptions,
 ) -> dict[str, PromptEncoder]:
     """Those of ``parts`` that a pipeline folder has to have or has, by name.
 
@@ -157,5 +161,5 @@ def save_text_encoders(
             part.save(made[part.name], folder)
             entries |= part.entries(made[part.name])
         else:
-            entries |= {part.name: ABSENT, part.tokenizer: ABSENT}
+            entries |= {part.name: MISSING, part.tokenizer: MISSING}
     return entries

@@ -8,16 +8,16 @@ from etils import epath
 from difflax.core.spelling import choose
 from difflax.core.types import UserError
 from difflax.pretrained.components.t5 import T5Part
-from difflax.pretrained.components.text_encoders import TextOptions
+from difflax.pretrained.components.text_encoders import EncoderOptions
 from difflax.pretrained.families import sd, sd3, sdxl
 from difflax.pretrained.families.family import Configs, Family
 from difflax.pretrained.format.layout import INDEX
 from difflax.pretrained.format.safetensors import read_json
 
 FAMILIES: dict[str, Family] = {
-    "stable_diffusion": sd.FAMILY,
-    "stable_diffusion_xl": sdxl.FAMILY,
-    "stable_diffusion_3": sd3.FAMILY,
+    "stable_diffusion": sd.STABLE_DIFFUSION,
+    "stable_diffusion_xl": sdxl.STABLE_DIFFUSION_XL,
+    "stable_diffusion_3": sd3.STABLE_DIFFUSION_3,
 }
 
 
@@ -52,7 +52,7 @@ def family_of_file(tensors: Mapping[str, Any], path: epath.PathLike) -> Family:
     )
 
 
-def check_options(family: Family, options: TextOptions, source: epath.PathLike) -> None:
+def check_options(family: Family, options: EncoderOptions, source: epath.PathLike) -> None:
     """Refuses options of a T5 for a checkpoint of a family that has none."""
     having = [f for f in FAMILIES.values() if any(isinstance(part, T5Part) for part in f.text)]
     given = next((name for name in ("t5", "t5_length") if getattr(options, name) is not None), None)

@@ -22,16 +22,16 @@ from difflax.models.functional import Functional, functional
 from difflax.pretrained.components.autoencoder import KL, AutoencoderKind
 from difflax.pretrained.components.schedulers import Sampling, read_scheduler
 from difflax.pretrained.components.text_encoders import (
-    TextOptions,
+    EncoderOptions,
     TextPart,
     save_text_encoders,
 )
 from difflax.pretrained.format.layout import (
-    ABSENT,
     AUTOENCODER,
     CONFIG,
     DIFFUSERS,
     INDEX,
+    MISSING,
     SCHEDULER,
     SCHEDULER_CONFIG,
     check_class,
@@ -50,10 +50,27 @@ DENOISERS = {"unet": "UNet", "transformer": "transformer"}
 TEXT = "text"
 """The condition that every network reads."""
 
-CHANNELS = {"mask": (1, "inpainting"), "picture": (0, "editing")}
-"""Conditions that a network reads as channels beside the noise: as many as the latent has and so many more;
-and what they are for.
-"""
+
+@dataclasses.dataclass(frozen=True)
+class Channels:
+    """A condition that a network reads as channels beside the noise.
+
+    Attributes:
+        more: it has as many channels as a latent, and so many more.
+        use: what such a checkpoint is for.
+        does: what it does, as a sentence about it goes on.
+    """
+
+    more: int
+    use: str
+    does: str
+
+
+CHANNELS = {
+    "mask": Channels(1, "inpainting", "fills masks in"),
+    "picture": Channels(0, "editing", "edits images"),
+}
+"""By the names of the conditions."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,7 +116,7 @@ class Family(abc.ABC):
         """Whether a network of this config reads the text's pooled vector."""
 
     def join(
-        self, encoders: Mapping[str, PromptEncoder], configs: "Configs", options: TextOptions
+        self, encoders: Mapping[str, PromptEncoder], configs: "Configs", options: EncoderOptions
     ) -> PromptEncoder:
         """The text encoders that are there, by name, as the network reads them."""
         [encoder] = encoders.values()
@@ -123,8 +140,7 @@ class Family(abc.ABC):
         given = configs.network.get("in_channels", latent)
         known = {latent: ((), "text to image")}
         for name in self.channels:
-            more, use = CHANNELS[name]
-            known[2 * latent + more] = ((name,), use)
+            known[2 * latent + CHANNELS[name].more] = ((name,), CHANNELS[name].use)
         if given not in known:
             kinds = ", ".join(f"{count} ({use})" for count, (_, use) in known.items())
             raise UserError(
@@ -153,10 +169,10 @@ class Family(abc.ABC):
         """The ``model_index.json`` of a folder that is saved.
 
         Args:
-            written: the lines of its components, `ABSENT` for those that are not there.
+            written: the lines of its components, `MISSING` for those that are not there.
         """
         others = [n for n, entry in configs.index.items() if isinstance(entry, list) and n not in written]
-        gone = dict.fromkeys(others, ABSENT) | {n: e for n, e in written.items() if e == ABSENT}
+        gone = dict.fromkeys(others, MISSING) | {n: e for n, e in written.items() if e == MISSING}
         new = {n: e for n, e in written.items() if n not in configs.index}
         return {**configs.index, **new, **gone}
 
@@ -235,7 +251,9 @@ class Configs:
         check_names(denoiser, model.abstract(), f"the {DENOISERS[self.denoiser]} {where}")
         check_names(autoencoder, images.network.abstract(), f"the autoencoder {where}")
 
-    def join(self, encoders: Mapping[str, PromptEncoder], options: TextOptions, where: str) -> PromptEncoder:
+    def join(
+        self, encoders: Mapping[str, PromptEncoder], options: EncoderOptions, where: str
+    ) -> PromptEncoder:
         """The text encoders, by name, as the denoising network reads them.
 
         Raises:

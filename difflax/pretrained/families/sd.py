@@ -14,7 +14,7 @@ from difflax.diffusion.guidance import Guidance, TwoConditionGuidance
 from difflax.models.unet import UNet2DConditionModel, reads_pooled
 from difflax.pretrained.components.clip import ClipPart
 from difflax.pretrained.families.family import Config, Configs, Family
-from difflax.pretrained.format.layout import ABSENT
+from difflax.pretrained.format.layout import MISSING
 from difflax.pretrained.format.safetensors import Tensors
 from difflax.pretrained.single_file.autoencoder import infer_autoencoder_config
 from difflax.pretrained.single_file.clip import ClipTower
@@ -56,7 +56,7 @@ class UNetFamily(Family):
     def index(self, configs: Configs, written: Mapping[str, list]) -> Config:
         """Without a safety checker, which diffusers takes from the index."""
         version = configs.network.get("_diffusers_version", "0.36.0")
-        absent = {"feature_extractor": ABSENT, "image_encoder": ABSENT}
+        absent = {"feature_extractor": MISSING, "image_encoder": MISSING}
         entries = {"_diffusers_version": version, **absent, **self.stated(configs), **written}
         return dict(sorted(entries.items()))
 
@@ -70,7 +70,7 @@ class StableDiffusion(UNetFamily):
         return {
             "_class_name": f"StableDiffusion{kind}Pipeline",
             "requires_safety_checker": False,
-            "safety_checker": ABSENT,
+            "safety_checker": MISSING,
         }
 
     def guidance(self, configs: Configs, conditions: Sequence[str]) -> Guidance:
@@ -184,16 +184,16 @@ def infer(unet: Tensors, autoencoder: Tensors, found: Sequence[Tower], predictio
     if predicts == "epsilon":
         kind = {"_class_name": "PNDMScheduler", "skip_prk_steps": True}
     return {
-        "index": {"_class_name": FAMILY.pipelines[0]},
+        "index": {"_class_name": STABLE_DIFFUSION.pipelines[0]},
         "network": config | {"attention_head_dim": heads, "sample_size": size},
         "autoencoder": infer_autoencoder_config(autoencoder, sample_size=512, scaling_factor=0.18215),
         "scheduler": BETAS | kind | {"prediction_type": predicts},
     }
 
 
-TEXT_ENCODER = ClipPart()
+_TOWER = ClipPart()
 
-FAMILY = StableDiffusion(
+STABLE_DIFFUSION = StableDiffusion(
     title="Stable Diffusion 1.x or 2.x",
     pipelines=(
         "StableDiffusionPipeline",
@@ -203,13 +203,13 @@ FAMILY = StableDiffusion(
         "StableDiffusionInstructPix2PixPipeline",
     ),
     channels=("mask", "picture"),
-    text=(TEXT_ENCODER,),
+    text=(_TOWER,),
     guidance_scale=7.5,
     original=Original(
         mark="cond_stage_model.",
         towers=(
-            ClipTower(prefix="cond_stage_model.transformer.", part=TEXT_ENCODER),
-            ClipTower(prefix="cond_stage_model.model.", part=TEXT_ENCODER, open_clip=True),
+            ClipTower(prefix="cond_stage_model.transformer.", part=_TOWER),
+            ClipTower(prefix="cond_stage_model.model.", part=_TOWER, open_clip=True),
         ),
         denoiser_names=unet_names,
         infer=infer,

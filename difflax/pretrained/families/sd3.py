@@ -15,9 +15,9 @@ from difflax.models.mmdit import SD3Transformer2DModel, check_latent
 from difflax.pretrained.components.clip import ClipPart
 from difflax.pretrained.components.schedulers import FLOW
 from difflax.pretrained.components.t5 import T5Part
-from difflax.pretrained.components.text_encoders import TextOptions
+from difflax.pretrained.components.text_encoders import EncoderOptions
 from difflax.pretrained.families.family import Config, Configs, Family
-from difflax.pretrained.format.layout import ABSENT
+from difflax.pretrained.format.layout import MISSING
 from difflax.pretrained.format.safetensors import Tensors
 from difflax.pretrained.single_file.autoencoder import infer_autoencoder_config
 from difflax.pretrained.single_file.clip import ClipTower
@@ -40,14 +40,16 @@ class StableDiffusion3(Family):
         return True
 
     def join(
-        self, encoders: Mapping[str, PromptEncoder], configs: Configs, options: TextOptions
+        self, encoders: Mapping[str, PromptEncoder], configs: Configs, options: EncoderOptions
     ) -> PromptEncoder:
-        clips = JoinedEncoder((encoders[FIRST.name], encoders[SECOND.name]), along="features", pooled=(0, 1))
-        zeros = ZeroEncoder(length=THIRD.tokens(options), width=self.text_widths(configs.network)[0])
-        return JoinedEncoder((clips, encoders.get(THIRD.name, zeros)), along="tokens", pooled=(0,))
+        clips = JoinedEncoder(
+            (encoders[_CLIP_L.name], encoders[_BIG_G.name]), along="features", pooled=(0, 1)
+        )
+        zeros = ZeroEncoder(length=_T5.tokens(options), width=self.text_widths(configs.network)[0])
+        return JoinedEncoder((clips, encoders.get(_T5.name, zeros)), along="tokens", pooled=(0,))
 
 
-NAMES = {
+TRANSFORMER_NAMES = {
     "x_embedder.proj.": "pos_embed.proj.",
     "t_embedder.mlp.0.": "time_text_embed.timestep_embedder.linear_1.",
     "t_embedder.mlp.2.": "time_text_embed.timestep_embedder.linear_2.",
@@ -93,7 +95,7 @@ def transformer_names(tensors: Tensors, config: Config) -> Tensors:
     for name, tensor in tensors.items():
         match = re.fullmatch(r"joint_blocks\.(\d+)\.(x|context)_block\.(.*)", name)
         layer, side, rest = match.groups() if match else (None, None, name)
-        table = {"x": IMAGE_NAMES, "context": TEXT_NAMES, None: NAMES}[side]
+        table = {"x": IMAGE_NAMES, "context": TEXT_NAMES, None: TRANSFORMER_NAMES}[side]
         old = next((old for old in table if rest.startswith(old)), None)
         if name == "pos_embed":
             named["pos_embed.pos_embed"] = tensor
@@ -162,15 +164,15 @@ def infer(
 
 
 _CLIP = {"layer": -2, "final_norm": False, "projects": True}
-FIRST, SECOND = ClipPart(**_CLIP), ClipPart(number=2, **_CLIP)
-THIRD = T5Part(number=3, optional=True, remedy="fetch it again, or leave it out with t5=False")
+_CLIP_L, _BIG_G = ClipPart(**_CLIP), ClipPart(number=2, **_CLIP)
+_T5 = T5Part(number=3, optional=True, remedy="fetch it again, or leave it out with t5=False")
 
-FAMILY = StableDiffusion3(
+STABLE_DIFFUSION_3 = StableDiffusion3(
     title="Stable Diffusion 3",
     pipelines=("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline"),
     network=SD3Transformer2DModel,
     sample_size=128,
-    text=(FIRST, SECOND, THIRD),
+    text=(_CLIP_L, _BIG_G, _T5),
     guidance_scale=7.0,
     num_steps=28,
     check_latent=check_latent,
@@ -178,15 +180,15 @@ FAMILY = StableDiffusion3(
         mark=f"{DENOISER}joint_blocks.",
         towers=(
             # diffusers and Stability's code leave the first's pooled vector as it is, too.
-            ClipTower(prefix="text_encoders.clip_l.transformer.", part=FIRST, whole=True, identity=True),
+            ClipTower(prefix="text_encoders.clip_l.transformer.", part=_CLIP_L, whole=True, identity=True),
             ClipTower(
                 prefix="text_encoders.clip_g.transformer.",
-                part=SECOND,
+                part=_BIG_G,
                 open_clip=True,
                 renamed=True,
                 whole=True,
             ),
-            T5Tower(prefix="text_encoders.t5xxl.transformer.", part=THIRD),
+            T5Tower(prefix="text_encoders.t5xxl.transformer.", part=_T5),
         ),
         denoiser_names=transformer_names,
         infer=infer,
@@ -195,10 +197,10 @@ FAMILY = StableDiffusion3(
 )
 
 _INDEX = {
-    "_class_name": FAMILY.pipelines[0],
+    "_class_name": STABLE_DIFFUSION_3.pipelines[0],
     "_diffusers_version": "0.36.0",
-    "feature_extractor": ABSENT,
-    "image_encoder": ABSENT,
+    "feature_extractor": MISSING,
+    "image_encoder": MISSING,
     "scheduler": ["diffusers", FLOW],
     "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
     "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],

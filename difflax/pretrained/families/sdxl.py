@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from difflax.core.types import UserError
 from difflax.models.size_conditioning import size_conditions
 from difflax.pretrained.components.clip import ClipPart
-from difflax.pretrained.components.text_encoders import TextOptions
+from difflax.pretrained.components.text_encoders import EncoderOptions
 from difflax.pretrained.families.family import DENOISERS, Config, Configs
 from difflax.pretrained.families.sd import BETAS, UNetFamily, heads_of_64, infer_unet, unet_names
 from difflax.pretrained.format.layout import INDEX
@@ -32,7 +32,7 @@ class StableDiffusionXL(UNetFamily):
     """XL and its refiner."""
 
     def join(
-        self, encoders: Mapping[str, PromptEncoder], configs: Configs, options: TextOptions
+        self, encoders: Mapping[str, PromptEncoder], configs: Configs, options: EncoderOptions
     ) -> PromptEncoder:
         if len(encoders) == 1:
             return super().join(encoders, configs, options)
@@ -80,11 +80,11 @@ def infer(unet: Tensors, autoencoder: Tensors, found: Sequence[Tower], predictio
     """The configs that a file's names and shapes imply, with what all published ones have in common; a
     refiner has the second tower alone.
     """
-    refiner = all(tower.part is not FIRST for tower in found)
+    refiner = all(tower.part is not _CLIP_L for tower in found)
     config, firsts = infer_unet(unet)
     return {
         "index": {
-            "_class_name": FAMILY.pipelines[1 if refiner else 0],
+            "_class_name": STABLE_DIFFUSION_XL.pipelines[1 if refiner else 0],
             ZEROS: not refiner,
             SCORES: refiner,
         },
@@ -100,27 +100,27 @@ def infer(unet: Tensors, autoencoder: Tensors, found: Sequence[Tower], predictio
 
 
 _STATES = {"layer": -2, "final_norm": False}
-FIRST = ClipPart(optional=True, **_STATES)
-SECOND = ClipPart(
+_CLIP_L = ClipPart(optional=True, **_STATES)
+_BIG_G = ClipPart(
     number=2,
     projects=True,
     remedy="a base reads the states of two text encoders, its refiner those of the second; fetch it again",
     **_STATES,
 )
 
-FAMILY = StableDiffusionXL(
+STABLE_DIFFUSION_XL = StableDiffusionXL(
     title="Stable Diffusion XL",
     pipelines=("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"),
     channels=("mask",),
-    text=(FIRST, SECOND),
+    text=(_CLIP_L, _BIG_G),
     guidance_scale=5.0,
     original=Original(
         mark="conditioner.",
         towers=(
-            ClipTower(prefix="conditioner.embedders.0.transformer.", part=FIRST, whole=True),
-            ClipTower(prefix="conditioner.embedders.1.model.", part=SECOND, open_clip=True, whole=True),
+            ClipTower(prefix="conditioner.embedders.0.transformer.", part=_CLIP_L, whole=True),
+            ClipTower(prefix="conditioner.embedders.1.model.", part=_BIG_G, open_clip=True, whole=True),
             # The refiner's only one.
-            ClipTower(prefix="conditioner.embedders.0.model.", part=SECOND, open_clip=True, whole=True),
+            ClipTower(prefix="conditioner.embedders.0.model.", part=_BIG_G, open_clip=True, whole=True),
         ),
         denoiser_names=functools.partial(unet_names, vector="add_embedding"),
         infer=infer,

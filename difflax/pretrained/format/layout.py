@@ -19,7 +19,7 @@ AUTOENCODER, SCHEDULER = "vae", "scheduler"
 TEXT_ENCODER, TOKENIZER = "text_encoder", "tokenizer"
 """Of components; the second text encoder is ``text_encoder_2``, and so on."""
 
-ABSENT = [None, None]
+MISSING = [None, None]
 """In the index: a component that the pipeline's class has, but not this folder."""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from difflax.pretrained.components.clip import ClipPart, load_text_encoder_from
-from difflax.pretrained.components.text_encoders import TextOptions
+from difflax.pretrained.components.text_encoders import EncoderOptions
 from difflax.pretrained.format.layout import CONFIG
 from difflax.pretrained.format.safetensors import Tensors, read_json
 from difflax.pretrained.single_file.tensors import (
@@ -27,7 +27,7 @@ from difflax.pretrained.single_file.text import Beside, Tower
 from difflax.text.encoders import TextEncoder
 from difflax.text.tokenizer import Tokenizer, load_tokenizer
 
-TOKENIZER = "openai/clip-vit-large-patch14"
+CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
 """On the Hub."""
 
 
@@ -49,7 +49,7 @@ class ClipTower(Tower):
     whole: bool = False
     identity: bool = False
 
-    def load(self, tensors: Tensors, beside: Beside, where: str, options: TextOptions) -> TextEncoder:
+    def load(self, tensors: Tensors, beside: Beside, where: str, options: EncoderOptions) -> TextEncoder:
         tensors = dict(tensors)
         token = "text_model.embeddings.token_embedding.weight"
         if self.identity and token in tensors:
@@ -73,7 +73,7 @@ class ClipTower(Tower):
     def _tokenizer(self, beside: Beside, length: int) -> Tokenizer:
         if beside.folder is not None and beside.tokenizer is None:
             return load_tokenizer(beside.folder / self.part.tokenizer, max_length=length)
-        source = TOKENIZER if beside.tokenizer is None else beside.tokenizer
+        source = CLIP_TOKENIZER if beside.tokenizer is None else beside.tokenizer
         loaded = load_tokenizer(source, max_length=length)
         if self.open_clip:
             # OpenCLIP pads with id 0; a special token, as in the tokenizers of pipeline folders.

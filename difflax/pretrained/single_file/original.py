@@ -15,7 +15,7 @@ from difflax.pretrained.single_file.autoencoder import autoencoder_names
 from difflax.pretrained.single_file.tensors import grouped
 from difflax.pretrained.single_file.text import Tower
 
-DENOISER, AUTOENCODER = "model.diffusion_model.", "first_stage_model."
+DENOISER, FIRST_STAGE = "model.diffusion_model.", "first_stage_model."
 """What stands before the names of the denoising network's tensors, and of the autoencoder's."""
 
 TRAINING_LEFTOVERS = re.compile(
@@ -64,7 +64,7 @@ class Original:
             UserError: there is none of the denoising network or of the autoencoder, or one is of no
                 component.
         """
-        prefixes = (DENOISER, AUTOENCODER, *(tower.prefix for tower in self.towers))
+        prefixes = (DENOISER, FIRST_STAGE, *(tower.prefix for tower in self.towers))
         groups = grouped(tensors, prefixes)
         absent = [prefix for prefix in prefixes[:2] if not groups[prefix]]
         if absent:

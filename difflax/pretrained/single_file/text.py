@@ -9,7 +9,7 @@ import dataclasses
 
 from etils import epath
 
-from difflax.pretrained.components.text_encoders import TextOptions, TextPart
+from difflax.pretrained.components.text_encoders import EncoderOptions, TextPart
 from difflax.pretrained.format.safetensors import Tensors
 from difflax.text.prompts import PromptEncoder
 
@@ -41,7 +41,7 @@ class Tower(abc.ABC):
     part: TextPart
 
     @abc.abstractmethod
-    def load(self, tensors: Tensors, beside: Beside, where: str, options: TextOptions) -> PromptEncoder:
+    def load(self, tensors: Tensors, beside: Beside, where: str, options: EncoderOptions) -> PromptEncoder:
         """The encoder.
 
         Args:

@@ -132,7 +132,7 @@ def test_defaults_of_every_class_are_diffusers_own():
     import diffusers
     from difflax.pretrained.components import schedulers
 
-    for name, kind in schedulers.SCHEDULERS.items():
+    for name, kind in schedulers.SCHEDULER_CLASSES.items():
         theirs = {
             key: parameter.default
             for key, parameter in inspect.signature(getattr(diffusers, name).__init__).parameters.items()

@@ -148,11 +148,13 @@ def test_the_structure_is_found_from_names_and_shapes(second):
     from difflax.models.autoencoder_kl import AutoencoderKLConfig
 
     config, unet, vae_config, vae = full_size(second)
-    towers = [sd.FAMILY.original.towers[second]]
+    towers = [sd.STABLE_DIFFUSION.original.towers[second]]
     if second:
         with pytest.raises(UserError, match="v_prediction"):
             sd.infer(unet, vae, towers, None)
-    made = Configs(family=sd.FAMILY, **sd.infer(unet, vae, towers, "v_prediction" if second else None))
+    made = Configs(
+        family=sd.STABLE_DIFFUSION, **sd.infer(unet, vae, towers, "v_prediction" if second else None)
+    )
     assert made.network["block_out_channels"] == [320, 640, 1280, 1280]
     assert made.network["down_block_types"] == ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"]
     assert made.network["up_block_types"] == ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3
@@ -233,9 +235,9 @@ class TestXL:
         shaped = {key: Shaped(shape) for key, shape in tensors.items()}
         unet = original.rename(shaped, xl_modules(name))
         vae = full_size(False)[3]
-        first, second, of_refiner = sdxl.FAMILY.original.towers
+        first, second, of_refiner = sdxl.STABLE_DIFFUSION_XL.original.towers
         towers = [of_refiner] if name == "refiner" else [first, second]
-        made = Configs(family=sdxl.FAMILY, **sdxl.infer(unet, vae, towers, None))
+        made = Configs(family=sdxl.STABLE_DIFFUSION_XL, **sdxl.infer(unet, vae, towers, None))
         depth = config["transformer_layers_per_block"]
         for key, value in made.network.items():
             if key == "transformer_layers_per_block":

@@ -224,7 +224,7 @@ class TestWithoutConfig:
 
         vae = reference.VAE | {"block_out_channels": [32] * 4, "norm_num_groups": 32}
         files = {"index": {}, "network": SMALL, "autoencoder": vae, "scheduler": reference.FLOW}
-        configs = Configs(family=sd3.FAMILY, **files)
+        configs = Configs(family=sd3.STABLE_DIFFUSION_3, **files)
         model, autoencoder, _ = configs.build(jnp.float32)
         texts = {p: random(text_network(SMALL_TEXT, True)) for p in CLIPS}
         del texts[CLIP_L]["text_projection.weight"]
@@ -235,8 +235,8 @@ class TestWithoutConfig:
     def tokenizers(self, monkeypatch):
         """In place of those on the Hub."""
         place = reference.first.DIRECTORY / "tokenizer_1"
-        monkeypatch.setattr(single_file_clip, "TOKENIZER", str(place))
-        monkeypatch.setattr(single_file_t5, "TOKENIZER", str(reference.DIRECTORY / "tokenizer_3"))
+        monkeypatch.setattr(single_file_clip, "CLIP_TOKENIZER", str(place))
+        monkeypatch.setattr(single_file_t5, "T5_TOKENIZER", str(reference.DIRECTORY / "tokenizer_3"))
 
     def test_a_file_with_everything_is_enough(self, tensors, tokenizers, tmp_path):
         pipeline = difflax.from_pretrained(str(save(tmp_path / "one.safetensors", tensors)), t5_length=7)
@@ -374,7 +374,7 @@ def test_the_published_structure_is_found_from_names_and_shapes(name):
         [],
         None,
     )
-    made = Configs(family=sd3.FAMILY, **files)
+    made = Configs(family=sd3.STABLE_DIFFUSION_3, **files)
     expected = {"_class_name": "SD3Transformer2DModel", "qk_norm": None, "dual_attention_layers": []} | config
     assert made.network == expected
     assert AutoencoderKLConfig.from_config(made.autoencoder) == vae_config
