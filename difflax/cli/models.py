@@ -66,7 +66,8 @@ def load_pretrained(values: flags.FlagValues):
 
 def read_mesh(values: flags.FlagValues):
     """The mesh of ``--mesh``, ``None`` without one."""
-    from difflax.config.build import construct
+    from difflax.config.resolve import read_section
+    from difflax.config.schema import Section
     from difflax.parallel.sharding import MeshShape
 
     if "mesh" not in values or values.mesh is None:
@@ -75,7 +76,7 @@ def read_mesh(values: flags.FlagValues):
         axes = {name: int(size) for name, size in (part.split("=") for part in values.mesh.split(","))}
     except ValueError as error:
         raise UserError(f"--mesh={values.mesh}: give whole numbers along axes, data=2,fsdp=4") from error
-    return construct(MeshShape, {"data": 1, **axes}, "--mesh")
+    return read_section(Section(of=MeshShape), {"data": 1, **axes}, "--mesh")
 
 
 def with_additions(values: flags.FlagValues, pipeline):

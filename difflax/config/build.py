@@ -12,34 +12,9 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
-
-from difflax.config.schema import Section, choices_of, fields_of, plain
+from difflax.config.schema import Section, choices_of, plain
 from difflax.core.spelling import nearest
 from difflax.core.types import UserError
-
-
-def construct(
-    cls: Callable[..., Any], fields: Mapping[str, Any] | ConfigDict, where: str, **given: Any
-) -> Any:
-    """``cls(**fields, **given)``.
-
-    Args:
-        where: the section's path, for errors.
-        given: fields that come from elsewhere; ``fields`` may not set them.
-
-    Raises:
-        UserError: for an unknown field (with the nearest valid one), a wrong type, or a value out of range.
-    """
-    known = fields_of(cls, tuple(given))
-    for key in fields:
-        if key not in known:
-            raise UserError(f"{where} has no field {key!r}{nearest(key, known)}")
-    values = {
-        key: conform(value, known[key].hint, f"{where}.{key}", endless=endless(known[key].default))
-        for key, value in dict(fields).items()
-    }
-    return called(where, cls, **values, **given)
 
 
 def build_section(section: Section, values: Mapping[str, Any] | tuple | None, where: str) -> Any:

@@ -48,8 +48,8 @@ def _halves(model: Fields, height: int, width: int) -> None:
     labels = [name for name in ("class_embed_type", "num_class_embeds") if model.get(name) is not None]
     if labels and model.get("class_embed_type") != "projection":
         raise UserError(
-            f"config.model.{labels[0]} = {model[labels[0]]!r} asks for class labels, which no config.data"
-            " has: leave it None, or take class_embed_type = 'projection' for the text's pooled vector"
+            f"config.model.{labels[0]} = {model[labels[0]]!r} asks for class labels, which no data have:"
+            " leave it None, or take class_embed_type = 'projection' for the text's pooled vector"
         )
     if model.get("sample_size") not in (None, height, (height, width)):
         raise UserError(

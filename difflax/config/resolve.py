@@ -53,8 +53,8 @@ def _dereferenced(value: Any) -> Any:
 def changes(section: Section, values: Any, where: str) -> Any:
     """The part of a section's values that differs from the defaults, and its name.
 
-    Fields of an implementation that is not chosen, with that one's defaults, are left overs of a changed name
-    and are dropped; all else that is unknown stays, for `complete` to refuse.
+    Fields of an implementation that is not chosen, with its defaults, are what a changed name left over, and
+    are dropped; all else that is unknown stays, for `complete` to refuse.
     """
     if section.many or not isinstance(values, Mapping):
         return values
@@ -68,24 +68,25 @@ def changes(section: Section, values: Any, where: str) -> Any:
         if key == "name" and section.names:
             continue
         if field is None:
-            if not _left_over(section, key, value):
+            others = (section.own(other, where).get(key) for other in section.names)
+            if not any(other is not None and _is_default(other, value, where) for other in others):
                 kept[key] = value
         elif field.section is not None and isinstance(value, Mapping):
             kept[key] = changes(field.section, value, f"{where}.{key}")
-        elif field.default is REQUIRED or value != plain(field.default):
+        elif not _is_default(field, value, where):
             kept[key] = value
     return kept
 
 
-def _left_over(section: Section, key: str, value: Any) -> bool:
-    for name in section.names:
-        field = section.own(name, "").get(key)
-        if field is not None and field.section is None and field.default is not REQUIRED:
-            if value == plain(field.default):
-                return True
-        elif field is not None:
-            return True
-    return False
+def _is_default(field: Field, value: Any, where: str) -> bool:
+    """Whether a value is that of a field which nobody set."""
+    section = field.section
+    if section is not None and isinstance(value, Mapping):
+        return changes(section, value, where) == ({"name": section.chosen} if section.names else {})
+    if field.default is REQUIRED:
+        return False
+    default = plain(field.default)
+    return value == default and isinstance(value, bool) == isinstance(default, bool)
 
 
 def complete(section: Section, values: Any, where: str, *, placeholders: bool = False) -> Any:

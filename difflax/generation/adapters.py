@@ -8,7 +8,7 @@ from etils import epath
 from difflax.generation.model import Model
 from difflax.pretrained.adapters.lora import merge_lora
 from difflax.pretrained.adapters.textual_inversion import add_word, read_word
-from difflax.pretrained.families.base import CLIPS, DENOISERS, networks_of, put_networks
+from difflax.pretrained.families.base import networks_of, put_networks
 
 
 def with_lora(model: Model, loras: Sequence[tuple[epath.PathLike, float]]) -> Model:
@@ -18,10 +18,9 @@ def with_lora(model: Model, loras: Sequence[tuple[epath.PathLike, float]]) -> Mo
         UserError: a file that is none, or of another model; see `read_lora`.
     """
     networks = networks_of(model.configs, model.params, model.text_encoder)
-    adaptable = {name: params for name, params in networks.items() if name in (*DENOISERS, *CLIPS)}
     for path, weight in loras:
-        adaptable = merge_lora(path, adaptable, weight)
-    params, encoder = put_networks(model.configs, model.text_encoder, networks | adaptable)
+        networks = merge_lora(path, networks, weight)
+    params, encoder = put_networks(model.configs, model.text_encoder, networks)
     return dataclasses.replace(model, params=params).with_text_encoder(encoder)
 
 

@@ -214,7 +214,7 @@ def training_program(values, tools):
     """The program of the loss, and the shapes of what it trains."""
     made = parse(values)
     check(made)
-    null, batch = _example(made, 3)
+    null, batch = jax.tree.map(jnp.asarray, _example(made, 3))
     objective, params = made.objective(null), made.network.abstract()
     return traced(lambda p, b, k: objective.loss(p, b, k)[0], params, batch, KEY), jax.tree.map(
         lambda leaf: leaf.shape, params
@@ -420,9 +420,9 @@ def evaluation(values, tools):
         "seeds",
         "guidance",
         "negative_prompt",
-        "num_steps",
+        "sampler",
     )
-    flags = types.SimpleNamespace(**dict.fromkeys(names), sampler=None, workdir=str(workdir), output="out")
+    flags = types.SimpleNamespace(**dict.fromkeys(names), num_steps=1, workdir=str(workdir), output="out")
     return or_line(difflax.cli.ablate.sweep, flags, None), asked
 
 

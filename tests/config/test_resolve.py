@@ -171,6 +171,10 @@ class TestAnotherImplementation:
         with pytest.raises(UserError, match=r"config.schedule \(cosine\) has no field 'shift'"):
             resolve(config)
 
+    def test_a_value_that_another_one_requires_is_refused(self):
+        with pytest.raises(UserError, match=r"config.data \(shapes\) has no field 'path'"):
+            resolve({**HAND_BUILT, "data": {"name": "shapes", "path": "pictures"}})
+
     def test_of_the_network(self):
         made = overridden("model.name=mmdit", "model.num_layers=2", "model.pos_embed_max_size=8")
         assert made.model.num_layers == 2 and "block_out_channels" not in made.model
@@ -186,6 +190,8 @@ class TestAnotherImplementation:
         ("training.steps=many", "config.training.steps = 'many' must be int"),
         ("training.steps=1.5", "config.training.steps = 1.5 must be int"),
         ("training.steps=True", "config.training.steps = True must be int"),
+        ("training.accumulate=True", "config.training.accumulate = True must be int"),
+        ("ema.warmup=1", "config.ema.warmup = 1 must be bool"),
         ("training.steps.x=1", "holds a value"),
         ("training=3", "it is a section"),
         ("training.profile_steps=20", "config.training.profile_steps = 20 must be a tuple of int"),

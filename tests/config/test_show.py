@@ -80,7 +80,7 @@ def test_the_command_prints_and_trains_nothing(tmp_path):
 
 
 def test_every_field_has_a_description():
-    bare = [key for key, field, *_ in every_field() if field is not None and not field.text]
+    bare = [found.key for found in every_field() if found.field is not None and not found.field.text]
     assert not bare
 
 

@@ -127,7 +127,7 @@ def test_files_of_the_command_line(tmp_path):
         "--prompt=" + os.fsdecode("café".encode("cp1252")),
     )
     assert sample.read_prompts(values) == ["café", "a café\u2028 at night", "two"]
-    given = sample.picture_settings(values)
+    given = sample.picture_arguments(values)
     np.testing.assert_array_equal(given["mask"] > 127, square(1, 0) > 0)
     right = np.rot90(np.rot90(square(255, 0) | np.uint8([[255]] * 4 + [[0]] * (SIZE - 4))), -1) > 0
     np.testing.assert_array_equal(given["image"][..., 1] > 127, right)
@@ -142,5 +142,5 @@ def test_files_that_are_no_pictures(name, says, tmp_path):
     (tmp_path / "a.png").write_bytes(b"")
     for flag in ("image", "mask"):
         with pytest.raises(UserError, match=says) as raised:
-            sample.picture_settings(values_of(f"--{flag}={tmp_path / name}"))
+            sample.picture_arguments(values_of(f"--{flag}={tmp_path / name}"))
         assert str(raised.value).startswith(f"--{flag}=")

@@ -188,8 +188,8 @@ def _strangers(strangers: Mapping[str, list[str]]) -> str:
     for network, names in strangers.items():
         what = "of layers that it does not have"
         if network:
-            hint = " (was it left out with t5=False?)" if network == "text_encoder_3" else ""
-            what = f"of {network}, which it does not have{hint}"
+            left_out = " (or not, with t5=False)" if network == "text_encoder_3" else ""
+            what = f"of {network}, which it does not have{left_out}"
         listed.append(f"{_tensors(names)} {what}: {_some(names)}")
     return "; ".join(listed)
 

@@ -99,12 +99,19 @@ def test_fresh_factors_change_nothing_and_have_the_gradient_of_both(family, netw
     assert abs(drawn.std() * 4 - 1) < 0.05  # peft's "gaussian": 1 / rank
 
 
-def test_a_file_of_another_network_or_of_t5(pipeline, tmp_path):
-    t5 = "text_encoder_3.encoder.block.0.layer.0.SelfAttention.q"
-    for name in ("prior.mid_block.attentions.0.proj_in", t5):
-        path = write(tmp_path / "other.safetensors", {f"{name}.lora_A.weight": np.zeros((2, 8), np.float32)})
-        with pytest.raises(UserError, match=f"no LoRA of this model: it has 1 tensor of .*{name}"):
-            pipeline.with_lora([(path, 1.0)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "prior.mid_block.attentions.0.proj_in",
+        "lora_te3_encoder_block_0_layer_0_SelfAttention_q",
+        "lora_unet_x",
+    ],
+)
+def test_a_file_of_a_network_or_layer_that_is_not_there(networks, tmp_path, name):
+    """``networks`` are without a T5."""
+    path = write(tmp_path / "other.safetensors", {f"{name}.lora_A.weight": np.zeros((2, 8), np.float32)})
+    with pytest.raises(UserError, match=f"no LoRA of this model: it has 1 tensor of .*{name}"):
+        merge_lora(path, networks)
 
 
 def kohya(path, family, tensors):

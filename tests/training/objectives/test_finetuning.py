@@ -255,7 +255,7 @@ def test_textual_inversion_moves_the_new_row_alone(folder, pictures, tmp_path):
         ("textual_inversion.py:<a>", ["--config.tune.initializer=photograph of"], "a word of one"),
         ("finetune_sd15.py", ["--config.cache.text=True", "--config.tune.text_encoder=True"], "cache.text"),
         ("finetune_sd15.py", ["--config.cache.latents=True", "--config.data.flip=0.5"], "flip"),
-        ("finetune_sd15.py", ["--config.model.dtype=int8"], "dtype='int8' is unknown"),
+        ("finetune_sd15.py", ["--config.model.dtype=int8"], "config.model.dtype = 'int8' is unknown"),
         ("finetune_sd15.py", ["--config.data.height=36"], "multiples of 8"),
         (
             "dreambooth.py",

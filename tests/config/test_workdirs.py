@@ -1,0 +1,105 @@
+"""Workdirs: what earlier versions wrote still opens, and a config is parsed once."""
+
+import json
+import pathlib
+import sys
+
+import difflax
+import numpy as np
+import pytest
+from difflax.config import experiments, files
+from difflax.config.experiments import parse
+from difflax.core.types import UserError
+
+from tests.config.test_resolve import STORED
+from tests.runs import command, small_run
+
+# On one worker, so that what the tests share is made once.
+pytestmark = pytest.mark.xdist_group("workdirs")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, clip_folder):
+    """A run of eight steps that was never stopped."""
+    workdir = tmp_path_factory.mktemp("whole") / "run"
+    status, _, errors = command(*small_run(clip_folder, workdir, steps=8))
+    assert status == 0, errors
+    return workdir
+
+
+def earlier(workdir, clip_folder):
+    """``config.json`` of that run as commit ca6f114 wrote it: what its file and overrides set, no more."""
+    stored = json.loads(json.dumps(STORED["shapes.py"]))
+    now = json.loads((workdir / "config.json").read_text())
+
+    def follow(old, new):
+        for key, value in old.items():
+            if isinstance(value, dict):
+                follow(value, new[key])
+            else:
+                old[key] = new[key]
+
+    follow(stored, now)
+    assert len(json.dumps(stored)) < 0.6 * len(json.dumps(now))
+    assert "log_every" in stored["training"] and "keep_best" not in stored["training"]
+    return stored
+
+
+def test_a_run_of_an_earlier_version_goes_on_samples_and_is_measured(whole, clip_folder, tmp_path):
+    """It ends as the run that was never stopped, bit for bit."""
+    workdir = tmp_path / "run"
+    assert command(*small_run(clip_folder, workdir, "--stop_at=4", steps=8))[0] == 0
+    old = earlier(workdir, clip_folder)
+    (workdir / "config.json").write_text(json.dumps(old))
+    prompt = "a large red circle in the top left"
+    assert difflax.load(str(workdir))(prompt, num_steps=2).shape == (1, 32, 32, 3)
+    status, _, errors = command(
+        "evaluate", f"--workdir={workdir}", f"--output={tmp_path / 'out'}", "--seeds=1"
+    )
+    assert status == 0, errors
+    assert command(*small_run(clip_folder, workdir, steps=8))[0] == 0
+    one, other = (difflax.load(str(folder))(prompt, num_steps=2) for folder in (workdir, whole))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_defaults_of_fields_that_the_stored_config_has_not_are_no_other_config(whole, clip_folder, tmp_path):
+    """Other values of theirs are."""
+    old = earlier(whole, clip_folder)
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    other = {**old, "optimizer": {**old["optimizer"], "clip_norm": 2.0}}
+    with pytest.raises(UserError, match=r"another config \(optimizer.clip_norm: 1.0 there, 2.0 here\)"):
+        files.claim_workdir(tmp_path, parse(other))
+    files.claim_workdir(tmp_path, parse({**old, "sampler": {"name": "heun"}}))  # nothing that is trained
+    files.claim_workdir(tmp_path, parse(old))
+    assert json.loads((tmp_path / "config.json").read_text()) == parse(old).resolved
+
+
+@pytest.fixture
+def parses(monkeypatch):
+    """How often a config becomes an experiment."""
+    counted = []
+
+    def counting(config, workdir=None):
+        counted.append(workdir)
+        return experiments.parse(config, workdir)
+
+    for module in (sys.modules["difflax.runs.train"], files):
+        monkeypatch.setattr(module, "parse", counting)
+    return counted
+
+
+def test_a_config_is_parsed_once_in_training_and_once_in_loading(parses, clip_folder, tmp_path):
+    workdir = tmp_path / "run"
+    assert command(*small_run(clip_folder, workdir, steps=3))[0] == 0
+    assert len(parses) == 1
+    parses.clear()
+    difflax.load(str(workdir))
+    assert len(parses) == 1
+
+
+def test_nothing_below_parsing_takes_a_config():
+    """But for the room that makes objects of it, only the doors that parse know what a `ConfigDict` is."""
+    house = pathlib.Path(difflax.__file__).parent
+    sources = {path.relative_to(house).as_posix(): path.read_text() for path in house.rglob("*.py")}
+    knows = {name for name, text in sources.items() if "ml_collections" in text}
+    assert {name for name in knows if not name.startswith("config/")} == {"runs/train.py", "runs/plan.py"}
