@@ -45,27 +45,27 @@ class ShapesProtocol:
     def groups(self, source: Source) -> list[PromptGroup]:
         sizes, cells, colours = len(shapes.SIZES), len(shapes.POSITIONS), len(shapes.COLOURS)
         thing = 1 / (len(shapes.SHAPES) * colours * sizes)
-        chances = {"seen": thing / cells, "held_out": thing / cells, "two_objects": thing**2 / 4}
-        names = {
-            "seen": "one object, seen pairs",
-            "held_out": "one object, held-out pairs",
-            "two_objects": "two objects",
-        }
-        return [self._group(source, kind, name, {"accuracy": chances[kind]}) for kind, name in names.items()]
+        return [
+            self._group(source, "seen", "one object, seen pairs", "test", 1, thing / cells),
+            self._group(source, "held_out", "one object, held-out pairs", "held_out", 1, thing / cells),
+            self._group(source, "two_objects", "two objects", "test", 2, thing**2 / 4),
+        ]
 
-    def _group(self, source: Source, kind: str, name: str, chance: dict[str, float]) -> PromptGroup:
-        split = source.split("held_out" if kind == "held_out" else "test")
-        rows = []
-        for i in range(len(split)):
-            row = split[i]
-            if (len(shapes.parse_caption(row.caption).objects) == 2) == (kind == "two_objects"):
+    def _group(
+        self, source: Source, kind: str, name: str, split: str, objects: int, chance: float
+    ) -> PromptGroup:
+        """Prompts of a kind, real images of ``split`` with so many objects, and the accuracy of guessing."""
+        records, rows = source.split(split), []
+        for i in range(len(records)):
+            row = records[i]
+            if len(shapes.parse_caption(row.caption).objects) == objects:
                 rows.append(row)
             if len(rows) == self.real_images:
                 break
         return PromptGroup(
             name=name,
             prompts=tuple(shapes.evaluation_prompts(kind, self.prompts)),
-            chance=chance,
+            chance={"accuracy": chance},
             real_images=np.stack([row.image for row in rows]).astype(np.float32) / 255,
             real_prompts=tuple(row.caption for row in rows),
         )

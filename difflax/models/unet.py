@@ -337,13 +337,11 @@ class UNet2DConditionModel(nnx.Module):
 
         temb = self.time_embedding(sinusoids(time, self.time_channels))
         if self.class_embedding is not None:
-            source = pooled if self.class_embed_type == "projection" else conditioning.class_labels
+            name, is_time = CLASS_EMBEDDINGS[self.class_embed_type]
+            source = getattr(conditioning, name)
             if source is None:
-                name = "pooled" if self.class_embed_type == "projection" else "class_labels"
                 raise ValueError(f"this UNet is conditioned on a class or vector: give {name}")
-            if self.class_embed_type == "timestep":
-                source = sinusoids(source, self.time_channels)
-            temb = temb + self.class_embedding(source)
+            temb = temb + self.class_embedding(sinusoids(source, self.time_channels) if is_time else source)
         if self.add_embedding is not None:
             if pooled is None or time_ids is None:
                 raise ValueError(
@@ -352,6 +350,14 @@ class UNet2DConditionModel(nnx.Module):
             sizes = sinusoids(time_ids.reshape(-1), self.add_time_channels).reshape(len(time_ids), -1)
             temb = temb + self.add_embedding(jnp.concatenate([pooled.astype(self.dtype), sizes], axis=-1))
         return temb if self.time_embed_act is None else self.time_embed_act(temb)
+
+
+CLASS_EMBEDDINGS: dict[str | None, tuple[str, bool]] = {
+    None: ("class_labels", False),
+    "timestep": ("class_labels", True),
+    "projection": ("pooled", False),
+}
+"""By ``class_embed_type``: the field of `Conditioning` that is read, and whether it is embedded as a time."""
 
 
 def _class_embedding(
@@ -363,17 +369,18 @@ def _class_embedding(
     rngs: nnx.Rngs,
 ) -> nnx.Module | None:
     time_channels, vector_dim, embed_dim = widths
-    if kind == "timestep":
-        return TimestepEmbedding(time_channels, embed_dim, act_fn=act_fn, dtype=dtype, rngs=rngs)
-    if kind == "projection":
-        if vector_dim is None:
-            raise UserError("class_embed_type='projection' needs projection_class_embeddings_input_dim")
-        return TimestepEmbedding(vector_dim, embed_dim, dtype=dtype, rngs=rngs)
-    if kind is not None:
+    if kind not in CLASS_EMBEDDINGS:
         raise UserError(
             f"class_embed_type={kind!r} is not supported; choose None, 'timestep' or 'projection'"
         )
-    return None if number is None else nnx.Embed(number, embed_dim, dtype=dtype, rngs=rngs)
+    _, is_time = CLASS_EMBEDDINGS[kind]
+    if is_time:
+        return TimestepEmbedding(time_channels, embed_dim, act_fn=act_fn, dtype=dtype, rngs=rngs)
+    if kind is None:
+        return None if number is None else nnx.Embed(number, embed_dim, dtype=dtype, rngs=rngs)
+    if vector_dim is None:
+        raise UserError(f"class_embed_type={kind!r} needs projection_class_embeddings_input_dim")
+    return TimestepEmbedding(vector_dim, embed_dim, dtype=dtype, rngs=rngs)
 
 
 def _added_embedding(

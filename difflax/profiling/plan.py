@@ -107,13 +107,13 @@ class Plan:
                 f"lower training.batch_size (about {self.largest_batch} fit), model.remat = dots or full,"
                 " training.accumulate, or model.dtype = bfloat16"
             )
+        bottlenecks = {
+            "collectives": "the links are the bottleneck: a larger batch, or less fsdp and more data in the"
+            " mesh",
+            "memory": "the memory is the bottleneck: model.dtype = bfloat16, or a larger batch a chip",
+        }
         longest = max(self.times, key=self.times.get)
-        if longest == "collectives":
-            found.append(
-                "the links are the bottleneck: a larger batch, or less fsdp and more data in the mesh"
-            )
-        if longest == "memory":
-            found.append("the memory is the bottleneck: model.dtype = bfloat16, or a larger batch a chip")
+        found += [advice for part, advice in bottlenecks.items() if part == longest]
         if self.fits and self.peak < 0.5 * self.chip.memory:
             found.append(f"there is room for a batch of about {self.largest_batch}")
         return found

@@ -1,8 +1,8 @@
 """Several text encoders read as one: SDXL's two, Stable Diffusion 3's three."""
 
 import hashlib
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import flax.struct
 import jax.numpy as jnp
@@ -53,8 +53,7 @@ class JoinedEncoder:
     @property
     def width(self) -> int:
         """Of ``context``."""
-        widths = [encoder.width for encoder in self.encoders]
-        return sum(widths) if self.along == "features" else max(widths)
+        return JOINS[self.along].width([encoder.width for encoder in self.encoders])
 
     @property
     def pooled_width(self) -> int:
@@ -100,17 +99,7 @@ class JoinedEncoder:
         return pairs
 
     def _join(self, made: Sequence[Conditioning]) -> Conditioning:
-        contexts = [one.context for one in made]
-        if self.along == "features":
-            lengths = [context.shape[1] for context in contexts]
-            if len(set(lengths)) > 1:
-                raise UserError(
-                    f"text encoders of {' and '.join(map(str, lengths))} tokens cannot stand side by side:"
-                    " load their tokenizers with one max_length"
-                )
-            context = jnp.concatenate(contexts, axis=-1)
-        else:
-            context = jnp.concatenate([_widened(context, self.width) for context in contexts], axis=1)
+        context = JOINS[self.along].states([one.context for one in made])
         vectors = [made[place].pooled for place in self.pooled]
         return Conditioning(context=context, pooled=jnp.concatenate(vectors, axis=-1) if vectors else None)
 
@@ -134,5 +123,28 @@ def with_towers(encoder: PromptEncoder, changed: Sequence[PromptEncoder]) -> Pro
     return put(encoder)
 
 
-def _widened(context: Float[Array, "b n d"], width: int) -> Float[Array, "b n w"]:
-    return jnp.pad(context, ((0, 0), (0, 0), (0, width - context.shape[-1])))
+def _side_by_side(contexts: Sequence[Float[Array, "b _ _"]]) -> Float[Array, "b n w"]:
+    lengths = [context.shape[1] for context in contexts]
+    if len(set(lengths)) > 1:
+        raise UserError(
+            f"text encoders of {' and '.join(map(str, lengths))} tokens cannot stand side by side:"
+            " load their tokenizers with one max_length"
+        )
+    return jnp.concatenate(contexts, axis=-1)
+
+
+def _one_after_other(contexts: Sequence[Float[Array, "b _ _"]]) -> Float[Array, "b n w"]:
+    width = max(context.shape[-1] for context in contexts)
+    filled = [jnp.pad(context, ((0, 0), (0, 0), (0, width - context.shape[-1]))) for context in contexts]
+    return jnp.concatenate(filled, axis=1)
+
+
+class _Join(NamedTuple):
+    """How states of several encoders become one, and how wide it is for encoders of given widths."""
+
+    states: Callable[[Sequence[Array]], Array]
+    width: Callable[[Sequence[int]], int]
+
+
+JOINS = {"features": _Join(_side_by_side, sum), "tokens": _Join(_one_after_other, max)}
+"""By `JoinedEncoder.along`."""

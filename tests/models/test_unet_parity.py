@@ -223,7 +223,9 @@ def test_dropout_is_where_diffusers_has_it(name, monkeypatch):
         return layers.dropout(x, rate, key)
 
     monkeypatch.setattr(resnet, "dropout", noted)
-    made = ours.apply(params, *given[:3], **given[3], dropout_key=jax.random.key(2))
+    x, times, context, more = given
+    told = Conditioning(context=context, **more)
+    made = ours.apply(params, x, times, told, dropout_key=jax.random.key(2))
 
     class Noted(torch.nn.Module):
         def forward(self, x):
@@ -238,4 +240,4 @@ def test_dropout_is_where_diffusers_has_it(name, monkeypatch):
         expected = theirs_of(theirs, *given).numpy()
     assert kept and not left
     assert relative(made, expected) < 1e-5
-    assert relative(ours.apply(params, *given[:3], **given[3]), expected) > 1e-2
+    assert relative(ours.apply(params, x, times, told), expected) > 1e-2

@@ -55,7 +55,7 @@ def test_flops_are_those_of_the_layers():
     params = MODEL.abstract()
     x = jax.ShapeDtypeStruct((4, 8, 8, 3), jnp.float32)
     t = jax.ShapeDtypeStruct((4,), jnp.float32)
-    context = Conditioning(context=jax.ShapeDtypeStruct((4, 5, 32), jnp.float32))
+    context = Conditioning(context=jnp.zeros((4, 5, 32)))
     forward = jax.make_jaxpr(MODEL.apply)(params, x, t, context)
     expected = forward_flops(4, 8, 16, 32, 5)
     np.testing.assert_allclose(count_flops(forward), expected, rtol=0.01)

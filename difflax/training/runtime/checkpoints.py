@@ -82,21 +82,22 @@ class Checkpoints:
         """As ``latest``; with ``good`` of those that a roll-back may end at. Every process must ask, and all
         get the first one's answer.
         """
-        found: int | UserError | None = None
+        found: int | None = None
+        damage: UserError | None = None
         if jax.process_index() == 0:
             try:
                 found = self._newest_here(good)
             except UserError as error:
-                found = error
+                damage = error
         if jax.process_count() > 1:
-            code = -2 if isinstance(found, UserError) else -1 if found is None else found
+            code = -2 if damage else -1 if found is None else found
             told = int(multihost_utils.broadcast_one_to_all(np.int32(code)))
-            if told == -2 and jax.process_index() != 0:
-                found = UserError(f"every checkpoint in {self._directory} is damaged, as process 0 reports")
-            elif told != -2:
-                found = None if told == -1 else told
-        if isinstance(found, UserError):
-            raise found
+            if told == -2:
+                every = f"every checkpoint in {self._directory} is damaged, as process 0 reports"
+                damage = damage or UserError(every)
+            found = None if told < 0 else told
+        if damage is not None:
+            raise damage
         return found
 
     def save(
