@@ -230,6 +230,10 @@ KINDS: Mapping[str, type[Experiment]] = types.MappingProxyType(
 """The kind of run of every ``config.model.name``."""
 
 
+GIVEN_TO_EXPERIMENTS = ("resolved", "trained_autoencoder")
+"""Fields of experiments that are no sections."""
+
+
 def root(name: Any) -> Section:
     """The schema of a config whose model has that name.
 
@@ -238,7 +242,7 @@ def root(name: Any) -> Section:
     """
     if name not in KINDS:
         raise UserError(f"config.model.name = {name!r} is unknown{nearest(name, KINDS)}")
-    return Section(of=KINDS[name], given=("resolved", "trained_autoencoder"))
+    return Section(of=KINDS[name], given=GIVEN_TO_EXPERIMENTS)
 
 
 def resolve(
@@ -275,12 +279,16 @@ def parse(config: ConfigDict | Mapping[str, Any], workdir: epath.PathLike | None
         UserError: naming the key, its value and what is valid.
     """
     values = resolve(config)
-    made = build_section(root(values["model"]["name"]), values, "config")
-    made = dataclasses.replace(made, resolved=to_json(values))
+
+    def make(kind: type[Experiment], sections: dict[str, Any], beside: dict[str, Any]) -> Experiment:
+        trained = sections.get("autoencoder")
+        if isinstance(trained, AutoencoderOptions):
+            autoencoder = read_autoencoder(trained.folder(workdir))
+            sections = {**sections, "autoencoder": autoencoder, "trained_autoencoder": trained}
+        return kind(**sections, resolved=to_json(values))
+
+    section = dataclasses.replace(root(values["model"]["name"]), make=make)
+    made = build_section(section, values, "config")
     if isinstance(made, DiffusionExperiment | FineTuningExperiment):
         check_guidance(made.guidance)
-    if isinstance(made, DiffusionExperiment) and isinstance(made.autoencoder, AutoencoderOptions):
-        trained = made.autoencoder
-        autoencoder = read_autoencoder(trained.folder(workdir))
-        made = dataclasses.replace(made, autoencoder=autoencoder, trained_autoencoder=trained)
     return made

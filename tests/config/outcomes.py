@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import difflax.cli.ablate
 import difflax.runs.autoencoder
+import difflax.runs.base
 import difflax.runs.diffusion
 import difflax.runs.finetune
 import difflax.runs.load
@@ -20,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from difflax.cli import evaluate, main
 from difflax.config.checks import check
 from difflax.config.experiments import parse
 from difflax.config.guidance import GUIDANCE
@@ -79,9 +81,10 @@ def or_line(function: Callable, *args):
 
 
 def traced(function, *args):
-    """The program of a function, without what differs from run to run."""
-    text = str(jax.make_jaxpr(function)(*args))
-    return re.sub(r"0x[0-9a-f]+|at \S+\.py:\d+", "", text)
+    """The program of a function, without what differs from run to run, and its constants' sums."""
+    program = jax.make_jaxpr(function)(*args)
+    sums = [float(jnp.sum(jnp.abs(jnp.asarray(constant)))) for constant in program.consts]
+    return re.sub(r"0x[0-9a-f]+|at \S+\.py:\d+", "", str(program)), sums
 
 
 KEY = jax.random.key(0)
@@ -168,16 +171,19 @@ def guided(values, tools):
     plan = read_section(GUIDANCE, values["guidance"], "config.guidance").plan
     found = made.sampler.levels(made.schedule, made.prediction)
     x = jax.random.normal(KEY, (2, 4, 4, 1))
-    kinds = {
-        ComposedGuidance: Prompts(
-            (jnp.ones((2, 1, 1, 1)), jnp.full((2, 1, 1, 1), 2.0)), jnp.zeros((2, 1, 1, 1))
-        ),
-        TwoConditionGuidance: TwoConditions(*(jnp.full((2, 1, 1, 1), value) for value in (1.0, 0.3, 0.0))),
-    }
-    usual = Guided(jnp.ones((2, 1, 1, 1)), jnp.full((2, 1, 1, 1), -1.0))
-    conditioning = kinds.get(type(getattr(plan, "guidance", plan)), usual)
-    worse = lambda x, level, shift: denoise(0.5 * x, level, shift)  # noqa: E731
-    wrapped = plan.resolve(made.schedule, found).wrap(WithWeak(denoise, worse))
+    told = {value: Conditioning(context=jnp.full((2, 1, 1), value)) for value in (-1.0, 0.0, 0.3, 1.0, 2.0)}
+    conditioning = {
+        ComposedGuidance: Prompts((told[1.0], told[2.0]), told[0.0]),
+        TwoConditionGuidance: TwoConditions(told[1.0], told[0.3], told[0.0]),
+    }.get(type(getattr(plan, "guidance", plan)), Guided(told[1.0], told[-1.0]))
+
+    def better(x, level, condition):
+        return denoise(x, level, condition.context[..., None])
+
+    def worse(x, level, condition):
+        return denoise(0.5 * x, level, condition.context[..., None])
+
+    wrapped = plan.resolve(made.schedule, found).wrap(WithWeak(better, worse))
     memory, results = wrapped.begin(x), []
     for step in (0, 5, 9):
         outcome = wrapped.advance(x, found[step], conditioning, memory)
@@ -211,14 +217,13 @@ def perturbed(values, tools):
 
 
 def training_program(values, tools):
-    """The program of the loss, and the shapes of what it trains."""
+    """The programs of the loss and of where it starts, and the shapes of what it trains."""
     made = parse(values)
     check(made)
     null, batch = jax.tree.map(jnp.asarray, _example(made, 3))
     objective, params = made.objective(null), made.network.abstract()
-    return traced(lambda p, b, k: objective.loss(p, b, k)[0], params, batch, KEY), jax.tree.map(
-        lambda leaf: leaf.shape, params
-    )
+    program = traced(lambda p, b, k: objective.loss(p, b, k)[0], params, batch, KEY)
+    return program, traced(made.network.init, KEY), jax.tree.map(lambda leaf: leaf.shape, params)
 
 
 def clip(values, tools):
@@ -265,8 +270,10 @@ def optimizer(values, tools):
     params = {"w": jnp.asarray(rng.normal(size=(130, 129)), jnp.float32), "b": jnp.ones(3)}
     transformation = made.optimizer.build(made.training.steps)
     state = transformation.init(params)
-    for _ in range(made.training.steps):
-        grads = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
+    for step in range(made.training.steps):
+        # Some gradients are clipped, and some are not.
+        grads = {name: 10.0 ** (step - 3) * rng.normal(size=leaf.shape) for name, leaf in params.items()}
+        grads = jax.tree.map(jnp.float32, grads)
         updates, state = transformation.update(grads, state, params)
         params = optax.apply_updates(params, updates)
     return jax.tree.map(np.asarray, params), [str(leaf.dtype) for leaf in jax.tree.leaves(state)]
@@ -323,11 +330,13 @@ def loop_of_broken_data(values, tools):
 def pictures_while_training(values, tools):
     """How often a run draws, and what: the task that it gives to the loop."""
     drawn = []
-    tools.monkeypatch.setattr(
-        difflax.runs.diffusion,
-        "picture_task",
-        lambda every, pipeline, prompts, workdir: drawn.append((every, tuple(prompts))),
-    )
+    task = difflax.runs.base.picture_task
+
+    def recorded(every, pipeline, prompts, workdir):
+        drawn.append((every, tuple(prompts)))
+        return task(every, pipeline, prompts, workdir)
+
+    tools.monkeypatch.setattr(difflax.runs.diffusion, "picture_task", recorded)
     difflax.runs.diffusion.prepare_diffusion(parse(values), tools.fresh())
     return drawn
 
@@ -412,18 +421,8 @@ def evaluation(values, tools):
         devices=types.SimpleNamespace(batch_size=1),
     )
     tools.monkeypatch.setattr(difflax.cli.ablate, "load_model", lambda flags: model)
-    names = (
-        "pretrained",
-        "prompt",
-        "prompts_file",
-        "clip",
-        "seeds",
-        "guidance",
-        "negative_prompt",
-        "sampler",
-    )
-    flags = types.SimpleNamespace(**dict.fromkeys(names), num_steps=1, workdir=str(workdir), output="out")
-    return or_line(difflax.cli.ablate.sweep, flags, None), asked
+    flags = main.parse(evaluate, "evaluate", [f"--workdir={workdir}", "--output=out"])
+    return or_line(evaluate.run, flags), asked
 
 
 # --- checkpoints of the Hub
