@@ -67,4 +67,4 @@ def network_params(params: Params) -> Params:
 
 def pixels(batch: PyTree) -> Float[Array, "b h w c"]:
     """A batch's images in [-1, 1]."""
-    return batch["image"].astype(jnp.float32) / 127.5 - 1
+    return jnp.asarray(batch["image"], jnp.float32) / 127.5 - 1
