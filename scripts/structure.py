@@ -132,7 +132,8 @@ def import_counts(root: pathlib.Path) -> list[Count]:
 
 def frames_to_network(root: pathlib.Path) -> list[str]:
     """The functions of difflax between ``pipeline(...)`` and the network's own call, ``file:function`` from
-    the outside in, of the deepest call of the network. Comprehensions are no functions of their own.
+    the outside in, of the run's first call of the network (a sampler that calls it a second time in a step may
+    do so from a function of its own). Comprehensions are no functions of their own.
     """
     import difflax
     from difflax.models.unet import UNet2DConditionModel
@@ -141,17 +142,17 @@ def frames_to_network(root: pathlib.Path) -> list[str]:
     package = pathlib.Path(difflax.__file__).parent
     if package != root / "difflax":
         raise SystemExit(f"difflax is imported from {package}, not from {root}")
-    own_call, deepest = UNet2DConditionModel.__call__, []
+    own_call, first = UNet2DConditionModel.__call__, []
 
     def recorded(self, *args, **kwargs):
-        nonlocal deepest
+        nonlocal first
         stack, frame = [], sys._getframe(1)
         while frame is not None:
             file = pathlib.Path(frame.f_code.co_filename)
             if file.is_relative_to(package) and not frame.f_code.co_name.endswith("comp>"):
                 stack.append(f"{file.relative_to(root)}:{frame.f_code.co_qualname}")
             frame = frame.f_back
-        deepest = max(deepest, stack[::-1], key=len)
+        first = first or stack[::-1]
         return own_call(self, *args, **kwargs)
 
     with tempfile.TemporaryDirectory() as place:
@@ -162,7 +163,7 @@ def frames_to_network(root: pathlib.Path) -> list[str]:
             pipeline("a red cat", num_steps=1, height=32, width=32)
         finally:
             UNet2DConditionModel.__call__ = own_call
-    return deepest
+    return first
 
 
 def call_counts(root: pathlib.Path) -> list[Count]:

@@ -50,7 +50,7 @@ def define_pretrained_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string(
         "textual_inversion", [], "a learned word's file or folder; may be repeated", flag_values=values
     )
-    flags.DEFINE_bool("t5", None, "Stable Diffusion 3: with its third text encoder", flag_values=values)
+    flags.DEFINE_bool("t5", None, "with the third text encoder, a T5, where there is one", flag_values=values)
     flags.DEFINE_integer("t5_length", None, "tokens a prompt that it gives, 256", flag_values=values)
 
 

@@ -30,6 +30,7 @@ from difflax.parallel.sharding import fetch, put, shardings
 from difflax.pretrained.families.base import Checkpoint
 from difflax.pretrained.format.layout import AUTOENCODER
 from difflax.runs.base import Prepared, make_loader, picture_task
+from difflax.runs.diffusion import LATENTS
 from difflax.runs.load import check_source, merged_checkpoint, pipeline_of, read_checkpoint
 from difflax.training.objectives.base import network_params, pixels
 from difflax.training.objectives.denoising import Denoising
@@ -39,8 +40,6 @@ from difflax.training.state import TrainState
 
 TRAINED = "trained"
 """Where in the workdir what was trained lies, in diffusers' own format."""
-
-LATENTS = "latents.npy"
 
 
 def prepare_finetune(experiment: FineTuningExperiment, workdir: epath.Path) -> Prepared:
