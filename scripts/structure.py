@@ -132,8 +132,8 @@ def import_counts(root: pathlib.Path) -> list[Count]:
 
 def frames_to_network(root: pathlib.Path) -> list[str]:
     """The functions of difflax between ``pipeline(...)`` and the network's own call, ``file:function`` from
-    the outside in, of the run's first call of the network (a sampler that calls it a second time in a step may
-    do so from a function of its own). Comprehensions are no functions of their own.
+    the outside in, of the run's first call of the network (a sampler that calls it a second time in a step
+    may do so from a function of its own). Comprehensions are no functions of their own.
     """
     import difflax
     from difflax.models.unet import UNet2DConditionModel
