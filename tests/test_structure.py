@@ -13,7 +13,7 @@ LIMITS = {
     "own frames between pipeline(…) and the network": 9,
     "files of these frames": 6,
     "fields of Pipeline": 7,
-    # Two networks and an attention, which have diffusers' options; the doors to configs, checkpoints, the loop.
+    # Two networks and an attention with diffusers' options; the doors to configs, checkpoints and the loop.
     "functions of more than 12 parameters": 6,
     "files that know SD3, beside its own": 3,
     "files that know SDXL's sizes, beside its own": 4,
