@@ -19,6 +19,7 @@ from difflax.diffusion.predictions import PREDICTIONS, Epsilon
 from difflax.diffusion.samplers import DDPM, SAMPLERS, sample
 from difflax.diffusion.schedules import ContinuousCosine
 from difflax.diffusion.time_grids import Even, sampling_levels
+from difflax.diffusion.time_shift import TimeShift
 from difflax.models.autoencoder import AUTOENCODERS
 from difflax.models.functional import functional
 from difflax.training.ema import EMA
@@ -34,7 +35,8 @@ KINDS = {
     "uncertainty": UNCERTAINTIES,
     "noise": NOISES,
     "prediction_type": PREDICTIONS,
-    "time_sampler": TIME_SAMPLERS | {"shifted": lambda: Shifted(sampler=Uniform(), shift=3.0)},
+    "time_sampler": TIME_SAMPLERS
+    | {"shifted": lambda: Shifted(sampler=Uniform(), shift=TimeShift(shift=3.0))},
 }
 SCHEDULE = ContinuousCosine()
 
