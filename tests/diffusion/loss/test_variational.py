@@ -60,10 +60,9 @@ def test_the_bound_trains_the_variance_alone(x64):
     """Where the mean is right, its gradient pulls towards the posterior's variance; the mean feels none."""
 
     def loss(out, **options):
-        network = lambda params, x, time, conditioning: out  # noqa: E731
+        network = lambda x, time, conditioning: out  # noqa: E731
         return diffusion_loss(
             network,
-            {},
             PREDICTIONS["epsilon"](),
             jnp.asarray(X0),
             jnp.asarray(EPS),
@@ -87,8 +86,7 @@ def test_the_bound_trains_the_variance_alone(x64):
 def test_a_network_without_a_variance_is_refused_by_a_line():
     with pytest.raises(UserError, match="vlb_weight") as refused:
         diffusion_loss(
-            lambda params, x, time, conditioning: x,
-            {},
+            lambda x, time, conditioning: x,
             PREDICTIONS["epsilon"](),
             jnp.asarray(X0, jnp.float32),
             jnp.asarray(EPS, jnp.float32),
