@@ -118,8 +118,8 @@ class ToyNetwork(nnx.Module):
     def __init__(self, rngs):
         self.scale = nnx.Param(jnp.ones(()))
 
-    def __call__(self, x, timesteps, context, **conditioning):
-        return self.scale[...] * x + context.mean((1, 2))[:, None, None, None]
+    def __call__(self, x, timesteps, conditioning, dropout_key=None):
+        return self.scale[...] * x + conditioning.context.mean((1, 2))[:, None, None, None]
 
 
 def loss(values, tools):
@@ -147,6 +147,13 @@ def loss(values, tools):
 def levels(values, tools):
     made = parse(values)
     found = made.sampler.levels(made.schedule, made.prediction)
+    return [np.asarray(a) for a in (found.alpha, found.sigma, found.t)]
+
+
+def repainted(values, tools):
+    """The levels of a run that makes a part of an image anew."""
+    made = parse(values)
+    found = made.sampler.run_options.repainting(made.sampler.levels(made.schedule, made.prediction))
     return [np.asarray(a) for a in (found.alpha, found.sigma, found.t)]
 
 

@@ -138,21 +138,6 @@ FINE = ("model.path={sd15}", "model.variant=fp16", "model.dtype=float32")
 FINE3 = ("model.path={sd3}", "model.variant=fp16", "model.dtype=float32")
 RUNS = (*FINE, "data.path={captioned}", "data.height=32", "data.width=32", "training.batch_size=1")
 MASKS = ("data.name=folder", *PICTURES, "data.alpha_mask=True")
-THEIRS = {
-    # Its key does not reach the network.
-    "model.unet2d_condition.dropout",
-    # Passes the checks, and fails when it samples.
-    "sampler.ddpm.variance=learned_range",
-}
-"""What another change mends; it fails here until then, and is to be struck out."""
-
-
-def parameters(keys):
-    """Parameters of a test, those of ``THEIRS`` marked."""
-    marked = pytest.mark.xfail(strict=True)
-    return [pytest.param(key, marks=marked) if key in THEIRS else key for key in keys]
-
-
 CASES = {
     "seed": case("1", outcome=outcomes.first_batch),
     **below("data", outcome=outcomes.data, name=case("digits", "autoencoder.channels=1")),
@@ -214,6 +199,7 @@ CASES = {
     **below("network_input", "schedule.name=cosine", outcome=outcomes.network_input, time="sigma",
             time_scale=10, time_offset=-1, sigma_data=0.5),
     **below("loss.denoising", outcome=outcomes.loss, caption_dropout=1.0, masked=case("True", *MASKS)),
+    "loss.denoising.vlb_weight": case("0.001", outcome=outcomes.training_program),
     **below("loss.denoising.weighting", outcome=outcomes.loss, name="p2"),
     "loss.denoising.weighting.constant.loss_space": case("epsilon", outcome=outcomes.loss),
     "loss.denoising.weighting.min_snr.gamma": case("0.5", outcome=outcomes.loss),
@@ -309,6 +295,7 @@ CASES = {
     **schedules("sampler.schedule", outcomes.levels, *GRID),
     **below("sampler.restart", "sampler.restart.low=2", "sampler.restart.high=5", outcome=outcomes.levels,
             low=3, high=4, repeats=2),
+    **below("sampler.repaint", outcome=outcomes.repainted, jump=3, repeats=2),
     "guidance.name": case("cfg_zero_star", outcome=outcomes.guided),
     "guidance.corrections": case("[{'name': 'rescale'}]", outcome=outcomes.guided),
     **below("guidance.cfg", outcome=outcomes.guided, scale=3),
@@ -488,7 +475,7 @@ def test_every_field_has_its_line():
     assert set(FIELDS) == set(CASES)
 
 
-@pytest.mark.parametrize("key", parameters(FIELDS))
+@pytest.mark.parametrize("key", FIELDS)
 def test_every_field_does_something(key, folders, tools):
     field, given = FIELDS[key], CASES[key]
     names = {"empty": str(tools.fresh()), **folders}
@@ -515,7 +502,7 @@ LITERALS = [
 """The other values of fields that have a few."""
 
 
-@pytest.mark.parametrize("key", parameters(LITERALS))
+@pytest.mark.parametrize("key", LITERALS)
 def test_every_value_of_a_few_does_something(key, folders, tools):
     key, _, text = key.partition("=")
     field, given = FIELDS[key], CASES[key]

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.xdist_group("placement")
 def facts():
     """What `placement_run` prints; one process computes on all meshes of eight virtual devices."""
     done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "models" / "placement_run.py"],
+        [sys.executable, ROOT / "tests" / "parallel" / "placement_run.py"],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
