@@ -19,7 +19,8 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from difflax.config.experiments import Experiment, parse, resolve
-from difflax.config.resolve import Override, to_json
+from difflax.config.resolve import Override
+from difflax.config.values import to_json
 from difflax.core.types import UserError
 
 OPERATIONAL = (

@@ -6,7 +6,7 @@ import pytest
 from difflax.config import experiment
 from difflax.config.experiments import KINDS, parse, resolve
 from difflax.config.files import read_config_file
-from difflax.config.resolve import to_json
+from difflax.config.values import to_json
 from difflax.core.types import UserError
 from difflax.diffusion.guidance import GuidancePlan
 from difflax.diffusion.samplers import DDIM, Heun
