@@ -90,6 +90,14 @@ class Experiment:
         """``config.model.name``."""
         return self.resolved["model"]["name"]
 
+    def from_scratch(self, otherwise: str) -> "DiffusionExperiment":
+        """Itself, where it is a diffusion model from scratch.
+
+        Raises:
+            UserError: it is another kind of run; the error is ``otherwise``.
+        """
+        raise UserError(otherwise)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DiffusionExperiment(Experiment):
@@ -120,6 +128,13 @@ class DiffusionExperiment(Experiment):
     guidance: GuidanceOptions = held(GUIDANCE)
     evaluation: EvaluationProtocol | None = part(PROTOCOLS, optional=True)
     trained_autoencoder: AutoencoderOptions | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_guidance(self.guidance)
+
+    def from_scratch(self, otherwise: str) -> "DiffusionExperiment":
+        return self
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -219,6 +234,10 @@ class FineTuningExperiment(Experiment):
     guidance: GuidanceOptions = held(GUIDANCE)
     evaluation: EvaluationProtocol | None = part(PROTOCOLS, optional=True)
 
+    def __post_init__(self):
+        super().__post_init__()
+        check_guidance(self.guidance)
+
 
 KINDS: Mapping[str, type[Experiment]] = types.MappingProxyType(
     {
@@ -291,7 +310,4 @@ def parse(config: ConfigDict | Mapping[str, Any], workdir: epath.PathLike | None
         return kind(**sections, resolved=to_json(values))
 
     section = dataclasses.replace(root(values["model"]["name"]), make=make)
-    made = build_section(section, values, "config")
-    if isinstance(made, DiffusionExperiment | FineTuningExperiment):
-        check_guidance(made.guidance)
-    return made
+    return build_section(section, values, "config")

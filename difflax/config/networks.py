@@ -5,6 +5,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from flax import nnx
 
 from difflax.config.build import called
@@ -136,8 +137,7 @@ class NetworkOptions:
     @property
     def context_width(self) -> int:
         """Of the text's states that it reads."""
-        width = self.options[self.kind.context_option]
-        return width if isinstance(width, int) else width[0]
+        return int(np.ravel(self.options[self.kind.context_option])[0])
 
     def pooled_width(self, *, scored: bool) -> int:
         """Of the text's vector that it reads; ``scored``: whether the data's images have scores."""

@@ -145,9 +145,9 @@ def weak_model(options: WeakOptions | None, workdir: epath.Path, mesh: Mesh) -> 
     if not options.workdir and options.step is None:
         return WeakModel(perturbation=options.perturbation)
     folder = epath.Path(options.workdir or workdir)
-    experiment = read_workdir(folder)
-    if not isinstance(experiment, DiffusionExperiment):
-        raise UserError(f"guidance.weak.workdir = {options.workdir!r} is no run of a diffusion model")
+    experiment = read_workdir(folder).from_scratch(
+        f"guidance.weak.workdir = {options.workdir!r} is no run of a diffusion model from scratch"
+    )
     checkpoints = Checkpoints(folder / "checkpoints")
     abstract = sharded_shapes(experiment.network.abstract(), mesh, experiment.mesh.rules)
     params = checkpoints.restore_params(abstract, options.step)

@@ -21,7 +21,7 @@ from difflax.data.latents import cache_latents
 from difflax.data.loader import Loader
 from difflax.data.records import Records
 from difflax.data.subjects import Subject
-from difflax.diffusion.loss.time_samplers import RunningLoss, Shifted
+from difflax.diffusion.loss.time_samplers import Shifted
 from difflax.diffusion.time_shift import TimeShift
 from difflax.generation.conditions import named
 from difflax.generation.devices import Devices
@@ -121,7 +121,7 @@ def make_objective(experiment: FineTuningExperiment, checkpoint: Checkpoint) -> 
     loss, size = experiment.loss, experiment.data.image_shape[:2]
     time_sampler = loss.time_sampler
     shift = sampling.time_shift(checkpoint.autoencoder.latent_shape(*size)[:2])
-    if shift is not None and not isinstance(time_sampler, RunningLoss):
+    if shift is not None and not time_sampler.follows_loss:
         if experiment.model.time_shift:
             shift = TimeShift(shift=experiment.model.time_shift)
         time_sampler = Shifted(sampler=time_sampler, shift=shift)
@@ -161,7 +161,7 @@ def with_class_images(
 ) -> FineTuningExperiment:
     """The experiment with a full folder of the class's pictures: what is missing, the checkpoint makes."""
     source = experiment.data
-    if not isinstance(source, Subject) or not source.class_prompt:
+    if not getattr(source, "class_prompt", ""):
         return experiment
     if not source.class_path:
         source = dataclasses.replace(source, class_path=str(workdir / "class_images"))

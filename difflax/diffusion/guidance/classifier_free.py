@@ -276,6 +276,8 @@ class TwoConditionGuidance(Guidance):
         image_scale: of the image; 1 is off.
     """
 
+    needs_condition: ClassVar[str] = "picture"
+
     text_scale: Strength = 7.5
     image_scale: Strength = 1.5
 
