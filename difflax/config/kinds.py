@@ -8,10 +8,10 @@ each other.
 import collections.abc
 import dataclasses
 import math
-import types
 import typing
 from typing import Any, ClassVar
 
+from difflax.core.descriptions import choices_of
 from difflax.core.spelling import nearest
 from difflax.core.types import UserError
 
@@ -180,13 +180,6 @@ def takes_of(hint: Any, *, endless: bool = False) -> Takes:
         endless: whether its numbers may be infinite.
     """
     return Takes(tuple(_kind(option, endless) for option in choices_of(hint) if not _is_array(option)))
-
-
-def choices_of(hint: Any) -> tuple[Any, ...]:
-    """The types that an annotation joins."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return typing.get_args(hint)
-    return (hint,)
 
 
 _PLAIN = {type(None): Nothing(), bool: Plain(bool), int: Plain(int), str: Plain(str)}

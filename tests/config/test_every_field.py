@@ -13,7 +13,7 @@ import pytest
 from difflax.config import experiment
 from difflax.config.checks import check
 from difflax.config.experiments import parse, resolve
-from difflax.config.schema import choices_of
+from difflax.core.descriptions import choices_of
 from difflax.core.types import UserError
 from PIL import Image
 

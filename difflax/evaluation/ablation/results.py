@@ -164,15 +164,9 @@ class AblationResult:
         )
 
 
-def _clean(value: Any) -> Any:
+def _clean(document: dict[str, Any]) -> dict[str, Any]:
     """JSON has no NaN: an absent number is null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(k): _clean(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_clean(v) for v in value]
-    return value
+    return json.loads(json.dumps(document, default=dict), parse_constant=lambda name: None)
 
 
 def _number(value: float) -> str:
@@ -206,8 +200,11 @@ def records_csv(result: AblationResult) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(result.records)
-    for row in zip(*result.records.values(), strict=True):
-        writer.writerow([_number(float(v)) if isinstance(v, np.floating) else v for v in row])
+    columns = [
+        map(_number, column.tolist()) if np.issubdtype(column.dtype, np.floating) else column
+        for column in result.records.values()
+    ]
+    writer.writerows(zip(*columns, strict=True))
     return out.getvalue()
 
 
