@@ -21,9 +21,6 @@ class WholeNumbers(flags.ArgumentParser):
         except ValueError as error:
             raise ValueError("give whole numbers with commas between them, as in 64,128") from error
 
-    def flag_type(self) -> str:
-        return "whole numbers"
-
 
 def _define_numbers(
     name: str, default: Collection[int] | None, text: str, flag_values: flags.FlagValues

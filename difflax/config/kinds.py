@@ -16,7 +16,7 @@ from difflax.core.spelling import nearest
 from difflax.core.types import UserError
 
 
-class Kind:
+class ValueKind:
     """One of the types that an annotation joins.
 
     Attributes:
@@ -40,7 +40,7 @@ class Kind:
         return value
 
 
-class Nothing(Kind):
+class Nothing(ValueKind):
     """``None``."""
 
     words = "None"
@@ -51,7 +51,7 @@ class Nothing(Kind):
 
 
 @dataclasses.dataclass(frozen=True)
-class Listed(Kind):
+class Listed(ValueKind):
     """The values of a ``Literal``."""
 
     known: tuple[Any, ...]
@@ -65,7 +65,7 @@ class Listed(Kind):
 
 
 @dataclasses.dataclass(frozen=True)
-class Plain(Kind):
+class OfType(ValueKind):
     """The values of a type of Python's; a truth value is no number, though Python has it so."""
 
     type: type
@@ -79,7 +79,7 @@ class Plain(Kind):
 
 
 @dataclasses.dataclass(frozen=True)
-class Number(Kind):
+class Number(ValueKind):
     """Numbers, whole ones too; they become floats.
 
     Attributes:
@@ -96,7 +96,7 @@ class Number(Kind):
 
     def takes(self, value: Any) -> bool:
         number = self.UNWRITABLE.get(str(value), value)
-        return Plain(float).takes(number) or Plain(int).takes(number)
+        return OfType(float).takes(number) or OfType(int).takes(number)
 
     def read(self, value: Any, where: str) -> float:
         number = float(value)
@@ -106,7 +106,7 @@ class Number(Kind):
 
 
 @dataclasses.dataclass(frozen=True)
-class Several(Kind):
+class Several(ValueKind):
     """Tuples.
 
     Attributes:
@@ -130,7 +130,7 @@ class Several(Kind):
 
 
 @dataclasses.dataclass(frozen=True)
-class Anything(Kind):
+class Anything(ValueKind):
     """Every value: the annotation (a protocol, ``Any``) says nothing about those of a config."""
 
     words: str
@@ -147,14 +147,14 @@ class Takes:
         kinds: asked in their order.
     """
 
-    kinds: tuple[Kind, ...]
+    kinds: tuple[ValueKind, ...]
 
     @property
     def words(self) -> str:
         """The annotation in words, for errors."""
         return " or ".join(kind.words for kind in self.kinds)
 
-    def kind(self, value: Any) -> Kind | None:
+    def kind(self, value: Any) -> ValueKind | None:
         """The first that takes ``value``."""
         return next((kind for kind in self.kinds if kind.takes(value)), None)
 
@@ -182,10 +182,10 @@ def takes_of(hint: Any, *, endless: bool = False) -> Takes:
     return Takes(tuple(_kind(option, endless) for option in choices_of(hint) if not _is_array(option)))
 
 
-_PLAIN = {type(None): Nothing(), bool: Plain(bool), int: Plain(int), str: Plain(str)}
+_OF_TYPES = {type(None): Nothing(), bool: OfType(bool), int: OfType(int), str: OfType(str)}
 
 
-def _kind(option: Any, endless: bool) -> Kind:
+def _kind(option: Any, endless: bool) -> ValueKind:
     origin, parts = typing.get_origin(option), typing.get_args(option)
     if option is float:
         return Number(endless)
@@ -194,7 +194,7 @@ def _kind(option: Any, endless: bool) -> Kind:
     if origin in (tuple, collections.abc.Sequence):
         each = tuple(takes_of(part, endless=endless) for part in parts if part is not ...)
         return Several(each, any_number=origin is not tuple or parts[-1] is ...)
-    return _PLAIN.get(option, Anything(getattr(option, "__name__", str(option))))
+    return _OF_TYPES.get(option, Anything(getattr(option, "__name__", str(option))))
 
 
 def _is_array(option: Any) -> bool:
