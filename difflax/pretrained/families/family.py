@@ -35,6 +35,7 @@ from difflax.pretrained.format.layout import (
     SCHEDULER,
     SCHEDULER_CONFIG,
     check_class,
+    components,
     write_model,
 )
 from difflax.pretrained.format.safetensors import Tensors, read_json, write_json
@@ -171,7 +172,7 @@ class Family(abc.ABC):
         Args:
             written: the lines of its components, `MISSING` for those that are not there.
         """
-        others = [n for n, entry in configs.index.items() if isinstance(entry, list) and n not in written]
+        others = [name for name in components(configs.index) if name not in written]
         gone = dict.fromkeys(others, MISSING) | {n: e for n, e in written.items() if e == MISSING}
         new = {n: e for n, e in written.items() if n not in configs.index}
         return {**configs.index, **new, **gone}
