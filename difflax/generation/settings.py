@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from difflax.core.spelling import choose
 from difflax.core.types import UserError
 from difflax.diffusion.denoisers import time_of
 from difflax.diffusion.guidance import Guidance
@@ -86,8 +87,4 @@ def run_sampler(sampler: str | Sampler | None, usual: Sampler) -> Sampler:
     """
     if sampler is None:
         return usual
-    if not isinstance(sampler, str):
-        return sampler
-    if sampler not in SAMPLERS:
-        raise UserError(f"sampler={sampler!r}: choose from {', '.join(sorted(SAMPLERS))}")
-    return SAMPLERS[sampler]()
+    return choose(SAMPLERS, sampler, "sampler")() if isinstance(sampler, str) else sampler

@@ -11,7 +11,7 @@ def test_an_object_is_read(text):
 
 @pytest.mark.parametrize("text", ["", "{", "{'a': 1}", b"\0", b"\xff\xfe", "[" * 100_000])
 def test_what_is_no_json_is_one_line(text):
-    with pytest.raises(ValueError, match="^is not valid JSON") as caught:
+    with pytest.raises(ValueError, match=r"^is not valid JSON") as caught:
         json_object(text)
     assert "\n" not in str(caught.value)
 

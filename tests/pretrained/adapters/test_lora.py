@@ -192,7 +192,7 @@ class TestAgainstDiffusers:
         apply, reference_of, noise = run
         expected, before = reference_of(made), apply(plain.model.params)
         size = np.abs(expected).max()
-        assert np.abs(apply(ours.params) - expected).max() / size < 1e-4
+        assert np.abs(apply(ours.model.params) - expected).max() / size < 1e-4
         # Without the LoRA it is another output.
         assert np.abs(before - expected).max() / size > 0.05
         settings = {
