@@ -105,13 +105,10 @@ class SingleEncoder:
         return self
 
 
-def parse_weights(prompt: str) -> list[tuple[str, float]]:
-    """The pieces of a prompt with their weights; neighbours of one weight are joined, also over a BREAK."""
-    return _joined([piece for segment in parse_segments(prompt) for piece in segment])
-
-
 def parse_segments(prompt: str) -> list[list[tuple[str, float]]]:
-    """The same of each of the prompt's parts between BREAKs, at least one."""
+    """The pieces of each of the prompt's parts between BREAKs (at least one) with their weights; neighbours
+    of one weight are joined.
+    """
     pieces: list[tuple[str | None, float]] = []
     opened: dict[str, list[int]] = {bracket: [] for bracket, _ in CLOSES.values()}
 

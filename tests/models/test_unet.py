@@ -141,10 +141,11 @@ class TestConditions:
 
     def test_no_dropout_is_the_same_program_with_and_without_a_key(self, inputs):
         model = unet()
-        params, (x, time, context) = random_params(model), inputs
-        run = lambda p, **given: model.apply(p, x, time, Conditioning(context=context), **given)  # noqa: E731
+        params = random_params(model)
+        x, times, context = inputs
+        told = Conditioning(context=context)
         text = [
-            jax.jit(functools.partial(run, **given)).lower(params).as_text()
+            jax.jit(lambda p, given=given: model.apply(p, x, times, told, **given)).lower(params).as_text()
             for given in ({}, {"dropout_key": jax.random.key(0)})
         ]
         assert text[0] == text[1]

@@ -23,6 +23,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, UInt8
 
+from difflax.core.files import atomic_write
 from difflax.core.version import __version__
 from difflax.evaluation import metrics as m
 from difflax.evaluation.statistics import Estimate
@@ -255,10 +256,10 @@ def results_json(result: AblationResult) -> str:
 def write_tables(result: AblationResult, directory: str | os.PathLike[str]) -> None:
     """Writes ``table.csv``, ``records.csv`` and ``results.json`` into ``directory``."""
     directory = epath.Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "table.csv").write_text(table_csv(result))
-    (directory / "records.csv").write_text(records_csv(result))
-    (directory / "results.json").write_text(results_json(result))
+    makers = {"table.csv": table_csv, "records.csv": records_csv, "results.json": results_json}
+    for name, make in makers.items():
+        with atomic_write(directory / name, "w") as file:
+            file.write(make(result))
 
 
 def describe_scale(scale: float) -> str:

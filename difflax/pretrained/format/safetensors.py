@@ -17,6 +17,7 @@ import numpy as np
 from etils import epath
 
 from difflax.core.documents import json_object
+from difflax.core.files import atomic_write
 from difflax.core.types import UserError
 
 DTYPES = {
@@ -212,7 +213,8 @@ def read_json(path: epath.Path) -> dict[str, Any]:
 
 def write_json(path: epath.Path, value: Mapping[str, Any]) -> None:
     """Writes a JSON file as the Hub's libraries do."""
-    path.write_text(json.dumps(value, indent=2) + "\n")
+    with atomic_write(path, "w") as file:
+        file.write(json.dumps(value, indent=2) + "\n")
 
 
 def write_file(
@@ -239,7 +241,7 @@ def write_file(
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with epath.Path(path).open("wb") as file:
+    with atomic_write(path) as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in order:
             file.write(np.ascontiguousarray(np.asarray(tensors[name])).reshape(-1).view(np.uint8).data)
