@@ -11,7 +11,6 @@ from difflax.diffusion.guidance import Guidance
 from difflax.diffusion.samplers import SAMPLERS
 from difflax.diffusion.samplers.base import Sampler
 from difflax.diffusion.schedules import NoiseLevel
-from difflax.diffusion.time_grids import FlowGrid
 from difflax.diffusion.time_grids.sequences import levels_between
 from difflax.generation.model import Model
 from difflax.generation.request import Defaults
@@ -29,9 +28,8 @@ def run_levels(
     Raises:
         UserError: for a number of steps that the time grid cannot make.
     """
-    grid = defaults.time_grid
-    if isinstance(grid, FlowGrid):
-        grid = grid.of_latent(latent or model.autoencoder.latent_shape(defaults.height, defaults.width)[:2])
+    latent = latent or model.autoencoder.latent_shape(defaults.height, defaults.width)[:2]
+    grid = defaults.time_grid.of_latent(latent)
     try:
         return defaults.options.levels(model.schedule, grid, num_steps, model.prediction_type)
     except ValueError as error:

@@ -41,7 +41,6 @@ from difflax.diffusion.time_grids import (
     Beta,
     CheckpointFlow,
     Distilled,
-    FlowGrid,
     Karras,
     Leading,
     Linspace,
@@ -78,12 +77,11 @@ class Sampling:
         """How far a flow's times are moved for an image whose latent has that height and width; ``None`` for
         other models.
         """
-        grid = self.time_grid
-        return grid.of_latent(latent).time_shift if isinstance(grid, FlowGrid) else None
+        return self.time_grid.of_latent(latent).time_shift
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Respaced:
+class Respaced(TimeGrid):
     """Another spacing of ``sigma / alpha`` between the ends of ``over``, or of the whole table."""
 
     kind: Literal["karras", "exponential", "beta"]
