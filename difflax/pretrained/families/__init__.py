@@ -53,11 +53,8 @@ def family_of_file(tensors: Mapping[str, Any], path: epath.PathLike) -> Family:
 
 def check_options(family: Family, options: EncoderOptions, source: epath.PathLike) -> None:
     """Refuses options of a T5 for a checkpoint of a family that has none."""
-    owners: dict[str, list[Family]] = {}
-    for owner in FAMILIES.values():
-        for name in (name for part in owner.text for name in part.own_options):
-            owners.setdefault(name, []).append(owner)
-    for name, having in owners.items():
-        if getattr(options, name) is not None and family not in having:
-            titles = " or ".join(f.title for f in having)
+    owned = set().union(*(owner.own_options for owner in FAMILIES.values()))
+    for name in sorted(owned - family.own_options):
+        if getattr(options, name) is not None:
+            titles = " or ".join(owner.title for owner in FAMILIES.values() if name in owner.own_options)
             raise UserError(f"{name} is given, but {source} is no {titles}, which alone has a T5")

@@ -106,6 +106,11 @@ class Family(abc.ABC):
     check_latent: Callable[[Config, int, int], None] | None = None
     original: Original | None = None
 
+    @property
+    def own_options(self) -> set[str]:
+        """Those of `EncoderOptions` that one of its text encoders reads, and no other kind does."""
+        return {name for part in self.text for name in part.own_options}
+
     @abc.abstractmethod
     def text_widths(self, network: Config) -> tuple[int, int | None]:
         """The widths of the text's states and of its pooled vector that a network of this config reads;

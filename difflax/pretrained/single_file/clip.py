@@ -102,9 +102,9 @@ def open_clip_names(tensors: Tensors, layers: int, *, projection: bool = False) 
         "mlp.c_proj.": "mlp.fc2.",
     }
     named: dict[str, Any] = {}
-    towers = dict(tensors)
-    projected = towers.pop("text_projection", None)
-    for name, tensor in towers.items():
+    tensors = dict(tensors)
+    projected = tensors.pop("text_projection", None)
+    for name, tensor in tensors.items():
         match = re.fullmatch(r"transformer\.resblocks\.(\d+)\.(.*)", name)
         if match is None:
             named[outside.get(name, name)] = tensor
