@@ -87,6 +87,11 @@ def _flat(count: int, original: Pair, corner: Pair, target: Pair, score: float |
     return np.asarray([*original, *corner, *last], np.float32)
 
 
+def reads_sizes(unet: Mapping[str, Any]) -> bool:
+    """Whether a UNet of these options reads numbers of size and frame beside a pooled vector."""
+    return unet.get("addition_embed_type") == "text_time"
+
+
 def size_conditions(unet: Mapping[str, Any], pooled_width: int, where: str) -> tuple[str, ...]:
     """The kind of condition that a UNet of these options reads of sizes, beside a pooled vector of a width;
     none for most.
@@ -94,7 +99,7 @@ def size_conditions(unet: Mapping[str, Any], pooled_width: int, where: str) -> t
     Raises:
         UserError: its vector has room for another number of them.
     """
-    if unet.get("addition_embed_type") != "text_time":
+    if not reads_sizes(unet):
         return ()
     width, each = unet["projection_class_embeddings_input_dim"], unet["addition_time_embed_dim"]
     numbers, rest = divmod(width - pooled_width, each)
@@ -112,7 +117,7 @@ def pooled_width(unet: Mapping[str, Any], *, scored: bool) -> int:
     whether a score is one of them.
     """
     width = unet["projection_class_embeddings_input_dim"]
-    if unet.get("addition_embed_type") != "text_time":
+    if not reads_sizes(unet):
         return width
     return width - (SCORED if scored else SIZES) * unet["addition_time_embed_dim"]
 

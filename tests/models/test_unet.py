@@ -207,7 +207,7 @@ def test_bfloat16_is_near_float32(inputs):
         ({"act_fn": "sillu"}, "did you mean 'silu'"),
         ({"resnet_time_scale_shift": "shift"}, "resnet_time_scale_shift"),
         ({"class_embed_type": "identity"}, "class_embed_type='identity' is not supported"),
-        ({"addition_embed_type": "image"}, "addition_embed_type='image' is not supported"),
+        ({"addition_embed_type": "image"}, "addition_embed_type='image' is unknown; valid: text_time"),
         ({"addition_embed_type": "text_time"}, "needs addition_time_embed_dim"),
         ({"transformer_layers_per_block": ((1, 2), 1)}, "needs reverse_transformer_layers_per_block"),
         ({"remat": "some"}, "remat"),

@@ -18,7 +18,7 @@ from etils import epath
 from flax import traverse_util
 
 from difflax.core.types import Params, UserError
-from difflax.models.lora import by_layer
+from difflax.models.lora import by_layer, layers_of
 from difflax.models.weight_changes import Difference, WeightChange, changed
 from difflax.pretrained.adapters.lora_alphas import ADAPTER_FILE, METADATA, Stated, read_stated
 from difflax.pretrained.adapters.lora_kinds import read_change
@@ -134,10 +134,11 @@ _LEAVES = ("kernel", "scale", "embedding")
 
 
 def _weights(params: Params) -> Weights:
-    layers: Weights = {}
-    for path, leaf in traverse_util.flatten_dict(params).items():
-        layers.setdefault(".".join(path[:-1]), {})[path[-1]] = tuple(leaf.shape)
-    return {name: leaves for name, leaves in layers.items() if any(leaf in leaves for leaf in _LEAVES)}
+    return {
+        name: {last: tuple(leaf.shape) for last, leaf in leaves.items()}
+        for name, leaves in layers_of(params).items()
+        if any(leaf in leaves for leaf in _LEAVES)
+    }
 
 
 def _grouped(
@@ -183,13 +184,16 @@ def _grouped(
     return grouped
 
 
+_LEFT_OUT = {"text_encoder_3": " (or not, with t5=False)"}
+"""Networks that a model may have been loaded without."""
+
+
 def _strangers(strangers: Mapping[str, list[str]]) -> str:
     listed = []
     for network, names in strangers.items():
         what = "of layers that it does not have"
         if network:
-            left_out = " (or not, with t5=False)" if network == "text_encoder_3" else ""
-            what = f"of {network}, which it does not have{left_out}"
+            what = f"of {network}, which it does not have{_LEFT_OUT.get(network, '')}"
         listed.append(f"{_tensors(names)} {what}: {_some(names)}")
     return "; ".join(listed)
 

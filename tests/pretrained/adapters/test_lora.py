@@ -9,8 +9,10 @@ from difflax.cli.models import read_lora_flag
 from difflax.core.types import Conditioning, UserError
 from difflax.models.lora import add_factors, by_layer, init_factors, matching_layers
 from difflax.pretrained.adapters.lora import FILE, merge_lora, read_lora, save_lora
+from difflax.pretrained.adapters.lora_alphas import METADATA, read_stated
 from difflax.pretrained.families.base import networks_of
 from difflax.pretrained.format.torch_names import to_torch
+from etils import epath
 from flax import traverse_util
 
 from tests.fixtures import make_stable_diffusion as reference
@@ -192,7 +194,7 @@ class TestAgainstDiffusers:
         apply, reference_of, noise = run
         expected, before = reference_of(made), apply(plain.model.params)
         size = np.abs(expected).max()
-        assert np.abs(apply(ours.params) - expected).max() / size < 1e-4
+        assert np.abs(apply(ours.model.params) - expected).max() / size < 1e-4
         # Without the LoRA it is another output.
         assert np.abs(before - expected).max() / size > 0.05
         settings = {
@@ -294,6 +296,17 @@ def test_the_flag_of_the_command_line(given, expected):
     assert read_lora_flag(given) == expected
     with pytest.raises(UserError, match="no weight"):
         read_lora_flag(given + ":much")
+
+
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [("{", "is not valid JSON"), ("[]", "holds no mapping"), ('{"unet.r": "four"}', "no number")],
+)
+def test_damaged_facts_in_a_header(tmp_path, facts, says):
+    path = tmp_path / FILE
+    safetensors.numpy.save_file({"a": np.zeros(1)}, path, metadata={METADATA: facts})
+    with pytest.raises(UserError, match=f"its {METADATA} .*{says}.*: fetch it again"):
+        read_stated(epath.Path(path), ["unet"])
 
 
 def write(path, tensors):
