@@ -12,14 +12,16 @@ from absl import flags
 
 from difflax.core.types import UserError
 
-BEGIN, END = "<!-- orders: difflax samplers -->", "<!-- end of orders -->"
+TABLE_BEGIN, TABLE_END = "<!-- orders: difflax samplers -->", "<!-- end of orders -->"
 
 
 def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Adds the flags of this command."""
     names = "rows of the table by the names in its first column, one with a comma in quotes; by default all"
     flags.DEFINE_list("names", None, names, flag_values=values)
-    page = f"a Markdown file in which what stands between {BEGIN} and {END} is replaced by the table"
+    page = (
+        f"a Markdown file in which what stands between {TABLE_BEGIN} and {TABLE_END} is replaced by the table"
+    )
     flags.DEFINE_string("output", None, page, flag_values=values)
 
 
@@ -37,9 +39,15 @@ def run(values: flags.FlagValues) -> None:
         return
     page = pathlib.Path(values.output)
     text = page.read_text() if page.is_file() else ""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise UserError(f"--output={values.output}: no page with one {BEGIN} and one {END} after it")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n{order_table(names)}\n{END}{after}")
+    if (
+        text.count(TABLE_BEGIN) != 1
+        or text.count(TABLE_END) != 1
+        or text.index(TABLE_BEGIN) > text.index(TABLE_END)
+    ):
+        raise UserError(
+            f"--output={values.output}: no page with one {TABLE_BEGIN} and one {TABLE_END} after it"
+        )
+    before, rest = text.split(TABLE_BEGIN)
+    after = rest.split(TABLE_END)[1]
+    page.write_text(f"{before}{TABLE_BEGIN}\n{order_table(names)}\n{TABLE_END}{after}")
     print(f"{len(names)} samplers: {page}")

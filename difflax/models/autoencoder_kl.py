@@ -25,7 +25,7 @@ from difflax.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
 from difflax.models.tiling import in_tiles
 
 DOWN_BLOCK, UP_BLOCK = "DownEncoderBlock2D", "UpDecoderBlock2D"
-ABSENT: dict[str, tuple] = {"latents_mean": (None,), "latents_std": (None,)}
+ABSENT_OPTIONS: dict[str, tuple] = {"latents_mean": (None,), "latents_std": (None,)}
 """Options of diffusers' configs that the autoencoder has only in the state that leaves them out."""
 
 EACH_LEVEL = ("block_out_channels", "down_block_types", "up_block_types")
@@ -87,7 +87,7 @@ class AutoencoderKLConfig:
         Raises:
             UserError: an unknown option, or one with a value that is not supported.
         """
-        options = supported_options(cls, config, ABSENT)
+        options = supported_options(cls, config, ABSENT_OPTIONS)
         return cls(**options | {name: tuple(options[name]) for name in EACH_LEVEL if name in options})
 
     @property

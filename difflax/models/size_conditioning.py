@@ -20,10 +20,10 @@ from jaxtyping import Float
 
 from difflax.core.types import Batch, UserError
 
-SIZES, SCORED = 6, 5
+SIZE_NUMBERS, SCORE_NUMBERS = 6, 5
 """How many numbers the base and the refiner read."""
 
-NAMES = {SIZES: "size", SCORED: "size_and_score"}
+NAMES = {SIZE_NUMBERS: "size", SCORE_NUMBERS: "size_and_score"}
 """The kinds of condition of networks with so many numbers."""
 
 Pair = tuple[int, ...]
@@ -83,7 +83,7 @@ class MicroConditioning:
 
 
 def _flat(count: int, original: Pair, corner: Pair, target: Pair, score: float | int) -> Any:
-    last = (score,) if count == SCORED else target
+    last = (score,) if count == SCORE_NUMBERS else target
     return np.asarray([*original, *corner, *last], np.float32)
 
 
@@ -106,7 +106,7 @@ def size_conditions(unet: Mapping[str, Any], pooled_width: int, where: str) -> t
     if rest or numbers not in NAMES:
         raise UserError(
             f"{where} reads a vector of {width} (projection_class_embeddings_input_dim), which a pooled"
-            f" vector of {pooled_width} and {SCORED} or {SIZES} numbers of {each} (addition_time_embed_dim)"
+            f" vector of {pooled_width} and {SCORE_NUMBERS} or {SIZE_NUMBERS} numbers of {each} (addition_time_embed_dim)"
             " do not make: they do not belong together"
         )
     return (NAMES[numbers],)
@@ -119,11 +119,11 @@ def pooled_width(unet: Mapping[str, Any], *, scored: bool) -> int:
     width = unet["projection_class_embeddings_input_dim"]
     if not reads_sizes(unet):
         return width
-    return width - (SCORED if scored else SIZES) * unet["addition_time_embed_dim"]
+    return width - (SCORE_NUMBERS if scored else SIZE_NUMBERS) * unet["addition_time_embed_dim"]
 
 
 def numbers_of(batch: Batch, count: int, target: Pair) -> Float[np.ndarray, "b k"]:
     """The numbers of a loader's batch of height and width ``target``, for a network that reads ``count``."""
     target = np.broadcast_to(target, batch["corner"].shape)
-    last = batch["score"][:, None] if count == SCORED else target
+    last = batch["score"][:, None] if count == SCORE_NUMBERS else target
     return np.concatenate([batch["original_size"], batch["corner"], last], axis=1).astype(np.float32)

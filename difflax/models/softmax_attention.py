@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-ROWS = 32
+QUERY_ROWS = 32
 """Queries a block."""
 
 SMALL = 2**15
@@ -62,7 +62,7 @@ def blocked(
     value: Float[Array, "b m h d"],
     mask: Bool[Array, "b m"] | None = None,
     *,
-    rows: int = ROWS,
+    rows: int = QUERY_ROWS,
 ) -> Float[Array, "b n h d"]:
     """Attention with the scores of ``rows`` queries at a time; batch and heads stay whole, and so may be
     sharded.

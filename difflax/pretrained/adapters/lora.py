@@ -20,7 +20,7 @@ from flax import traverse_util
 from difflax.core.types import Params, UserError
 from difflax.models.lora import by_layer, layers_of
 from difflax.models.weight_changes import Difference, WeightChange, changed
-from difflax.pretrained.adapters.lora_alphas import ADAPTER_FILE, METADATA, Stated, read_stated
+from difflax.pretrained.adapters.lora_alphas import ADAPTER_FILE, ADAPTER_METADATA, Stated, read_stated
 from difflax.pretrained.adapters.lora_kinds import read_change
 from difflax.pretrained.adapters.lora_names import Dialects, Place, split_name, unread_method
 from difflax.pretrained.format.safetensors import (
@@ -32,7 +32,7 @@ from difflax.pretrained.format.safetensors import (
 )
 from difflax.pretrained.format.torch_names import TO_TORCH
 
-FILE = "pytorch_lora_weights.safetensors"
+LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,15 +258,17 @@ def save_lora(
             f"{network}.lora_alpha": alpha,
             f"{network}.target_modules": list(targets[network]),
         }
-    write_file(epath.Path(path), tensors, metadata={METADATA: json.dumps(facts, indent=2, sort_keys=True)})
+    write_file(
+        epath.Path(path), tensors, metadata={ADAPTER_METADATA: json.dumps(facts, indent=2, sort_keys=True)}
+    )
 
 
 def _find(path: epath.Path) -> epath.Path:
     if path.is_dir():
-        for name in (FILE, ADAPTER_FILE):
+        for name in (LORA_FILE, ADAPTER_FILE):
             if (path / name).is_file():
                 return path / name
-        raise UserError(f"no {FILE} or {ADAPTER_FILE} in {path}: name the LoRA's file")
+        raise UserError(f"no {LORA_FILE} or {ADAPTER_FILE} in {path}: name the LoRA's file")
     if path.name.endswith(PICKLES):
         raise UserError(refusal(path))
     return path

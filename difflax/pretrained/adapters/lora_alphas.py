@@ -15,7 +15,7 @@ from difflax.pretrained.format.safetensors import read_json, read_metadata
 
 ADAPTER_FILE, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 """peft's."""
-METADATA = "lora_adapter_metadata"
+ADAPTER_METADATA = "lora_adapter_metadata"
 """The entry of a file's header."""
 
 
@@ -83,9 +83,9 @@ def read_stated(path: epath.Path, networks: Iterable[str]) -> dict[str, Stated]:
     Raises:
         UserError: that is damaged.
     """
-    where = f"{path}: its {METADATA}"
+    where = f"{path}: its {ADAPTER_METADATA}"
     try:
-        facts = json_object(read_metadata(path).get(METADATA, "{}"))
+        facts = json_object(read_metadata(path).get(ADAPTER_METADATA, "{}"))
     except ValueError as error:
         raise UserError(f"{where} {error}: fetch it again") from error
     config = path.parent / ADAPTER_CONFIG

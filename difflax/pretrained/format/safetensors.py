@@ -20,7 +20,7 @@ from difflax.core.documents import json_object
 from difflax.core.files import atomic_write
 from difflax.core.types import UserError
 
-DTYPES = {
+DTYPES_BY_NAME = {
     "F64": np.float64,
     "F32": np.float32,
     "F16": np.float16,
@@ -156,12 +156,12 @@ def _damaged(path: epath.Path, error: Exception) -> UserError:
 
 
 def _entry(value: Mapping[str, Any]) -> tuple[Any, tuple[int, ...], tuple[int, int]]:
-    if value["dtype"] not in DTYPES:
+    if value["dtype"] not in DTYPES_BY_NAME:
         raise ValueError(f"unknown dtype {value['dtype']!r}")
     shape, place = tuple(value["shape"]), tuple(value["data_offsets"])
     if len(place) != 2 or not all(type(n) is int and n >= 0 for n in (*shape, *place)):
         raise ValueError("shapes and places must be natural numbers")
-    return DTYPES[value["dtype"]], shape, place
+    return DTYPES_BY_NAME[value["dtype"]], shape, place
 
 
 def open_weights(folder: epath.PathLike, name: str, *, variant: str | None = None) -> dict[str, StoredTensor]:
@@ -225,7 +225,7 @@ def write_file(
     Values need ``shape`` and ``dtype``; what is larger than a host's memory may be lazy. ``metadata`` goes
     into the header.
     """
-    names = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
+    names = {np.dtype(dtype): name for name, dtype in DTYPES_BY_NAME.items()}
     # The format asks for alignment: wide dtypes first.
     order = sorted(tensors, key=lambda name: (-np.dtype(tensors[name].dtype).itemsize, name))
     # transformers asks for the framework that the tensors were written for.

@@ -9,7 +9,7 @@ from difflax.cli.models import read_lora_flag
 from difflax.core.types import Conditioning, UserError
 from difflax.models.lora import add_factors, by_layer, init_factors, matching_layers
 from difflax.pretrained.adapters.lora import FILE, merge_lora, read_lora, save_lora
-from difflax.pretrained.adapters.lora_alphas import METADATA, read_stated
+from difflax.pretrained.adapters.lora_alphas import ADAPTER_METADATA, read_stated
 from difflax.pretrained.families.base import networks_of
 from difflax.pretrained.format.torch_names import to_torch
 from etils import epath
@@ -304,8 +304,8 @@ def test_the_flag_of_the_command_line(given, expected):
 )
 def test_damaged_facts_in_a_header(tmp_path, facts, says):
     path = tmp_path / FILE
-    safetensors.numpy.save_file({"a": np.zeros(1)}, path, metadata={METADATA: facts})
-    with pytest.raises(UserError, match=f"its {METADATA} .*{says}.*: fetch it again"):
+    safetensors.numpy.save_file({"a": np.zeros(1)}, path, metadata={ADAPTER_METADATA: facts})
+    with pytest.raises(UserError, match=f"its {ADAPTER_METADATA} .*{says}.*: fetch it again"):
         read_stated(epath.Path(path), ["unet"])
 
 
