@@ -12,16 +12,14 @@ from absl import flags
 
 from difflax.core.types import UserError
 
-TABLE_BEGIN, TABLE_END = "<!-- orders: difflax samplers -->", "<!-- end of orders -->"
+BEFORE, AFTER = "<!-- orders: difflax samplers -->", "<!-- end of orders -->"
 
 
 def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Adds the flags of this command."""
     names = "rows of the table by the names in its first column, one with a comma in quotes; by default all"
     flags.DEFINE_list("names", None, names, flag_values=values)
-    page = (
-        f"a Markdown file in which what stands between {TABLE_BEGIN} and {TABLE_END} is replaced by the table"
-    )
+    page = f"a Markdown file in which what stands between {BEFORE} and {AFTER} is replaced by the table"
     flags.DEFINE_string("output", None, page, flag_values=values)
 
 
@@ -39,15 +37,9 @@ def run(values: flags.FlagValues) -> None:
         return
     page = pathlib.Path(values.output)
     text = page.read_text() if page.is_file() else ""
-    if (
-        text.count(TABLE_BEGIN) != 1
-        or text.count(TABLE_END) != 1
-        or text.index(TABLE_BEGIN) > text.index(TABLE_END)
-    ):
-        raise UserError(
-            f"--output={values.output}: no page with one {TABLE_BEGIN} and one {TABLE_END} after it"
-        )
-    before, rest = text.split(TABLE_BEGIN)
-    after = rest.split(TABLE_END)[1]
-    page.write_text(f"{before}{TABLE_BEGIN}\n{order_table(names)}\n{TABLE_END}{after}")
+    if text.count(BEFORE) != 1 or text.count(AFTER) != 1 or text.index(BEFORE) > text.index(AFTER):
+        raise UserError(f"--output={values.output}: no page with one {BEFORE} and one {AFTER} after it")
+    before, rest = text.split(BEFORE)
+    after = rest.split(AFTER)[1]
+    page.write_text(f"{before}{BEFORE}\n{order_table(names)}\n{AFTER}{after}")
     print(f"{len(names)} samplers: {page}")

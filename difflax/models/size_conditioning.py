@@ -106,8 +106,8 @@ def size_conditions(unet: Mapping[str, Any], pooled_width: int, where: str) -> t
     if rest or numbers not in NAMES:
         raise UserError(
             f"{where} reads a vector of {width} (projection_class_embeddings_input_dim), which a pooled"
-            f" vector of {pooled_width} and {SCORE_NUMBERS} or {SIZE_NUMBERS} numbers of {each} (addition_time_embed_dim)"
-            " do not make: they do not belong together"
+            f" vector of {pooled_width} and {SCORE_NUMBERS} or {SIZE_NUMBERS} numbers of {each}"
+            " (addition_time_embed_dim) do not make: they do not belong together"
         )
     return (NAMES[numbers],)
 

@@ -65,7 +65,7 @@ class SizeAndScore(Size):
     def check_data(self, source) -> None:
         if not getattr(source, "score_key", ""):
             raise UserError(
-                f"the network reads {SCORE_NUMBERS} numbers, the last an aesthetic score, but config.data has no"
-                f" scores: name their key (config.data.score_key) or a"
-                f" network that reads {SIZE_NUMBERS} numbers"
+                f"the network reads {SCORE_NUMBERS} numbers, the last an aesthetic score, but config.data"
+                f" has no scores: name their key (config.data.score_key) or a network that reads"
+                f" {SIZE_NUMBERS} numbers"
             )
