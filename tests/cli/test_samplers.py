@@ -1,6 +1,6 @@
 """The command that measures orders of convergence."""
 
-from difflax.cli.samplers import BEFORE, AFTER
+from difflax.cli.samplers import AFTER, BEFORE
 
 from tests.runs import command
 
