@@ -36,7 +36,7 @@ class MicroConditioning:
     Attributes:
         original_size: height and width; ``None``: the size that is made. A small one asks for the look of
             enlarged images.
-        crops_coords_top_left: rows above and columns left of the cut; (0, 0) asks for a whole and centred object.
+        crops_coords_top_left: pixels above and left of the cut; (0, 0) asks for a whole and centred object.
         target_size: height and width; ``None``: the size that is made.
         aesthetic_score: read by refiners alone.
         negative_original_size, negative_crops_coords_top_left, negative_target_size: what guidance goes away
