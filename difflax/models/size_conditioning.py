@@ -34,9 +34,10 @@ class MicroConditioning:
     """The numbers of a call, by diffusers' names; heights before widths, in pixels.
 
     Attributes:
-        original_size: ``None``: the size that is made. A small one asks for the look of enlarged images.
-        crops_coords_top_left: of the cut; (0, 0) asks for a whole and centred object.
-        target_size: ``None``: the size that is made.
+        original_size: height and width; ``None``: the size that is made. A small one asks for the look of
+            enlarged images.
+        crops_coords_top_left: pixels above and left of the cut; (0, 0) asks for a whole and centred object.
+        target_size: height and width; ``None``: the size that is made.
         aesthetic_score: read by refiners alone.
         negative_original_size, negative_crops_coords_top_left, negative_target_size: what guidance goes away
             from; ``None``: the same as above.
