@@ -4,7 +4,6 @@ import pytest
 from difflax.diffusion.samplers import SAMPLERS
 from difflax.diffusion.verification.orders import CLAIMS, TOLERANCE
 
-
 LONG = ("dpmpp_sde", "dpmpp_3m_sde")
 
 
