@@ -25,6 +25,10 @@ class ScaleShape:
     start: float = 1.0
     end: float = 7.5
 
+    def over(self, levels: NoiseLevel) -> ScaleSchedule:
+        """The scale over a run of these levels."""
+        return scale_schedule(self.shape, levels, self.start, self.end)
+
 
 @flax.struct.dataclass
 class GuidancePlan(Guidance):
@@ -64,11 +68,7 @@ class GuidancePlan(Guidance):
     def resolve(self, schedule: NoiseSchedule, levels: NoiseLevel) -> Guidance:
         guidance = self.guidance.resolve(schedule, levels)
         if self.scale_over_run is not None:
-            if isinstance(self.scale_over_run, ScaleShape):
-                settings = dataclasses.asdict(self.scale_over_run)
-                scale = scale_schedule(levels=levels, **settings)
-            else:
-                scale = scale_table(levels, self.scale_over_run)
+            scale = self.scale_over_run.over(levels)
             guidance = dataclasses.replace(guidance.with_scale(1.0), scale=scale)
         if self.corrections:
             guidance = Corrected(guidance, self.corrections)
