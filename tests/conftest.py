@@ -1,10 +1,21 @@
 """Run-time checks of every public signature's shapes and types, in tests only."""
 
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most of the tests' time is compilation of programs that then run for milliseconds.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# What one test, worker or command has compiled, no other of this run compiles again; nothing is read from
+# another run. Workers inherit the folder.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = (
+    os.environ["JAX_COMPILATION_CACHE_DIR"]
+    if "PYTEST_XDIST_WORKER" in os.environ
+    else tempfile.mkdtemp(prefix="difflax-tests-")
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import pytest
 from jaxtyping import install_import_hook
@@ -12,15 +23,22 @@ from jaxtyping import install_import_hook
 install_import_hook("difflax", "beartype.beartype")
 
 
+def pytest_sessionfinish():
+    """Removes what was compiled, once no worker reads it any more."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_data_dir(tmp_path_factory):
-    """Tests build their data in a folder of their own, and read no cache of compiled programs."""
-    before = {name: os.environ.get(name) for name in ("DIFFLAX_DATA_DIR", "JAX_COMPILATION_CACHE_DIR")}
+    """Tests build their data in a folder of their own."""
+    before = os.environ.get("DIFFLAX_DATA_DIR")
     os.environ["DIFFLAX_DATA_DIR"] = str(tmp_path_factory.mktemp("data"))
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(tmp_path_factory.mktemp("compiled"))
     yield
-    for name, value in before.items():
-        os.environ.pop(name) if value is None else os.environ.update({name: value})
+    if before is None:
+        del os.environ["DIFFLAX_DATA_DIR"]
+    else:
+        os.environ["DIFFLAX_DATA_DIR"] = before
 
 
 @pytest.fixture(scope="session")

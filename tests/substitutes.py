@@ -161,6 +161,7 @@ SMALL_COMMANDS = {
         *("--num_steps=2", "--rounds=1", "--nopytorch"),
     ),
     "convert": (),
+    "evaluate": ("--bits_per_dimension=5",),
     "launch": (),
     "plan": ("--topology=cpu:16", "--tokens=24", *SMALL, *SMALL_NETWORKS["shapes"]),
     "sample": ("--num_images=1", "--num_steps=5"),

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from difflax.cli.fields import define_flag, read_fields
+from difflax.core.descriptions import describe
 from difflax.core.types import UserError
 
 BELOW = "<!-- Written by hand from here on; difflax benchmark keeps it. -->"
@@ -24,17 +26,15 @@ PYTORCH = ("pytorch", "unet.py")
 def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Adds the flags of this command; those of the case are named as its fields."""
     import dataclasses
+    import typing
 
     from difflax.profiling.benchmark import TASKS, Case
 
+    types, said = typing.get_type_hints(Case), describe(Case)
     for field in dataclasses.fields(Case):
-        text = f"default {field.default}"
-        if isinstance(field.default, int):
-            flags.DEFINE_integer(field.name, field.default, text, lower_bound=1, flag_values=values)
-        elif isinstance(field.default, str):
-            flags.DEFINE_string(field.name, field.default, text, flag_values=values)
-        else:
-            flags.DEFINE_list(field.name, [str(n) for n in field.default], text, flag_values=values)
+        kind = types[field.name]
+        bounds = {"lower_bound": 1} if kind is int else {}
+        define_flag(values, field.name, kind, field.default, said[field.name], **bounds)
     flags.DEFINE_integer("rounds", 7, "runs of each task", lower_bound=1, flag_values=values)
     flags.DEFINE_multi_enum("task", list(TASKS), TASKS, "may be given several times", flag_values=values)
     flags.DEFINE_bool("pytorch", None, "compare; by default if it is installed", flag_values=values)
@@ -43,20 +43,13 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
 
 def run(values: flags.FlagValues) -> None:
     """Runs the command."""
-    import dataclasses
-
     import jax
 
     from difflax.evaluation.ablation.results import command_line
     from difflax.profiling import benchmark
     from difflax.profiling.benchmark_report import BenchmarkResult, markdown
 
-    given = {field.name: values[field.name].value for field in dataclasses.fields(benchmark.Case)}
-    try:
-        given["block_out_channels"] = tuple(map(int, given["block_out_channels"]))
-    except ValueError as error:
-        raise UserError(f"--block_out_channels: {error}; give whole numbers, as in 64,128,256") from error
-    case = benchmark.Case(**given)
+    case = benchmark.Case(**read_fields(values, benchmark.Case))
     tasks = list(dict.fromkeys(values.task))
     compare = _compare(values.pytorch)
     # Compile times are part of the measurement: none are read from the cache.

@@ -1,30 +1,20 @@
 """A flag for every option of every kind of condition, made from the options' types and descriptions."""
 
 import dataclasses
-import types
 import typing
 from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
 
-from difflax.core.descriptions import describe
-from difflax.core.types import UserError
+from difflax.cli.fields import define_flag
+from difflax.core.descriptions import choices_of, describe
 
 
 def define_option_flags(values: flags.FlagValues) -> None:
     """Adds the flags; a call's argument that is itself a dataclass gets a flag for each of its fields."""
     for _, field, kind, text in _leaves():
-        if kind is bool:
-            flags.DEFINE_bool(field, False, text, flag_values=values)
-        elif kind is int:
-            flags.DEFINE_integer(field, None, text, flag_values=values)
-        elif kind is str:
-            flags.DEFINE_string(field, None, text, flag_values=values)
-        elif typing.get_origin(kind) is tuple:
-            flags.DEFINE_list(field, None, f"{text} (height,width)", flag_values=values)
-        else:
-            flags.DEFINE_float(field, None, text, flag_values=values)
+        define_flag(values, field, kind, None, text)
 
 
 def read_options(values: flags.FlagValues) -> dict[str, Any]:
@@ -35,11 +25,6 @@ def read_options(values: flags.FlagValues) -> dict[str, Any]:
         value = values[field].value
         if value in (None, False):
             continue
-        if isinstance(value, list):
-            try:
-                value = tuple(int(part) for part in value)
-            except ValueError as error:
-                raise UserError(f"--{field}={','.join(value)}: give two numbers, height,width") from error
         if owner is None:
             given[field] = value
         else:
@@ -65,7 +50,5 @@ def _fields(cls: type) -> Iterator[tuple[str, Any, str]]:
     """Name, type without ``None``, and description of every field."""
     hints, texts = typing.get_type_hints(cls), describe(cls)
     for field in dataclasses.fields(cls):
-        kinds = [hints[field.name]]
-        if isinstance(kinds[0], types.UnionType):
-            kinds = [kind for kind in typing.get_args(kinds[0]) if kind is not type(None)]
+        kinds = [kind for kind in choices_of(hints[field.name]) if kind is not type(None)]
         yield field.name, kinds[0], texts.get(field.name, "")

@@ -65,8 +65,8 @@ def read_picture(values: flags.FlagValues, name: str):
     path = values[name].value
     if path is None:
         return None
-    where = f"--{name}={path}"
-    return (decode_mask if name == "mask" else decode)(read_bytes(epath.Path(path), where), where)
+    where, readers = f"--{name}={path}", {"image": decode, "mask": decode_mask}
+    return readers[name](read_bytes(epath.Path(path), where), where)
 
 
 def read_prompts(values: flags.FlagValues) -> list[str]:

@@ -12,14 +12,14 @@ from absl import flags
 
 from difflax.core.types import UserError
 
-BEGIN, END = "<!-- orders: difflax samplers -->", "<!-- end of orders -->"
+BEFORE, AFTER = "<!-- orders: difflax samplers -->", "<!-- end of orders -->"
 
 
 def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Adds the flags of this command."""
     names = "rows of the table by the names in its first column, one with a comma in quotes; by default all"
     flags.DEFINE_list("names", None, names, flag_values=values)
-    page = f"a Markdown file in which what stands between {BEGIN} and {END} is replaced by the table"
+    page = f"a Markdown file in which what stands between {BEFORE} and {AFTER} is replaced by the table"
     flags.DEFINE_string("output", None, page, flag_values=values)
 
 
@@ -37,9 +37,9 @@ def run(values: flags.FlagValues) -> None:
         return
     page = pathlib.Path(values.output)
     text = page.read_text() if page.is_file() else ""
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise UserError(f"--output={values.output}: no page with one {BEGIN} and one {END} after it")
-    before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n{order_table(names)}\n{END}{after}")
+    if text.count(BEFORE) != 1 or text.count(AFTER) != 1 or text.index(BEFORE) > text.index(AFTER):
+        raise UserError(f"--output={values.output}: no page with one {BEFORE} and one {AFTER} after it")
+    before, rest = text.split(BEFORE)
+    after = rest.split(AFTER)[1]
+    page.write_text(f"{before}{BEFORE}\n{order_table(names)}\n{AFTER}{after}")
     print(f"{len(names)} samplers: {page}")

@@ -1,18 +1,18 @@
 """What fields of a config ask of each other, found before data, devices or a compiler are asked."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from difflax.config.experiments import (
     AutoencoderExperiment,
+    CLIPExperiment,
     DiffusionExperiment,
     Experiment,
     FineTuningExperiment,
 )
-from difflax.config.sections import DenoisingLoss
+from difflax.config.sections import DenoisingLoss, fit_autoencoder
 from difflax.core.types import UserError
 from difflax.data.sources import Source
-from difflax.diffusion.loss.time_samplers import RunningLoss
-from difflax.diffusion.loss.weightings import NoUncertainty
 from difflax.diffusion.samplers import DDPM
 
 
@@ -27,14 +27,7 @@ def check(experiment: Experiment) -> None:
         raise UserError(
             f"config.optimizer.warmup_steps = {warmup} must be less than config.training.steps = {steps}"
         )
-    if isinstance(experiment, AutoencoderExperiment):
-        _ = experiment.network_config
-    elif isinstance(experiment, FineTuningExperiment):
-        check_loss(experiment.loss, experiment.data)
-        _check_finetuning(experiment)
-    elif isinstance(experiment, DiffusionExperiment):
-        check_loss(experiment.loss, experiment.data)
-        _check_diffusion(experiment)
+    CHECKS[type(experiment)](experiment)
 
 
 def check_loss(loss: DenoisingLoss, source: Source) -> None:
@@ -44,14 +37,23 @@ def check_loss(loss: DenoisingLoss, source: Source) -> None:
             "config.loss.masked: the images of config.data have no masks; a folder of images with"
             " alpha_mask = True has"
         )
-    if isinstance(loss.time_sampler, RunningLoss) and not isinstance(loss.uncertainty, NoUncertainty):
+    if loss.time_sampler.follows_loss and loss.uncertainty.init() is not None:
         raise UserError(
             "config.loss.time_sampler (running_loss) follows the size of the loss, which"
             " config.loss.uncertainty (learned) takes away: choose one of them"
         )
 
 
+def _check_clip(experiment: CLIPExperiment) -> None:
+    """Its sections ask nothing of each other."""
+
+
+def _check_autoencoder(experiment: AutoencoderExperiment) -> None:
+    fit_autoencoder(experiment.model, experiment.data.image_shape)
+
+
 def _check_finetuning(experiment: FineTuningExperiment) -> None:
+    check_loss(experiment.loss, experiment.data)
     cache, source = experiment.cache, experiment.data
     if experiment.guidance.weak is not None:
         raise UserError("config.guidance.weak: a pretrained model has no worse one; take another guidance")
@@ -66,6 +68,7 @@ def _check_finetuning(experiment: FineTuningExperiment) -> None:
 
 
 def _check_diffusion(experiment: DiffusionExperiment) -> None:
+    check_loss(experiment.loss, experiment.data)
     autoencoder, source, weak = experiment.autoencoder, experiment.data, experiment.guidance.weak
     if experiment.trained_autoencoder is not None:
         _check_encoded_once(experiment)
@@ -106,3 +109,12 @@ def _check_encoded_once(experiment: DiffusionExperiment) -> None:
         raise UserError("config.loss.masked does not go with a trained autoencoder")
     if getattr(source, "buckets", ()):
         raise UserError("config.data.buckets do not go with a trained autoencoder")
+
+
+CHECKS: Mapping[type[Experiment], Callable[[Any], None]] = {
+    AutoencoderExperiment: _check_autoencoder,
+    CLIPExperiment: _check_clip,
+    DiffusionExperiment: _check_diffusion,
+    FineTuningExperiment: _check_finetuning,
+}
+"""What the sections of each kind of run ask of each other."""

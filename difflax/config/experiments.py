@@ -17,7 +17,7 @@ from difflax.config.build import build_section
 from difflax.config.guidance import GUIDANCE, GuidanceOptions, check_guidance
 from difflax.config.networks import GIVEN, MODULES, NetworkOptions
 from difflax.config.pretrained import CacheOptions, PretrainedOptions
-from difflax.config.resolve import Override, changes, complete, override, to_json, values_of
+from difflax.config.resolve import Override, changes, complete, override
 from difflax.config.schema import Section, held, part
 from difflax.config.sections import (
     AUTOENCODER_GIVEN,
@@ -35,6 +35,7 @@ from difflax.config.sections import (
     make_autoencoder_config,
     make_clip_config,
 )
+from difflax.config.values import to_json, values_of
 from difflax.core.spelling import nearest
 from difflax.core.types import Conditioning, UserError
 from difflax.data.sources import SOURCES, Source
@@ -89,6 +90,14 @@ class Experiment:
         """``config.model.name``."""
         return self.resolved["model"]["name"]
 
+    def from_scratch(self, otherwise: str) -> "DiffusionExperiment":
+        """Itself, where it is a diffusion model from scratch.
+
+        Raises:
+            UserError: it is another kind of run; the error is ``otherwise``.
+        """
+        raise UserError(otherwise)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DiffusionExperiment(Experiment):
@@ -119,6 +128,13 @@ class DiffusionExperiment(Experiment):
     guidance: GuidanceOptions = held(GUIDANCE)
     evaluation: EvaluationProtocol | None = part(PROTOCOLS, optional=True)
     trained_autoencoder: AutoencoderOptions | None = None
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_guidance(self.guidance)
+
+    def from_scratch(self, otherwise: str) -> "DiffusionExperiment":
+        return self
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -218,6 +234,10 @@ class FineTuningExperiment(Experiment):
     guidance: GuidanceOptions = held(GUIDANCE)
     evaluation: EvaluationProtocol | None = part(PROTOCOLS, optional=True)
 
+    def __post_init__(self):
+        super().__post_init__()
+        check_guidance(self.guidance)
+
 
 KINDS: Mapping[str, type[Experiment]] = types.MappingProxyType(
     {
@@ -242,7 +262,7 @@ def root(name: Any) -> Section:
     """
     if name not in KINDS:
         raise UserError(f"config.model.name = {name!r} is unknown{nearest(name, KINDS)}")
-    return Section(of=KINDS[name], given=GIVEN_TO_EXPERIMENTS)
+    return Section(of=KINDS[name], given=GIVEN_TO_EXPERIMENTS, entry="section")
 
 
 def resolve(
@@ -257,12 +277,14 @@ def resolve(
         UserError: for an unknown name or field, a missing one, or a wrong type.
     """
     values = values_of(config)
-    model = values.get("model")
-    if not isinstance(model, Mapping):
-        raise UserError(f"config has no section 'model': give config.model.name, one of {', '.join(KINDS)}")
-    names = [text for key, text in overrides if key == "config.model.name"]
-    before = root(model.get("name"))
-    after = root(names[-1]) if names else before
+    try:
+        name = values["model"].get("name")
+    except (KeyError, AttributeError):
+        raise UserError(
+            f"config has no section 'model': give config.model.name, one of {', '.join(KINDS)}"
+        ) from None
+    before = root(name)
+    after = root(dict(overrides).get("config.model.name", name))
     given = override(after, changes(before, values, "config"), overrides)
     return complete(root(given["model"].get("name")), given, "config")
 
@@ -288,7 +310,4 @@ def parse(config: ConfigDict | Mapping[str, Any], workdir: epath.PathLike | None
         return kind(**sections, resolved=to_json(values))
 
     section = dataclasses.replace(root(values["model"]["name"]), make=make)
-    made = build_section(section, values, "config")
-    if isinstance(made, DiffusionExperiment | FineTuningExperiment):
-        check_guidance(made.guidance)
-    return made
+    return build_section(section, values, "config")

@@ -19,7 +19,10 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from difflax.config.experiments import Experiment, parse, resolve
-from difflax.config.resolve import Override, to_json
+from difflax.config.resolve import Override
+from difflax.config.values import to_json
+from difflax.core.documents import json_object
+from difflax.core.files import atomic_write, remove_unfinished
 from difflax.core.types import UserError
 
 OPERATIONAL = (
@@ -107,17 +110,16 @@ def stored_values(workdir: epath.PathLike) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"{workdir}: no config.json there, so it is no workdir; train one with difflax train")
     try:
-        return json.loads(path.read_text())
+        return json_object(path.read_bytes())
     except ValueError as error:
-        raise UserError(
-            f"{path}: not readable as JSON ({error}); restore it from a checkpoint's config"
-        ) from error
+        raise UserError(f"{path} {error}: restore it from a checkpoint's config") from error
 
 
 def claim_workdir(workdir: epath.PathLike, experiment: Experiment) -> None:
     """Stores the config in a new workdir, or refuses a workdir that holds a run with another one."""
     workdir = epath.Path(workdir)
     path = workdir / "config.json"
+    remove_unfinished(path)
     if path.exists():
         stored = to_json(resolve(stored_values(workdir)))
         other = differences(stored, experiment.resolved)
@@ -130,4 +132,5 @@ def claim_workdir(workdir: epath.PathLike, experiment: Experiment) -> None:
     elif workdir.exists() and any(workdir.iterdir()):
         raise UserError(f"{workdir} is not empty and no workdir of difflax: choose another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(experiment.resolved, indent=2) + "\n")
+    with atomic_write(path, "w") as file:
+        file.write(json.dumps(experiment.resolved, indent=2) + "\n")

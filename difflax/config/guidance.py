@@ -1,7 +1,7 @@
 """``config.guidance``: a guidance with what every guidance may have beside its own fields."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -12,13 +12,10 @@ from difflax.core.types import UserError
 from difflax.diffusion.guidance import (
     CORRECTIONS,
     GUIDANCES,
-    Autoguidance,
     Bounds,
     Guidance,
     GuidancePlan,
-    PerturbationGuidance,
     ScaleShape,
-    TwoConditionGuidance,
 )
 from difflax.diffusion.guidance.corrections import Correction
 from difflax.models.perturbation import Perturbation
@@ -60,7 +57,7 @@ def _make(cls: Callable[..., Any], own: dict[str, Any], beside: dict[str, Any]) 
     scale = own.get("scale")
     changes = isinstance(scale, ScaleShape | tuple)
     if changes:
-        own = {key: value for key, value in own.items() if key != "scale"}
+        del own["scale"]
     guidance = cls(**own)
     plan = {
         "corrections": beside["corrections"],
@@ -84,31 +81,34 @@ GUIDANCE = Section(
 
 
 def make_guidance(
-    section: Mapping[str, Any] | ConfigDict, where: str = "config.guidance", *, edits_images: bool = False
+    section: Mapping[str, Any] | ConfigDict,
+    where: str = "config.guidance",
+    *,
+    conditions: Collection[str] = (),
 ) -> tuple[Guidance, WeakOptions | None]:
     """A guidance that is described apart from a config, and its worse model.
 
     Args:
         section: as ``config.guidance``.
         where: what holds it, for errors.
-        edits_images: whether the model has an image as a condition beside the text.
+        conditions: the kinds that the model reads beside the text.
 
     Raises:
         UserError: an unknown name or field, a value out of range, or a guidance that does not fit the model.
     """
     options = read_section(GUIDANCE, section, where)
-    check_guidance(options, where, edits_images=edits_images)
+    check_guidance(options, where, conditions=conditions)
     return options.plan, options.weak
 
 
 def check_guidance(
-    options: GuidanceOptions, where: str = "config.guidance", *, edits_images: bool = False
+    options: GuidanceOptions, where: str = "config.guidance", *, conditions: Collection[str] = ()
 ) -> None:
     """What a guidance asks of the model; arguments as for `make_guidance`."""
-    guidance = options.plan.guidance if isinstance(options.plan, GuidancePlan) else options.plan
-    if isinstance(guidance, Autoguidance | PerturbationGuidance) and options.weak is None:
+    needed = options.plan.needs_condition
+    if options.plan.needs_weak and options.weak is None:
         raise UserError(f"{where} needs {where}.weak, the worse model to go away from")
-    if isinstance(guidance, TwoConditionGuidance) and not edits_images:
+    if needed is not None and needed not in conditions:
         raise UserError(
             f"{where}.name = 'two_condition' needs a model that reads the image it edits (a checkpoint of"
             " InstructPix2Pix): choose another guidance"

@@ -8,6 +8,7 @@ from typing import Any
 from flax import nnx
 
 from difflax.config.build import called
+from difflax.core.several import several
 from difflax.core.types import Conditioning, UserError
 from difflax.models.functional import Functional, functional
 from difflax.models.mmdit import SD3Transformer2DModel, check_latent
@@ -136,8 +137,7 @@ class NetworkOptions:
     @property
     def context_width(self) -> int:
         """Of the text's states that it reads."""
-        width = self.options[self.kind.context_option]
-        return width if isinstance(width, int) else width[0]
+        return several(self.options[self.kind.context_option])[0]
 
     def pooled_width(self, *, scored: bool) -> int:
         """Of the text's vector that it reads; ``scored``: whether the data's images have scores."""

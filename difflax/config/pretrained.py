@@ -25,7 +25,8 @@ class PretrainedOptions:
         revision: branch, tag or commit on the Hub; empty for the newest.
         config: of a single file, a pipeline folder or Hub id; see `difflax.pretrained.open_file`.
         dtype: of the computation; parameters are float32.
-        vae_dtype: of the autoencoder's computation.
+        vae_dtype: of the autoencoder's computation; float32 in place of float16 where its own config has
+            ``force_upcast``.
         remat: of the UNet or transformer, see ``difflax.models.remat``.
         scan_layers: its blocks of the same structure as one loop, see ``difflax.models.blocks``.
         copy: keep the checkpoint in the workdir, so that the workdir alone is enough; otherwise ``path`` must

@@ -8,6 +8,7 @@ whole schema is what the classes declare, and a new field of a class is a new ke
 import dataclasses
 import functools
 import inspect
+import math
 import re
 import types
 import typing
@@ -15,14 +16,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import DTypeLike
 
+from difflax.config.kinds import Takes, takes_of
+from difflax.config.values import REQUIRED, values_of
+from difflax.core.descriptions import choices_of
 from difflax.core.spelling import nearest
 from difflax.core.types import UserError
-
-REQUIRED = dataclasses.MISSING
-"""The default of a field that a config must give."""
 
 SECTION = "section"
 """Where `part` leaves a section in a dataclass field's metadata."""
@@ -34,7 +34,7 @@ class Field:
 
     Attributes:
         hint: its annotation.
-        default: ``REQUIRED`` where there is none.
+        default: as a config holds it, ``REQUIRED`` where there is none.
         text: one line about it, from the class's docstring.
         section: what may stand below it, if anything.
     """
@@ -44,6 +44,20 @@ class Field:
     default: Any
     text: str
     section: "Section | None" = None
+
+    @functools.cached_property
+    def takes(self) -> Takes:
+        """Its values, where it is no section; they may be infinite where its own default is."""
+        return takes_of(self.hint, endless=self.default in (math.inf, -math.inf))
+
+    def has_default(self, value: Any) -> bool:
+        """Whether a value is its default; ``True`` is not 1 where it takes one of them alone."""
+        return value == self.default and self.takes.kind(value) is not None
+
+    def below(self, value: Any) -> "Section | None":
+        """The section that a value gives fields of, ``None`` where it is a value like any other."""
+        section = self.section
+        return section if section is not None and not section.many and section.takes(value) else None
 
 
 def _make(cls: Callable[..., Any], own: dict[str, Any], beside: dict[str, Any]) -> Any:
@@ -63,6 +77,7 @@ class Section:
         value: whether a plain value may stand in its place, which is then the default.
         below: sections that may stand in fields of ``of``, by their names, beside those that classes declare.
         given: names of fields that a config does not set, as they come from elsewhere; dotted below sections.
+        entry: what one of its fields is called in errors.
         make: the object of ``(class, its fields, fields beside)``.
     """
 
@@ -74,16 +89,35 @@ class Section:
     value: bool = False
     below: Mapping[str, "Section"] = dataclasses.field(default_factory=dict)
     given: tuple[str, ...] = ()
+    entry: str = "field"
     make: Callable[[Callable[..., Any], dict[str, Any], dict[str, Any]], Any] = _make
+
+    @functools.cached_property
+    def classes(self) -> Mapping[str | None, Callable[..., Any]]:
+        """Its classes by name; where nothing is chosen, the one class under ``None``."""
+        return self.of if isinstance(self.of, Mapping) else {None: self.of}
 
     @property
     def names(self) -> tuple[str, ...]:
         """What ``name`` may be; empty where nothing is chosen."""
-        return tuple(self.of) if isinstance(self.of, Mapping) else ()
+        return tuple(name for name in self.classes if name is not None)
+
+    def takes(self, value: Any) -> bool:
+        """Whether a value has the form of its own: a mapping of fields, or a tuple where it is many."""
+        return isinstance(value, tuple if self.many else Mapping)
 
     def holds_value(self, value: Any) -> bool:
         """Whether a value stands in the section's place."""
-        return self.value and not isinstance(value, Mapping)
+        return self.value and not self.takes(value)
+
+    def split(self, values: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """The name that values choose, ``None`` where nothing is chosen, and the values of its fields."""
+        fields = dict(values)
+        return (fields.pop("name", self.chosen) if self.names else None), fields
+
+    def joined(self, name: str | None, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """What `split` splits."""
+        return {"name": name, **fields} if self.names else dict(fields)
 
     def cls(self, name: str | None, where: str) -> Callable[..., Any]:
         """The class of that name.
@@ -91,13 +125,11 @@ class Section:
         Raises:
             UserError: there is none, or none is chosen.
         """
-        if not isinstance(self.of, Mapping):
-            return self.of
+        if name in tuple(self.classes):
+            return self.classes[name]
         if name is None:
-            raise UserError(f"{where}.name is missing: choose one of {', '.join(self.of)}")
-        if name not in self.of:
-            raise UserError(f"{where}.name = {name!r} is unknown{nearest(name, self.of)}")
-        return self.of[name]
+            raise UserError(f"{where}.name is missing: choose one of {', '.join(self.names)}")
+        raise UserError(f"{where}.name = {name!r} is unknown{nearest(name, self.names)}")
 
     def own(self, name: str | None, where: str) -> dict[str, Field]:
         """The fields of the class of that name."""
@@ -130,10 +162,9 @@ def part(
         return dataclasses.field(default=(), metadata={SECTION: section})
     if optional:
         return dataclasses.field(default=None, metadata={SECTION: section})
-    if isinstance(of, Mapping) and chosen is None:
+    if chosen not in section.classes:
         return held(section)
-    factory = of[chosen] if isinstance(of, Mapping) else of
-    return dataclasses.field(default_factory=factory, metadata={SECTION: section})
+    return dataclasses.field(default_factory=section.classes[chosen], metadata={SECTION: section})
 
 
 def held(section: Section) -> Any:
@@ -168,30 +199,27 @@ def fields_of(cls: Callable[..., Any], given: tuple[str, ...] = ()) -> dict[str,
         if hint == DTypeLike:
             hint, default = DTYPE, jnp.dtype(default).name
         elif hint is Any:
-            hint = _hint_of(default)
+            hint = _UNANNOTATED.get(type(default), Any)
         section = sections.get(name) or _section_of(hint)
         if section is not None:
             below = tuple(g.partition(".")[2] for g in given if g.startswith(f"{name}."))
             section = dataclasses.replace(section, given=section.given + below)
-        made[name] = Field(name=name, hint=hint, default=default, text=texts.get(name, ""), section=section)
+        text = texts.get(name, "")
+        made[name] = Field(name=name, hint=hint, default=values_of(default), text=text, section=section)
     return made
 
 
 DTYPE = typing.Literal["float32", "bfloat16", "float16"]
 """How a config names a type of numbers."""
 
+_UNANNOTATED = {float: float | tuple[float, ...], tuple: tuple[float, ...]}
+"""What a field without an annotation takes, by the type of its default: numbers, one or one a step."""
+
 
 def _default(field: dataclasses.Field) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default
-
-
-def _hint_of(default: Any) -> Any:
-    """What a field without an annotation takes: numbers, one or one a step, where its default is one."""
-    if isinstance(default, tuple):
-        return tuple[float, ...]
-    return float | tuple[float, ...] if isinstance(default, float) else Any
 
 
 def _section_of(hint: Any) -> Section | None:
@@ -201,13 +229,6 @@ def _section_of(hint: Any) -> Section | None:
     if len(found) != 1:
         return None
     return Section(of=found[0], optional=type(None) in options)
-
-
-def choices_of(hint: Any) -> tuple[Any, ...]:
-    """The types that an annotation joins."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return typing.get_args(hint)
-    return (hint,)
 
 
 @functools.cache
@@ -244,12 +265,3 @@ def _entries(docstring: str) -> dict[str, str]:
         names, text = _ENTRY.match(" ".join(row)).groups()
         entries |= dict.fromkeys(names.split(", "), text)
     return entries
-
-
-def plain(value: Any) -> Any:
-    """A default as a config holds it: lists as tuples, numbers of NumPy and JAX as Python's."""
-    if isinstance(value, np.generic | np.ndarray | jnp.ndarray) and np.ndim(value) == 0:
-        return np.asarray(value).item()
-    if isinstance(value, list | tuple):
-        return tuple(plain(item) for item in value)
-    return value

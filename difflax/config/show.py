@@ -9,8 +9,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from difflax.config.experiments import root
-from difflax.config.resolve import values_of
 from difflax.config.schema import Section
+from difflax.config.values import values_of
 
 COLUMN = 44
 """Where the descriptions start."""
@@ -25,24 +25,28 @@ def show(config: ConfigDict | Mapping[str, Any], width: int | None = None) -> st
     """
     values = values_of(config)
     width = width or max(shutil.get_terminal_size((110, 24)).columns, COLUMN + 30)
-    rows = _rows(root(values["model"]["name"]), values, "config")
+    rows = _rows(root(values["model"]["name"]), values, "config", apart=True)
     return "\n".join(line for row in rows for line in _lines(*row, width))
 
 
-def _rows(section: Section, values: Mapping[str, Any], where: str) -> Iterator[tuple[str, str, str]]:
-    """Key, value and description of every field; sections after the values beside them, with a blank line."""
-    name = values.get("name") if section.names else None
+def _rows(
+    section: Section, values: Mapping[str, Any], where: str, *, apart: bool = False
+) -> Iterator[tuple[str, str, str]]:
+    """Key, value and description of every field; sections after the values beside them, ``apart`` after a
+    blank line.
+    """
+    name, values = section.split(values)
     if name is not None:
         yield f"{where}.name", name, _about(section, name, where)
     below = []
     for key, field in section.fields(name, where).items():
         value = values[key]
-        if field.section is not None and isinstance(value, Mapping):
-            below.append((field.section, value, f"{where}.{key}"))
+        if inner := field.below(value):
+            below.append((inner, value, f"{where}.{key}"))
         else:
             yield f"{where}.{key}", _text(value), first_sentence(field.text)
     for inner in below:
-        if where == "config":
+        if apart:
             yield "", "", ""
         yield from _rows(*inner)
 
@@ -55,9 +59,9 @@ def _about(section: Section, name: str, where: str) -> str:
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, str) and value.strip() == value and value and not value.startswith(("'", '"')):
-        return value
-    return repr(value)
+    """A value as the command line takes it: texts in quotes where their ends would not be seen."""
+    text = str(value)
+    return text if text and text.strip() == text and not text.startswith(("'", '"')) else repr(value)
 
 
 def first_sentence(text: str) -> str:

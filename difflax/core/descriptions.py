@@ -1,8 +1,20 @@
-"""What the fields of a dataclass mean, from the "Attributes:" of its docstring, where it is written once."""
+"""What the fields of a dataclass are: their types, and what they mean, from the "Attributes:" of its
+docstring, where it is written once.
+"""
 
 import dataclasses
 import inspect
 import re
+import types
+import typing
+from typing import Any
+
+
+def choices_of(hint: Any) -> tuple[Any, ...]:
+    """The types that an annotation joins."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return typing.get_args(hint)
+    return (hint,)
 
 
 def describe(cls: type) -> dict[str, str]:

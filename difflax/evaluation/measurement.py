@@ -153,7 +153,7 @@ def read(
     if instruments.judge is not None and captions is not None:
         verdicts = instruments.judge(images, captions)
         # A table reads from the whole to the parts, whatever the judge's own order.
-        for name in sorted(verdicts, key=lambda name: name != "accuracy"):
+        for name in sorted(verdicts, key=lambda name: name != m.ACCURACY.name):
             columns[name] = np.asarray(verdicts[name], np.float64)
     features = np.zeros((len(images), 0), np.float32)
     if instruments.features is not None:

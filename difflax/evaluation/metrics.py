@@ -114,12 +114,10 @@ HSV_SATURATION = Metric(
 )
 
 
-def judge_metric(name: str) -> Metric:
-    """The description of a metric that a judge returns: ``accuracy`` is that of the whole prompt."""
-    what = "every attribute that the prompt names" if name == "accuracy" else f"the prompt's {name}"
+def _share_read(name: str, label: str, what: str) -> Metric:
     return Metric(
         name=name,
-        label="Prompt accuracy" if name == "accuracy" else f"{name.replace('_', ' ').capitalize()} accuracy",
+        label=label,
         unit="share of images",
         better="higher",
         definition=f"Share of images in which the judge reads {what} right.",
@@ -127,6 +125,16 @@ def judge_metric(name: str) -> Metric:
         note="Images whose prompt does not name it are left out.",
         bounds=(0.0, 1.0),
     )
+
+
+ACCURACY = _share_read("accuracy", "Prompt accuracy", "every attribute that the prompt names")
+
+
+def judge_metric(name: str) -> Metric:
+    """The description of a metric that a judge returns: of the whole prompt, or of an attribute."""
+    if name == ACCURACY.name:
+        return ACCURACY
+    return _share_read(name, f"{name.replace('_', ' ').capitalize()} accuracy", f"the prompt's {name}")
 
 
 def normalize(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:

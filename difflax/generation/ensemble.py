@@ -5,12 +5,12 @@ its own range of noise, and the run changes from one to the other at a noise lev
 """
 
 import dataclasses
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from difflax.core.several import several
 from difflax.core.types import UserError
 from difflax.diffusion.schedules import NoiseLevel
 from difflax.generation.pipeline import Pipeline
@@ -74,10 +74,7 @@ class Ensemble:
         return self.refiner(
             dataclasses.replace(
                 request,
-                prompt=_repeated(request.prompt, request.num_images),
-                negative_prompt=_repeated(request.negative_prompt, request.num_images),
-                seed=_seeds(request.seed, request.num_images),
-                num_images=1,
+                **_one_an_image(request),
                 latents=made,
                 denoising_start=self.handover,
             )
@@ -101,15 +98,12 @@ def _refines(pipeline: Pipeline) -> bool:
     return any(condition.begun for condition in pipeline.model.conditions)
 
 
-def _repeated(prompt: str | Sequence[str] | None, count: int) -> str | list[str] | None:
-    if prompt is None:
-        return None
-    prompts = [prompt] if isinstance(prompt, str) else prompt
-    return [one for one in prompts for _ in range(count)]
-
-
-def _seeds(seed: int | Sequence[int], count: int) -> int | list[int]:
-    """Those of the base's images: successive for the images of a prompt."""
-    if isinstance(seed, int):
-        return seed
-    return [one + i for one in seed for i in range(count)]
+def _one_an_image(request: Request) -> dict[str, Any]:
+    """The prompts and seeds of the base's images, which are successive for the images of a prompt."""
+    prompts, images = several(request.prompt), range(request.num_images)
+    named: dict[str, Any] = {"prompt": [one for one in prompts for _ in images], "num_images": 1}
+    if request.negative_prompt is not None:
+        negatives = several(request.negative_prompt, len(prompts))
+        named["negative_prompt"] = [one for one in negatives for _ in images]
+    seeds = several(request.seed, len(prompts))
+    return named | {"seed": [(int(one) + i) % 2**32 for one in seeds for i in images]}

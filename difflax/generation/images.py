@@ -1,6 +1,7 @@
 """Pictures and masks at the door: from what users hold to what networks read."""
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -65,13 +66,21 @@ def read_masks(masks: Any, count: int, height: int, width: int) -> Float[np.ndar
     return _rows(array, count, "mask")
 
 
+@functools.singledispatch
 def _array(value: Any, decode: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
-    def read(item: Any) -> np.ndarray:
-        return decode(item) if isinstance(item, Image.Image) else np.asarray(item)
+    """What a user holds as an array, pictures of Pillow by ``decode``."""
+    return np.asarray(value)
 
-    if not isinstance(value, list | tuple):
-        return read(value)
-    arrays = [read(item) for item in value]
+
+@_array.register
+def _(picture: Image.Image, decode: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    return decode(picture)
+
+
+@_array.register(list)
+@_array.register(tuple)
+def _(values: Sequence, decode: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
+    arrays = [_array(value, decode) for value in values]
     if len({array.shape for array in arrays}) != 1:
         raise UserError(
             f"images of the shapes {', '.join(str(a.shape) for a in arrays[:8])}: give equal ones"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -96,7 +97,7 @@ def sample_batch(program: Program, shared: Shared, each: Each) -> tuple[Array, A
     if program.weak_network is not None:
         weak = program.denoiser(program.weak_network, shared.weak_params, program.perturbation)
         denoise = WithWeak(denoise, weak)
-    x_init = _start(program, shared.levels, each, keys, plain)
+    x_init = STARTS[program.begins](program, shared.levels, each, keys, plain)
     sampler = program.sampler
     if each.mask is not None:
         sampler = Inpaint(sampler=sampler, known=each.known, mask=1 - each.mask)
@@ -113,18 +114,38 @@ def sample_batch(program: Program, shared: Shared, each: Each) -> tuple[Array, A
     return made if program.trajectory else (made, None)
 
 
-def _start(program: Program, levels: NoiseLevel, each: Each, keys: Array, denoise: Denoiser) -> Array:
-    """Where a run starts, at its first level."""
-    first, noise = levels[0], each.noise
-    if program.begins == "inversion":
-        return invert(denoise, levels, each.known, conditioning=each.source)
-    if noise is None:
-        noise = streams.normal(streams.substream(keys, "init"), program.shape)
-    if program.begins == "image":
-        return add_noise(each.known, noise, first)
-    if program.begins == "latents":
-        return noise / length_on_path(program.schedule, first)
-    return (jnp.hypot(first.alpha, first.sigma) if program.unit_start else first.sigma) * noise
+def _from_noise(program: Program, levels: NoiseLevel, each: Each, keys: Array, denoise: Denoiser) -> Array:
+    first = levels[0]
+    length = jnp.hypot(first.alpha, first.sigma) if program.unit_start else first.sigma
+    return length * _noise(program, each, keys)
+
+
+def _from_image(program: Program, levels: NoiseLevel, each: Each, keys: Array, denoise: Denoiser) -> Array:
+    return add_noise(each.known, _noise(program, each, keys), levels[0])
+
+
+def _inverted(program: Program, levels: NoiseLevel, each: Each, keys: Array, denoise: Denoiser) -> Array:
+    return invert(denoise, levels, each.known, conditioning=each.source)
+
+
+def _handed_over(program: Program, levels: NoiseLevel, each: Each, keys: Array, denoise: Denoiser) -> Array:
+    return each.noise / length_on_path(program.schedule, levels[0])
+
+
+def _noise(program: Program, each: Each, keys: Array) -> Array:
+    """That of a request, or that of its seeds."""
+    if each.noise is not None:
+        return each.noise
+    return streams.normal(streams.substream(keys, "init"), program.shape)
+
+
+STARTS: dict[Begins, Callable[..., Array]] = {
+    "noise": _from_noise,
+    "image": _from_image,
+    "inversion": _inverted,
+    "latents": _handed_over,
+}
+"""Where a run starts, at its first level, by what it begins with."""
 
 
 def length_on_path(schedule: NoiseSchedule, level: NoiseLevel) -> Float[Array, ""]:

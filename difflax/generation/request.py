@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from difflax.core.descriptions import describe
+from difflax.core.several import several
 from difflax.core.types import UserError
 from difflax.diffusion.guidance import Guidance
 from difflax.diffusion.samplers.base import Sampler
@@ -111,7 +112,7 @@ class Request:
             UserError: an empty list of prompts, lists of different lengths, a value out of range, or an
                 argument that does not go with this model.
         """
-        prompts = [self.prompt] if isinstance(self.prompt, str) else list(self.prompt)
+        prompts = several(self.prompt)
         if not prompts:
             raise UserError("prompt: the list of prompts is empty, give at least one")
         count = whole(self.num_images, "num_images", 1)
@@ -164,7 +165,7 @@ class Request:
                 if getattr(self, name) is not None:
                     raise UserError(f"{name} is given without an image")
             return rows
-        if rows.begins == "latents":
+        if self.denoising_start is not None:
             raise UserError("denoising_start goes on from latents: leave image out")
         if self.strength is not None and not 0 < self.strength <= 1:
             raise UserError(f"strength={self.strength} must lie in (0, 1]")
@@ -217,19 +218,17 @@ def _options(given: Mapping[str, Any], conditions: Sequence[Condition]) -> dict[
                 raise UserError(
                     f"{name} is given, but this network reads no {' or '.join(owners).replace('_', ' ')}"
                 )
-            known = [field.name for field in dataclasses.fields(Request) if field.name != "options"]
-            raise UserError(f"a call has no argument {name!r}; valid: {', '.join(sorted([*known, *read]))}")
+            known = {field.name for field in dataclasses.fields(Request)} - {"options"} | set(read)
+            raise UserError(f"a call has no argument {name!r}; valid: {', '.join(sorted(known))}")
     return {
         c.name: c.Options(**{name: given[name] for name in names[c.name] if name in given})
         for c in conditions
     }
 
 
-def _each(value: Any, count: int, name: str) -> list:
+def _each(value: Any, count: int, name: str) -> tuple:
     """One value for all, or a list with one for each."""
-    if isinstance(value, str) or not isinstance(value, Sequence | np.ndarray):
-        return [value] * count
-    values = list(value)
+    values = several(value, count)
     if len(values) != count:
         raise UserError(f"{name}: {len(values)} given for {count} prompts")
     return values

@@ -63,13 +63,18 @@ class Rows:
         return dataclasses.replace(self, prompts=[self.source] * len(self.prompts), negatives=None, parts=1)
 
 
+def _is_scalar(value: Any, *kinds: str) -> bool:
+    """Whether NumPy counts a value's type among ``kinds`` of numbers, see `numpy.isdtype`."""
+    return np.isdtype(np.dtype(type(value)), kinds)
+
+
 def finite(value: Any, name: str) -> float:
     """A number of a request.
 
     Raises:
         UserError: it is no finite real number.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not np.isfinite(value):
+    if not _is_scalar(value, "integral", "real floating") or not np.isfinite(value):
         raise UserError(f"{name}={value!r}: give a finite number")
     return float(value)
 
@@ -80,7 +85,7 @@ def whole(value: Any, name: str, low: int, high: int = 2**31 - 1) -> int:
     Raises:
         UserError: it is none.
     """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not low <= value <= high:
+    if not _is_scalar(value, "integral") or not low <= value <= high:
         least = f"at least {low}" if high == 2**31 - 1 else f"from {low} to {high}"
         raise UserError(f"{name}={value!r} must be a whole number, {least}")
     return int(value)

@@ -64,7 +64,7 @@ class Run:
             levels = defaults.options.repainting(levels)
         guidance = run_guidance(defaults.guidance, request.guidance_scale, model, rows, levels)
         sampler = run_sampler(request.sampler, defaults.sampler)
-        if rows.begins == "inversion" and not levels.alpha[0] > 0:
+        if rows.source is not None and not levels.alpha[0] > 0:
             raise UserError(
                 "invert: nothing of the picture is left at the run's first noise level: give a strength below"
                 " 1"
@@ -142,7 +142,7 @@ def encode_rows(rows: Rows, model: Model, devices: Devices, guidance: Guidance) 
         known = encoders.encode_images(rows.image)
     if rows.mask is not None and not takes_mask:
         mask = rows.latent_mask
-    if rows.begins == "inversion":
+    if rows.source is not None:
         [source] = _told(rows.of_source(), model, encoders).positives
     return Each(rows.seeds, conditioning, source, rows.latents, known, mask)
 

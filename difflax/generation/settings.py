@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from difflax.core.spelling import choose
 from difflax.core.types import UserError
 from difflax.diffusion.denoisers import time_of
 from difflax.diffusion.guidance import Guidance
 from difflax.diffusion.samplers import SAMPLERS
 from difflax.diffusion.samplers.base import Sampler
 from difflax.diffusion.schedules import NoiseLevel
-from difflax.diffusion.time_grids import FlowGrid
 from difflax.diffusion.time_grids.sequences import levels_between
 from difflax.generation.model import Model
 from difflax.generation.request import Defaults
@@ -28,9 +28,8 @@ def run_levels(
     Raises:
         UserError: for a number of steps that the time grid cannot make.
     """
-    grid = defaults.time_grid
-    if isinstance(grid, FlowGrid):
-        grid = grid.of_latent(latent or model.autoencoder.latent_shape(defaults.height, defaults.width)[:2])
+    latent = latent or model.autoencoder.latent_shape(defaults.height, defaults.width)[:2]
+    grid = defaults.time_grid.of_latent(latent)
     try:
         return defaults.options.levels(model.schedule, grid, num_steps, model.prediction_type)
     except ValueError as error:
@@ -86,8 +85,4 @@ def run_sampler(sampler: str | Sampler | None, usual: Sampler) -> Sampler:
     """
     if sampler is None:
         return usual
-    if not isinstance(sampler, str):
-        return sampler
-    if sampler not in SAMPLERS:
-        raise UserError(f"sampler={sampler!r}: choose from {', '.join(sorted(SAMPLERS))}")
-    return SAMPLERS[sampler]()
+    return choose(SAMPLERS, sampler, "sampler")() if isinstance(sampler, str) else sampler

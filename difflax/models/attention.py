@@ -1,5 +1,8 @@
 """Attention over image tokens and text, and the transformer of the Stable Diffusion family's UNets."""
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -12,6 +15,10 @@ from difflax.models.layers import Conv2d, GroupNorm
 from difflax.models.perturbation import Perturbation
 from difflax.models.softmax_attention import attend
 from difflax.parallel.placement import gather_tokens, split_tokens
+
+Queries, Keys = Float[Array, "b n h e"], Float[Array, "b m h e"]
+Mask = Bool[Array, "b m"]
+Grid = tuple[int, int] | None
 
 QK_NORMS = {"rms_norm": nnx.RMSNorm}
 
@@ -39,6 +46,8 @@ def qk_norms(
 class Attention(nnx.Module):
     """Multi-head attention of ``x`` to ``context``, or to itself where there is none.
 
+    ``perturbable`` has, by the kind of a `Perturbation`, how queries then read keys and values.
+
     Args:
         context_dim: width of the context; ``None`` for self-attention.
         bias: of the layers to queries, keys and values.
@@ -47,7 +56,6 @@ class Attention(nnx.Module):
         implementation: see ``difflax.models.softmax_attention.attend``.
     """
 
-    perturbable = ("identity", "blur")
     perturbation: Perturbation | None = None
 
     def __init__(
@@ -90,15 +98,28 @@ class Attention(nnx.Module):
         query = self._in_heads(self.to_q, x, self.norm_q)
         key = self._in_heads(self.to_k, source, self.norm_k)
         value = self._in_heads(self.to_v, source)
-        if self.perturbation is not None:
-            if self.perturbation.kind == "identity":
-                return self.to_out[0](value.reshape(x.shape))
-            query = self.perturbation.blur_tokens(query, grid)
+        return self.to_out[0](self._read(query, key, value, mask, grid).reshape(x.shape))
+
+    def _read(self, *heads: Any) -> Queries:
+        """What queries read: by softmax, or as the perturbation has it."""
+        if self.perturbation is None:
+            return self._softmax(*heads)
+        return self.perturbable[self.perturbation.kind](self, *heads)
+
+    def _softmax(self, query: Queries, key: Keys, value: Keys, mask: Mask | None, grid: Grid) -> Queries:
         dtype = query.dtype
         if self.upcast:
             query, key, value = (a.astype(jnp.float32) for a in (query, key, value))
-        out = attend(query, key, value, mask, implementation=self.implementation)
-        return self.to_out[0](out.astype(dtype).reshape(x.shape))
+        return attend(query, key, value, mask, implementation=self.implementation).astype(dtype)
+
+    def _alone(self, query: Queries, key: Keys, value: Keys, mask: Mask | None, grid: Grid) -> Queries:
+        """Every token reads itself."""
+        return value
+
+    def _blurred(self, query: Queries, key: Keys, value: Keys, mask: Mask | None, grid: Grid) -> Queries:
+        return self._softmax(self.perturbation.blur_tokens(query, grid), key, value, mask, grid)
+
+    perturbable: Mapping[str, Callable] = {"identity": _alone, "blur": _blurred}
 
     def _in_heads(
         self, layer: nnx.Linear, tokens: Float[Array, "b n d"], norm: nnx.RMSNorm | None = None

@@ -20,10 +20,17 @@ from difflax.core.types import Params, UserError
 from difflax.models.attention import Attention
 from difflax.models.functional import Functional, functional
 from difflax.models.layers import ACTIVATIONS, Conv2d, GroupNorm
+from difflax.models.options import supported_options
 from difflax.models.resnet import Downsample2D, ResnetBlock2D, Upsample2D
 from difflax.models.tiling import in_tiles
 
 DOWN_BLOCK, UP_BLOCK = "DownEncoderBlock2D", "UpDecoderBlock2D"
+ABSENT_OPTIONS: dict[str, tuple] = {"latents_mean": (None,), "latents_std": (None,)}
+"""Options of diffusers' configs that the autoencoder has only in the state that leaves them out."""
+
+EACH_LEVEL = ("block_out_channels", "down_block_types", "up_block_types")
+"""Options with a value for every level, which are lists in a file."""
+
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 
 
@@ -80,17 +87,8 @@ class AutoencoderKLConfig:
         Raises:
             UserError: an unknown option, or one with a value that is not supported.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        options = {}
-        for name, value in config.items():
-            if name in known:
-                options[name] = tuple(value) if isinstance(value, list) else value
-            elif name in ("latents_mean", "latents_std"):
-                if value is not None:
-                    raise UserError(f"autoencoder config: {name} is not supported, only null")
-            elif not name.startswith("_"):
-                raise UserError(f"autoencoder config: unknown option {name!r}; known: {', '.join(known)}")
-        return cls(**options)
+        options = supported_options(cls, config, ABSENT_OPTIONS)
+        return cls(**options | {name: tuple(options[name]) for name in EACH_LEVEL if name in options})
 
     @property
     def downscale(self) -> int:

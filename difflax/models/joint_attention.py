@@ -6,12 +6,15 @@ time and the pooled text reach every layer as shift, scale and gate of its norma
 Xie 2022, https://arxiv.org/abs/2212.09748, section 3.2).
 """
 
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float
 
-from difflax.models.attention import Attention, FeedForward, TanhGELU, qk_norms
+from difflax.models.attention import Attention, FeedForward, Grid, Mask, Queries, TanhGELU, qk_norms
 from difflax.models.perturbation import Perturbation
 from difflax.models.softmax_attention import attend
 
@@ -64,35 +67,49 @@ class JointAttention(Attention):
         grid: tuple[int, int] | None = None,
     ) -> tuple[Float[Array, "b n d"], Float[Array, "b m d"] | None]:
         """What image and text tokens have read; ``mask`` is of the text, ``grid`` the image's."""
-        (b, n, _), m = x.shape, context.shape[1]
-        query = self._in_heads(self.to_q, x, self.norm_q)
-        key = self._in_heads(self.to_k, x, self.norm_k)
-        value = self._in_heads(self.to_v, x)
-        text_key = self._in_heads(self.add_k_proj, context, self.norm_added_k)
-        text_value = self._in_heads(self.add_v_proj, context)
-        kind = None if self.perturbation is None else self.perturbation.kind
-        if kind == "blur":
-            query = self.perturbation.blur_tokens(query, grid)
-        alone = kind == "identity"
-        out = [_own_and_text(query, key, value, text_key, text_value, mask)] if alone else []
-
-        queries = [] if alone else [query]
-        if self.to_add_out is not None:
-            queries.append(self._in_heads(self.add_q_proj, context, self.norm_added_q))
-        if queries:
-            both = None if mask is None else jnp.concatenate([jnp.ones((b, n), bool), mask], axis=1)
-            out.append(
-                attend(
-                    jnp.concatenate(queries, axis=1),
-                    jnp.concatenate([key, text_key], axis=1),
-                    jnp.concatenate([value, text_value], axis=1),
-                    both,
-                    implementation=self.implementation,
-                )
-            )
-        tokens = jnp.concatenate(out, axis=1).reshape(b, -1, x.shape[-1])
+        (b, n, width), m = x.shape, context.shape[1]
+        image = _Heads(
+            self._in_heads(self.to_q, x, self.norm_q),
+            self._in_heads(self.to_k, x, self.norm_k),
+            self._in_heads(self.to_v, x),
+        )
+        text = _Heads(
+            self._in_heads(self.add_q_proj, context, self.norm_added_q),
+            self._in_heads(self.add_k_proj, context, self.norm_added_k),
+            self._in_heads(self.add_v_proj, context),
+        )
+        if self.to_add_out is None:
+            text = text._replace(query=text.query[:, :0])
+        tokens = self._read(image, text, mask, grid).reshape(b, -1, width)
         read = None if self.to_add_out is None else self.to_add_out(tokens[:, -m:])
         return self.to_out[0](tokens[:, :n]), read
+
+    def _softmax(self, image: "_Heads", text: "_Heads", mask: Mask | None, grid: Grid) -> Queries:
+        """What all queries read, the image's first, of everything."""
+        both = jax.tree.map(lambda *parts: jnp.concatenate(parts, axis=1), image, text)
+        if mask is not None:
+            mask = jnp.concatenate([jnp.ones(image.key.shape[:2], bool), mask], axis=1)
+        return attend(*both, mask, implementation=self.implementation)
+
+    def _alone(self, image: "_Heads", text: "_Heads", mask: Mask | None, grid: Grid) -> Queries:
+        out = [_own_and_text(*image, text.key, text.value, mask)]
+        if self.to_add_out is not None:
+            out.append(self._softmax(image._replace(query=image.query[:, :0]), text, mask, grid))
+        return jnp.concatenate(out, axis=1)
+
+    def _blurred(self, image: "_Heads", text: "_Heads", mask: Mask | None, grid: Grid) -> Queries:
+        query = self.perturbation.blur_tokens(image.query, grid)
+        return self._softmax(image._replace(query=query), text, mask, grid)
+
+    perturbable: Mapping[str, Callable] = {"identity": _alone, "blur": _blurred}
+
+
+class _Heads(NamedTuple):
+    """Tokens as attention reads them; there may be no queries."""
+
+    query: Float[Array, "b q h e"]
+    key: Float[Array, "b n h e"]
+    value: Float[Array, "b n h e"]
 
 
 def _own_and_text(

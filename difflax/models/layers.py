@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Key
 
@@ -79,7 +80,7 @@ class Conv2d(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((out_channels,), jnp.float32))
         if padding is None:
             padding = (kernel_size - 1) // 2
-        self.padding = ((padding, padding), (padding, padding)) if isinstance(padding, int) else padding
+        self.padding = tuple(map(tuple, np.broadcast_to(padding, (2, 2)).tolist()))
         self.stride = stride
         # As a matrix product its gradients are matrix products too; XLA's CPU backend gains a lot by it.
         self.in_patches = kernel_size == stride and self.padding == ((0, 0), (0, 0))

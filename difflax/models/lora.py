@@ -20,10 +20,18 @@ from difflax.core.types import Params
 from difflax.models.weight_changes import LowRank, changed
 
 
+def layers_of(params: Params) -> dict[str, dict[str, Any]]:
+    """What every layer holds, by the layer's dotted name: the leaves by their own last names."""
+    layers: dict[str, dict[str, Any]] = {}
+    for (*path, last), leaf in traverse_util.flatten_dict(params).items():
+        layers.setdefault(".".join(path), {})[last] = leaf
+    return layers
+
+
 def adaptable_layers(params: Params) -> dict[str, tuple[int, ...]]:
     """The layers with a kernel, by PyTorch's dotted names, with the kernel's shape; arrays or shapes."""
-    flat = traverse_util.flatten_dict(params)
-    return {".".join(path[:-1]): tuple(leaf.shape) for path, leaf in flat.items() if path[-1] == "kernel"}
+    layers = layers_of(params).items()
+    return {name: tuple(leaves["kernel"].shape) for name, leaves in layers if "kernel" in leaves}
 
 
 def matching_layers(params: Params, targets: Sequence[str], where: str) -> dict[str, tuple[int, ...]]:
@@ -66,12 +74,7 @@ def add_factors(params: Params, factors: Params, scale: float | Float[Array, ""]
 
 def by_layer(factors: Params) -> dict[str, tuple[Any, Any]]:
     """``(down, up)`` of every adapted layer, by its dotted name."""
-    flat = traverse_util.flatten_dict(factors)
-    return {
-        ".".join(path[:-1]): (leaf, flat[*path[:-1], "up"])
-        for path, leaf in flat.items()
-        if path[-1] == "down"
-    }
+    return {name: (pair["down"], pair["up"]) for name, pair in layers_of(factors).items()}
 
 
 def _matches(name: str, target: str) -> bool:

@@ -4,8 +4,6 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from flax import nnx
-
 from difflax.core.spelling import nearest
 from difflax.core.types import UserError
 
@@ -14,12 +12,12 @@ OURS = ("self", "dtype", "remat", "scan_layers", "attention_implementation", "rn
 
 
 def supported_options(
-    network: type[nnx.Module], config: Mapping[str, Any], absent: Mapping[str, tuple] | None = None
+    network: type, config: Mapping[str, Any], absent: Mapping[str, tuple] | None = None
 ) -> dict[str, Any]:
     """The constructor's options in a ``config.json``; keys that start with ``_`` are diffusers' own notes.
 
     Args:
-        network: its class.
+        network: its class, or that of its options.
         absent: options that the network has only in the state that leaves them out: the values of that state.
 
     Raises:

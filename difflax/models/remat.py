@@ -13,7 +13,7 @@ def _products(primitive: Any, *_: Any, **__: Any) -> bool:
 
 
 POLICIES: dict[str, Callable | None] = {
-    "none": jax.checkpoint_policies.everything_saveable,
+    "none": None,
     "dots": _products,
     "full": jax.checkpoint_policies.nothing_saveable,
     "offload": jax.checkpoint_policies.offload_dot_with_no_batch_dims("device", "pinned_host"),
@@ -29,4 +29,4 @@ def remat(function: Callable, name: str, *, in_loop: bool = False) -> Callable:
     ``in_loop``: it is the body of a scan, whose two passes the compiler cannot merge.
     """
     policy = choose(POLICIES, name, "remat")
-    return function if name == "none" else jax.checkpoint(function, policy=policy, prevent_cse=not in_loop)
+    return function if policy is None else jax.checkpoint(function, policy=policy, prevent_cse=not in_loop)

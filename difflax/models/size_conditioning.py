@@ -20,10 +20,10 @@ from jaxtyping import Float
 
 from difflax.core.types import Batch, UserError
 
-SIZES, SCORED = 6, 5
+SIZE_NUMBERS, SCORE_NUMBERS = 6, 5
 """How many numbers the base and the refiner read."""
 
-NAMES = {SIZES: "size", SCORED: "size_and_score"}
+NAMES = {SIZE_NUMBERS: "size", SCORE_NUMBERS: "size_and_score"}
 """The kinds of condition of networks with so many numbers."""
 
 Pair = tuple[int, ...]
@@ -34,9 +34,10 @@ class MicroConditioning:
     """The numbers of a call, by diffusers' names; heights before widths, in pixels.
 
     Attributes:
-        original_size: ``None``: the size that is made. A small one asks for the look of enlarged images.
-        crops_coords_top_left: of the cut; (0, 0) asks for a whole and centred object.
-        target_size: ``None``: the size that is made.
+        original_size: height and width; ``None``: the size that is made. A small one asks for the look of
+            enlarged images.
+        crops_coords_top_left: pixels above and left of the cut; (0, 0) asks for a whole and centred object.
+        target_size: height and width; ``None``: the size that is made.
         aesthetic_score: read by refiners alone.
         negative_original_size, negative_crops_coords_top_left, negative_target_size: what guidance goes away
             from; ``None``: the same as above.
@@ -83,8 +84,13 @@ class MicroConditioning:
 
 
 def _flat(count: int, original: Pair, corner: Pair, target: Pair, score: float | int) -> Any:
-    last = (score,) if count == SCORED else target
+    last = (score,) if count == SCORE_NUMBERS else target
     return np.asarray([*original, *corner, *last], np.float32)
+
+
+def reads_sizes(unet: Mapping[str, Any]) -> bool:
+    """Whether a UNet of these options reads numbers of size and frame beside a pooled vector."""
+    return unet.get("addition_embed_type") == "text_time"
 
 
 def size_conditions(unet: Mapping[str, Any], pooled_width: int, where: str) -> tuple[str, ...]:
@@ -94,15 +100,15 @@ def size_conditions(unet: Mapping[str, Any], pooled_width: int, where: str) -> t
     Raises:
         UserError: its vector has room for another number of them.
     """
-    if unet.get("addition_embed_type") != "text_time":
+    if not reads_sizes(unet):
         return ()
     width, each = unet["projection_class_embeddings_input_dim"], unet["addition_time_embed_dim"]
     numbers, rest = divmod(width - pooled_width, each)
     if rest or numbers not in NAMES:
         raise UserError(
             f"{where} reads a vector of {width} (projection_class_embeddings_input_dim), which a pooled"
-            f" vector of {pooled_width} and {SCORED} or {SIZES} numbers of {each} (addition_time_embed_dim)"
-            " do not make: they do not belong together"
+            f" vector of {pooled_width} and {SCORE_NUMBERS} or {SIZE_NUMBERS} numbers of {each}"
+            " (addition_time_embed_dim) do not make: they do not belong together"
         )
     return (NAMES[numbers],)
 
@@ -112,13 +118,13 @@ def pooled_width(unet: Mapping[str, Any], *, scored: bool) -> int:
     whether a score is one of them.
     """
     width = unet["projection_class_embeddings_input_dim"]
-    if unet.get("addition_embed_type") != "text_time":
+    if not reads_sizes(unet):
         return width
-    return width - (SCORED if scored else SIZES) * unet["addition_time_embed_dim"]
+    return width - (SCORE_NUMBERS if scored else SIZE_NUMBERS) * unet["addition_time_embed_dim"]
 
 
 def numbers_of(batch: Batch, count: int, target: Pair) -> Float[np.ndarray, "b k"]:
     """The numbers of a loader's batch of height and width ``target``, for a network that reads ``count``."""
     target = np.broadcast_to(target, batch["corner"].shape)
-    last = batch["score"][:, None] if count == SCORED else target
+    last = batch["score"][:, None] if count == SCORE_NUMBERS else target
     return np.concatenate([batch["original_size"], batch["corner"], last], axis=1).astype(np.float32)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-ROWS = 32
+QUERY_ROWS = 32
 """Queries a block."""
 
 SMALL = 2**15
@@ -40,11 +40,10 @@ def attend(
         implementation: ``"blocked"`` (this file's), or ``"xla"`` or ``"cudnn"`` of
             ``jax.nn.dot_product_attention``; ``None``: blocked on CPU, JAX's choice elsewhere.
     """
-    on_cpu = jax.default_backend() == "cpu"
-    if not causal and (implementation == "blocked" or (implementation is None and on_cpu)):
+    if not causal and (implementation == "blocked" or (implementation is None and _on_cpu())):
         return blocked(query, key, value, mask)
     dtype = value.dtype
-    if dtype == jnp.float16 and on_cpu:  # XLA has no float16 attention there
+    if dtype == jnp.float16 and _on_cpu():  # XLA has no float16 attention there
         query, key, value = (a.astype(jnp.float32) for a in (query, key, value))
     out = jax.nn.dot_product_attention(
         query,
@@ -63,7 +62,7 @@ def blocked(
     value: Float[Array, "b m h d"],
     mask: Bool[Array, "b m"] | None = None,
     *,
-    rows: int = ROWS,
+    rows: int = QUERY_ROWS,
 ) -> Float[Array, "b n h d"]:
     """Attention with the scores of ``rows`` queries at a time; batch and heads stay whole, and so may be
     sharded.
@@ -89,7 +88,7 @@ def _attend_block(
 ) -> Float[Array, "b h r d"]:
     """Attention of scaled queries; products and softmax in float32."""
     dtype = value.dtype
-    if dtype == jnp.float16 and jax.default_backend() == "cpu":
+    if dtype == jnp.float16 and _on_cpu():
         # XLA's CPU backend cannot sum products of float16 numbers in float32.
         query, key, value = (a.astype(jnp.float32) for a in (query, key, value))
     scores = jnp.einsum("bhrd,bhmd->bhrm", query, key, preferred_element_type=jnp.float32)
@@ -101,6 +100,10 @@ def _attend_block(
         "bhrm,bhmd->bhrd", weights.astype(value.dtype), value, preferred_element_type=jnp.float32
     )
     return (summed / total).astype(dtype)
+
+
+def _on_cpu() -> bool:
+    return jax.default_backend() == "cpu"
 
 
 def _heads_first(x: Array) -> Array:

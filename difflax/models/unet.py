@@ -20,6 +20,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int, Key
 
+from difflax.core.several import several
 from difflax.core.spelling import choose
 from difflax.core.types import Conditioning, UserError
 from difflax.models.embeddings import TimestepEmbedding, timestep_embedding
@@ -148,7 +149,7 @@ class UNet2DConditionModel(nnx.Module):
         only_cross = _per_level("only_cross_attention", only_cross_attention, levels)
         depths = _per_level("transformer_layers_per_block", transformer_layers_per_block, levels)
         if reverse_transformer_layers_per_block is None:
-            if any(not isinstance(depth, int) for depth in depths):
+            if any(map(np.ndim, depths)):
                 raise UserError(
                     "transformer_layers_per_block with a depth for each layer needs "
                     "reverse_transformer_layers_per_block for the way up"
@@ -181,9 +182,6 @@ class UNet2DConditionModel(nnx.Module):
                 dtype=dtype,
             )
 
-        self.sample_size = (
-            sample_size if sample_size is None or isinstance(sample_size, int) else tuple(sample_size)
-        )
         self.center_input_sample = center_input_sample
         self.sinusoids = {"flip_sin_to_cos": flip_sin_to_cos, "freq_shift": float(freq_shift)}
         self.dropout = float(dropout)
@@ -360,6 +358,10 @@ CLASS_EMBEDDINGS: dict[str | None, tuple[str, bool]] = {
 """By ``class_embed_type``: the field of `Conditioning` that is read, and whether it is embedded as a time."""
 
 
+ADDED_EMBEDDINGS = {"text_time": TimestepEmbedding}
+"""By ``addition_embed_type``: what embeds the pooled vector and the embedded size numbers, side by side."""
+
+
 def _class_embedding(
     kind: str | None,
     number: int | None,
@@ -392,14 +394,13 @@ def _added_embedding(
 ) -> nnx.Module | None:
     if kind is None:
         return None
-    if kind != "text_time":
-        raise UserError(f"addition_embed_type={kind!r} is not supported; choose None or 'text_time'")
+    make = choose(ADDED_EMBEDDINGS, kind, "addition_embed_type")
     if numbers_dim is None or widths[0] is None:
         raise UserError(
-            "addition_embed_type='text_time' needs addition_time_embed_dim and "
-            "projection_class_embeddings_input_dim"
+            f"addition_embed_type={kind!r} needs addition_time_embed_dim and"
+            " projection_class_embeddings_input_dim"
         )
-    return TimestepEmbedding(*widths, dtype=dtype, rngs=rngs)
+    return make(*widths, dtype=dtype, rngs=rngs)
 
 
 def reads_pooled(config: Mapping[str, Any]) -> bool:
@@ -419,14 +420,13 @@ def conditions_read(config: Mapping[str, Any], pooled_width: int, where: str) ->
 
 
 def _per_level(name: str, value: Any, levels: int) -> tuple:
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        if len(value) != levels:
-            raise UserError(
-                f"{name} has {len(value)} entries, block_out_channels {levels}; give one for each level"
-            )
-        return tuple(value)
-    return (value,) * levels
+    values = several(value, levels)
+    if len(values) != levels:
+        raise UserError(
+            f"{name} has {len(values)} entries, block_out_channels {levels}; give one for each level"
+        )
+    return values
 
 
 def _per_layer(depth: int | Sequence[int], layers: int) -> tuple[int, ...]:
-    return (depth,) * layers if isinstance(depth, int) else tuple(depth)[:layers]
+    return several(depth, layers)[:layers]

@@ -19,9 +19,9 @@ from difflax.parallel.sharding import fetch
 from difflax.pretrained.components.autoencoder import save_autoencoder
 from difflax.pretrained.components.clip import load_clip
 from difflax.pretrained.format.layout import AUTOENCODER
-from difflax.runs.base import Prepared, make_loader
+from difflax.runs.base import make_loader
 from difflax.runs.diffusion import clip_folder
-from difflax.training.loop import Periodic
+from difflax.training.loop import Periodic, Task
 from difflax.training.objectives.autoencoding import Autoencoding, FeatureDistance
 from difflax.training.state import TrainState
 
@@ -29,7 +29,7 @@ MEASURED = 512
 """Training images that the latents' mean and deviation are measured on."""
 
 
-def prepare_autoencoder(experiment: AutoencoderExperiment, workdir: epath.Path) -> Prepared:
+def prepare_autoencoder(experiment: AutoencoderExperiment, workdir: epath.Path) -> Task:
     """The loop's parts; the finished run writes ``workdir/vae`` in diffusers' layout, its latents scaled to
     zero mean and unit variance.
     """
@@ -84,7 +84,13 @@ def prepare_autoencoder(experiment: AutoencoderExperiment, workdir: epath.Path) 
         save_autoencoder(KLAutoencoder(config=scaled), params, workdir / AUTOENCODER)
 
     every = experiment.training.sample_every
-    return Prepared(objective, make_loader(experiment), prepare, {}, (Periodic(every, draw),), finish)
+    return Task(
+        objective=objective,
+        loader=make_loader(experiment),
+        prepare=prepare,
+        periodic=(Periodic(every, draw),),
+        finish=finish,
+    )
 
 
 def reconstruct(autoencoder: KLAutoencoder, params: PyTree, images: np.ndarray) -> np.ndarray:

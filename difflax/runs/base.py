@@ -1,13 +1,11 @@
-"""What a kind of run gives to the common training loop."""
+"""What several kinds of run give to the common training loop: batches and pictures."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
-from jaxtyping import PyTree
 
 from difflax.config.experiments import Experiment
 from difflax.data.loader import Loader
@@ -15,22 +13,7 @@ from difflax.data.records import Records
 from difflax.generation.pipeline import Pipeline
 from difflax.parallel.sharding import local_rows
 from difflax.training.loop import Periodic
-from difflax.training.objectives.base import Objective
 from difflax.training.state import TrainState
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """What a kind of model adds to the common loop; see `fit`."""
-
-    objective: Objective
-    loader: Any
-    prepare: Callable[[dict[str, Any]], PyTree]
-    constants: dict[str, Any]
-    periodic: tuple[Periodic, ...] = ()
-    finish: Callable[[TrainState], None] | None = None
-    start: Callable[[], PyTree] | None = None
-    frozen: PyTree = None
 
 
 def make_loader(experiment: Experiment, records: Records | None = None) -> Loader:

@@ -12,15 +12,16 @@ from difflax.config.files import claim_workdir
 from difflax.config.sections import clip_with_tokenizer
 from difflax.parallel.sharding import fetch
 from difflax.pretrained.components.clip import save_clip
-from difflax.runs.base import Prepared, make_loader
+from difflax.runs.base import make_loader
 from difflax.text.joint import CLIP, clip_network
 from difflax.text.pixels import PixelConfig
 from difflax.text.tokenizer import load_tokenizer, train_bpe
+from difflax.training.loop import Task
 from difflax.training.objectives.contrastive import Contrastive
 from difflax.training.state import TrainState
 
 
-def prepare_clip(experiment: CLIPExperiment, workdir: epath.Path) -> Prepared:
+def prepare_clip(experiment: CLIPExperiment, workdir: epath.Path) -> Task:
     """The loop's parts; the finished run writes ``workdir/clip`` in the Hub's layout."""
     claim_workdir(workdir, experiment)
     loader = make_loader(experiment)
@@ -46,4 +47,4 @@ def prepare_clip(experiment: CLIPExperiment, workdir: epath.Path) -> Prepared:
         if jax.process_index() == 0:
             save_clip(CLIP(params, network_config, tokenizer, pixels), workdir / "clip")
 
-    return Prepared(objective, loader, prepare, constants={}, finish=finish)
+    return Task(objective=objective, loader=loader, prepare=prepare, finish=finish)

@@ -12,6 +12,7 @@ from difflax.config.experiments import DiffusionExperiment
 from difflax.config.files import claim_workdir, read_workdir
 from difflax.config.guidance import WeakOptions
 from difflax.config.sections import AutoencoderOptions, TextEncoderOptions
+from difflax.core.files import atomic_folder, move_folder, staging_folder
 from difflax.core.types import Conditioning, Params, UserError
 from difflax.data.caches import EmbeddingCache
 from difflax.data.fingerprints import arrays_fingerprint
@@ -25,9 +26,10 @@ from difflax.models.autoencoder import encode_images
 from difflax.parallel.sharding import sharded_shapes
 from difflax.pretrained.components.autoencoder import load_autoencoder, save_autoencoder
 from difflax.pretrained.components.clip import PREPROCESSOR, load_text_encoder, save_text_encoder
-from difflax.pretrained.format.layout import AUTOENCODER
-from difflax.runs.base import Prepared, make_loader, picture_task
+from difflax.pretrained.format.layout import AUTOENCODER, TEXT_ENCODER, TOKENIZER
+from difflax.runs.base import make_loader, picture_task
 from difflax.text.encoders import TextEncoder
+from difflax.training.loop import Task
 from difflax.training.objectives.base import network_params, pixels
 from difflax.training.runtime.checkpoints import Checkpoints
 from difflax.training.state import TrainState
@@ -36,10 +38,10 @@ LATENTS = "latents.npy"
 """A workdir's latents of the training images, computed once."""
 
 
-def prepare_diffusion(experiment: DiffusionExperiment, workdir: epath.Path) -> Prepared:
+def prepare_diffusion(experiment: DiffusionExperiment, workdir: epath.Path) -> Task:
     """The loop's parts; whatever the run needs later is copied into the workdir."""
     model, options = experiment.model, experiment.text_encoder
-    stored = (workdir / "text_encoder").exists()
+    stored = (workdir / TEXT_ENCODER).exists()
     folder = workdir if stored else clip_folder(options.path, "config.text_encoder.path")
     encoder = read_text_encoder(folder, options)
     null = model.reading(encoder.encode([""]))
@@ -94,10 +96,10 @@ def prepare_diffusion(experiment: DiffusionExperiment, workdir: epath.Path) -> P
         model = dataclasses.replace(pipeline.model, params=network_params(state.ema_params), step=step)
         return dataclasses.replace(pipeline, model=model)
 
-    return Prepared(
-        experiment.objective(null),
-        loader,
-        prepare,
+    return Task(
+        objective=experiment.objective(null),
+        loader=loader,
+        prepare=prepare,
         constants={"context": null.context} | ({} if null.pooled is None else {"pooled": null.pooled}),
         periodic=(picture_task(experiment.training.sample_every, drawing, prompts, workdir),),
     )
@@ -145,9 +147,9 @@ def weak_model(options: WeakOptions | None, workdir: epath.Path, mesh: Mesh) -> 
     if not options.workdir and options.step is None:
         return WeakModel(perturbation=options.perturbation)
     folder = epath.Path(options.workdir or workdir)
-    experiment = read_workdir(folder)
-    if not isinstance(experiment, DiffusionExperiment):
-        raise UserError(f"guidance.weak.workdir = {options.workdir!r} is no run of a diffusion model")
+    experiment = read_workdir(folder).from_scratch(
+        f"guidance.weak.workdir = {options.workdir!r} is no run of a diffusion model from scratch"
+    )
     checkpoints = Checkpoints(folder / "checkpoints")
     abstract = sharded_shapes(experiment.network.abstract(), mesh, experiment.mesh.rules)
     params = checkpoints.restore_params(abstract, options.step)
@@ -179,9 +181,14 @@ def store_text_encoder(encoder: TextEncoder, folder: epath.Path, workdir: epath.
     """The encoder into the workdir, so that the workdir alone makes images; a whole CLIP comes along as the
     metric of evaluation.
     """
-    save_text_encoder(encoder, workdir)
-    if (folder / PREPROCESSOR).exists():
-        shutil.copytree(folder, workdir / "clip")
+    if (folder / PREPROCESSOR).exists() and not (workdir / "clip").exists():
+        with atomic_folder(workdir / "clip") as copy:
+            shutil.copytree(folder, copy, dirs_exist_ok=True)
+    # The encoder's own folder comes last: where it is, all is there.
+    with staging_folder(workdir / TEXT_ENCODER) as made:
+        save_text_encoder(encoder, made)
+        for name in (TOKENIZER, TEXT_ENCODER):
+            move_folder(made / name, workdir / name)
 
 
 def store_autoencoder(options: AutoencoderOptions | None, workdir: epath.Path) -> None:
@@ -189,7 +196,8 @@ def store_autoencoder(options: AutoencoderOptions | None, workdir: epath.Path) -
     if options is None or (workdir / AUTOENCODER).is_dir():
         return
     autoencoder, params = load_autoencoder(options.folder(None))
-    save_autoencoder(autoencoder, params, workdir / AUTOENCODER)
+    with atomic_folder(workdir / AUTOENCODER) as folder:
+        save_autoencoder(autoencoder, params, folder)
 
 
 def read_autoencoder_params(experiment: DiffusionExperiment, workdir: epath.Path) -> Params:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PyTree
 from difflax.config.experiments import FineTuningExperiment
 from difflax.config.files import claim_workdir
 from difflax.config.pretrained import STORED
+from difflax.core.files import atomic_folder
 from difflax.core.types import Conditioning, UserError
 from difflax.data.caches import EmbeddingCache
 from difflax.data.fingerprints import arrays_fingerprint
@@ -21,7 +22,7 @@ from difflax.data.latents import cache_latents
 from difflax.data.loader import Loader
 from difflax.data.records import Records
 from difflax.data.subjects import Subject
-from difflax.diffusion.loss.time_samplers import RunningLoss, Shifted
+from difflax.diffusion.loss.time_samplers import Shifted
 from difflax.diffusion.time_shift import TimeShift
 from difflax.generation.conditions import named
 from difflax.generation.devices import Devices
@@ -29,9 +30,10 @@ from difflax.generation.pipeline import Pipeline
 from difflax.parallel.sharding import fetch, put, shardings
 from difflax.pretrained.families.base import Checkpoint
 from difflax.pretrained.format.layout import AUTOENCODER
-from difflax.runs.base import Prepared, make_loader, picture_task
+from difflax.runs.base import make_loader, picture_task
 from difflax.runs.diffusion import LATENTS
 from difflax.runs.load import check_source, merged_checkpoint, pipeline_of, read_checkpoint
+from difflax.training.loop import Task
 from difflax.training.objectives.base import network_params, pixels
 from difflax.training.objectives.denoising import Denoising
 from difflax.training.objectives.finetuning import FineTuning
@@ -42,7 +44,7 @@ TRAINED = "trained"
 """Where in the workdir what was trained lies, in diffusers' own format."""
 
 
-def prepare_finetune(experiment: FineTuningExperiment, workdir: epath.Path) -> Prepared:
+def prepare_finetune(experiment: FineTuningExperiment, workdir: epath.Path) -> Task:
     """The loop's parts; the finished run writes ``workdir/trained`` in diffusers' format."""
     model, tuning, mesh = experiment.model, experiment.tune, experiment.mesh.make()
     if model.copy and jax.process_count() > 1:
@@ -54,7 +56,8 @@ def prepare_finetune(experiment: FineTuningExperiment, workdir: epath.Path) -> P
     checkpoint = tuning.prepare(original)
     claim_workdir(workdir, experiment)
     if model.copy and not (workdir / STORED).exists():
-        original.save(workdir / STORED)
+        with atomic_folder(workdir / STORED) as folder:
+            original.save(folder)
     experiment = with_class_images(experiment, original, workdir)
     records = experiment.data.split("train")
     prepare, loader = _batches(experiment, checkpoint, records, workdir)
@@ -99,11 +102,10 @@ def prepare_finetune(experiment: FineTuningExperiment, workdir: epath.Path) -> P
         )
 
     prompts = experiment.training.sample_prompts or tuple(dict.fromkeys(records.captions))[:8]
-    return Prepared(
-        objective,
-        loader,
-        prepare,
-        constants={},
+    return Task(
+        objective=objective,
+        loader=loader,
+        prepare=prepare,
         periodic=(picture_task(experiment.training.sample_every, pipeline, prompts, workdir),),
         finish=lambda state: save(experiment.training.steps, state, None),
         start=start,
@@ -121,7 +123,7 @@ def make_objective(experiment: FineTuningExperiment, checkpoint: Checkpoint) -> 
     loss, size = experiment.loss, experiment.data.image_shape[:2]
     time_sampler = loss.time_sampler
     shift = sampling.time_shift(checkpoint.autoencoder.latent_shape(*size)[:2])
-    if shift is not None and not isinstance(time_sampler, RunningLoss):
+    if shift is not None and not time_sampler.follows_loss:
         if experiment.model.time_shift:
             shift = TimeShift(shift=experiment.model.time_shift)
         time_sampler = Shifted(sampler=time_sampler, shift=shift)
@@ -161,7 +163,7 @@ def with_class_images(
 ) -> FineTuningExperiment:
     """The experiment with a full folder of the class's pictures: what is missing, the checkpoint makes."""
     source = experiment.data
-    if not isinstance(source, Subject) or not source.class_prompt:
+    if not getattr(source, "class_prompt", ""):
         return experiment
     if not source.class_path:
         source = dataclasses.replace(source, class_path=str(workdir / "class_images"))

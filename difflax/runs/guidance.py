@@ -6,7 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from difflax.config.guidance import WeakOptions, make_guidance
+from difflax.config.guidance import GUIDANCE, WeakOptions, make_guidance
 from difflax.core.types import UserError
 from difflax.generation.model import WeakModel
 from difflax.generation.pipeline import Pipeline
@@ -24,8 +24,8 @@ def with_guidance(pipeline: Pipeline, text: str, workdir: epath.PathLike | None 
         UserError: not such a text, an unknown name or field, or a worse model that is not there.
     """
     section = read_section(text)
-    edits = any(condition.name == "picture" for condition in pipeline.model.conditions)
-    guidance, weak = make_guidance(section, "--guidance", edits_images=edits)
+    conditions = [condition.name for condition in pipeline.model.conditions]
+    guidance, weak = make_guidance(section, "--guidance", conditions=conditions)
     return pipeline.with_guidance(guidance, None if weak is None else _other_model(weak, workdir, pipeline))
 
 
@@ -37,7 +37,7 @@ def read_section(text: str) -> Mapping[str, Any]:
         section = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         section = None
-    if not isinstance(section, Mapping):
+    if not GUIDANCE.takes(section):
         example = "\"{'name': 'apg', 'scale': 4.0}\""
         raise UserError(f"--guidance={text}: give a name, or a section as in a config: {example}")
     return section

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
 
-from difflax.config.experiments import DiffusionExperiment, FineTuningExperiment
+from difflax.config.experiments import DiffusionExperiment, Experiment, FineTuningExperiment
 from difflax.config.files import read_workdir
 from difflax.config.pretrained import DTYPES, STORED, PretrainedOptions
 from difflax.core.spelling import choose
@@ -39,7 +40,8 @@ def load(workdir: epath.PathLike, mesh: MeshShape | None = None) -> Pipeline:
     """
     workdir = epath.Path(workdir)
     experiment = read_workdir(workdir)
-    if not isinstance(experiment, DiffusionExperiment | FineTuningExperiment):
+    load_run = LOAD.get(type(experiment))
+    if load_run is None:
         raise UserError(
             f"{workdir} holds {experiment.makes}, which makes no images: give the workdir of a diffusion"
             " model"
@@ -47,20 +49,23 @@ def load(workdir: epath.PathLike, mesh: MeshShape | None = None) -> Pipeline:
     if not (workdir / "checkpoints").exists():
         raise UserError(f"{workdir} has no checkpoint yet: train it first (difflax train)")
     shape = experiment.mesh if mesh is None else mesh
-    devices = shape.fitted() if mesh is None else shape.make()
-    if isinstance(experiment, FineTuningExperiment):
-        made = load_finetuning(experiment, workdir)
-        return dataclasses.replace(made, devices=Devices(devices, shape.rules, made.devices.batch_size))
+    devices = Devices(shape.fitted() if mesh is None else shape.make(), shape.rules)
+    return load_run(experiment, workdir, devices)
+
+
+def load_diffusion(experiment: DiffusionExperiment, workdir: epath.Path, devices: Devices) -> Pipeline:
+    """The pipeline of a workdir of such a run, from its newest checkpoint's averaged parameters."""
     checkpoints = Checkpoints(workdir / "checkpoints")
-    params = checkpoints.restore_params(sharded_shapes(experiment.network.abstract(), devices, shape.rules))
+    places = sharded_shapes(experiment.network.abstract(), devices.mesh, devices.rules)
+    params = checkpoints.restore_params(places)
     null = Conditioning(**checkpoints.restore_constants())
     step = checkpoints.latest
     checkpoints.close()
     encoder = read_text_encoder(workdir, experiment.text_encoder)
     pipeline = make_pipeline(experiment, params, encoder, null, workdir)
-    weak = weak_model(experiment.guidance.weak, workdir, devices)
+    weak = weak_model(experiment.guidance.weak, workdir, devices.mesh)
     model = dataclasses.replace(pipeline.model, step=step, weak=weak)
-    return dataclasses.replace(pipeline, model=model, devices=Devices(devices, shape.rules))
+    return dataclasses.replace(pipeline, model=model, devices=devices)
 
 
 def from_pretrained(
@@ -98,7 +103,11 @@ def from_pretrained(
     Raises:
         difflax.UserError: a checkpoint that cannot be had, is damaged, or is not supported.
     """
-    kind = choose(DTYPES, jnp.dtype(dtype).name if not isinstance(dtype, str) else dtype, "dtype")
+    try:
+        name = jnp.dtype(dtype).name
+    except TypeError:  # no type of numbers at all, which `choose` says
+        name = str(dtype)
+    kind = choose(DTYPES, name, "dtype")
     checkpoint = open_checkpoint(
         source,
         dtype=kind,
@@ -185,7 +194,7 @@ def pipeline_of(experiment: FineTuningExperiment, checkpoint: Checkpoint) -> Pip
     )
 
 
-def load_finetuning(experiment: FineTuningExperiment, workdir: epath.Path) -> Pipeline:
+def load_finetuning(experiment: FineTuningExperiment, workdir: epath.Path, devices: Devices) -> Pipeline:
     """The pipeline of a workdir of such a run, from its newest checkpoint's averaged parameters."""
     tuning = experiment.tune
     checkpoint = tuning.prepare(read_checkpoint(experiment.model, workdir))
@@ -195,7 +204,15 @@ def load_finetuning(experiment: FineTuningExperiment, workdir: epath.Path) -> Pi
     trained, step = checkpoints.restore_params(abstract), checkpoints.latest
     checkpoints.close()
     made = pipeline_of(experiment, merged_checkpoint(tuning, checkpoint, trained))
-    return dataclasses.replace(made, model=dataclasses.replace(made.model, step=step))
+    devices = dataclasses.replace(devices, batch_size=made.devices.batch_size)
+    return dataclasses.replace(made, model=dataclasses.replace(made.model, step=step), devices=devices)
+
+
+LOAD: Mapping[type[Experiment], Callable[[Any, epath.Path, Devices], Pipeline]] = {
+    DiffusionExperiment: load_diffusion,
+    FineTuningExperiment: load_finetuning,
+}
+"""What loads the pipeline of a workdir, by the kind of its run; other kinds make no images."""
 
 
 def merged_checkpoint(tuning: Tuning, checkpoint: Checkpoint, trained: Any) -> Checkpoint:

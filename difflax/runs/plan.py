@@ -42,8 +42,7 @@ def step_of(
     rows a batch has, and the mesh.
     """
     check(experiment)
-    if not isinstance(experiment, DiffusionExperiment):
-        raise UserError("difflax plan is for diffusion models")
+    experiment = experiment.from_scratch("difflax plan is for diffusion models that are trained from scratch")
     if devices[0].platform != "cpu" and experiment.model.options["attention_implementation"] is None:
         model = experiment.model.replace(attention_implementation="xla")  # what JAX chooses there, not here
         experiment = dataclasses.replace(experiment, model=model)

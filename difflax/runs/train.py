@@ -45,25 +45,17 @@ def train(
             f" {mesh.shape['data'] * mesh.shape['fsdp']} devices of the mesh's data and fsdp axes"
         )
     with first_process_first():
-        prepared = PREPARE[type(experiment)](experiment, workdir)
-    state = fit(
+        task = PREPARE[type(experiment)](experiment, workdir)
+    fit(
         workdir,
         dict(experiment.resolved),
-        objective=prepared.objective,
+        task,
         optimizer=experiment.optimizer.build(options.steps),
         ema=experiment.ema,
         mesh=mesh,
         rules=experiment.mesh.rules,
         seed=experiment.seed,
         options=options,
-        loader=prepared.loader,
-        prepare=prepared.prepare,
-        constants=prepared.constants,
-        periodic=prepared.periodic,
         label=experiment.name,
         stop_at=stop_at,
-        start=prepared.start,
-        frozen=prepared.frozen,
     )
-    if int(state.step) == options.steps and prepared.finish is not None:
-        prepared.finish(state)

@@ -147,6 +147,8 @@ class CLIPConfig:
         logit_scale_init_value: logarithm of the inverse temperature at the start.
     """
 
+    model_type: ClassVar[str] = "clip"
+
     text_config: CLIPTextConfig = CLIPTextConfig()
     vision_config: CLIPVisionConfig = CLIPVisionConfig()
     projection_dim: int = 512
@@ -181,7 +183,7 @@ class CLIPConfig:
         """The mapping to write as ``config.json``: what transformers' ``CLIPModel`` reads."""
         return {
             "architectures": ["CLIPModel"],
-            "model_type": "clip",
+            "model_type": self.model_type,
             "projection_dim": self.projection_dim,
             "logit_scale_init_value": self.logit_scale_init_value,
             "text_config": self.text_config.to_config(),

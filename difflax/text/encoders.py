@@ -16,12 +16,12 @@ from difflax.core.types import Conditioning, Params, UserError
 from difflax.models.functional import Functional, functional
 from difflax.text.clip import CLIPTextModel, CLIPTextModelWithProjection
 from difflax.text.clip_config import CLIPTextConfig
-from difflax.text.prompts import count_pieces, token_rows, weigh
+from difflax.text.prompts import SingleEncoder, count_pieces, token_rows, weigh
 from difflax.text.tokenizer import Tokenizer
 
 
 @flax.struct.dataclass
-class TextEncoder:
+class TextEncoder(SingleEncoder):
     """A frozen CLIP text tower with its tokenizer.
 
     Which state conditions is a choice that a diffusion model is trained with: Stable Diffusion 1.x takes the
@@ -47,6 +47,8 @@ class TextEncoder:
     final_norm: bool = flax.struct.field(pytree_node=False, default=True)
     batch_size: int = flax.struct.field(pytree_node=False, default=64)
     dtype: Any = flax.struct.field(pytree_node=False, default=jnp.float32)
+
+    learns_words = True
 
     def __post_init__(self):
         states = self.config.num_hidden_layers + 1
@@ -106,6 +108,15 @@ class TextEncoder:
         return Conditioning(context=context, pooled=made.pooled[::pieces])
 
     @property
+    def skippable(self) -> int:
+        """Layers before the state that it gives; state 0 is the embeddings."""
+        return self.layer % (self.config.num_hidden_layers + 1)
+
+    def skipping(self, layers: int) -> "TextEncoder":
+        """The same with the state of so many layers earlier; the pooled vector stays."""
+        return self.replace(layer=self.layer - layers)
+
+    @property
     def null(self) -> Conditioning:
         """The condition of saying nothing, one row: what caption dropout trains and guidance contrasts."""
         return self.encode([""])
@@ -117,7 +128,7 @@ class TextEncoder:
         """
         options = {
             "config": self.config.to_config(),
-            "layer": self.layer % (self.config.num_hidden_layers + 1),
+            "layer": self.skippable,
             "final_norm": self.final_norm,
             "dtype": jnp.dtype(self.dtype).name,
             "tokenizer": self.tokenizer.fingerprint(),

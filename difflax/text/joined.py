@@ -8,8 +8,9 @@ import flax.struct
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from difflax.core.several import several
 from difflax.core.types import Conditioning, UserError
-from difflax.text.prompts import PromptEncoder
+from difflax.text.prompts import PromptEncoder, SingleEncoder
 
 Prompt = str | tuple[str, ...]
 """A text, or one for each text encoder."""
@@ -22,7 +23,7 @@ class JoinedEncoder:
         clips = JoinedEncoder((clip_l, big_g), along="features", pooled=(0, 1))
         sd3 = JoinedEncoder((clips, t5), along="tokens", pooled=(0,))
 
-    A prompt is one text for all, or a tuple with one for each of its `towers` (``prompt_2`` and so on, see
+    A prompt is one text for all, or a tuple with one for each of its ``towers`` (``prompt_2`` and so on, see
     `difflax.text.per_tower`).
 
     Attributes:
@@ -45,6 +46,17 @@ class JoinedEncoder:
             raise UserError(
                 f"a joined text encoder of {count} parts cannot take its pooled vector from {self.pooled}"
             )
+
+    @property
+    def towers(self) -> tuple[SingleEncoder, ...]:
+        """See `PromptEncoder`."""
+        return tuple(tower for part in self.encoders for tower in part.towers)
+
+    def with_towers(self, changed: Sequence[PromptEncoder]) -> "JoinedEncoder":
+        """See `PromptEncoder`."""
+        rest = iter(changed)
+        parts = (part.with_towers([next(rest) for _ in part.towers]) for part in self.encoders)
+        return self.replace(encoders=tuple(parts))
 
     @property
     def batch_size(self) -> int:
@@ -90,37 +102,17 @@ class JoinedEncoder:
     def _with_own(self, prompts: Sequence[Prompt]) -> list[tuple[PromptEncoder, list[Prompt]]]:
         """Each encoder with what it reads."""
         pairs, start = [], 0
+        texts = [several(prompt, len(self.towers)) for prompt in prompts]
         for encoder in self.encoders:
-            count = len(towers(encoder))
-            places = slice(start, start + count)
-            own = [p if isinstance(p, str) else p[start] if count == 1 else p[places] for p in prompts]
-            pairs.append((encoder, own))
-            start += count
+            stop = start + len(encoder.towers)
+            pairs.append((encoder, [one[start] if stop - start == 1 else one[start:stop] for one in texts]))
+            start = stop
         return pairs
 
     def _join(self, made: Sequence[Conditioning]) -> Conditioning:
         context = JOINS[self.along].states([one.context for one in made])
         vectors = [made[place].pooled for place in self.pooled]
         return Conditioning(context=context, pooled=jnp.concatenate(vectors, axis=-1) if vectors else None)
-
-
-def towers(encoder: PromptEncoder) -> tuple[PromptEncoder, ...]:
-    """The encoders that one is made of, in their order, nested ones too; of a single one itself."""
-    if not isinstance(encoder, JoinedEncoder):
-        return (encoder,)
-    return tuple(tower for part in encoder.encoders for tower in towers(part))
-
-
-def with_towers(encoder: PromptEncoder, changed: Sequence[PromptEncoder]) -> PromptEncoder:
-    """The same with others in the places of its `towers`."""
-    rest = iter(changed)
-
-    def put(part: PromptEncoder) -> PromptEncoder:
-        if isinstance(part, JoinedEncoder):
-            return part.replace(encoders=tuple(map(put, part.encoders)))
-        return next(rest)
-
-    return put(encoder)
 
 
 def _side_by_side(contexts: Sequence[Float[Array, "b _ _"]]) -> Float[Array, "b n w"]:

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 
 from difflax.core.types import UserError
-from difflax.text.encoders import TextEncoder
-from difflax.text.joined import towers, with_towers
 from difflax.text.prompts import PromptEncoder
 
 
@@ -20,7 +18,7 @@ def prompts_of_towers(
     Raises:
         UserError: the model has fewer text encoders.
     """
-    count = len(towers(encoder))
+    count = len(encoder.towers)
     given = [place for place, own in enumerate(others, start=2) if own is not None]
     if not given:
         return list(prompts)
@@ -47,15 +45,7 @@ def with_clip_skip(encoder: PromptEncoder, clip_skip: int | None) -> PromptEncod
     """
     if clip_skip is None:
         return encoder
-    parts = towers(encoder)
-    # Hidden state 0 is the embeddings.
-    most = min(
-        (t.layer % (t.config.num_hidden_layers + 1) for t in parts if isinstance(t, TextEncoder)), default=0
-    )
+    most = min((t.skippable for t in encoder.towers if t.skippable is not None), default=0)
     if type(clip_skip) is not int or not 0 <= clip_skip <= most:
         raise UserError(f"clip_skip = {clip_skip!r}: give a whole number from 0 to {most}")
-    skipped = [
-        tower.replace(layer=tower.layer - clip_skip) if isinstance(tower, TextEncoder) else tower
-        for tower in parts
-    ]
-    return with_towers(encoder, skipped)
+    return encoder.with_towers([tower.skipping(clip_skip) for tower in encoder.towers])

@@ -1,5 +1,6 @@
 """Images as CLIP's image tower wants them: its size, its mean, its standard deviation."""
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -50,9 +51,11 @@ class PixelConfig:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "PixelConfig":
         """Reads the mapping of a CLIP checkpoint's ``preprocessor_config.json``, of any age."""
-        crop = config["crop_size"]
+        size = config["crop_size"]
+        with contextlib.suppress(TypeError):  # an old file's is the number itself
+            size = size["height"]
         return cls(
-            size=crop if isinstance(crop, int) else crop["height"],
+            size=size,
             mean=tuple(config.get("image_mean", CLIP_MEAN)),
             std=tuple(config.get("image_std", CLIP_STD)),
         )

@@ -20,7 +20,12 @@ from difflax.text.tokenizer import Tokenizer
 
 EMPHASIS = 1.1
 
-_PIECES = re.compile(r"\\[()\[\]\\]|:\s*([+-]?(?:\d+\.?\d*|\.\d+))\s*\)|[()\[\]]|[^\\()\[\]:]+|:|\\")
+CLOSES = {")": ("(", EMPHASIS), "]": ("[", 1 / EMPHASIS)}
+"""The bracket that each one closes, and what it does to the weights in between."""
+
+_PIECES = re.compile(
+    r"\\(?P<plain>[()\[\]\\]?)|:\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)|[()\[\]]|[^\\()\[\]:]+|:"
+)
 _BREAK = re.compile(r"\s*\bBREAK\b\s*")
 
 
@@ -41,6 +46,15 @@ class PromptEncoder(Protocol):
 
     @property
     def pooled_width(self) -> int: ...
+
+    @property
+    def towers(self) -> "tuple[SingleEncoder, ...]":
+        """The encoders that it is made of, in their order, nested ones too; of a single one itself."""
+        ...
+
+    def with_towers(self, changed: "Sequence[PromptEncoder]") -> "PromptEncoder":
+        """The same with others in the places of its `towers`."""
+        ...
 
     def encode(self, captions: Sequence[str]) -> Conditioning:
         """The conditioning of ``b`` captions: ``context`` [b, n, width] and, where it has one, ``pooled``."""
@@ -67,40 +81,57 @@ class PromptEncoder(Protocol):
         ...
 
 
-def parse_weights(prompt: str) -> list[tuple[str, float]]:
-    """The pieces of a prompt with their weights; neighbours of one weight are joined, also over a BREAK."""
-    return _joined([piece for segment in parse_segments(prompt) for piece in segment])
+class SingleEncoder:
+    """What a `PromptEncoder` of one tower says of itself.
+
+    Attributes:
+        learns_words: whether its table of tokens may be given more.
+        skippable: how many layers earlier than the states that it gives there are states to give.
+    """
+
+    learns_words: bool = False
+    skippable: int | None = None
+
+    @property
+    def towers(self) -> "tuple[SingleEncoder, ...]":
+        return (self,)
+
+    def with_towers(self, changed: Sequence[PromptEncoder]) -> PromptEncoder:
+        [tower] = changed
+        return tower
+
+    def skipping(self, layers: int) -> PromptEncoder:
+        """The same with the states of so many layers earlier; where there are none, as it is."""
+        return self
 
 
 def parse_segments(prompt: str) -> list[list[tuple[str, float]]]:
-    """The same of each of the prompt's parts between BREAKs, at least one."""
+    """The pieces of each of the prompt's parts between BREAKs (at least one) with their weights; neighbours
+    of one weight are joined.
+    """
     pieces: list[tuple[str | None, float]] = []
-    opened: dict[str, list[int]] = {"(": [], "[": []}
+    opened: dict[str, list[int]] = {bracket: [] for bracket, _ in CLOSES.values()}
 
     def scale(start: int, factor: float) -> None:
         pieces[start:] = [(text, weight * factor) for text, weight in pieces[start:]]
 
     for match in _PIECES.finditer(prompt):
-        piece, weight = match[0], match[1]
+        piece, plain, weight = match[0], match["plain"], match["weight"]
+        bracket, factor = CLOSES.get(piece, ("(", weight))
         if piece in opened:
             opened[piece].append(len(pieces))
-        elif weight is not None and opened["("]:
-            scale(opened["("].pop(), float(weight))
-        elif piece == ")" and opened["("]:
-            scale(opened["("].pop(), EMPHASIS)
-        elif piece == "]" and opened["["]:
-            scale(opened["["].pop(), 1 / EMPHASIS)
-        elif piece[0] == "\\":
-            pieces.append((piece[1:], 1.0))
+        elif factor is not None and opened[bracket]:
+            scale(opened[bracket].pop(), float(factor))
+        elif plain is not None:
+            pieces.append((plain, 1.0))
         else:
             first, *rest = _BREAK.split(piece)
             pieces.append((first, 1.0))
             for text in rest:
                 pieces += [(None, 1.0), (text, 1.0)]
-    for start in opened["("]:
-        scale(start, EMPHASIS)
-    for start in opened["["]:
-        scale(start, 1 / EMPHASIS)
+    for bracket, factor in CLOSES.values():
+        for start in opened[bracket]:
+            scale(start, factor)
     segments: list[list[tuple[str, float]]] = [[]]
     for text, weight in pieces:
         if text is None:

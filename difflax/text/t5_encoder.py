@@ -15,13 +15,13 @@ from jaxtyping import Array, Float, Int
 from difflax.core.types import Conditioning, Params, UserError
 from difflax.models.functional import Functional
 from difflax.text.encoders import fingerprint, in_batches
-from difflax.text.prompts import weigh, weighted_tokens
+from difflax.text.prompts import SingleEncoder, weigh, weighted_tokens
 from difflax.text.t5 import T5Config, t5_network
 from difflax.text.tokenizer import Tokenizer
 
 
 @flax.struct.dataclass
-class T5Encoder:
+class T5Encoder(SingleEncoder):
     """A frozen T5 encoder with its tokenizer.
 
     As in Stable Diffusion 3 there is no mask: prompts are filled up with padding, which is attended to.
@@ -117,7 +117,7 @@ class T5Encoder:
 
 
 @flax.struct.dataclass
-class ZeroEncoder:
+class ZeroEncoder(SingleEncoder):
     """What Stable Diffusion 3 reads where its T5 is left out: zeros for every prompt.
 
     Attributes:

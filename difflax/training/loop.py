@@ -123,37 +123,49 @@ class Periodic:
     action: Callable[[int, TrainState, Logger], None]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is trained, and on what: all that a kind of run gives to the common loop.
+
+    Attributes:
+        prepare: a batch of the loader, on the host, to the arrays of the objective's batch.
+        constants: stored with every checkpoint, see `Checkpoints.save`.
+        start: makes the parameters of a new run, whose arrays are used up, so that it is asked again after a
+            roll-back to before the first checkpoint; ``None``, or what gives ``None``, for fresh ones.
+        frozen: arrays on the mesh that the objective reads and does not train; they are in no checkpoint.
+        finish: what is left to do with the state after the last step of the whole run.
+    """
+
+    objective: Objective
+    loader: ResumableBatches
+    prepare: Callable[[dict[str, Any]], PyTree]
+    constants: dict[str, Any] = dataclasses.field(default_factory=dict)
+    periodic: Sequence[Periodic] = ()
+    start: Callable[[], PyTree] | None = None
+    frozen: PyTree = None
+    finish: Callable[[TrainState], None] | None = None
+
+
 def fit(
     workdir: epath.PathLike,
     config: dict[str, Any],
+    task: Task,
     *,
-    objective: Objective,
     optimizer: optax.GradientTransformation,
     ema: EMA,
     mesh: Mesh,
     rules: tuple[Rule, ...] = TENSOR_RULES,
     seed: int,
     options: TrainingOptions,
-    loader: ResumableBatches,
-    prepare: Callable[[dict[str, Any]], PyTree],
-    constants: dict[str, Any],
-    periodic: Sequence[Periodic] = (),
     label: str = "train",
     stop_at: int | None = None,
-    start: Callable[[], PyTree] | None = None,
-    frozen: PyTree = None,
 ) -> TrainState:
     """Trains until step ``options.steps`` (or ``stop_at``), from the newest checkpoint of ``workdir`` if any.
 
     Args:
         config: the resolved config, stored with every checkpoint.
         rules: how the state is split over ``mesh``, see `shardings`.
-        prepare: a batch of the loader, on the host, to the arrays of the objective's batch.
-        constants: stored with every checkpoint, see `Checkpoints.save`.
         stop_at: end early, with a checkpoint, as if the job's time were over; the next call goes on.
-        start: makes the parameters of a new run, whose arrays are used up, so that it is asked again after a
-            roll-back to before the first checkpoint; ``None``, or what gives ``None``, for fresh ones.
-        frozen: arrays on ``mesh`` that the objective reads and does not train; they are in no checkpoint.
 
     Returns:
         the state after the last step, on ``mesh``.
@@ -162,7 +174,7 @@ def fit(
         Interrupted: after SIGTERM, with a checkpoint.
         UserError: the run cannot go on: damaged checkpoints, failing saves, a loss that stays not finite.
     """
-    workdir = epath.Path(workdir)
+    workdir, objective, loader = epath.Path(workdir), task.objective, task.loader
     events = Events(workdir)
     checkpoints = Checkpoints(
         workdir / "checkpoints",
@@ -174,7 +186,7 @@ def fit(
     recovery = Recovery(
         checkpoints=checkpoints,
         abstract=abstract,
-        init=lambda: init_sharded(objective, optimizer, seed, abstract, start and start()),
+        init=lambda: init_sharded(objective, optimizer, seed, abstract, task.start and task.start()),
         loader=loader,
         events=events,
         max_roll_backs=options.max_roll_backs,
@@ -183,7 +195,7 @@ def fit(
     step = int(state.step)
     last = options.steps if stop_at is None else min(stop_at, options.steps)
     stepping = make_train_step(objective, optimizer, ema, seed, accumulate=options.accumulate)
-    train_step = CompiledStep(stepping, abstract, mesh, frozen)
+    train_step = CompiledStep(stepping, abstract, mesh, task.frozen)
     logger = Logger(workdir, start=step, total=options.steps, label=label)
     speed = Throughput(options.batch_size, mesh.size, chip(mesh.devices.flat[0].device_kind))
     speed.reset(step)
@@ -198,7 +210,7 @@ def fit(
                 watchdog.at(step + 1, "reading its batch")
                 with speed.waiting():
                     examples = next(loader)
-                    batch = put_local_batch(prepare(examples), mesh)
+                    batch = put_local_batch(task.prepare(examples), mesh)
                 if not train_step.ready(batch):
                     watchdog.at(step + 1, "compiling", patient=True)
                     with speed.away():
@@ -235,12 +247,14 @@ def fit(
                     if good or ends:
                         watchdog.at(step, "saving")
                         position = recovery.position()
-                        checkpoints.save(step, state, position, config, constants, metrics=numbers, good=good)
-                for task in periodic:
-                    if task.every and (step % task.every == 0 or step == options.steps):
+                        checkpoints.save(
+                            step, state, position, config, task.constants, metrics=numbers, good=good
+                        )
+                for periodic in task.periodic:
+                    if periodic.every and (step % periodic.every == 0 or step == options.steps):
                         watchdog.at(step, "drawing pictures")
                         with speed.away():
-                            task.action(step, state, logger)
+                            periodic.action(step, state, logger)
                 if ends and step < last:
                     checkpoints.finish()
                     events("interrupted", f"stopped after step {step}, as the machine asked for", step=step)
@@ -250,4 +264,6 @@ def fit(
         profile.close()
         logger.close()
         checkpoints.close()
+    if step == options.steps and task.finish is not None:
+        task.finish(state)
     return state

@@ -18,7 +18,7 @@ from jaxtyping import Key
 from difflax.core.types import Params, UserError
 from difflax.models.lora import add_factors, init_factors, matching_layers
 from difflax.pretrained.adapters import textual_inversion
-from difflax.pretrained.adapters.lora import FILE, save_lora
+from difflax.pretrained.adapters.lora import LORA_FILE, save_lora
 from difflax.pretrained.adapters.textual_inversion import (
     TABLE,
     add_token,
@@ -183,7 +183,7 @@ class Lora:
 
     def save(self, folder: epath.Path, checkpoint: Checkpoint, trained: Params) -> None:
         targets = self.targets(checkpoint.networks)
-        save_lora(folder / FILE, trained, alpha=self.alpha, targets=targets)
+        save_lora(folder / LORA_FILE, trained, alpha=self.alpha, targets=targets)
 
 
 def _field(network: str) -> str:

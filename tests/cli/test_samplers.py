@@ -1,13 +1,13 @@
 """The command that measures orders of convergence."""
 
-from difflax.cli.samplers import BEGIN, END
+from difflax.cli.samplers import AFTER, BEFORE
 
 from tests.runs import command
 
 
 def test_the_table_goes_between_its_marks(tmp_path):
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    page.write_text(f"before\n{BEFORE}\nold\n{AFTER}\nafter\n")
     assert command("samplers", "--names=ddim", f"--output={page}")[0] == 0
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text

@@ -108,7 +108,7 @@ def test_a_run_with_buckets_trains_and_draws(pictures, clip_folder, tmp_path):
     status, errors = run(pictures, clip_folder, workdir, 16 + 6 * 4, buckets=buckets)
     assert status == 0, errors
     pipeline = difflax.load(str(workdir))
-    assert pipeline.sizes == 6
+    assert [condition.name for condition in pipeline.model.conditions] == ["text", "size"]
     plain, small = (
         pipeline("a red circle", num_steps=2, guidance_scale=1.0, micro=micro)
         for micro in (None, MicroConditioning(original_size=(4, 4)))

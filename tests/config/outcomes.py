@@ -8,6 +8,7 @@ import dataclasses
 import json
 import pathlib
 import re
+import sys
 import types
 from collections.abc import Callable
 
@@ -16,7 +17,6 @@ import difflax.runs.autoencoder
 import difflax.runs.base
 import difflax.runs.diffusion
 import difflax.runs.finetune
-import difflax.runs.load
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -43,6 +43,7 @@ from difflax.diffusion.schedules import noise_level
 from difflax.models.functional import functional
 from difflax.parallel.sharding import shardings
 from difflax.runs.base import make_loader
+from difflax.runs.load import read_checkpoint
 from difflax.runs.plan import _example
 from difflax.text.joint import clip_network
 from difflax.text.pixels import PixelConfig
@@ -83,8 +84,14 @@ def or_line(function: Callable, *args):
 def traced(function, *args):
     """The program of a function, without what differs from run to run, and its constants' sums."""
     program = jax.make_jaxpr(function)(*args)
-    sums = [float(jnp.sum(jnp.abs(jnp.asarray(constant)))) for constant in program.consts]
+    sums = [float(jnp.sum(jnp.abs(_numbers(constant)))) for constant in program.consts]
     return re.sub(r"0x[0-9a-f]+|at \S+\.py:\d+", "", str(program)), sums
+
+
+def _numbers(constant):
+    """A constant's numbers, a random key's too."""
+    constant = jnp.asarray(constant)
+    return jax.random.key_data(constant) if jnp.issubdtype(constant.dtype, jax.dtypes.prng_key) else constant
 
 
 KEY = jax.random.key(0)
@@ -443,13 +450,13 @@ def checkpoint_asked_for(values, tools):
         asked.append((str(source), sorted(options.items(), key=str)))
         raise UserError("enough")
 
-    tools.monkeypatch.setattr(difflax.runs.load, "open_checkpoint", open_checkpoint)
-    or_line(difflax.runs.load.read_checkpoint, parse(values).model, tools.fresh())
+    tools.monkeypatch.setattr(sys.modules[read_checkpoint.__module__], "open_checkpoint", open_checkpoint)
+    or_line(read_checkpoint, parse(values).model, tools.fresh())
     return asked
 
 
 def read(values, tools):
-    return difflax.runs.load.read_checkpoint(parse(values).model, tools.fresh())
+    return read_checkpoint(parse(values).model, tools.fresh())
 
 
 def checkpoint_program(values, tools):
@@ -460,7 +467,7 @@ def checkpoint_program(values, tools):
     return (
         traced(made.model.apply, made.params, x, jnp.zeros(1), null),
         traced(made.autoencoder.encode, made.autoencoder_params, jnp.zeros((1, 32, 32, 3))),
-        null.context.shape,
+        np.asarray(null.context),
     )
 
 
@@ -483,7 +490,7 @@ def tuned(values, tools):
         merged = made.tune.merge(made.tune.frozen(networks), moved)
         paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(trained)]
         sums = jax.tree.map(lambda leaf: float(jnp.sum(jnp.abs(leaf))), merged)
-        ids = np.asarray(jax.tree.leaves(checkpoint.text_encoder.tokenize(["a <toy> and a <dog>"])))
+        ids = jax.tree.leaves(checkpoint.text_encoder.tokenize(["a <toy> and a <dog>"]))
         return paths, [leaf.shape for leaf in jax.tree.leaves(trained)], sums, ids
 
     return or_line(train)

@@ -2,11 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 from difflax.config import experiment
 from difflax.config.experiments import KINDS, parse, resolve
 from difflax.config.files import read_config_file
-from difflax.config.resolve import to_json
+from difflax.config.values import to_json
 from difflax.core.types import UserError
 from difflax.diffusion.guidance import GuidancePlan
 from difflax.diffusion.samplers import DDIM, Heun
@@ -213,6 +214,20 @@ def test_what_is_wrong_is_one_line(override, says):
     with pytest.raises(UserError) as refused:
         parse(overridden(override))
     assert says in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("model", [None, 3, "clip", ()])
+def test_a_model_that_is_no_section(model):
+    with pytest.raises(UserError, match=r"config has no section 'model': give config.model.name, one of"):
+        resolve({"model": model})
+
+
+def test_numbers_of_numpy_are_numbers():
+    training = {"steps": np.int64(300)}
+    made = parse({**HAND_BUILT, "training": training, "ema": {"decay": np.float32(0.5)}})
+    assert (made.training.steps, made.ema.decay) == (300, 0.5)
+    with pytest.raises(UserError, match=r"config.training.steps = 1.5 must be int"):
+        parse({**HAND_BUILT, "training": {"steps": np.float32(1.5)}})
 
 
 def test_infinite_where_the_default_is():

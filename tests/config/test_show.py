@@ -3,9 +3,10 @@
 import pytest
 from difflax.config.experiments import root
 from difflax.config.files import read_config_file
-from difflax.config.resolve import values_of
-from difflax.config.schema import DTYPE, choices_of, fields_of
+from difflax.config.schema import DTYPE, fields_of
 from difflax.config.show import first_sentence, show
+from difflax.config.values import values_of
+from difflax.core.descriptions import choices_of
 from difflax.models.unet import UNet2DConditionModel
 
 from tests.config.fields import every_field

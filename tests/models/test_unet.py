@@ -142,8 +142,10 @@ class TestConditions:
     def test_no_dropout_is_the_same_program_with_and_without_a_key(self, inputs):
         model = unet()
         params = random_params(model)
+        x, times, context = inputs
+        told = Conditioning(context=context)
         text = [
-            jax.jit(lambda p, given=given: model.apply(p, *inputs, **given)).lower(params).as_text()
+            jax.jit(lambda p, given=given: model.apply(p, x, times, told, **given)).lower(params).as_text()
             for given in ({}, {"dropout_key": jax.random.key(0)})
         ]
         assert text[0] == text[1]
@@ -205,7 +207,7 @@ def test_bfloat16_is_near_float32(inputs):
         ({"act_fn": "sillu"}, "did you mean 'silu'"),
         ({"resnet_time_scale_shift": "shift"}, "resnet_time_scale_shift"),
         ({"class_embed_type": "identity"}, "class_embed_type='identity' is not supported"),
-        ({"addition_embed_type": "image"}, "addition_embed_type='image' is not supported"),
+        ({"addition_embed_type": "image"}, "addition_embed_type='image' is unknown; valid: text_time"),
         ({"addition_embed_type": "text_time"}, "needs addition_time_embed_dim"),
         ({"transformer_layers_per_block": ((1, 2), 1)}, "needs reverse_transformer_layers_per_block"),
         ({"remat": "some"}, "remat"),

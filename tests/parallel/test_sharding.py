@@ -33,7 +33,7 @@ pytestmark = pytest.mark.xdist_group("sharding")
 def facts(tmp_path_factory):
     """What `mesh_run` prints; one process trains on all meshes of eight virtual devices."""
     done = subprocess.run(
-        [sys.executable, ROOT / "tests" / "training" / "mesh_run.py", tmp_path_factory.mktemp("meshes")],
+        [sys.executable, ROOT / "tests" / "parallel" / "mesh_run.py", tmp_path_factory.mktemp("meshes")],
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

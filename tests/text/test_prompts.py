@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from difflax.text.clip_config import CLIPTextConfig
 from difflax.text.encoders import TextEncoder, text_network
-from difflax.text.prompts import encode_prompts, parse_weights
+from difflax.text.prompts import encode_prompts, parse_segments
 from difflax.text.tokenizer import train_bpe
 
 LONG = "red blue green yellow red blue green yellow red blue green yellow cat"
@@ -52,7 +52,7 @@ def encoder(tmp_path_factory):
     ],
 )
 def test_weights(prompt, pieces):
-    made = parse_weights(prompt)
+    (made,) = parse_segments(prompt)
     assert [text for text, _ in made] == [text for text, _ in pieces]
     np.testing.assert_allclose([w for _, w in made], [w for _, w in pieces], rtol=1e-12)
 
@@ -76,7 +76,7 @@ A1111 = [
 
 @pytest.mark.parametrize(("prompt", "pieces"), A1111)
 def test_the_examples_of_a1111s_grammar(prompt, pieces):
-    made = parse_weights(prompt)
+    (made,) = parse_segments(prompt)
     assert [text for text, _ in made] == [text for text, _ in pieces]
     np.testing.assert_allclose([w for _, w in made], [w for _, w in pieces], rtol=1e-12)
 
@@ -100,7 +100,7 @@ def test_the_examples_of_a1111s_grammar(prompt, pieces):
 )
 def test_stray_brackets_are_read_as_a1111_reads_them(prompt, pieces):
     """One that is never closed reaches to the end; one that closes nothing is text."""
-    made = parse_weights(prompt)
+    (made,) = parse_segments(prompt)
     assert [text for text, _ in made] == [text for text, _ in pieces]
     np.testing.assert_allclose([w for _, w in made], [w for _, w in pieces], rtol=1e-12)
 

@@ -22,7 +22,7 @@ from difflax.data.records import Record
 from difflax.models.functional import functional
 from difflax.parallel.sharding import MeshShape, local_rows
 from difflax.training.ema import EMA
-from difflax.training.loop import TrainingOptions, fit
+from difflax.training.loop import Task, TrainingOptions, fit
 from difflax.training.objectives.base import Plain
 from flax import nnx
 
@@ -94,21 +94,23 @@ def train(workdir, options, *, records=None, mesh=MeshShape(), loader=Loader, co
     return fit(
         workdir,
         {"toy": True},
-        objective=Regression(),
+        Task(
+            objective=Regression(),
+            loader=loader(
+                records or Pixels(),
+                batch_size=options.batch_size,
+                seed=0,
+                local_rows=local_rows(made, options.batch_size),
+                max_bad_examples=options.max_bad_examples,
+            ),
+            prepare=lambda batch: {"image": batch["image"]},
+            constants=constants or {},
+        ),
         optimizer=optax.adam(1e-2),
         ema=EMA(decay=0.9),
         mesh=made,
         seed=0,
         options=options,
-        loader=loader(
-            records or Pixels(),
-            batch_size=options.batch_size,
-            seed=0,
-            local_rows=local_rows(made, options.batch_size),
-            max_bad_examples=options.max_bad_examples,
-        ),
-        prepare=lambda batch: {"image": batch["image"]},
-        constants=constants or {},
         **more,
     )
 

@@ -9,7 +9,7 @@ the order in which they are written, the innermost first:
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.struct
 import jax
@@ -36,7 +36,15 @@ class Guided:
 
 
 class Guidance:
-    """Wraps a denoiser into a guided one. A subclass is a ``flax.struct.dataclass`` with ``evaluate``."""
+    """Wraps a denoiser into a guided one. A subclass is a ``flax.struct.dataclass`` with ``evaluate``.
+
+    Attributes:
+        needs_weak: whether it goes away from a worse model, which comes to ``wrap`` as a `WithWeak`.
+        needs_condition: the kind of condition, beside the text, that it cannot be without; ``None``: none.
+    """
+
+    needs_weak: ClassVar[bool] = False
+    needs_condition: ClassVar[str | None] = None
 
     @property
     def prompts(self) -> int:

@@ -3,7 +3,7 @@ prediction.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.struct
 import jax
@@ -273,6 +273,8 @@ class TwoConditionGuidance(Guidance):
         text_scale: of the text; 1 is off.
         image_scale: of the image; 1 is off.
     """
+
+    needs_condition: ClassVar[str] = "picture"
 
     text_scale: Strength = 7.5
     image_scale: Strength = 1.5

@@ -47,6 +47,16 @@ class GuidancePlan(Guidance):
     bounds: Bounds | None = flax.struct.field(pytree_node=False, default=None)
 
     @property
+    def needs_weak(self) -> bool:
+        """Whether the guidance does."""
+        return self.guidance.needs_weak
+
+    @property
+    def needs_condition(self) -> str | None:
+        """What the guidance does."""
+        return self.guidance.needs_condition
+
+    @property
     def scale(self) -> Any:
         """The guidance's own."""
         return self.guidance.scale

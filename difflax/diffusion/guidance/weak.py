@@ -1,5 +1,7 @@
 """Guidance away from a worse denoiser: autoguidance, and perturbations of the same network."""
 
+from typing import ClassVar
+
 import flax.struct
 import jax
 
@@ -30,6 +32,8 @@ class Autoguidance(Guidance):
         scale: s; 1 is off.
     """
 
+    needs_weak: ClassVar[bool] = True
+
     scale: Strength = 2.0
 
     def __post_init__(self):
@@ -59,6 +63,8 @@ class PerturbationGuidance(Guidance):
         perturbation_scale: p of the other difference; 0 is off.
         classifier_free: whether the first difference is there.
     """
+
+    needs_weak: ClassVar[bool] = True
 
     scale: Strength = 7.5
     perturbation_scale: Strength = 3.0

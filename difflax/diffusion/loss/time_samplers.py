@@ -6,7 +6,7 @@ mod 1`` (Kingma et al., VDM, arXiv:2107.00630, appendix I.1): each is still unif
 """
 
 import dataclasses
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import flax.struct
 import jax
@@ -21,9 +21,15 @@ from difflax.diffusion.time_shift import TimeShift
 
 @runtime_checkable
 class TimeSampler(Protocol):
-    """A distribution over training times."""
+    """A distribution over training times.
+
+    Attributes:
+        stratified: one low-discrepancy draw over the batch.
+        follows_loss: whether it changes with the size of the loss.
+    """
 
     stratified: bool
+    follows_loss: bool
 
     def quantile(self, u: Float[Array, "*n"], schedule: NoiseSchedule) -> Float[Array, "*n"]:
         """The time below which a fraction ``u`` of the draws lies."""
@@ -48,6 +54,8 @@ class TimeSampler(Protocol):
 
 class Forgetful:
     """A time sampler that is the same at every step."""
+
+    follows_loss: ClassVar[bool] = False
 
     def begin(self) -> PyTree:
         return ()
@@ -229,6 +237,8 @@ class LossAwareTimes:
         stratified: one low-discrepancy draw over the batch.
     """
 
+    follows_loss: ClassVar[bool] = True
+
     squares: PyTree
     counts: PyTree
     decay: float = flax.struct.field(pytree_node=False, default=0.9)
@@ -282,6 +292,8 @@ class RunningLoss(Uniform):
         decay: of the running loss, in [0, 1).
         floor: the share of the density that stays uniform.
     """
+
+    follows_loss: ClassVar[bool] = True
 
     bins: int = 64
     decay: float = 0.9

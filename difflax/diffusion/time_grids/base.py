@@ -4,7 +4,7 @@ A grid gives the n times at which a sampler's steps start; ``sampling_levels`` a
 lands and turns them into noise levels, once, outside compiled code and in float64.
 """
 
-from typing import Protocol, runtime_checkable
+import abc
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +14,24 @@ from jaxtyping import Array
 from difflax.diffusion.checks import require
 from difflax.diffusion.predictions import PredictionType, determinant
 from difflax.diffusion.schedules.base import NoiseLevel, NoiseSchedule, as_time, noise_level
+from difflax.diffusion.time_shift import TimeShift
 
 
-@runtime_checkable
-class TimeGrid(Protocol):
+class TimeGrid(abc.ABC):
     """``n -> t [n]``, strictly decreasing; runs eagerly under float64."""
 
+    @abc.abstractmethod
     def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray | Array:
         """The times at which the steps start."""
-        ...
+
+    @property
+    def time_shift(self) -> TimeShift | None:
+        """How far a flow's times are moved, for the image that the grid is of; ``None``: it moves none."""
+        return None
+
+    def of_latent(self, latent: tuple[int, int]) -> "TimeGrid":
+        """The grid of an image whose latent has that height and width; most are of all."""
+        return self
 
 
 def sampling_levels(

@@ -10,10 +10,11 @@ from jaxtyping import Array
 
 from difflax.diffusion.checks import require
 from difflax.diffusion.schedules.base import NoiseSchedule, log_snr
+from difflax.diffusion.time_grids.base import TimeGrid
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Even:
+class Even(TimeGrid):
     """Equal steps of t from ``t_max`` to 0: the natural grid of flows.
 
     Attributes:
@@ -29,7 +30,7 @@ class Even:
         return self.t_max * np.arange(num_steps, 0, -1) / num_steps
 
 
-class _SigmaGrid:
+class _SigmaGrid(TimeGrid):
     """Shared by the grids over ``sigma / alpha``: their ends, and the way back to t.
 
     ``sigma_max`` defaults to the schedule's at t = 1 and ``sigma_min`` to the schedule's at t = 1 / 1000.
@@ -136,7 +137,7 @@ _ALIGN_YOUR_STEPS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AlignYourSteps:
+class AlignYourSteps(TimeGrid):
     """The optimised ``sigma / alpha`` of Sabour et al., arXiv:2404.14507, for ten steps of a named model.
 
     Other step counts interpolate in the logarithm, as the authors do.
@@ -155,7 +156,7 @@ class AlignYourSteps:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Quadratic:
+class Quadratic(TimeGrid):
     """``sqrt(t)`` in equal steps (DDIM's "quadratic" sub-sequence, Song et al., arXiv:2010.02502, appendix
     D.2).
 

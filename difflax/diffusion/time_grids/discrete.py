@@ -14,9 +14,10 @@ from jaxtyping import Array
 
 from difflax.diffusion.checks import require
 from difflax.diffusion.schedules.base import NoiseSchedule, log_snr
+from difflax.diffusion.time_grids.base import TimeGrid
 
 
-class _Spacing:
+class _Spacing(TimeGrid):
     """A grid on ``num_timesteps`` timesteps.
 
     Attributes:

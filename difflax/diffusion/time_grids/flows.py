@@ -7,10 +7,11 @@ import numpy as np
 
 from difflax.diffusion.checks import require
 from difflax.diffusion.schedules.base import NoiseSchedule
+from difflax.diffusion.time_grids.base import TimeGrid
 from difflax.diffusion.time_shift import ResolutionShift, TimeShift
 
 
-class FlowGrid(abc.ABC):
+class FlowGrid(TimeGrid):
     """A grid of moved times, for a flow whose schedule has no shift of its own."""
 
     @property
@@ -24,10 +25,6 @@ class FlowGrid(abc.ABC):
 
     def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray:
         return self.time_shift(self.steps(num_steps))
-
-    def of_latent(self, latent: tuple[int, int]) -> "FlowGrid":
-        """The grid of an image whose latent has that height and width; most are of all."""
-        return self
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -37,7 +37,12 @@ class Restart:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Repaint:
-    """Jumps back of a run that makes a part of an image anew; see `repaint_levels`."""
+    """Jumps back of a run that makes a part of an image anew; see `repaint_levels`.
+
+    Attributes:
+        jump: steps that are gone back at once.
+        repeats: how often each stretch is gone, the first time included.
+    """
 
     jump: int = 10
     repeats: int = 10

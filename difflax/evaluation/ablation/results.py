@@ -23,6 +23,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float, UInt8
 
+from difflax.core.files import atomic_write
 from difflax.core.version import __version__
 from difflax.evaluation import metrics as m
 from difflax.evaluation.statistics import Estimate
@@ -164,15 +165,9 @@ class AblationResult:
         )
 
 
-def _clean(value: Any) -> Any:
+def _clean(document: dict[str, Any]) -> dict[str, Any]:
     """JSON has no NaN: an absent number is null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(k): _clean(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_clean(v) for v in value]
-    return value
+    return json.loads(json.dumps(document, default=dict), parse_constant=lambda name: None)
 
 
 def _number(value: float) -> str:
@@ -206,8 +201,11 @@ def records_csv(result: AblationResult) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(result.records)
-    for row in zip(*result.records.values(), strict=True):
-        writer.writerow([_number(float(v)) if isinstance(v, np.floating) else v for v in row])
+    columns = [
+        map(_number, column.tolist()) if np.issubdtype(column.dtype, np.floating) else column
+        for column in result.records.values()
+    ]
+    writer.writerows(zip(*columns, strict=True))
     return out.getvalue()
 
 
@@ -255,10 +253,10 @@ def results_json(result: AblationResult) -> str:
 def write_tables(result: AblationResult, directory: str | os.PathLike[str]) -> None:
     """Writes ``table.csv``, ``records.csv`` and ``results.json`` into ``directory``."""
     directory = epath.Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "table.csv").write_text(table_csv(result))
-    (directory / "records.csv").write_text(records_csv(result))
-    (directory / "results.json").write_text(results_json(result))
+    makers = {"table.csv": table_csv, "records.csv": records_csv, "results.json": results_json}
+    for name, make in makers.items():
+        with atomic_write(directory / name, "w") as file:
+            file.write(make(result))
 
 
 def describe_scale(scale: float) -> str:

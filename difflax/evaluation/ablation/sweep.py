@@ -18,6 +18,7 @@ from absl import logging
 from etils import epath
 from jaxtyping import Int
 
+from difflax.core.files import atomic_write
 from difflax.core.types import UserError
 from difflax.evaluation.ablation.results import AblationResult, Provenance
 from difflax.evaluation.ablation.summary import summarize
@@ -198,8 +199,8 @@ class ScaleStore:
                     "give another --output or delete that folder"
                 )
         else:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(self.identity, indent=2, ensure_ascii=False) + "\n")
+            with atomic_write(path, "w") as file:
+                file.write(json.dumps(self.identity, indent=2, ensure_ascii=False) + "\n")
 
     def path(self, scale: float) -> epath.Path:
         """The file of a scale; its name holds every digit, so that no two scales share one."""
@@ -210,8 +211,7 @@ class ScaleStore:
         if jax.process_index() != 0:
             return
         columns = {f"column/{name}": values for name, values in measured.columns.items()}
-        partial = self.directory / f".scale_{scale!r}.partial"
-        with partial.open("wb") as file:
+        with atomic_write(self.path(scale)) as file:
             np.savez_compressed(
                 file,
                 features=measured.features,
@@ -219,7 +219,6 @@ class ScaleStore:
                 samples=measured.samples,
                 **columns,
             )
-        partial.replace(self.path(scale))
 
     def load(self, scale: float) -> Measurement | None:
         """The stored measurement; ``None`` if there is none, or (with a warning) if its file is damaged."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from difflax.core.types import Batch, Conditioning, UserError
 from difflax.generation.conditions.base import Condition, Encoders, Told
 from difflax.generation.rows import Rows
-from difflax.models.size_conditioning import SCORED, SIZES, MicroConditioning, numbers_of
+from difflax.models.size_conditioning import SCORE_NUMBERS, SIZE_NUMBERS, MicroConditioning, numbers_of
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Size(Condition):
 
     name: ClassVar[str] = "size"
     Options: ClassVar[type] = SizeOptions
-    count: ClassVar[int] = SIZES
+    count: ClassVar[int] = SIZE_NUMBERS
 
     def encode(self, told: Told, rows: Rows, encoders: Encoders) -> Told:
         micro = rows.options[self.name].micro or MicroConditioning()
@@ -53,7 +53,7 @@ class SizeAndScore(Size):
 
     name: ClassVar[str] = "size_and_score"
     begun: ClassVar[bool] = True
-    count: ClassVar[int] = SCORED
+    count: ClassVar[int] = SCORE_NUMBERS
 
     def check(self, request) -> None:
         if request.image is None and request.denoising_start is None:
@@ -65,7 +65,7 @@ class SizeAndScore(Size):
     def check_data(self, source) -> None:
         if not getattr(source, "score_key", ""):
             raise UserError(
-                f"the network reads {SCORED} numbers, the last an aesthetic score, but config.data has no"
-                f" scores: name their key (config.data.score_key) or a"
-                f" network that reads {SIZES} numbers"
+                f"the network reads {SCORE_NUMBERS} numbers, the last an aesthetic score, but config.data"
+                f" has no scores: name their key (config.data.score_key) or a network that reads"
+                f" {SIZE_NUMBERS} numbers"
             )

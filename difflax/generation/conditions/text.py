@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from difflax.core.several import several
 from difflax.core.types import Conditioning, UserError
 from difflax.generation.conditions.base import Condition, Encoders, Told
 from difflax.generation.rows import Rows
@@ -74,7 +75,7 @@ def _spread(value: str | Sequence[str] | None, name: str, rows: Rows) -> list[st
     """
     if value is None:
         return None
-    values, count = [value] if isinstance(value, str) else list(value), len(rows.prompts)
+    values, count = several(value), len(rows.prompts)
     if not values or count % len(values):
         raise UserError(f"{name}: {len(values)} given for {count} images")
     return [text for text in values for _ in range(count // len(values))]

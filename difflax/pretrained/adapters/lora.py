@@ -18,9 +18,9 @@ from etils import epath
 from flax import traverse_util
 
 from difflax.core.types import Params, UserError
-from difflax.models.lora import by_layer
+from difflax.models.lora import by_layer, layers_of
 from difflax.models.weight_changes import Difference, WeightChange, changed
-from difflax.pretrained.adapters.lora_alphas import ADAPTER_FILE, METADATA, Stated, read_stated
+from difflax.pretrained.adapters.lora_alphas import ADAPTER_FILE, ADAPTER_METADATA, Stated, read_stated
 from difflax.pretrained.adapters.lora_kinds import read_change
 from difflax.pretrained.adapters.lora_names import Dialects, Place, split_name, unread_method
 from difflax.pretrained.format.safetensors import (
@@ -32,7 +32,7 @@ from difflax.pretrained.format.safetensors import (
 )
 from difflax.pretrained.format.torch_names import TO_TORCH
 
-FILE = "pytorch_lora_weights.safetensors"
+LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,10 +134,11 @@ _LEAVES = ("kernel", "scale", "embedding")
 
 
 def _weights(params: Params) -> Weights:
-    layers: Weights = {}
-    for path, leaf in traverse_util.flatten_dict(params).items():
-        layers.setdefault(".".join(path[:-1]), {})[path[-1]] = tuple(leaf.shape)
-    return {name: leaves for name, leaves in layers.items() if any(leaf in leaves for leaf in _LEAVES)}
+    return {
+        name: {last: tuple(leaf.shape) for last, leaf in leaves.items()}
+        for name, leaves in layers_of(params).items()
+        if any(leaf in leaves for leaf in _LEAVES)
+    }
 
 
 def _grouped(
@@ -183,13 +184,16 @@ def _grouped(
     return grouped
 
 
+_LEFT_OUT = {"text_encoder_3": " (or not, with t5=False)"}
+"""Networks that a model may have been loaded without."""
+
+
 def _strangers(strangers: Mapping[str, list[str]]) -> str:
     listed = []
     for network, names in strangers.items():
         what = "of layers that it does not have"
         if network:
-            left_out = " (or not, with t5=False)" if network == "text_encoder_3" else ""
-            what = f"of {network}, which it does not have{left_out}"
+            what = f"of {network}, which it does not have{_LEFT_OUT.get(network, '')}"
         listed.append(f"{_tensors(names)} {what}: {_some(names)}")
     return "; ".join(listed)
 
@@ -254,15 +258,17 @@ def save_lora(
             f"{network}.lora_alpha": alpha,
             f"{network}.target_modules": list(targets[network]),
         }
-    write_file(epath.Path(path), tensors, metadata={METADATA: json.dumps(facts, indent=2, sort_keys=True)})
+    write_file(
+        epath.Path(path), tensors, metadata={ADAPTER_METADATA: json.dumps(facts, indent=2, sort_keys=True)}
+    )
 
 
 def _find(path: epath.Path) -> epath.Path:
     if path.is_dir():
-        for name in (FILE, ADAPTER_FILE):
+        for name in (LORA_FILE, ADAPTER_FILE):
             if (path / name).is_file():
                 return path / name
-        raise UserError(f"no {FILE} or {ADAPTER_FILE} in {path}: name the LoRA's file")
+        raise UserError(f"no {LORA_FILE} or {ADAPTER_FILE} in {path}: name the LoRA's file")
     if path.name.endswith(PICKLES):
         raise UserError(refusal(path))
     return path

@@ -1,7 +1,6 @@
 """The alphas that do not stand among a LoRA's tensors, but in its header (diffusers) or beside it (peft)."""
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -10,12 +9,13 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from difflax.core.documents import json_object
 from difflax.core.types import UserError
 from difflax.pretrained.format.safetensors import read_json, read_metadata
 
 ADAPTER_FILE, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 """peft's."""
-METADATA = "lora_adapter_metadata"
+ADAPTER_METADATA = "lora_adapter_metadata"
 """The entry of a file's header."""
 
 
@@ -83,12 +83,11 @@ def read_stated(path: epath.Path, networks: Iterable[str]) -> dict[str, Stated]:
     Raises:
         UserError: that is damaged.
     """
-    where = f"{path}: its {METADATA}"
+    where = f"{path}: its {ADAPTER_METADATA}"
     try:
-        facts = json.loads(read_metadata(path).get(METADATA, "{}"))
+        facts = json_object(read_metadata(path).get(ADAPTER_METADATA, "{}"))
     except ValueError as error:
-        raise UserError(f"{where} is not valid JSON ({error}): fetch it again") from error
-    facts = facts if isinstance(facts, dict) else {}
+        raise UserError(f"{where} {error}: fetch it again") from error
     config = path.parent / ADAPTER_CONFIG
     if path.name == ADAPTER_FILE and config.is_file():
         facts, where = read_json(config), str(config)

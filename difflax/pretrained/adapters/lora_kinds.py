@@ -8,6 +8,7 @@ its window flattened into the inputs' axis, and a 1 × 1 convolution and a linea
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -60,28 +61,33 @@ def _loha(parts: Parts, shape: Shape) -> Hadamard:
 
 def _lokr(parts: Parts, shape: Shape) -> Kronecker:
     *window, inputs, outputs = shape
-    left = _matrix(parts, "lokr_w1")
-    rows, columns = left if isinstance(left, tuple) else (left, left)
-    o1, i1 = rows.shape[0], columns.shape[1]
+    left, right = _matrix(parts, "lokr_w1"), _matrix(parts, "lokr_w2", parts.get("lokr_t2"))
+    o1, i1 = left.rows.shape[0], left.columns.shape[1]
     if not (i1 and o1) or inputs % i1 or outputs % o1:
         raise ValueError(f"has a lokr_w1 of {o1} × {i1}, which does not divide {outputs} × {inputs}")
-    inner = (*window, inputs // i1, outputs // o1)
-    if isinstance(left, tuple):
-        blocks = _low_rank(columns, rows, None, (i1, o1))
-    else:
-        blocks = Difference(_kernel(left, (i1, o1)))
-    right = _matrix(parts, "lokr_w2")
-    if isinstance(right, tuple):
-        return Kronecker(blocks, _tucker(right[1], right[0], parts.get("lokr_t2"), inner))
-    return Kronecker(blocks, Difference(_kernel(right, inner)))
+    return Kronecker(left.change((i1, o1)), right.change((*window, inputs // i1, outputs // o1)))
 
 
-def _matrix(parts: Parts, name: str) -> np.ndarray | tuple[np.ndarray, np.ndarray]:
-    """One of the two matrices of LoKr, or its factors."""
+class _Matrix(NamedTuple):
+    """One of the two matrices of LoKr, whole or in factors.
+
+    Attributes:
+        rows, columns: of which the one has its rows and the other its columns.
+        change: what it makes of a kernel of a shape.
+    """
+
+    rows: np.ndarray
+    columns: np.ndarray
+    change: Callable[[Shape], LowRank | Difference]
+
+
+def _matrix(parts: Parts, name: str, core: np.ndarray | None = None) -> _Matrix:
     if name in parts:
-        return parts[name]
+        whole = parts[name]
+        return _Matrix(whole, whole, lambda shape: Difference(_kernel(whole, shape)))
     if f"{name}_a" in parts and f"{name}_b" in parts:
-        return parts[f"{name}_a"], parts[f"{name}_b"]
+        up, down = parts[f"{name}_a"], parts[f"{name}_b"]
+        return _Matrix(up, down, lambda shape: _tucker(down, up, core, shape))
     raise ValueError(f"has neither {name} nor both of {name}_a and {name}_b")
 
 

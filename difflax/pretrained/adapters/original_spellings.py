@@ -56,17 +56,15 @@ def _unet_name(name: str, outside: dict[str, str], resnets: int, attended: Colle
         return None
     way, level, kind, index, rest = match[1], int(match[2]), match[3], int(match[4]), match[5] or ""
     # On the way down the first block is the first convolution; every level but the last ends in a step.
-    first = level * (resnets + 1) + (way == "down")
-    sides = {"down": "input_blocks", "up": "output_blocks"}
-    match kind:
-        case "resnets" | "attentions":
-            return f"{sides[way]}.{first + index}.{int(kind == 'attentions')}{rest}"
-        case "downsamplers":
-            return f"{sides[way]}.{first + resnets}.0.op"
-        case "upsamplers":
-            return f"{sides[way]}.{first + resnets}.{1 + (match[2] in attended)}{rest}"
-        case _:
-            return None
+    side, before = {"down": ("input_blocks", 1), "up": ("output_blocks", 0)}[way]
+    first = before + level * (resnets + 1)
+    places = {
+        "resnets": f"{first + index}.0{rest}",
+        "attentions": f"{first + index}.1{rest}",
+        "downsamplers": f"{first + resnets}.0.op",
+        "upsamplers": f"{first + resnets}.{1 + (match[2] in attended)}{rest}",
+    }
+    return f"{side}.{places[kind]}" if kind in places else None
 
 
 def mmdit_spellings(layers: Collection[str]) -> dict[str, Spelled]:

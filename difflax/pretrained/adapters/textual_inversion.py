@@ -19,7 +19,6 @@ from jaxtyping import Array, Float
 from difflax.core.types import Params, UserError
 from difflax.pretrained.format.safetensors import PICKLES, open_file, write_file
 from difflax.text.encoders import TextEncoder
-from difflax.text.joined import towers, with_towers
 from difflax.text.prompts import PromptEncoder
 
 FILE = "learned_embeds.safetensors"
@@ -105,8 +104,8 @@ def add_word(encoder: PromptEncoder, word: LearnedWord) -> PromptEncoder:
         UserError: it was learned for a model with another number of text encoders or of other widths, or a
             tokenizer already has the token.
     """
-    parts = list(towers(encoder))
-    clips = [place for place, tower in enumerate(parts) if isinstance(tower, TextEncoder)]
+    parts = list(encoder.towers)
+    clips = [place for place, tower in enumerate(parts) if tower.learns_words]
     names = ("",) if len(clips) == 1 else PAIR
     if len(clips) == 1 and "clip_g" in word.rows and word.rows["clip_g"].shape[-1] == parts[clips[0]].width:
         # A refiner has the second text encoder alone.
@@ -119,7 +118,7 @@ def add_word(encoder: PromptEncoder, word: LearnedWord) -> PromptEncoder:
         )
     for place, name in zip(clips, names, strict=True):
         parts[place] = add_token(parts[place], word.token, word.rows[name])
-    return with_towers(encoder, parts)
+    return encoder.with_towers(parts)
 
 
 def save_embeddings(path: epath.PathLike, token: str, rows: Float[Array | np.ndarray, "v d"]) -> None:
@@ -161,11 +160,12 @@ def single_encoder(encoder: PromptEncoder) -> TextEncoder:
     Raises:
         UserError: it has several.
     """
-    if not isinstance(encoder, TextEncoder):
+    tower, *others = encoder.towers
+    if others or not tower.learns_words:
         raise UserError(
             "textual inversion: only models with one text encoder (Stable Diffusion 1.x, 2.x) take it"
         )
-    return encoder
+    return tower
 
 
 def embedding_table(params: Params) -> Any:

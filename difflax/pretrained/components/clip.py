@@ -20,6 +20,7 @@ from difflax.pretrained.format.layout import (
     TEXT_ENCODER,
     TOKENIZER,
     TRANSFORMERS,
+    check_model,
     numbered,
     write_model,
 )
@@ -42,10 +43,7 @@ def load_clip(directory: epath.PathLike, *, batch_size: int = 64, dtype: Any = j
     """
     path = epath.Path(directory)
     fields = _read_config(path)
-    if fields.get("model_type") != "clip":
-        raise UserError(
-            f"{path / CONFIG} is of a {fields.get('model_type')!r} model: give the folder of a whole CLIP"
-        )
+    check_model(fields, CLIPConfig.model_type, f"in {path}", "give the folder of a whole CLIP")
     config = CLIPConfig.from_config(fields)
     length = config.text_config.max_position_embeddings
     return CLIP(
@@ -129,15 +127,10 @@ def load_text_encoder_from(
         tokenizer: makes one whose rows have the given length.
         where: for errors.
     """
-    match fields.get("model_type"):
-        case "clip":
-            config = CLIPConfig.from_config(fields).text_config
-            tensors = {n: t for n, t in tensors.items() if n.startswith(("text_model.", "text_projection."))}
-        case "clip_text_model":
-            config = CLIPTextConfig.from_config(fields)
-            tensors = _with_prefix(tensors, "text_model.")
-        case other:
-            raise UserError(f"{CONFIG} {where} is of a {other!r} model: a CLIP text encoder is needed")
+    kind = fields.get("model_type")
+    if kind not in _TEXT_TOWERS:
+        raise UserError(f"{CONFIG} {where} is of a {kind!r} model: a CLIP text encoder is needed")
+    config, tensors = _TEXT_TOWERS[kind](fields, tensors)
     projection = "text_projection.weight" in tensors or _is(fields, "CLIPTextModelWithProjection")
     made = tokenizer(config.max_position_embeddings)
     abstract = text_network(config, projection).abstract()
@@ -150,6 +143,19 @@ def load_text_encoder_from(
         batch_size=batch_size,
         dtype=dtype,
     )
+
+
+def _of_whole(fields: Mapping[str, Any], tensors: Tensors) -> tuple[CLIPTextConfig, Tensors]:
+    kept = {n: t for n, t in tensors.items() if n.startswith(("text_model.", "text_projection."))}
+    return CLIPConfig.from_config(fields).text_config, kept
+
+
+def _of_tower(fields: Mapping[str, Any], tensors: Tensors) -> tuple[CLIPTextConfig, Tensors]:
+    return CLIPTextConfig.from_config(fields), _with_prefix(tensors, "text_model.")
+
+
+_TEXT_TOWERS = {CLIPConfig.model_type: _of_whole, CLIPTextConfig.model_type: _of_tower}
+"""By what a config is of: the text tower's own, and its tensors."""
 
 
 def save_text_encoder(encoder: TextEncoder, directory: epath.PathLike, *, number: int = 1) -> None:

@@ -41,7 +41,6 @@ from difflax.diffusion.time_grids import (
     Beta,
     CheckpointFlow,
     Distilled,
-    FlowGrid,
     Karras,
     Leading,
     Linspace,
@@ -78,12 +77,11 @@ class Sampling:
         """How far a flow's times are moved for an image whose latent has that height and width; ``None`` for
         other models.
         """
-        grid = self.time_grid
-        return grid.of_latent(latent).time_shift if isinstance(grid, FlowGrid) else None
+        return self.time_grid.of_latent(latent).time_shift
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Respaced:
+class Respaced(TimeGrid):
     """Another spacing of ``sigma / alpha`` between the ends of ``over``, or of the whole table."""
 
     kind: Literal["karras", "exponential", "beta"]
@@ -116,7 +114,7 @@ class _Class:
         multistep: its timesteps leave the lowest out, and other spacings go over the whole table.
         rounded: its ``linspace`` has whole timesteps.
         karras_start: starts from noise of the first sigma unless the spacing is "leading".
-        final: which key says where the last step lands.
+        final: from its config, whether the last step lands on the data, and not on the first timestep.
         variance_exploding: see `RunOptions`.
     """
 
@@ -126,24 +124,29 @@ class _Class:
     multistep: bool = False
     rounded: bool = True
     karras_start: bool = False
-    final: Literal["data", "first", "final_sigmas_type", "set_alpha_to_one"] = "data"
+    final: Callable[[Config], bool] = lambda config: True
     variance_exploding: bool = False
 
 
+def _final_sigma(config: Config) -> bool:
+    ends = {"zero": True, "sigma_min": False}
+    return choose(ends, config["final_sigmas_type"], "scheduler config: final_sigmas_type")
+
+
+def _final_alpha(config: Config) -> bool:
+    return bool(config["set_alpha_to_one"])
+
+
 def _dpm_solver(config: Config) -> Sampler:
-    kind, order, solver = config["algorithm_type"], config["solver_order"], config["solver_type"]
-    if kind not in ("dpmsolver++", "sde-dpmsolver++"):
-        raise UserError(
-            f"scheduler config: algorithm_type = {kind!r} is not supported, only 'dpmsolver++' and"
-            " 'sde-dpmsolver++'"
-        )
-    eta = 1.0 if kind.startswith("sde") else 0.0
+    kind, order = config["algorithm_type"], config["solver_order"]
+    eta = choose(_ETA, kind, "scheduler config: algorithm_type")
+    midpoint = choose(_MIDPOINT, config["solver_type"], "scheduler config: solver_type")
     if order == 1 and eta == 0:
         return DDIM()
     if order == 2:
-        return DPMSolver2M(eta=eta, midpoint=solver == "midpoint")
+        return DPMSolver2M(eta=eta, midpoint=midpoint)
     if order == 3:
-        return DPMSolver3M(eta=eta, midpoint=solver == "midpoint", published=True)
+        return DPMSolver3M(eta=eta, midpoint=midpoint, published=True)
     raise UserError(f"scheduler config: {kind} of solver_order = {order} is not supported, only 2 and 3")
 
 
@@ -158,6 +161,10 @@ def _unipc(config: Config) -> Sampler:
     return UniPC(order=config["solver_order"], variant=config["solver_type"])
 
 
+_ETA = {"dpmsolver++": 0.0, "sde-dpmsolver++": 1.0}
+_MIDPOINT = {"heun": False} | dict.fromkeys(("midpoint", "logrho", "bh1", "bh2"), True)
+"""By ``solver_type``; diffusers reads the last three, which are other solvers', as the midpoint."""
+
 _DPM = {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"}
 _KARRAS = {"beta_start": 0.00085, "beta_end": 0.012}
 
@@ -166,14 +173,14 @@ SCHEDULER_CLASSES: dict[str, _Class] = {
         sampler=lambda config: DDIM(),
         spacing="leading",
         defaults={"set_alpha_to_one": True, "clip_sample": True},
-        final="set_alpha_to_one",
+        final=_final_alpha,
     ),
     # With v prediction diffusers extrapolates v and PLMS here the noise: close, not the same.
     "PNDMScheduler": _Class(
         sampler=lambda config: PLMS() if config["skip_prk_steps"] else PNDM(),
         spacing="leading",
         defaults={"skip_prk_steps": False, "set_alpha_to_one": False},
-        final="set_alpha_to_one",
+        final=_final_alpha,
     ),
     "DDPMScheduler": _Class(
         sampler=_ddpm,
@@ -187,7 +194,7 @@ SCHEDULER_CLASSES: dict[str, _Class] = {
         | {"beta_schedule": "scaled_linear", "timestep_scaling": 10.0, "original_inference_steps": 50},
     ),
     "EulerDiscreteScheduler": _Class(
-        sampler=lambda config: Euler(), rounded=False, karras_start=True, final="final_sigmas_type"
+        sampler=lambda config: Euler(), rounded=False, karras_start=True, final=_final_sigma
     ),
     "EulerAncestralDiscreteScheduler": _Class(
         sampler=lambda config: EulerAncestral(), rounded=False, karras_start=True
@@ -215,19 +222,19 @@ SCHEDULER_CLASSES: dict[str, _Class] = {
         variance_exploding=True,
     ),
     "DPMSolverMultistepScheduler": _Class(
-        sampler=_dpm_solver, defaults=_DPM, multistep=True, final="final_sigmas_type"
+        sampler=_dpm_solver, defaults=_DPM, multistep=True, final=_final_sigma
     ),
     "UniPCMultistepScheduler": _Class(
         sampler=_unipc,
         defaults={"solver_order": 2, "solver_type": "bh2", "predict_x0": True},
         multistep=True,
-        final="final_sigmas_type",
+        final=_final_sigma,
     ),
     "DEISMultistepScheduler": _Class(
         sampler=lambda config: DEIS(order=config["solver_order"]),
         defaults={"solver_order": 2},
         multistep=True,
-        final="first",
+        final=lambda config: False,
     ),
 }
 FLOW = "FlowMatchEulerDiscreteScheduler"
@@ -292,19 +299,15 @@ def read_scheduler(config: Config, *, patch_size: int = 2) -> Sampling:
             time_grid=_flow_grid(values, patch_size),
         )
     spacing = values.get("timestep_spacing") or kind.spacing
-    landing = {
-        "data": 0.0,
-        "first": 1 / steps,
-        "final_sigmas_type": 0.0 if values["final_sigmas_type"] == "zero" else 1 / steps,
-        "set_alpha_to_one": 0.0 if values.get("set_alpha_to_one") else 1 / steps,
-    }
     return Sampling(
         schedule=_schedule(values),
         prediction_type=choose(_PREDICTIONS, values["prediction_type"], "scheduler config: prediction_type"),
         network_input=NetworkInput(time_scale=float(steps), time_offset=-1.0),
         sampler=kind.sampler(values),
         time_grid=_grid(kind, spacing, values),
-        options=RunOptions(final_t=landing[kind.final], variance_exploding=kind.variance_exploding),
+        options=RunOptions(
+            final_t=0.0 if kind.final(values) else 1 / steps, variance_exploding=kind.variance_exploding
+        ),
         unit_start=not kind.karras_start or spacing == "leading",
     )
 

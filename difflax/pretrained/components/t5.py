@@ -4,14 +4,13 @@ index), and a folder of tokenizer files.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from etils import epath
 
-from difflax.core.types import UserError
 from difflax.pretrained.components.text_encoders import EncoderOptions, TextPart
-from difflax.pretrained.format.layout import CONFIG, TRANSFORMERS, write_model
+from difflax.pretrained.format.layout import CONFIG, TRANSFORMERS, check_model, write_model
 from difflax.pretrained.format.safetensors import Tensors, open_weights, read_json
 from difflax.pretrained.format.torch_names import from_torch, to_torch
 from difflax.text.t5 import T5Config, t5_network
@@ -61,8 +60,7 @@ def t5_config(fields: Mapping[str, Any], where: str) -> T5Config:
     Raises:
         UserError: they are of another model, or name what is not supported.
     """
-    if fields.get("model_type") != T5Config.model_type:
-        raise UserError(f"{CONFIG} {where} is of a {fields.get('model_type')!r} model: a T5 is needed")
+    check_model(fields, T5Config.model_type, where, "a T5 is needed")
     return T5Config.from_config(fields)
 
 
@@ -114,6 +112,8 @@ class T5Part(TextPart):
     Attributes:
         length: tokens that it gives a prompt unless it is told otherwise.
     """
+
+    own_options: ClassVar[tuple[str, ...]] = ("t5", "t5_length")
 
     length: int = 256
 

@@ -7,14 +7,13 @@ checkpoints has a tuple of them.
 import abc
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from etils import epath
 
 from difflax.core.types import UserError
 from difflax.pretrained.format.layout import MISSING, TEXT_ENCODER, TOKENIZER, has_component, numbered
-from difflax.text.joined import towers
 from difflax.text.prompts import PromptEncoder
 
 _BATCH = 8
@@ -56,9 +55,12 @@ class TextPart(abc.ABC):
 
     Attributes:
         number: among them, from 1: 2 is ``text_encoder_2/`` and ``tokenizer_2/``.
+        own_options: the `EncoderOptions` that only a part of this kind reads.
         optional: a pipeline may be without it.
         remedy: what to do about a folder without it.
     """
+
+    own_options: ClassVar[tuple[str, ...]] = ()
 
     number: int = 1
     optional: bool = False
@@ -143,7 +145,7 @@ def named_towers(encoder: PromptEncoder, parts: Sequence[TextPart]) -> dict[str,
         parts: of the pipeline; where a first one may be missing, the last ones are there. Empty for a model
             that came from no checkpoint.
     """
-    made = towers(encoder)
+    made = encoder.towers
     names = [numbered(TEXT_ENCODER, n) for n in range(1, len(made) + 1)]
     if parts:
         names = [part.name for part in parts[-len(made) :]]

@@ -7,7 +7,6 @@ from etils import epath
 
 from difflax.core.spelling import choose
 from difflax.core.types import UserError
-from difflax.pretrained.components.t5 import T5Part
 from difflax.pretrained.components.text_encoders import EncoderOptions
 from difflax.pretrained.families import sd, sd3, sdxl
 from difflax.pretrained.families.family import Configs, Family
@@ -54,8 +53,8 @@ def family_of_file(tensors: Mapping[str, Any], path: epath.PathLike) -> Family:
 
 def check_options(family: Family, options: EncoderOptions, source: epath.PathLike) -> None:
     """Refuses options of a T5 for a checkpoint of a family that has none."""
-    having = [f for f in FAMILIES.values() if any(isinstance(part, T5Part) for part in f.text)]
-    given = next((name for name in ("t5", "t5_length") if getattr(options, name) is not None), None)
-    if given is not None and family not in having:
-        titles = " or ".join(f.title for f in having)
-        raise UserError(f"{given} is given, but {source} is no {titles}, which alone has a T5")
+    owned = set().union(*(owner.own_options for owner in FAMILIES.values()))
+    for name in sorted(owned - family.own_options):
+        if getattr(options, name) is not None:
+            titles = " or ".join(owner.title for owner in FAMILIES.values() if name in owner.own_options)
+            raise UserError(f"{name} is given, but {source} is no {titles}, which alone has a T5")

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
+from difflax.core.several import several
 from difflax.core.types import Conditioning, Params
 from difflax.diffusion.guidance import Guidance
 from difflax.models.autoencoder import Autoencoder
@@ -17,7 +18,6 @@ from difflax.pretrained.components.text_encoders import TextPart, named_towers
 from difflax.pretrained.families.family import DENOISERS, Configs
 from difflax.pretrained.format.safetensors import Tensors
 from difflax.pretrained.format.torch_names import from_torch
-from difflax.text.joined import towers, with_towers
 from difflax.text.prompts import PromptEncoder
 
 Networks = dict[str, Params]
@@ -103,7 +103,7 @@ class Checkpoint:
     def image_size(self) -> tuple[int, int]:
         """Height and width that it was trained at, in pixels."""
         size = self.configs.network.get("sample_size") or self.configs.family.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
+        height, width = several(size, 2)
         return height * self.autoencoder.config.downscale, width * self.autoencoder.config.downscale
 
     @property
@@ -149,13 +149,13 @@ class Checkpoint:
         ``autoencoder_dtype``; ``remat`` and ``scan_layers``: of the denoising network.
         """
         model, _, _ = self.configs.build(dtype, remat, scan_layers)
-        parts = [t.replace(dtype=dtype) if hasattr(t, "dtype") else t for t in towers(self.text_encoder)]
+        parts = [t.replace(dtype=dtype) if hasattr(t, "dtype") else t for t in self.text_encoder.towers]
         kind = self.configs.family.autoencoder
         return dataclasses.replace(
             self,
             model=model,
             autoencoder=kind.from_config(self.configs.autoencoder, autoencoder_dtype),
-            text_encoder=with_towers(self.text_encoder, parts),
+            text_encoder=self.text_encoder.with_towers(parts),
         )
 
     def save(self, folder: epath.PathLike) -> None:
@@ -190,9 +190,9 @@ def put_networks(
     names = iter(named_towers(encoder, parts))
     changed = [
         tower.replace(params=networks[next(names)]) if hasattr(tower, "params") else tower
-        for tower in towers(encoder)
+        for tower in encoder.towers
     ]
-    return networks[denoiser], with_towers(encoder, changed)
+    return networks[denoiser], encoder.with_towers(changed)
 
 
 def _names(configs: Configs | None) -> tuple[str, tuple[TextPart, ...]]:

@@ -35,6 +35,7 @@ from difflax.pretrained.format.layout import (
     SCHEDULER,
     SCHEDULER_CONFIG,
     check_class,
+    components,
     write_model,
 )
 from difflax.pretrained.format.safetensors import Tensors, read_json, write_json
@@ -105,6 +106,11 @@ class Family(abc.ABC):
     check_latent: Callable[[Config, int, int], None] | None = None
     original: Original | None = None
 
+    @property
+    def own_options(self) -> set[str]:
+        """Those of `EncoderOptions` that one of its text encoders reads, and no other kind does."""
+        return {name for part in self.text for name in part.own_options}
+
     @abc.abstractmethod
     def text_widths(self, network: Config) -> tuple[int, int | None]:
         """The widths of the text's states and of its pooled vector that a network of this config reads;
@@ -171,7 +177,7 @@ class Family(abc.ABC):
         Args:
             written: the lines of its components, `MISSING` for those that are not there.
         """
-        others = [n for n, entry in configs.index.items() if isinstance(entry, list) and n not in written]
+        others = [name for name in components(configs.index) if name not in written]
         gone = dict.fromkeys(others, MISSING) | {n: e for n, e in written.items() if e == MISSING}
         new = {n: e for n, e in written.items() if n not in configs.index}
         return {**configs.index, **new, **gone}

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 from flax import nnx
 
+from difflax.core.spelling import choose
 from difflax.core.types import UserError
 from difflax.diffusion.guidance import Guidance, TwoConditionGuidance
 from difflax.models.unet import UNet2DConditionModel, reads_pooled
@@ -110,6 +111,8 @@ def unet_names(tensors: Tensors, config: Config, vector: str = "class_embedding"
     """
     layers = config.get("layers_per_block", 2)
     attentions = {name.rsplit(".norm.", 1)[0] for name in tensors if name.endswith(".norm.weight")}
+    # The first input block is the first convolution; on the way down a level has a resnet less, and a step.
+    ways = {"input": ("down", 1, layers), "output": ("up", 0, layers + 1)}
     fixed = UNET_NAMES | {"label_emb.0.0": f"{vector}.linear_1", "label_emb.0.2": f"{vector}.linear_2"}
 
     def place(name: str) -> str:
@@ -119,10 +122,10 @@ def unet_names(tensors: Tensors, config: Config, vector: str = "class_embedding"
         match = re.fullmatch(r"(input|output)_blocks\.(\d+)\.(\d+)\.(.*)", name)
         if match is None:
             return name
-        way, rest = ("down", match[4]) if match[1] == "input" else ("up", match[4])
-        index, inside = int(match[2]) - (way == "down"), int(match[3])
-        level, layer = divmod(index, layers + 1)
-        if way == "down" and layer == layers:
+        way, first, resnets = ways[match[1]]
+        inside, rest = int(match[3]), match[4]
+        level, layer = divmod(int(match[2]) - first, layers + 1)
+        if layer == resnets:
             return f"down_blocks.{level}.downsamplers.0.{rest.replace('op.', 'conv.', 1)}"
         if inside == 0:
             return f"{way}_blocks.{level}.resnets.{layer}.{rest}"
@@ -164,6 +167,14 @@ def heads_of_64(unet: Config) -> list[int]:
     return [width // HEAD for width in unet["block_out_channels"]]
 
 
+PUBLISHED = {
+    "epsilon": (64, {"_class_name": "PNDMScheduler", "skip_prk_steps": True}),
+    "v_prediction": (96, {"_class_name": "DDIMScheduler"}),
+    "sample": (64, {"_class_name": "DDIMScheduler"}),
+}
+"""What goes with a prediction type: the size of 2.x's latents in training, and the scheduler."""
+
+
 def infer(unet: Tensors, autoencoder: Tensors, found: Sequence[Tower], prediction_type: str | None) -> Files:
     """The configs that a file's names and shapes imply, with what all of 1.x have in common, or all of 2.x,
     which has OpenCLIP's tower.
@@ -179,10 +190,8 @@ def infer(unet: Tensors, autoencoder: Tensors, found: Sequence[Tower], predictio
         )
     predicts = prediction_type or "epsilon"
     config, _ = infer_unet(unet)
-    heads, size = (heads_of_64(config), 96 if predicts == "v_prediction" else 64) if second else (8, 64)
-    kind = {"_class_name": "DDIMScheduler"}
-    if predicts == "epsilon":
-        kind = {"_class_name": "PNDMScheduler", "skip_prk_steps": True}
+    trained, kind = choose(PUBLISHED, predicts, "prediction_type")
+    heads, size = (heads_of_64(config), trained) if second else (8, 64)
     return {
         "index": {"_class_name": STABLE_DIFFUSION.pipelines[0]},
         "network": config | {"attention_head_dim": heads, "sample_size": size},

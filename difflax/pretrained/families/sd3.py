@@ -50,6 +50,7 @@ class StableDiffusion3(Family):
 
 
 TRANSFORMER_NAMES = {
+    "pos_embed": "pos_embed.pos_embed",
     "x_embedder.proj.": "pos_embed.proj.",
     "t_embedder.mlp.0.": "time_text_embed.timestep_embedder.linear_1.",
     "t_embedder.mlp.2.": "time_text_embed.timestep_embedder.linear_2.",
@@ -90,23 +91,22 @@ def transformer_names(tensors: Tensors, config: Config) -> Tensors:
     Queries, keys and values are one matrix in the file. Where a norm is followed by nothing but a shift and a
     scale (at the end, and for the text of the last block) the file has the shift first, diffusers the scale.
     """
-    layers = config.get("num_layers", 18)
+    last = config.get("num_layers", 18) - 1
+    swapped = ("final_layer.adaLN_modulation.", f"joint_blocks.{last}.context_block.adaLN_modulation.")
     named: dict[str, Any] = {}
     for name, tensor in tensors.items():
         match = re.fullmatch(r"joint_blocks\.(\d+)\.(x|context)_block\.(.*)", name)
         layer, side, rest = match.groups() if match else (None, None, name)
         table = {"x": IMAGE_NAMES, "context": TEXT_NAMES, None: TRANSFORMER_NAMES}[side]
         old = next((old for old in table if rest.startswith(old)), None)
-        if name == "pos_embed":
-            named["pos_embed.pos_embed"] = tensor
-        elif old is None:
+        if old is None:
             named[DENOISER + name] = tensor
         else:
             new = table[old] + rest.removeprefix(old)
             new = new if layer is None else f"transformer_blocks.{layer}.{new}"
             if "qkv" in old:
                 named |= {new.format(part): rows for part, rows in zip("qkv", thirds(tensor), strict=True)}
-            elif "adaLN" in old and (layer is None or (side == "context" and int(layer) == layers - 1)):
+            elif name.startswith(swapped):
                 named[new] = Part(tensor, swapped=True)
             else:
                 named[new] = tensor

@@ -11,8 +11,8 @@ from typing import Any
 from etils import epath
 
 from difflax.core.types import UserError
-from difflax.pretrained.format.layout import DIFFUSERS, INDEX, TRANSFORMERS
-from difflax.pretrained.format.safetensors import read_json, weight_file
+from difflax.pretrained.format.layout import DIFFUSERS, INDEX, TRANSFORMERS, components, has_component
+from difflax.pretrained.format.safetensors import read_index, read_json, weight_file
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SMALL = ["*.json", "*.txt", "*/*.json", "*/*.txt", "*/*.model"]
@@ -71,7 +71,7 @@ def _weights(
 ) -> list[str]:
     """Which weight files of a repository to fetch, shards included."""
     index = read_json(folder / INDEX) if (folder / INDEX).exists() else {}
-    places = [name for name, value in index.items() if isinstance(value, list) and value[0]] or [""]
+    places = [name for name in components(index) if has_component(index, name)] or [""]
     wanted = []
     for place in places if parts is None else [place for place in places if place in parts]:
         prefix = f"{place}/" if place else ""
@@ -81,8 +81,8 @@ def _weights(
             if found is None:
                 continue
             if found.endswith(".json"):
-                shards = read_json(folder / prefix / found).get("weight_map", {})
-                wanted += [prefix + shard for shard in sorted(set(map(str, shards.values())))]
+                shards = read_index(folder / prefix / found)
+                wanted += [prefix + shard for shard in sorted(set(shards.values()))]
             else:
                 wanted.append(prefix + found)
     return wanted

@@ -28,10 +28,26 @@ def numbered(name: str, number: int) -> str:
     return name if number == 1 else f"{name}_{number}"
 
 
+def components(index: Mapping[str, Any]) -> list[str]:
+    """The components that a ``model_index.json`` has a line for, the missing ones too."""
+    return [name for name, entry in index.items() if isinstance(entry, list)]
+
+
 def has_component(index: Mapping[str, Any], name: str) -> bool:
     """Whether a ``model_index.json`` names a component."""
     entry = index.get(name)
     return bool(entry) and entry[0] is not None
+
+
+def check_model(config: Mapping[str, Any], kind: str, where: str, needed: str) -> None:
+    """Refuses a ``config.json`` of a model of transformers that is not of ``kind``.
+
+    Args:
+        where: it is, and ``needed``: what, for the error.
+    """
+    given = config.get("model_type")
+    if given != kind:
+        raise UserError(f"{CONFIG} {where} is of a {given!r} model: {needed}")
 
 
 def check_class(config: Mapping[str, Any], name: str, where: Any) -> None:

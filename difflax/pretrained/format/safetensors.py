@@ -16,9 +16,11 @@ import ml_dtypes
 import numpy as np
 from etils import epath
 
+from difflax.core.documents import json_object
+from difflax.core.files import atomic_write
 from difflax.core.types import UserError
 
-DTYPES = {
+DTYPES_BY_NAME = {
     "F64": np.float64,
     "F32": np.float32,
     "F16": np.float16,
@@ -37,6 +39,9 @@ DTYPES = {
 }
 HEADER_LIMIT = 100_000_000
 """Bytes; the format's own limit."""
+
+METADATA = "__metadata__"
+"""The header's entry that is no tensor."""
 
 INDEX_SUFFIX = ".safetensors.index.json"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
@@ -94,8 +99,9 @@ def open_file(path: epath.PathLike) -> dict[str, StoredTensor]:
     """
     path = epath.Path(path)
     header, length, size = _header(path)
+    header.pop(METADATA, None)
     try:
-        entries = {name: _entry(value) for name, value in header.items() if name != "__metadata__"}
+        entries = {name: _entry(value) for name, value in header.items()}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise _damaged(path, error) from error
     end = 0
@@ -113,9 +119,12 @@ def open_file(path: epath.PathLike) -> dict[str, StoredTensor]:
 
 def read_metadata(path: epath.PathLike) -> dict[str, str]:
     """What a file's header says beside its tensors; errors as for `open_file`."""
-    header, _, _ = _header(epath.Path(path))
-    facts = header.get("__metadata__")
-    return {str(key): str(value) for key, value in facts.items()} if isinstance(facts, dict) else {}
+    path = epath.Path(path)
+    header, _, _ = _header(path)
+    try:
+        return {key: str(value) for key, value in (header.get(METADATA) or {}).items()}
+    except AttributeError as error:
+        raise _damaged(path, error) from error
 
 
 def _header(path: epath.Path) -> tuple[dict[str, Any], int, int]:
@@ -132,12 +141,9 @@ def _header(path: epath.Path) -> tuple[dict[str, Any], int, int]:
             raise _broken(path, f"its header would be {length} bytes long, the file has {size}")
         text = file.read(length)
     try:
-        header = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, error) from error
-    if not isinstance(header, dict):
-        raise _broken(path, "damaged header: no mapping")
-    return header, length, size
+        return json_object(text), length, size
+    except ValueError as error:
+        raise _broken(path, f"its header {error}") from error
 
 
 def _broken(path: epath.Path, why: str) -> UserError:
@@ -150,12 +156,12 @@ def _damaged(path: epath.Path, error: Exception) -> UserError:
 
 
 def _entry(value: Mapping[str, Any]) -> tuple[Any, tuple[int, ...], tuple[int, int]]:
-    if value["dtype"] not in DTYPES:
+    if value["dtype"] not in DTYPES_BY_NAME:
         raise ValueError(f"unknown dtype {value['dtype']!r}")
     shape, place = tuple(value["shape"]), tuple(value["data_offsets"])
     if len(place) != 2 or not all(type(n) is int and n >= 0 for n in (*shape, *place)):
         raise ValueError("shapes and places must be natural numbers")
-    return DTYPES[value["dtype"]], shape, place
+    return DTYPES_BY_NAME[value["dtype"]], shape, place
 
 
 def open_weights(folder: epath.PathLike, name: str, *, variant: str | None = None) -> dict[str, StoredTensor]:
@@ -198,19 +204,17 @@ def read_json(path: epath.Path) -> dict[str, Any]:
         UserError: no such file, or no mapping in it.
     """
     try:
-        value = json.loads(path.read_text())
+        return json_object(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"no {path.name} in {path.parent}: the folder is incomplete") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}): restore the file") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} holds no mapping of names to values: restore the file")
-    return value
+    except ValueError as error:
+        raise UserError(f"{path} {error}: restore the file") from error
 
 
 def write_json(path: epath.Path, value: Mapping[str, Any]) -> None:
     """Writes a JSON file as the Hub's libraries do."""
-    path.write_text(json.dumps(value, indent=2) + "\n")
+    with atomic_write(path, "w") as file:
+        file.write(json.dumps(value, indent=2) + "\n")
 
 
 def write_file(
@@ -221,11 +225,11 @@ def write_file(
     Values need ``shape`` and ``dtype``; what is larger than a host's memory may be lazy. ``metadata`` goes
     into the header.
     """
-    names = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
+    names = {np.dtype(dtype): name for name, dtype in DTYPES_BY_NAME.items()}
     # The format asks for alignment: wide dtypes first.
     order = sorted(tensors, key=lambda name: (-np.dtype(tensors[name].dtype).itemsize, name))
     # transformers asks for the framework that the tensors were written for.
-    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
+    header: dict[str, Any] = {METADATA: {"format": "pt", **(metadata or {})}}
     end = 0
     for name in order:
         tensor = tensors[name]
@@ -237,20 +241,36 @@ def write_file(
         }
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with epath.Path(path).open("wb") as file:
+    with atomic_write(path) as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name in order:
             file.write(np.ascontiguousarray(np.asarray(tensors[name])).reshape(-1).view(np.uint8).data)
 
 
+def read_index(path: epath.Path) -> dict[str, str]:
+    """The file, in the same folder, of every tensor that an index names.
+
+    Raises:
+        UserError: it is damaged, or names a file elsewhere.
+    """
+    try:
+        files = {name: epath.Path(file) for name, file in read_json(path)["weight_map"].items()}
+    except (KeyError, AttributeError, TypeError) as error:
+        raise UserError(
+            f"{path} has no weight_map of tensor names to file names: restore the file"
+        ) from error
+    for file in files.values():
+        if str(file) != file.name or not file.name.endswith(".safetensors"):
+            raise UserError(
+                f"{path} points to {str(file)!r}: shards are safetensors files in the same folder"
+            )
+    return {name: file.name for name, file in files.items()}
+
+
 def _open_index(path: epath.Path) -> dict[str, StoredTensor]:
-    places = read_json(path).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
-        raise UserError(f"{path} has no weight_map of tensor names to file names: restore the file")
+    places = read_index(path)
     tensors: dict[str, StoredTensor] = {}
     for file in sorted(set(places.values())):
-        if file != epath.Path(file).name or not file.endswith(".safetensors"):
-            raise UserError(f"{path} points to {file!r}: shards are safetensors files in the same folder")
         tensors |= open_file(path.parent / file)
     problems = [f"missing {name}" for name in sorted(places.keys() - tensors.keys())]
     problems += [f"unexpected {name}" for name in sorted(tensors.keys() - places.keys())]

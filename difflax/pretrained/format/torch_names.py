@@ -28,6 +28,9 @@ FROM_TORCH = {4: (2, 3, 1, 0), 2: (1, 0)}
 TO_TORCH = {4: (3, 2, 0, 1), 2: (1, 0)}
 """The axes of a kernel, by their number."""
 
+THEIRS = dict.fromkeys(("kernel", "scale", "embedding"), "weight")
+"""PyTorch's last names, where they are not ours."""
+
 
 def check_names(tensors: Mapping[str, Any], abstract: Params, what: str) -> None:
     """Whether ``tensors`` are those of ``abstract``; no tensor is read.
@@ -75,10 +78,8 @@ def from_torch(
     """
     check_names(tensors, abstract, what)
     leaves, structure = jax.tree_util.tree_flatten_with_path(abstract)
-    if shardings is None or isinstance(shardings, Sharding):
-        places = [shardings] * len(leaves)
-    else:
-        places = structure.flatten_up_to(shardings)
+    spread = jax.tree.broadcast(shardings, abstract, is_leaf=lambda place: place is None)
+    places = structure.flatten_up_to(spread)
     arrays, not_finite = [], []
     for (path, leaf), place in zip(leaves, places, strict=True):
         name = torch_name(path)
@@ -131,7 +132,7 @@ def to_torch(params: Params) -> dict[str, TorchTensor]:
 def torch_name(path: tuple) -> str:
     """PyTorch's name of the leaf at a ``jax.tree_util`` path of dictionary keys."""
     *parents, last = (entry.key for entry in path)
-    return ".".join([*parents, "weight" if last in ("kernel", "scale", "embedding") else last])
+    return ".".join([*parents, THEIRS.get(last, last)])
 
 
 def _axes(path: tuple, ndim: int, kernels: Mapping[int, tuple[int, ...]]) -> tuple[int, ...]:

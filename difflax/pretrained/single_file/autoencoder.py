@@ -22,14 +22,15 @@ def autoencoder_names(tensors: Tensors, config: Mapping[str, Any]) -> Tensors:
         "norm_out.": "conv_norm_out.",
     }
     attention = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
+    kinds = {"block": "resnets", "upsample": "upsamplers.0"}
     named: dict[str, Any] = {}
     for name, tensor in tensors.items():
         name = re.sub(r"^encoder\.down\.(\d+)\.block\.", r"encoder.down_blocks.\1.resnets.", name)
         name = re.sub(r"^encoder\.down\.(\d+)\.downsample\.", r"encoder.down_blocks.\1.downsamplers.0.", name)
         match = re.match(r"decoder\.up\.(\d+)\.(block|upsample)\.", name)
         if match is not None:
-            kind = "resnets." if match[2] == "block" else "upsamplers.0."
-            name = f"decoder.up_blocks.{levels - 1 - int(match[1])}.{kind}{name[match.end() :]}"
+            level, kind = levels - 1 - int(match[1]), kinds[match[2]]
+            name = f"decoder.up_blocks.{level}.{kind}.{name[match.end() :]}"
         name = replaced(name, inside)
         head, found, last = name.partition("mid_block.attentions.0.")
         if found:

@@ -102,11 +102,12 @@ def open_clip_names(tensors: Tensors, layers: int, *, projection: bool = False) 
         "mlp.c_proj.": "mlp.fc2.",
     }
     named: dict[str, Any] = {}
+    tensors = dict(tensors)
+    projected = tensors.pop("text_projection", None)
     for name, tensor in tensors.items():
         match = re.fullmatch(r"transformer\.resblocks\.(\d+)\.(.*)", name)
         if match is None:
-            if name != "text_projection":
-                named[outside.get(name, name)] = tensor
+            named[outside.get(name, name)] = tensor
             continue
         layer, rest = int(match[1]), match[2]
         if layer >= layers:
@@ -119,8 +120,8 @@ def open_clip_names(tensors: Tensors, layers: int, *, projection: bool = False) 
         else:
             named[prefix + replaced(rest, inside)] = tensor
     named = {f"text_model.{name}": tensor for name, tensor in named.items()}
-    if projection and "text_projection" in tensors:
-        named["text_projection.weight"] = Part(tensors["text_projection"], turned=True)
+    if projection and projected is not None:
+        named["text_projection.weight"] = Part(projected, turned=True)
     return named
 
 

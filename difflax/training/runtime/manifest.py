@@ -7,11 +7,12 @@ full disk or a bad cable leaves behind (a file cut short, emptied, lost, a flipp
 import hashlib
 import json
 import os
-import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from etils import epath
+
+from difflax.core.files import atomic_write
 
 NAME = "manifest.json"
 
@@ -30,10 +31,8 @@ def write_manifest(folder: epath.Path, facts: dict[str, Any]) -> None:
     with ThreadPoolExecutor(4) as pool:
         described = list(pool.map(lambda name: _describe(folder / name, sync=True), names))
     body = {"facts": facts, "files": dict(zip(names, described, strict=True))}
-    unfinished = folder / f".{NAME}-{uuid.uuid4().hex}"
-    unfinished.write_text(json.dumps({**body, "sha256": _checksum(body)}, indent=1))
-    _sync(unfinished)
-    unfinished.replace(folder / NAME)
+    with atomic_write(folder / NAME, "w") as file:
+        file.write(json.dumps({**body, "sha256": _checksum(body)}, indent=1))
     _sync(folder)
 
 

@@ -8,9 +8,11 @@ import safetensors.numpy
 from difflax.cli.models import read_lora_flag
 from difflax.core.types import Conditioning, UserError
 from difflax.models.lora import add_factors, by_layer, init_factors, matching_layers
-from difflax.pretrained.adapters.lora import FILE, merge_lora, read_lora, save_lora
+from difflax.pretrained.adapters.lora import LORA_FILE, merge_lora, read_lora, save_lora
+from difflax.pretrained.adapters.lora_alphas import ADAPTER_METADATA, read_stated
 from difflax.pretrained.families.base import networks_of
 from difflax.pretrained.format.torch_names import to_torch
+from etils import epath
 from flax import traverse_util
 
 from tests.fixtures import make_stable_diffusion as reference
@@ -43,7 +45,7 @@ def saved(family, networks, tmp_path_factory):
     """A file of ours with ``alpha`` other than ``rank``."""
     place = tmp_path_factory.mktemp("ours")
     factors = random_factors(networks, family.targets, family.strength)
-    save_lora(place / FILE, factors, alpha=6.0, targets=family.targets)
+    save_lora(place / LORA_FILE, factors, alpha=6.0, targets=family.targets)
     return place
 
 
@@ -53,7 +55,7 @@ def as_torch(params):
 
 def test_the_change_is_alpha_over_rank_times_b_a(family, saved, networks):
     """In PyTorch's layout, as the paper has it, computed by NumPy from the file alone."""
-    tensors = safetensors.numpy.load_file(saved / FILE)
+    tensors = safetensors.numpy.load_file(saved / LORA_FILE)
     merged = merge_lora(saved, networks)
     assert set(merged) == set(family.targets)
     for network in merged:
@@ -77,7 +79,7 @@ def test_several_add_up_with_their_weights_and_nothing_is_nothing(saved, network
 
 
 def test_a_file_read_again_is_the_factors_that_were_written(family, saved, networks):
-    read = read_lora(saved / FILE, networks)
+    read = read_lora(saved / LORA_FILE, networks)
     written = random_factors(networks, family.targets, family.strength)
     assert set(read) == set(written)
     for name, changes in read.items():
@@ -133,7 +135,7 @@ OF_UNETS = pytest.mark.parametrize("family", ["sd15", "sdxl"], indirect=True, sc
 
 @OF_UNETS
 def test_kohyas_layout_is_the_same_lora(family, saved, networks, tmp_path):
-    kohya(tmp_path / "kohya.safetensors", family, safetensors.numpy.load_file(saved / FILE))
+    kohya(tmp_path / "kohya.safetensors", family, safetensors.numpy.load_file(saved / LORA_FILE))
     ours, theirs = (merge_lora(p, networks) for p in (saved, tmp_path / "kohya.safetensors"))
     jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
@@ -192,7 +194,7 @@ class TestAgainstDiffusers:
         apply, reference_of, noise = run
         expected, before = reference_of(made), apply(plain.model.params)
         size = np.abs(expected).max()
-        assert np.abs(apply(ours.params) - expected).max() / size < 1e-4
+        assert np.abs(apply(ours.model.params) - expected).max() / size < 1e-4
         # Without the LoRA it is another output.
         assert np.abs(before - expected).max() / size > 0.05
         settings = {
@@ -275,7 +277,7 @@ class TestAgainstDiffusers:
     @OF_UNETS
     def test_kohyas_layout(self, family, folder, pipeline, saved, tmp_path, run):
         path = tmp_path / "kohya.safetensors"
-        kohya(path, family, safetensors.numpy.load_file(saved / FILE))
+        kohya(path, family, safetensors.numpy.load_file(saved / LORA_FILE))
         made = family.load(folder)
         made.load_lora_weights(path)
         self.compare(family, run, pipeline, made, pipeline.with_lora([(path, 1.0)]))
@@ -294,6 +296,17 @@ def test_the_flag_of_the_command_line(given, expected):
     assert read_lora_flag(given) == expected
     with pytest.raises(UserError, match="no weight"):
         read_lora_flag(given + ":much")
+
+
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [("{", "is not valid JSON"), ("[]", "holds no mapping"), ('{"unet.r": "four"}', "no number")],
+)
+def test_damaged_facts_in_a_header(tmp_path, facts, says):
+    path = tmp_path / LORA_FILE
+    safetensors.numpy.save_file({"a": np.zeros(1)}, path, metadata={ADAPTER_METADATA: facts})
+    with pytest.raises(UserError, match=f"its {ADAPTER_METADATA} .*{says}.*: fetch it again"):
+        read_stated(epath.Path(path), ["unet"])
 
 
 def write(path, tensors):

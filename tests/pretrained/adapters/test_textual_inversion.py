@@ -75,7 +75,7 @@ def test_an_encoder_with_learned_words_is_saved_and_read_again(encoder, tmp_path
     save_text_encoder(ours, tmp_path)
     again = load_text_encoder(tmp_path, batch_size=1)
     np.testing.assert_array_equal(again.tokenizer([PROMPT]), ours.tokenizer([PROMPT]))
-    np.testing.assert_array_equal(embedding_table(again.model.params), embedding_table(ours.params))
+    np.testing.assert_array_equal(embedding_table(again.params), embedding_table(ours.params))
 
 
 def test_another_name_may_be_given(tmp_path):

@@ -155,6 +155,14 @@ def test_stable_diffusion_1_and_2():
     assert isinstance(second.prediction_type, V)
 
 
+@pytest.mark.parametrize("solver", ["logrho", "bh1", "bh2"])
+def test_other_solvers_types_are_the_midpoint_as_in_diffusers(solver):
+    """Configs that were made for another scheduler's class have them."""
+    given = {"_class_name": "DPMSolverMultistepScheduler"}
+    assert read_scheduler(given | {"solver_type": solver}) == read_scheduler(given)
+    assert read_scheduler(given | {"solver_type": "heun"}) != read_scheduler(given)
+
+
 @pytest.mark.parametrize(
     ("config", "says"),
     [
@@ -166,6 +174,11 @@ def test_stable_diffusion_1_and_2():
         ({"_class_name": "PNDMScheduler", "timestep_spacing": "even"}, "timestep_spacing='even'"),
         ({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver"}, "algorithm_type"),
         ({"_class_name": "DPMSolverMultistepScheduler", "use_lu_lambdas": True}, "use_lu_lambdas"),
+        ({"_class_name": "DPMSolverMultistepScheduler", "solver_type": "heuns"}, "did you mean 'heun'"),
+        (
+            {"_class_name": "DPMSolverMultistepScheduler", "final_sigmas_type": "one"},
+            "valid: sigma_min, zero",
+        ),
         ({"_class_name": "EulerDiscreteScheduler", "interpolation_type": "log_linear"}, "interpolation_type"),
     ],
 )

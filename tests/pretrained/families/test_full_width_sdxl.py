@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 from difflax.core.types import Conditioning, UserError
-from difflax.models.size_conditioning import SCORED, SIZES, size_conditions
+from difflax.models.size_conditioning import SCORE_NUMBERS, SIZE_NUMBERS, size_conditions
 from difflax.models.unet import UNet2DConditionModel
 from difflax.pretrained.families.family import denoiser_network
 from difflax.pretrained.format.safetensors import open_weights
@@ -43,7 +43,7 @@ def count(tree):
 @pytest.mark.parametrize(
     ("name", "numbers", "billions"),
     # Podell et al. 2023, table 1: 2.6 B; the refiner's model card: 2.3 B.
-    [("sdxl_unet", SIZES, 2.6), ("sdxl_refiner_unet", SCORED, 2.3)],
+    [("sdxl_unet", SIZE_NUMBERS, 2.6), ("sdxl_refiner_unet", SCORE_NUMBERS, 2.3)],
 )
 def test_unet(name, numbers, billions):
     config, tensors = read(name)
@@ -51,7 +51,9 @@ def test_unet(name, numbers, billions):
     check_names(shaped(tensors), abstract, name)
     assert count(abstract) == sum(map(math.prod, tensors.values()))
     assert round(count(abstract) / 1e9, 1) == billions
-    assert size_conditions(config, 1280, name) == ({SIZES: "size", SCORED: "size_and_score"}[numbers],)
+    assert size_conditions(config, 1280, name) == (
+        {SIZE_NUMBERS: "size", SCORE_NUMBERS: "size_and_score"}[numbers],
+    )
     lost = dict(shaped(tensors))
     del lost["add_embedding.linear_1.weight"]
     with pytest.raises(UserError, match=r"missing add_embedding\.linear_1\.weight"):

@@ -113,6 +113,13 @@ class TestRuns:
         made = both(reference.PROMPT, reference.NEGATIVE, latents=noise, micro=micro, **RUN, **SIZE)
         assert np.abs(made - tensors["both.image"]).max() < 2e-3
 
+    def test_the_refiners_noise_is_each_images_own_too(self, pipelines):
+        both = Ensemble(pipelines["base"], pipelines["refiner"], handover=reference.HANDOVER)
+        run = RUN | {"sampler": "euler_ancestral"}
+        first, second = both(reference.PROMPT, seed=3, num_images=2, **run, **SIZE)
+        for seed, image in ((3, first), (4, second)):
+            np.testing.assert_allclose(both(reference.PROMPT, seed=seed, **run, **SIZE)[0], image, atol=2e-3)
+
     @pytest.mark.slow
     def test_the_refiner_from_an_image(self, pipelines, tensors):
         made = pipelines["refiner"](

@@ -286,8 +286,8 @@ class TestHub:
     def test_a_cached_repository(self, cache, checkpoint):
         there = self.load("owner/tiny", cache)
         here = difflax.from_pretrained(str(checkpoint), variant="fp16")
-        jax.tree.map(np.testing.assert_array_equal, there.params, here.params)
-        assert there.configs == here.configs
+        jax.tree.map(np.testing.assert_array_equal, there.model.params, here.model.params)
+        assert there.model.configs == here.model.configs
 
     def test_a_revision(self, cache):
         self.load("owner/tiny", cache, revision="0" * 40)

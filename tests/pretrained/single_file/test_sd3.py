@@ -25,7 +25,6 @@ from difflax.pretrained.single_file.tensors import grouped
 from difflax.runs.load import read_checkpoint
 from difflax.text.clip_config import CLIPTextConfig
 from difflax.text.encoders import text_network
-from difflax.text.joined import towers
 from difflax.text.t5 import T5Config, t5_network
 from difflax.text.t5_encoder import ZeroEncoder
 from etils import epath
@@ -248,7 +247,7 @@ class TestWithoutConfig:
         again = difflax.from_pretrained(str(tmp_path / "out"), t5_length=7)
         assert again.model.text_encoder.fingerprint() == pipeline.model.text_encoder.fingerprint()
         assert again.model.configs == pipeline.model.configs
-        clip_l, clip_g, t5 = towers(pipeline.model.text_encoder)
+        clip_l, clip_g, t5 = pipeline.model.text_encoder.towers
         np.testing.assert_array_equal(clip_l.params["text_projection"]["kernel"], np.eye(64))
         assert (clip_l.config.hidden_act, clip_g.config.hidden_act) == ("quick_gelu", "gelu")
         # OpenCLIP's tokenizer fills up with id 0, OpenAI's with the end of the text.
@@ -266,7 +265,7 @@ class TestWithoutConfig:
     def test_a_file_without_t5_loads_without_it(self, tensors, tokenizers, tmp_path):
         path = save(tmp_path / "one.safetensors", without(tensors, T5))
         pipeline = difflax.from_pretrained(str(path))
-        assert towers(pipeline.model.text_encoder)[2] == ZeroEncoder(length=256, width=192)
+        assert pipeline.model.text_encoder.towers[2] == ZeroEncoder(length=256, width=192)
         pipeline.save_pretrained(tmp_path / "out")
         index = json.loads((tmp_path / "out/model_index.json").read_text())
         assert index["text_encoder_3"] == index["tokenizer_3"] == [None, None]

@@ -12,7 +12,7 @@ import scipy.stats
 from difflax.core import streams
 from difflax.core.types import Conditioning, UserError
 from difflax.diffusion.loss.time_samplers import sample_times
-from difflax.pretrained.adapters.lora import FILE
+from difflax.pretrained.adapters.lora import LORA_FILE
 from difflax.pretrained.components.t5 import SAME_TABLE
 from difflax.pretrained.families.base import CLIPS, networks_of
 from difflax.pretrained.format.torch_names import to_torch
@@ -226,7 +226,7 @@ def test_a_run_leaves_what_diffusers_loads(xl, sd3, pictures, tmp_path, config, 
     assert status == 0, errors
     loaded = difflax.load(str(workdir))
     kind = diffusers.StableDiffusion3Pipeline if newer else diffusers.StableDiffusionXLPipeline
-    full = not (workdir / "trained" / FILE).exists()
+    full = not (workdir / "trained" / LORA_FILE).exists()
     options = {} if full else {"variant": "fp16"}
     if newer and "--config.model.t5=False" in more:
         options |= {"text_encoder_3": None, "tokenizer_3": None}
@@ -264,6 +264,8 @@ def test_an_xl_run_stopped_in_the_middle_of_its_buckets_goes_on_the_same(xl, pic
     assert train("lora_sdxl.py", tmp_path / "whole", xl, *more, steps=3)[0] == 0
     assert train("lora_sdxl.py", tmp_path / "parts", xl, *more, "--stop_at=1", steps=3)[0] == 0
     assert train("lora_sdxl.py", tmp_path / "parts", xl, *more, steps=3)[0] == 0
-    one, other = (safetensors.numpy.load_file(tmp_path / w / "trained" / FILE) for w in ("whole", "parts"))
+    one, other = (
+        safetensors.numpy.load_file(tmp_path / w / "trained" / LORA_FILE) for w in ("whole", "parts")
+    )
     assert one.keys() == other.keys()
     assert all(np.array_equal(one[name], other[name]) for name in one)

@@ -1,0 +1,202 @@
+"""What a field of a config takes: its annotation, read once, as kinds of values that say what they take.
+
+Annotations are checked here and nowhere else: a class that declares a ``Literal`` or a float gets one of its
+values or a finite number from every config. What is left to the class are ranges, and what its fields ask of
+each other.
+"""
+
+import collections.abc
+import dataclasses
+import math
+import typing
+from typing import Any, ClassVar
+
+from difflax.core.descriptions import choices_of
+from difflax.core.spelling import nearest
+from difflax.core.types import UserError
+
+
+class ValueKind:
+    """One of the types that an annotation joins.
+
+    Attributes:
+        words: what it is called in errors.
+        known: all its values, where it lists them.
+    """
+
+    words: str
+    known: tuple[Any, ...] = ()
+
+    def takes(self, value: Any) -> bool:
+        """Whether ``value``, as `difflax.config.values.values_of` gives it, is of this kind."""
+        raise NotImplementedError
+
+    def read(self, value: Any, where: str) -> Any:
+        """What a value that it takes becomes.
+
+        Raises:
+            UserError: something in it is wrong.
+        """
+        return value
+
+
+class Nothing(ValueKind):
+    """``None``."""
+
+    words = "None"
+    known = (None,)
+
+    def takes(self, value: Any) -> bool:
+        return value is None
+
+
+@dataclasses.dataclass(frozen=True)
+class Listed(ValueKind):
+    """The values of a ``Literal``."""
+
+    known: tuple[Any, ...]
+
+    @property
+    def words(self) -> str:
+        return " or ".join(map(repr, self.known))
+
+    def takes(self, value: Any) -> bool:
+        return value in self.known
+
+
+@dataclasses.dataclass(frozen=True)
+class OfType(ValueKind):
+    """The values of a type of Python's; a truth value is no number, though Python has it so."""
+
+    type: type
+
+    @property
+    def words(self) -> str:
+        return self.type.__name__
+
+    def takes(self, value: Any) -> bool:
+        return isinstance(value, self.type) and (self.type is bool or not isinstance(value, bool))
+
+
+@dataclasses.dataclass(frozen=True)
+class Number(ValueKind):
+    """Numbers, whole ones too; they become floats.
+
+    Attributes:
+        endless: whether they may be infinite.
+    """
+
+    endless: bool
+    words: ClassVar[str] = "float"
+
+    UNWRITABLE: ClassVar[dict[str, float]] = {
+        sign + name: float(sign + name) for sign in ("", "+", "-") for name in ("inf", "nan")
+    }
+    """What JSON and the command line cannot say in numbers."""
+
+    def takes(self, value: Any) -> bool:
+        number = self.UNWRITABLE.get(str(value), value)
+        return OfType(float).takes(number) or OfType(int).takes(number)
+
+    def read(self, value: Any, where: str) -> float:
+        number = float(value)
+        if math.isnan(number) or (math.isinf(number) and not self.endless):
+            raise UserError(f"{where} = {number!r} must be a finite number")
+        return number
+
+
+@dataclasses.dataclass(frozen=True)
+class Several(ValueKind):
+    """Tuples.
+
+    Attributes:
+        each: what the items take, one after the other; of ``any_number`` all take the first.
+    """
+
+    each: tuple["Takes", ...]
+    any_number: bool
+
+    @property
+    def words(self) -> str:
+        return f"a tuple of {', '.join(each.words for each in self.each)}"
+
+    def takes(self, value: Any) -> bool:
+        return isinstance(value, tuple) and (self.any_number or len(value) == len(self.each))
+
+    def read(self, value: Any, where: str) -> tuple[Any, ...]:
+        each = self.each[:1] * len(value) if self.any_number else self.each
+        pairs = zip(each, value, strict=True)
+        return tuple(takes.read(item, f"{where}[{i}]") for i, (takes, item) in enumerate(pairs))
+
+
+@dataclasses.dataclass(frozen=True)
+class Anything(ValueKind):
+    """Every value: the annotation (a protocol, ``Any``) says nothing about those of a config."""
+
+    words: str
+
+    def takes(self, value: Any) -> bool:
+        return True
+
+
+@dataclasses.dataclass(frozen=True)
+class Takes:
+    """All that a field takes.
+
+    Attributes:
+        kinds: asked in their order.
+    """
+
+    kinds: tuple[ValueKind, ...]
+
+    @property
+    def words(self) -> str:
+        """The annotation in words, for errors."""
+        return " or ".join(kind.words for kind in self.kinds)
+
+    def kind(self, value: Any) -> ValueKind | None:
+        """The first that takes ``value``."""
+        return next((kind for kind in self.kinds if kind.takes(value)), None)
+
+    def read(self, value: Any, where: str) -> Any:
+        """``value`` as its annotation has it: whole numbers as floats where it says so.
+
+        Raises:
+            UserError: it is of another type, or not a finite number.
+        """
+        kind = self.kind(value)
+        if kind is not None:
+            return kind.read(value, where)
+        if all(kind.known for kind in self.kinds):
+            known = [item for kind in self.kinds for item in kind.known]
+            raise UserError(f"{where} = {value!r} is unknown{nearest(value, known)}")
+        raise UserError(f"{where} = {value!r} must be {self.words}")
+
+
+def takes_of(hint: Any, *, endless: bool = False) -> Takes:
+    """What a field of that annotation takes; arrays stand in no config.
+
+    Args:
+        endless: whether its numbers may be infinite.
+    """
+    return Takes(tuple(_kind(option, endless) for option in choices_of(hint) if not _is_array(option)))
+
+
+_OF_TYPES = {type(None): Nothing(), bool: OfType(bool), int: OfType(int), str: OfType(str)}
+
+
+def _kind(option: Any, endless: bool) -> ValueKind:
+    origin, parts = typing.get_origin(option), typing.get_args(option)
+    if option is float:
+        return Number(endless)
+    if origin is typing.Literal:
+        return Listed(parts)
+    if origin in (tuple, collections.abc.Sequence):
+        each = tuple(takes_of(part, endless=endless) for part in parts if part is not ...)
+        return Several(each, any_number=origin is not tuple or parts[-1] is ...)
+    return _OF_TYPES.get(option, Anything(getattr(option, "__name__", str(option))))
+
+
+def _is_array(option: Any) -> bool:
+    """Whether an annotation means arrays."""
+    return hasattr(option, "dtypes") and hasattr(option, "dims")
