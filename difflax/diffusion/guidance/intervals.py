@@ -116,9 +116,7 @@ def _of_log_snr(low: float, high: float, schedule: Any, levels: Any) -> Float[np
     return np.arctan(np.exp(-np.array([high, low]) / 2)) + _SLACK
 
 
-def _of_time(
-    low: float, high: float, schedule: NoiseSchedule | None, levels: Any
-) -> Float[np.ndarray, "2"]:
+def _of_time(low: float, high: float, schedule: NoiseSchedule | None, levels: Any) -> Float[np.ndarray, "2"]:
     require(schedule is not None, "an interval in t needs the schedule")
     return np.asarray(noise_angle(noise_level(schedule, np.array([low, high]))), float) + _SLACK
 
