@@ -108,20 +108,24 @@ _SLACK = 1e-6 * np.array([-1, 1])
 """On both angles, so that rounding cannot drop a level that lies on a bound."""
 
 
-def _of_sigma(low: float, high: float, schedule: Any, levels: Any) -> Float[np.ndarray, "2"]:
+def _of_sigma(low: float | int, high: float | int, schedule: Any, levels: Any) -> Float[np.ndarray, "2"]:
     return np.arctan2([low, high], 1.0) + _SLACK
 
 
-def _of_log_snr(low: float, high: float, schedule: Any, levels: Any) -> Float[np.ndarray, "2"]:
+def _of_log_snr(low: float | int, high: float | int, schedule: Any, levels: Any) -> Float[np.ndarray, "2"]:
     return np.arctan(np.exp(-np.array([high, low]) / 2)) + _SLACK
 
 
-def _of_time(low: float, high: float, schedule: NoiseSchedule | None, levels: Any) -> Float[np.ndarray, "2"]:
+def _of_time(
+    low: float | int, high: float | int, schedule: NoiseSchedule | None, levels: Any
+) -> Float[np.ndarray, "2"]:
     require(schedule is not None, "an interval in t needs the schedule")
     return np.asarray(noise_angle(noise_level(schedule, np.array([low, high]))), float) + _SLACK
 
 
-def _of_steps(low: float, high: float, schedule: Any, levels: NoiseLevel | None) -> Float[np.ndarray, "2"]:
+def _of_steps(
+    low: float | int, high: float | int, schedule: Any, levels: NoiseLevel | None
+) -> Float[np.ndarray, "2"]:
     require(levels is not None, "an interval in steps needs the run's levels")
     angles = np.asarray(noise_angle(levels))
     last = len(angles) - 2
