@@ -26,10 +26,10 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Adds the flags of this command; those of the job are named as its fields."""
     from difflax.cli.job_scripts import JOB_SCHEDULERS, Job
 
-    who = "who starts the job; usually given as the word after launch"
+    who = "who starts the job, usually given as the word after launch; must be given"
     flags.DEFINE_enum("scheduler", None, list(JOB_SCHEDULERS), who, flag_values=values)
     define_fields(values, Job, leave_out=["arguments"])
-    output = "the file that is written; by default the job's name and .sbatch, .yaml or .sh"
+    output = "file that is written; without it: the job's name with .sbatch, .yaml or .sh"
     flags.DEFINE_string("output", None, output, flag_values=values)
     flags.DEFINE_bool("submit", False, "also start the job", flag_values=values)
 

@@ -61,13 +61,20 @@ class Case:
     """What is measured; the defaults are the reference case, 24.8 M parameters.
 
     Attributes:
-        block_out_channels, layers_per_block, cross_attention_dim, attention_head_dim, norm_num_groups: of the
-            UNet; every level but the first has attention (a single level has it too).
+        block_out_channels: channels of each level of the UNet; every level but the first has attention (a
+            single level has it too).
+        layers_per_block: residual blocks of a level.
+        cross_attention_dim: channels of a token of text.
+        attention_head_dim: heads of an attention layer, in spite of the name, which is diffusers'.
+        norm_num_groups: groups of a group norm.
         batch_size: examples of a train step and of a forward.
-        size, channels: of the latent images.
-        tokens: of text.
-        sample_batch_size, num_steps: of the sampling run.
-        remat: see `UNet2DConditionModel`.
+        size: height and width of the latent images.
+        channels: of the latent images.
+        tokens: of a prompt.
+        sample_batch_size: images of the sampling run.
+        num_steps: of the sampling run.
+        remat: what a backward pass computes again to save memory: "none", "dots" (all but matrix products and
+            convolutions), "full" or "offload" (as dots, which go to the host's memory).
     """
 
     block_out_channels: tuple[int, ...] = (64, 128, 256)
