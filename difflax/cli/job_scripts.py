@@ -98,6 +98,8 @@ def k8s(job: Job) -> str:
 
     if not job.image:
         raise UserError("launch k8s needs --image, a container with difflax in it")
+    if job.accelerator and not job.topology:
+        raise UserError("launch k8s needs --topology with --accelerator, how its chips are arranged: 4x4")
     index = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
     resource = "google.com/tpu" if job.accelerator else "nvidia.com/gpu"
     pod: dict = {
