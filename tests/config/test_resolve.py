@@ -123,7 +123,7 @@ def test_a_field_of_a_section_without_a_name_asks_for_the_name():
 def test_a_scale_is_a_number_one_a_step_or_a_shape():
     assert parse(overridden("guidance.scale=3")).guidance.plan.scale == 3.0
     steps = parse(overridden("guidance.scale=(1,2)")).guidance.plan
-    assert isinstance(steps, GuidancePlan) and steps.scale_over_run == (1.0, 2.0)
+    assert isinstance(steps, GuidancePlan) and steps.scale_over_run.values == (1.0, 2.0)
     shape = parse(overridden("guidance.scale.shape=linear", "guidance.scale.end=4")).guidance.plan
     assert (shape.scale_over_run.shape, shape.scale_over_run.end) == ("linear", 4.0)
 
