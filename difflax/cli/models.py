@@ -98,7 +98,7 @@ def define_pretrained_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "t5",
         None,
-        "use the third text encoder of Stable Diffusion 3, a T5; without it: where the checkpoint has one",
+        "use the T5 of a checkpoint that has three text encoders; without it: where it is there",
         flag_values=values,
     )
     flags.DEFINE_integer(

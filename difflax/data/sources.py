@@ -113,7 +113,7 @@ class Digits:
 
     def split(self, name: str) -> Records:
         """See `Source`; the splits are "train" and "test"."""
-        check_split("digits", name, digits.SPLITS)
+        check_split("digits", name, tuple(digits.SPLIT_ROWS))
         from difflax.data import builders  # TFDS is slow to import
 
         builder = builders.prepare(builders.DifflaxDigits, data_directory(self.data_dir))
