@@ -94,6 +94,7 @@ def test_bits_per_dimension_of_a_known_density(workdir):
     np.testing.assert_allclose(found.standard_error, stats.sem(bits), rtol=0.05)
 
 
+@pytest.mark.slow
 def test_bits_per_dimension_on_the_command_line(workdir, tmp_path):
     given = ("evaluate", f"--workdir={workdir}", "--num_steps=4", "--seeds=1", f"--output={tmp_path}")
     status, out, errors = command(*given, "--bits_per_dimension=4")

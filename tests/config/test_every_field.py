@@ -508,6 +508,7 @@ LITERALS = [
 """The other values of fields that have a few."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", LITERALS)
 def test_every_value_of_a_few_does_something(key, folders, tools):
     key, _, text = key.partition("=")

@@ -107,6 +107,7 @@ def test_on_the_command_line(folder, pictures, tmp_path):
     assert made.size == (40, 32) and made.text["image_guidance_scale"] == "1.2"
 
 
+@pytest.mark.slow
 def test_a_perturbation_by_name_guides_a_checkpoint(tmp_path):
     plain = difflax.from_pretrained(str(reference.build("sd15", tmp_path / "sd15")), variant="fp16")
     weak = {"perturbation": {"kind": "identity", "layers": "down_blocks"}}

@@ -262,6 +262,7 @@ np.savez(output, **made)
 """
 
 
+@pytest.mark.slow
 def test_images_of_eight_devices_are_those_of_one(workdir, pipeline, tmp_path):
     """On the run's own mesh (data), with split parameters, and with split products."""
     output = tmp_path / "made.npz"

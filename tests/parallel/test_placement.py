@@ -31,6 +31,7 @@ def facts():
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_output_and_gradient_are_those_of_one_device(kind, mesh, facts):
@@ -38,6 +39,7 @@ def test_output_and_gradient_are_those_of_one_device(kind, mesh, facts):
     assert max(facts["loops"][f"{kind} {mesh}"]) < 2e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_blocks_that_are_written_out_give_those_too(kind, facts):
     """Several axes at once: with an image's rows split beside its channels, convolutions were wrong by 0.05,
@@ -46,10 +48,12 @@ def test_blocks_that_are_written_out_give_those_too(kind, facts):
     assert max(facts["written out"][f"{kind} mixed"]) < 2e-5
 
 
+@pytest.mark.slow
 def test_batch_and_tokens_that_do_not_divide_change_nothing(facts):
     assert max(facts["ragged"]) < 2e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", ["fsdp", "context"])
 def test_eight_devices_hold_an_eighth_of_the_activations(axis, facts):
     """Of a program with its blocks in a loop. Left to itself the compiler holds a third of them under fsdp,

@@ -105,6 +105,7 @@ def test_two_processes_one_killed_then_one(alone, tmp_path):
     assert order(workdir, 2) == order(alone, 1)
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_named_and_the_run_ends(tmp_path):
     """It lives and sends its heartbeats, so that nothing but its place tells."""
     hang = {"DIFFLAX_TOY_HANGS": "1", "DIFFLAX_HANG_SECONDS": "5"}

@@ -44,6 +44,7 @@ def compiled(function, *shapes):
     return jax.jit(function).lower(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)).compile()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [mmdit, unet])
 def test_memory_traffic_without_loops_is_what_xla_counts(make):
     model = make()

@@ -86,8 +86,11 @@ def test_deterministic_samplers_reach_the_exact_flow(x64, name):
         assert np.abs(error).max() < tolerance(name), schedule
 
 
+LONG = ("dpmpp_sde", "dpmpp_2m_sde")
+
+
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name == "dpmpp_sde" else ()) for name in STOCHASTIC]
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in STOCHASTIC]
 )
 def test_stochastic_samplers_have_the_right_mean_and_covariance(x64, name):
     """Exactly computed, under every schedule; coordinates stay independent."""

@@ -67,6 +67,7 @@ def test_diffusers_reads_them_and_reconstructs_alike(run):
     np.testing.assert_allclose(reconstruct(autoencoder, params, images), made, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_latent_diffusion_trains_on_it_and_its_workdir_is_enough(run, clip_folder, tmp_path):
     workdir = tmp_path / "latent"
     arguments = small_run(clip_folder, workdir, f"--config.autoencoder.path={run}", steps=3)
