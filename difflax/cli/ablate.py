@@ -103,6 +103,7 @@ def sweep(values: flags.FlagValues, scales: list[float] | None, likelihood: int 
             negative_prompt=values.negative_prompt or "",
             judge=judge,
             config=config,
+            fingerprint=pipeline.fingerprint(),
         ),
         directory=values.output,
         instruments=instruments,

@@ -21,7 +21,8 @@ from ml_collections import ConfigDict
 from difflax.config.experiments import Experiment, parse, resolve
 from difflax.config.resolve import Override
 from difflax.config.values import to_json
-from difflax.core.files import atomic_write, remove_unfinished
+from difflax.core.documents import read_json
+from difflax.core.files import atomic_write, reason, remove_unfinished, writable_folder
 from difflax.core.types import UserError
 
 OPERATIONAL = (
@@ -106,19 +107,18 @@ def stored_values(workdir: epath.PathLike) -> dict[str, Any]:
         UserError: if ``workdir`` is not a workdir.
     """
     path = epath.Path(workdir) / "config.json"
-    if not path.exists():
-        raise UserError(f"{workdir}: no config.json there, so it is no workdir; train one with difflax train")
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(
-            f"{path}: not readable as JSON ({error}); restore it from a checkpoint's config"
-        ) from error
+        found = path.exists()
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"{workdir} cannot be read: {reason(error)}") from error
+    if not found:
+        raise UserError(f"{workdir}: no config.json there, so it is no workdir; train one with difflax train")
+    return read_json(path, hint="restore it from a checkpoint's config")
 
 
 def claim_workdir(workdir: epath.PathLike, experiment: Experiment) -> None:
     """Stores the config in a new workdir, or refuses a workdir that holds a run with another one."""
-    workdir = epath.Path(workdir)
+    workdir = writable_folder(workdir, f"--workdir={workdir}")
     path = workdir / "config.json"
     remove_unfinished(path)
     if path.exists():

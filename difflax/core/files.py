@@ -17,6 +17,8 @@ from typing import IO
 
 from etils import epath
 
+from difflax.core.types import UserError
+
 
 @contextlib.contextmanager
 def atomic_write(path: epath.PathLike, mode: str = "wb") -> Iterator[IO]:
@@ -109,6 +111,49 @@ def is_file(path: epath.PathLike) -> bool:
     says yes), which would be waited for without end.
     """
     return os.path.isfile(path) if _is_local(epath.Path(path)) else epath.Path(path).is_file()
+
+
+def reason(error: Exception) -> str:
+    """Why a file could not be reached, in a few words."""
+    return getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+
+
+def writable_folder(path: epath.PathLike, where: str) -> epath.Path:
+    """A folder that results can be written to: one that is there, or can be made. Nothing is made.
+
+    Args:
+        where: how the user named it, for the error.
+
+    Raises:
+        UserError: it is a file, stands below one, cannot be reached, or may not be written to.
+    """
+    try:
+        folder = epath.Path(path)
+        found = folder if _is_local(folder) else None
+        if found is None:
+            folder.exists()
+            return folder
+        # A link into the void, or in a circle, is there though it leads nowhere.
+        while not os.path.lexists(found) and found != found.parent:
+            found = found.parent
+        os.stat(found)
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"{where} cannot be written to: {reason(error)}") from error
+    if not os.path.isdir(found):
+        raise UserError(f"{where}: {found} is a file and no folder: choose another")
+    if not os.access(found, os.W_OK | os.X_OK):
+        raise UserError(f"{where} cannot be written to: no permission to write to {found}")
+    if max(len(os.fsencode(part)) for part in folder.parts or (".",)) > 255:
+        raise UserError(f"{where} cannot be written to: a name in it is too long")
+    return folder
+
+
+def writable_file(path: epath.PathLike, where: str) -> epath.Path:
+    """A file that can be written; errors as for `writable_folder`."""
+    made = epath.Path(path)
+    if _is_local(made) and os.path.isdir(os.fspath(made).replace("\0", "")):
+        raise UserError(f"{where} is a folder: give a file")
+    return writable_folder(made.parent, where) / made.name
 
 
 def _unfinished(path: epath.Path) -> epath.Path:

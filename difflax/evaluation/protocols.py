@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from difflax.data import digits, shapes
+from difflax.data.fingerprints import arrays_fingerprint
 from difflax.data.sources import Source
 from difflax.evaluation.judges import digits as digits_judge
 from difflax.evaluation.judges import shapes as shapes_judge
@@ -112,6 +113,7 @@ def clip_features(clip: CLIP, name: str = "CLIP of this run") -> FeatureSpace:
         f" deviation {clip.pixels.std}",
         image=lambda images: np.asarray(clip.image_features(images)),
         text=lambda prompts: np.asarray(clip.text_features(prompts)),
+        fingerprint=arrays_fingerprint(clip.params, clip.tokenizer.fingerprint(), clip.dtype),
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 from etils import epath
 
+from difflax.core.documents import read_json
 from difflax.core.types import UserError
 from difflax.pretrained.components.text_encoders import EncoderOptions, TextPart
 from difflax.pretrained.format.layout import (
@@ -24,7 +25,7 @@ from difflax.pretrained.format.layout import (
     numbered,
     write_model,
 )
-from difflax.pretrained.format.safetensors import Tensors, open_weights, read_json, write_json
+from difflax.pretrained.format.safetensors import Tensors, open_weights, write_json
 from difflax.pretrained.format.torch_names import from_torch, to_torch
 from difflax.text.clip_config import CLIPConfig, CLIPTextConfig
 from difflax.text.encoders import TextEncoder, text_network

@@ -15,6 +15,7 @@ from typing import Any
 from etils import epath
 from flax import nnx
 
+from difflax.core.documents import read_json
 from difflax.core.types import Params, UserError
 from difflax.diffusion.guidance import ClassifierFreeGuidance, Guidance
 from difflax.models.autoencoder import Autoencoder
@@ -38,7 +39,7 @@ from difflax.pretrained.format.layout import (
     components,
     write_model,
 )
-from difflax.pretrained.format.safetensors import Tensors, read_json, write_json
+from difflax.pretrained.format.safetensors import Tensors, write_json
 from difflax.pretrained.format.torch_names import check_names, to_torch
 from difflax.pretrained.single_file.original import Original
 from difflax.text.prompts import PromptEncoder
