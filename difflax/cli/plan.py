@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from difflax.core.files import atomic_write, writable_file
+
 
 def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Adds the flags of this command."""
@@ -22,15 +24,16 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
 
 def run(values: flags.FlagValues) -> None:
     """Runs the command."""
-    import pathlib
-
     from difflax.cli.train import read_config
     from difflax.runs.plan import plan
 
+    if values.output:
+        writable_file(values.output, f"--output={values.output}")
     page = table(plan(read_config(values), values.topology, tokens=values.tokens))
     print(page)
     if values.output:
-        pathlib.Path(values.output).write_text(page)
+        with atomic_write(values.output, "w") as file:
+            file.write(page)
 
 
 def table(plan) -> str:

@@ -8,6 +8,7 @@ writing by a lock, which ends with its holder.
 
 import contextlib
 import fcntl
+import importlib.util
 import os
 import re
 import time
@@ -118,6 +119,22 @@ def reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
 
 
+_PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
+"""What reads the paths of each object store."""
+
+
+def unreachable(path: epath.PathLike) -> str:
+    """Why no file of that name can be reached, "" where one may be: nothing is opened."""
+    name = os.fspath(path)
+    scheme, slashes, _ = name.partition("://")
+    if "\0" in name:
+        return "it holds a NUL character: leave it out"
+    package = _PACKAGES.get(scheme, "") if slashes else ""
+    if package and importlib.util.find_spec(package) is None:
+        return f"paths of {scheme}:// are read by a package that is not here: pip install {package}"
+    return ""
+
+
 def writable_folder(path: epath.PathLike, where: str) -> epath.Path:
     """A folder that results can be written to: one that is there, or can be made. Nothing is made.
 
@@ -127,6 +144,8 @@ def writable_folder(path: epath.PathLike, where: str) -> epath.Path:
     Raises:
         UserError: it is a file, stands below one, cannot be reached, or may not be written to.
     """
+    if said := unreachable(path):
+        raise UserError(f"{where}: {said}")
     try:
         folder = epath.Path(path)
         found = folder if _is_local(folder) else None
@@ -150,8 +169,10 @@ def writable_folder(path: epath.PathLike, where: str) -> epath.Path:
 
 def writable_file(path: epath.PathLike, where: str) -> epath.Path:
     """A file that can be written; errors as for `writable_folder`."""
+    if said := unreachable(path):
+        raise UserError(f"{where}: {said}")
     made = epath.Path(path)
-    if _is_local(made) and os.path.isdir(os.fspath(made).replace("\0", "")):
+    if _is_local(made) and os.path.isdir(made):
         raise UserError(f"{where} is a folder: give a file")
     return writable_folder(made.parent, where) / made.name
 
