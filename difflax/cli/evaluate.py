@@ -22,6 +22,7 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
         0,
         "also the likelihood of so many real test images, for runs in the space of pixels",
         lower_bound=0,
+        upper_bound=10_000_000,
         flag_values=values,
     )
 

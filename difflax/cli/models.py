@@ -9,6 +9,8 @@ from difflax.core.files import writable_folder
 from difflax.core.spelling import choose
 from difflax.core.types import UserError
 
+MAX_TOKENS = 10_000  # of a prompt
+
 
 def define_model_flags(values: flags.FlagValues) -> None:
     """The flags of every command that makes images with a trained model."""
@@ -55,7 +57,14 @@ def define_pretrained_flags(values: flags.FlagValues) -> None:
         "textual_inversion", [], "a learned word's file or folder; may be repeated", flag_values=values
     )
     flags.DEFINE_bool("t5", None, "with the third text encoder, a T5, where there is one", flag_values=values)
-    flags.DEFINE_integer("t5_length", None, "tokens a prompt that it gives, 256", flag_values=values)
+    flags.DEFINE_integer(
+        "t5_length",
+        None,
+        "tokens a prompt that it gives, 256",
+        lower_bound=1,
+        upper_bound=MAX_TOKENS,
+        flag_values=values,
+    )
 
 
 def load_pretrained(values: flags.FlagValues):
@@ -134,7 +143,7 @@ def load_model(values: flags.FlagValues):
     loras = [read_lora_flag(text) for text in values.lora]
     for flag, paths in (("lora", [p for p, _ in loras]), ("textual_inversion", values.textual_inversion)):
         for path in paths:
-            if not epath.Path(path).exists():
+            if not path or not epath.Path(path).exists():
                 raise UserError(f"--{flag}={path}: no such file or folder")
     if "guidance" in values and values.guidance is not None:
         runs.check_guidance_text(values.guidance)

@@ -18,7 +18,7 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     flags.DEFINE_string(
         "topology", "here", "v5e:4x4 or another TPU slice, 2*v5e:4x4, cpu:8, or here", flag_values=values
     )
-    flags.DEFINE_integer("tokens", 77, "of a caption", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("tokens", 77, "of a caption", lower_bound=1, upper_bound=100_000, flag_values=values)
     flags.DEFINE_string("output", None, "a Markdown file; printed in any case", flag_values=values)
 
 

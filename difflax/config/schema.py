@@ -18,9 +18,9 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import DTypeLike
 
-from difflax.config.kinds import Takes, takes_of
 from difflax.config.values import REQUIRED, values_of
 from difflax.core.descriptions import choices_of
+from difflax.core.kinds import Takes, takes_of
 from difflax.core.spelling import nearest
 from difflax.core.types import UserError
 

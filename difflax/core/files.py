@@ -162,8 +162,7 @@ def writable_folder(path: epath.PathLike, where: str) -> epath.Path:
         raise UserError(f"{where}: {found} is a file and no folder: choose another")
     if not os.access(found, os.W_OK | os.X_OK):
         raise UserError(f"{where} cannot be written to: no permission to write to {found}")
-    if max(len(os.fsencode(part)) for part in folder.parts or (".",)) > 255:
-        raise UserError(f"{where} cannot be written to: a name in it is too long")
+    _check_names(folder, where)
     return folder
 
 
@@ -174,7 +173,14 @@ def writable_file(path: epath.PathLike, where: str) -> epath.Path:
     made = epath.Path(path)
     if _is_local(made) and os.path.isdir(made):
         raise UserError(f"{where} is a folder: give a file")
+    _check_names(made, where)
     return writable_folder(made.parent, where) / made.name
+
+
+def _check_names(path: epath.Path, where: str) -> None:
+    """Refuses names of more bytes than file systems have, with room for `_unfinished`'s."""
+    if any(len(os.fsencode(part)) > 255 - 34 for part in path.parts):
+        raise UserError(f"{where} cannot be written to: a name in it is too long")
 
 
 def _unfinished(path: epath.Path) -> epath.Path:
