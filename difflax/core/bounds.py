@@ -19,8 +19,8 @@ class Range:
         above: whether ``low`` itself is left out.
     """
 
-    low: float = -math.inf
-    high: float = math.inf
+    low: float | int = -math.inf
+    high: float | int = math.inf
     above: bool = False
 
     @property
@@ -60,5 +60,14 @@ Depth = Annotated[int, Range(1, 512)]
 Edge = Annotated[int, Range(1, 2**15)]
 """Of an image, in pixels."""
 
-Positive = Annotated[float, Range(0.0, above=True)]
+NotNegative = Annotated[float | int, Range(0)]
+"""A number that may be nothing."""
+
+Share = Annotated[float | int, Range(0, 1)]
+"""A part of the whole."""
+
+Examples = Annotated[int, Range(1, 10**8)]
+"""Of a data set that is made and stored here."""
+
+Positive = Annotated[float | int, Range(0, above=True)]
 """A number by which something is divided or multiplied."""

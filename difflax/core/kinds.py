@@ -221,7 +221,8 @@ def _kind(option: Any, endless: bool) -> ValueKind:
     if option is float:
         return Number(endless)
     if origin is typing.Annotated:
-        kind = _kind(parts[0], endless)
+        # Of float | int the first takes both.
+        kind = _kind(choices_of(parts[0])[0], endless)
         for bounds in option.__metadata__:
             kind = Bounded(kind, bounds)
         return kind

@@ -1,7 +1,7 @@
 """What a run makes, one row an image: the arguments of a `Request` once they are checked."""
 
 import dataclasses
-import sys
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -76,9 +76,13 @@ def finite(value: Any, name: str) -> float:
     Raises:
         UserError: it is no finite real number.
     """
-    if not _is_scalar(value, "integral", "real floating") or not abs(value) <= sys.float_info.max:
+    try:
+        number = float(value) if _is_scalar(value, "integral", "real floating") else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
         raise UserError(f"{name}={shown(value)}: give a finite number")
-    return float(value)
+    return number
 
 
 def whole(value: Any, name: str, low: int, high: int = 2**31 - 1) -> int:

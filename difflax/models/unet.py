@@ -20,7 +20,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int, Key
 
-from difflax.core.bounds import Count, Depth, Edge, Positive, Range, Width
+from difflax.core.bounds import Count, Depth, Edge, NotNegative, Positive, Range, Width
 from difflax.core.several import several
 from difflax.core.spelling import choose
 from difflax.core.types import Conditioning, UserError
@@ -117,7 +117,7 @@ class UNet2DConditionModel(nnx.Module):
         dropout: float | int = 0.0,
         act_fn: str = "silu",
         norm_num_groups: Width = 32,
-        norm_eps: Annotated[float, Range(0.0)] = 1e-5,
+        norm_eps: NotNegative = 1e-5,
         cross_attention_dim: Width | Sequence[Width] = 1280,
         transformer_layers_per_block: Depth | Sequence[Depth | Sequence[Depth]] = 1,
         reverse_transformer_layers_per_block: Sequence[Depth | Sequence[Depth]] | None = None,

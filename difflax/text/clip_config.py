@@ -8,9 +8,9 @@ that these networks cannot honour is an error.
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
-from difflax.core.bounds import Depth, Edge, Range, Vocabulary, Width
+from difflax.core.bounds import Depth, Edge, NotNegative, Vocabulary, Width
 from difflax.core.kinds import read_own_fields
 from difflax.core.spelling import shown
 from difflax.core.types import UserError
@@ -45,7 +45,7 @@ class _TowerConfig:
     num_attention_heads: Width
     projection_dim: Width = 512
     hidden_act: str = "quick_gelu"
-    layer_norm_eps: Annotated[float, Range(0.0)] = 1e-5
+    layer_norm_eps: NotNegative = 1e-5
 
     def __post_init__(self):
         name = type(self).__name__
@@ -176,12 +176,9 @@ class CLIPConfig:
             fields["projection_dim"] = size
             return kind.from_config(fields)
 
-        own = {
-            "projection_dim": size,
-            "logit_scale_init_value": config.get("logit_scale_init_value", cls.logit_scale_init_value),
-        }
+        names = ("projection_dim", "logit_scale_init_value")
         return cls(
-            **read_own_fields(cls, own),
+            **read_own_fields(cls, {name: config[name] for name in names if name in config}),
             text_config=tower(CLIPTextConfig, "text_config"),
             vision_config=tower(CLIPVisionConfig, "vision_config"),
         )

@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
-from difflax.core.bounds import Count, Depth, Range, Vocabulary, Width
+from difflax.core.bounds import Count, Depth, NotNegative, Vocabulary, Width
 from difflax.core.kinds import read_own_fields
 from difflax.core.types import UserError
 from difflax.models.functional import Functional, functional
@@ -52,7 +52,7 @@ class T5Config:
     num_heads: Width = 8
     relative_attention_num_buckets: Width = 32
     relative_attention_max_distance: Count = 128
-    layer_norm_epsilon: Annotated[float, Range(0.0)] = 1e-6
+    layer_norm_epsilon: NotNegative = 1e-6
     feed_forward_proj: str = "relu"
 
     def __post_init__(self):
