@@ -8,7 +8,7 @@ from etils import epath
 from difflax.core.types import UserError
 
 
-def size_of(count: float) -> str:
+def size_of(count: float | int) -> str:
     """A number of bytes in words."""
     for name, unit in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if count >= unit:
@@ -21,7 +21,7 @@ def host_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def check_memory(count: float, what: str) -> None:
+def check_memory(count: float | int, what: str) -> None:
     """Refuses what no machine like this one holds.
 
     Args:
@@ -37,7 +37,7 @@ def check_memory(count: float, what: str) -> None:
         )
 
 
-def check_disk(count: float, folder: epath.PathLike, what: str) -> None:
+def check_disk(count: float | int, folder: epath.PathLike, what: str) -> None:
     """Refuses what the disk below a folder cannot hold; an object store holds everything.
 
     Raises:

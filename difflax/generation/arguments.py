@@ -56,7 +56,9 @@ def text(value: Any, name: str) -> str:
 
 def seeds(value: Any, name: str) -> int | tuple[int, ...]:
     """One seed, or several."""
-    read = tuple(whole(one, name, *SEEDS) for one in several(value))
+    # Bytes and mappings hold numbers too, which nobody means.
+    given = (value,) if hasattr(value, "decode") or hasattr(value, "keys") else several(value)
+    read = tuple(whole(one, name, *SEEDS) for one in given)
     return read if hasattr(value, "__iter__") else read[0]
 
 
