@@ -100,7 +100,7 @@ class UNet2DConditionModel(nnx.Module):
     def __init__(
         self,
         *,
-        sample_size: Edge | Sequence[Edge] | None = None,
+        sample_size: Edge | tuple[Edge, Edge] | None = None,
         in_channels: Width = 4,
         out_channels: Width = 4,
         center_input_sample: bool = False,
