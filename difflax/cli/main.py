@@ -106,6 +106,8 @@ def set_up() -> None:
 
     absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger("jax").setLevel(logging.ERROR)
+    # Of a picture that is too large, which is refused in a line of its own.
+    warnings.filterwarnings("ignore", message="Image size")
     warnings.formatwarning = lambda message, *where, **more: f"difflax: warning: {UserError(str(message))}\n"
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or os.path.expanduser("~/.cache/difflax/jax")
     jax.config.update("jax_compilation_cache_dir", cache)

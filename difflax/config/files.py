@@ -22,7 +22,7 @@ from difflax.config.experiments import Experiment, parse, resolve
 from difflax.config.resolve import Override
 from difflax.config.values import to_json
 from difflax.core.documents import read_json
-from difflax.core.files import atomic_write, reason, remove_unfinished, writable_folder
+from difflax.core.files import atomic_write, reason, remove_unfinished, unreachable, writable_folder
 from difflax.core.spelling import shown
 from difflax.core.types import UserError
 
@@ -122,6 +122,8 @@ def stored_values(workdir: epath.PathLike) -> dict[str, Any]:
     Raises:
         UserError: if ``workdir`` is not a workdir.
     """
+    if said := unreachable(workdir):
+        raise UserError(f"{shown(str(workdir))}: {said}")
     path = epath.Path(workdir) / "config.json"
     try:
         found = path.exists()
