@@ -1,4 +1,4 @@
-"""What a user typed never becomes markup of a report, and pictures are read in no format that is not meant."""
+"""What a user typed never becomes markup of a report, and pictures are opened in named formats alone."""
 
 import ast
 
