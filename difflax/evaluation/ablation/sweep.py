@@ -39,7 +39,7 @@ Generate = Callable[[list[str], Int[np.ndarray, " n"], float], Any]
 """``generate(prompts, seeds, guidance_scale) -> images``: float32 ``[n, h, w, c]`` in [0, 1]."""
 
 
-WORDS = {
+SAID = {
     "fingerprint": "fingerprint (the weights, LoRA or learned words in them, their types, or the defaults)"
 }
 """What parts of a sweep's identity are called in errors, where their names do not say it."""
@@ -199,7 +199,7 @@ class ScaleStore:
     def _claim(self, path: epath.Path) -> None:
         if path.exists():
             stored = read_json(path, hint="delete that folder, or give another --output")
-            changed = [WORDS.get(key, key) for key in self.identity if stored.get(key) != self.identity[key]]
+            changed = [SAID.get(key, key) for key in self.identity if stored.get(key) != self.identity[key]]
             if changed:
                 raise UserError(
                     f"{self.directory.parent} holds an ablation with another {', '.join(changed)}; "

@@ -55,7 +55,7 @@ TEXT = "text"
 """The condition that every network reads."""
 
 
-WIDTH = takes_of(Width)
+CHANNEL_COUNT = takes_of(Width)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,10 +149,10 @@ class Family(abc.ABC):
             UserError: another number of channels than any of them has.
         """
         file = f"{self.denoiser}/{CONFIG}"
-        latent = WIDTH.read(
+        latent = CHANNEL_COUNT.read(
             configs.autoencoder.get("latent_channels", 4), f"{AUTOENCODER}/{CONFIG}: latent_channels"
         )
-        given = WIDTH.read(configs.network.get("in_channels", latent), f"{file}: in_channels")
+        given = CHANNEL_COUNT.read(configs.network.get("in_channels", latent), f"{file}: in_channels")
         known = {latent: ((), "text to image")}
         for name in self.channels:
             known[2 * latent + CHANNELS[name].more] = ((name,), CHANNELS[name].use)
