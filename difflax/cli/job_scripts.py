@@ -53,7 +53,9 @@ class Job:
             raise UserError(f"--name={self.name}: only lower-case letters, digits and dashes")
         for field in ("nodes", "per_node", "hours", "chips"):
             if not 1 <= getattr(self, field) <= MOST:
-                raise UserError(f"--{field}={getattr(self, field)} must be at least 1 and at most {MOST:,}")
+                raise UserError(
+                    f"--{field} must be at least 1 and at most {MOST:,}, got {getattr(self, field)}"
+                )
         given = {argument.partition("=")[0] for argument in self.arguments}
         for flag in ("--config", "--workdir"):
             if flag not in given:
