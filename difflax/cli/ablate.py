@@ -9,14 +9,18 @@ well the images fit them.
 """
 
 import dataclasses
+import math
+import warnings
 from collections.abc import Sequence
 
 from absl import flags
+from etils import epath
 
 from difflax.cli.models import define_model_flags, load_model
 from difflax.cli.sample import define_prompt_flags, read_prompts
 from difflax.core.types import UserError
 
+MAX_SEEDS = 10_000
 SCALES = ["0", "1", "1.5", "2", "3", "4", "6", "8"]
 
 
@@ -54,6 +58,10 @@ def run(values: flags.FlagValues) -> None:
         scales = [float(scale) for scale in values.guidance_scales]
     except ValueError as error:
         raise UserError(f"--guidance_scales: {error}") from error
+    if not scales or not all(map(math.isfinite, scales)) or len(set(scales)) < len(scales):
+        raise UserError(
+            f"--guidance_scales={','.join(values.guidance_scales)}: give at least one, finite and each once"
+        )
     sweep(values, scales)
 
 
@@ -65,6 +73,16 @@ def sweep(values: flags.FlagValues, scales: list[float] | None, likelihood: int 
         prompts = read_prompts(values)
     elif values.prompt or values.prompts_file or values.clip:
         raise UserError("--prompt, --prompts_file and --clip go with --pretrained: a run has its own")
+    from difflax.cli.sample import read_texts
+
+    negative = read_texts(values).get("negative_prompt")
+    if values.seeds is not None and not 1 <= values.seeds <= MAX_SEEDS:
+        raise UserError(
+            f"--seeds={values.seeds} must be from 1 to {MAX_SEEDS:,}: so many images are made of each"
+            " prompt at each scale"
+        )
+    if values.clip is not None and not epath.Path(values.clip).is_dir():
+        raise UserError(f"--clip={values.clip}: no such folder")
     pipeline = load_model(values)
     import jax
 
@@ -72,6 +90,7 @@ def sweep(values: flags.FlagValues, scales: list[float] | None, likelihood: int 
     from difflax.evaluation.ablation.report import write_ablation
     from difflax.evaluation.ablation.results import Provenance, command_line
     from difflax.evaluation.ablation.sweep import run_ablation
+    from difflax.generation.run import UnconditionalWarning
 
     if values.pretrained:
         config, instruments, groups = runs.evaluation_of_prompts(pipeline, prompts, values.clip)
@@ -85,8 +104,6 @@ def sweep(values: flags.FlagValues, scales: list[float] | None, likelihood: int 
         steps = values.num_steps or pipeline.defaults.num_steps
         found = runs.likelihood(pipeline, values.workdir, likelihood, steps)
     seeds = usual if values.seeds is None else values.seeds
-    if seeds < 1:
-        raise UserError(f"--seeds={seeds} must be at least 1")
 
     if values.guidance is not None:
         config = {**config, "guidance": values.guidance}
@@ -94,7 +111,7 @@ def sweep(values: flags.FlagValues, scales: list[float] | None, likelihood: int 
     def generate(prompts, seeds, scale):
         return pipeline(
             prompts,
-            values.negative_prompt,
+            negative,
             # The guidance as it is, also where its scale changes along the run.
             None if scales is None else scale,
             num_steps=values.num_steps,
@@ -102,6 +119,8 @@ def sweep(values: flags.FlagValues, scales: list[float] | None, likelihood: int 
             seed=seeds.tolist(),
         )
 
+    # A sweep that contains 0 means it.
+    warnings.simplefilter("ignore", UnconditionalWarning)
     result = run_ablation(
         generate,
         groups,
@@ -112,9 +131,10 @@ def sweep(values: flags.FlagValues, scales: list[float] | None, likelihood: int 
             checkpoint=checkpoint,
             sampler=values.sampler or type(pipeline.defaults.sampler).__name__,
             num_steps=values.num_steps or pipeline.defaults.num_steps,
-            negative_prompt=values.negative_prompt or "",
+            negative_prompt=negative or "",
             judge=judge,
             config=config,
+            fingerprint=pipeline.fingerprint(),
         ),
         directory=values.output,
         instruments=instruments,

@@ -16,6 +16,7 @@ from absl import flags
 
 from difflax.cli.fields import define_flag, read_fields
 from difflax.core.descriptions import describe
+from difflax.core.files import writable_file
 from difflax.core.types import UserError
 
 BELOW = "<!-- Written by hand from here on; difflax benchmark keeps it. -->"
@@ -56,6 +57,8 @@ def run(values: flags.FlagValues) -> None:
     from difflax.profiling import benchmark
     from difflax.profiling.benchmark_report import BenchmarkResult, markdown
 
+    if values.output:
+        writable_file(values.output, f"--output={values.output}")
     case = benchmark.Case(**read_fields(values, benchmark.Case))
     tasks = list(dict.fromkeys(values.task))
     compare = _compare(values.pytorch)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from difflax.cli.models import define_pretrained_flags, load_model
+from difflax.cli.models import check_output, define_pretrained_flags, load_model
 from difflax.core.types import UserError
 
 
@@ -33,8 +33,7 @@ def run(values: flags.FlagValues) -> None:
 
     if not values.pretrained and not values.workdir:
         raise UserError("give --pretrained=FILE.safetensors, a folder or a Hub id, or --workdir=DIR of a run")
-    if not values.output:
-        raise UserError("give --output=DIR, a folder for the result")
+    check_output(values)
     output = pathlib.Path(values.output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"--output={output} is not an empty folder: choose another")

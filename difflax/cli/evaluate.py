@@ -23,6 +23,7 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
         "number of real test images whose likelihood is measured too, in bits per dimension, for runs in"
         " the space of pixels; 0 is none",
         lower_bound=0,
+        upper_bound=10_000_000,
         flag_values=values,
     )
 

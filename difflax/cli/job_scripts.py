@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from difflax.core.types import REQUEUE, UserError
 
+MOST = 1_000_000  # of machines, processes or hours, which no cluster has
 ABORTED = 128 + signal.SIGABRT
 PORT = 8476  # of the first process
 GRACE_SECONDS = 120  # for the last checkpoint
@@ -51,8 +52,10 @@ class Job:
         if not self.name.replace("-", "").isalnum() or self.name != self.name.lower():
             raise UserError(f"--name={self.name}: only lower-case letters, digits and dashes")
         for field in ("nodes", "per_node", "hours", "chips"):
-            if getattr(self, field) < 1:
-                raise UserError(f"--{field} must be at least 1, got {getattr(self, field)}")
+            if not 1 <= getattr(self, field) <= MOST:
+                raise UserError(
+                    f"--{field} must be at least 1 and at most {MOST:,}, got {getattr(self, field)}"
+                )
         given = {argument.partition("=")[0] for argument in self.arguments}
         for flag in ("--config", "--workdir"):
             if flag not in given:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from difflax.cli.fields import define_fields, read_fields
+from difflax.core.files import writable_file
 from difflax.core.types import REQUEUE, Interrupted, UserError
 
 POSITIONAL = "scheduler"
@@ -43,8 +44,12 @@ def run(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     scheduler = JOB_SCHEDULERS[values.scheduler]
     job = Job(arguments=tuple(arguments), **read_fields(values, Job))
     path = pathlib.Path(values.output or f"{job.name}{scheduler.suffix}")
+    writable_file(path, f"--output={path}")
+    script = scheduler.script(job)
+    if path.exists() and path.read_bytes() != script.encode():
+        raise UserError(f"{path} is there already, with other contents: delete it, or give another --output")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(scheduler.script(job))
+    path.write_text(script)
     command = [*scheduler.submit, str(path)]
     if not values.submit:
         print(f"written: {path}; start it with: {' '.join(command)}")

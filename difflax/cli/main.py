@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from absl import flags
 
 from difflax.cli.help import command_help
+from difflax.core.files import reason, unreachable
+from difflax.core.spelling import nearest, shown
 from difflax.core.types import REQUEUE, Interrupted, UserError
 
 COMMANDS = {
@@ -54,9 +56,7 @@ def run(argv: Sequence[str]) -> int:
 
 def _run(name: str, argv: Sequence[str]) -> None:
     if name not in COMMANDS:
-        from difflax.core.spelling import nearest
-
-        raise UserError(f"no command {name!r}{nearest(name, COMMANDS)}")
+        raise UserError(f"no command {shown(name)}{nearest(name, COMMANDS)}")
     command = importlib.import_module(f"difflax.cli.{name}")
     argv, rest = list(argv), []
     if hasattr(command, "POSITIONAL"):
@@ -77,6 +77,11 @@ def ending(work: Callable[[], None]) -> int:
     except UserError as error:
         print(f"difflax: error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        # What the machine refuses (a full disk, a file that went away) is no fault of the program.
+        where = "" if error.filename is None else f"{error.filename}: "
+        print(f"difflax: error: {UserError(where + reason(error))}", file=sys.stderr)
+        return 2
     except Interrupted as interruption:
         print(f"difflax: {interruption}", file=sys.stderr)
         return REQUEUE
@@ -96,8 +101,14 @@ def parse(command, name: str, argv: Sequence[str]) -> flags.FlagValues | None:
         rest = values(arguments)
     except flags.Error as error:
         raise UserError(f"{str(error).strip()} (difflax {name} --help lists the flags)") from error
+    for argument in argv:
+        flag, _, value = argument.partition("=")
+        if said := unreachable(value or flag):
+            raise UserError(f"{shown(argument)}: {said}")
     if rest[1:]:
-        raise UserError(f"what is {rest[1]!r}? Flags are --name=value (difflax {name} --help lists them)")
+        raise UserError(
+            f"what is {shown(rest[1])}? Flags are --name=value (difflax {name} --help lists them)"
+        )
     return values
 
 
@@ -105,12 +116,16 @@ def set_up() -> None:
     """Quiet logs, and compiled programs kept between commands."""
     import logging
     import os
+    import warnings
 
     import jax
     from absl import logging as absl_logging
 
     absl_logging.set_verbosity(absl_logging.ERROR)
     logging.getLogger("jax").setLevel(logging.ERROR)
+    # Of a picture that is too large, which is refused in a line of its own.
+    warnings.filterwarnings("ignore", message="Image size")
+    warnings.formatwarning = lambda message, *where, **more: f"difflax: warning: {UserError(str(message))}\n"
     cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or os.path.expanduser("~/.cache/difflax/jax")
     jax.config.update("jax_compilation_cache_dir", cache)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)

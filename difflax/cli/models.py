@@ -1,14 +1,20 @@
 """The flags of every command that makes images with a trained model, and the pipeline that they name."""
 
+import math
+
 from absl import flags
 
 from difflax.cli.train import define_processes, join_processes
 from difflax.config.pretrained import DTYPES
+from difflax.core.files import writable_folder
+from difflax.core.spelling import choose
 from difflax.core.types import UserError
 from difflax.diffusion.guidance import GUIDANCES
 from difflax.diffusion.samplers import SAMPLERS
 
 USUAL = "without it: that of the run or checkpoint"
+
+MAX_TOKENS = 10_000  # of a prompt
 
 
 def define_model_flags(values: flags.FlagValues) -> None:
@@ -102,7 +108,12 @@ def define_pretrained_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_integer(
-        "t5_length", None, "tokens that the T5 reads of a prompt; without it: 256", flag_values=values
+        "t5_length",
+        None,
+        "tokens that the T5 reads of a prompt; without it: 256",
+        lower_bound=1,
+        upper_bound=MAX_TOKENS,
+        flag_values=values,
     )
 
 
@@ -145,7 +156,7 @@ def read_lora_flag(text: str) -> tuple[str, float]:
     if not colon:
         return text, 1.0
     try:
-        return path, float(weight)
+        return path, _finite(text, float(weight))
     except ValueError:
         # A path with a colon of its own: gs://bucket/file
         if "/" in weight:
@@ -153,15 +164,44 @@ def read_lora_flag(text: str) -> tuple[str, float]:
         raise UserError(f"--lora={text}: {weight!r} is no weight; give FILE or FILE:0.8") from None
 
 
+def _finite(text: str, weight: float) -> float:
+    if not math.isfinite(weight):
+        raise UserError(f"--lora={text}: the weight must be a finite number")
+    return weight
+
+
+def check_output(values: flags.FlagValues) -> None:
+    """Refuses an ``--output`` that no results can be written to."""
+    if not values.output:
+        raise UserError("give --output=DIR, a folder for the results")
+    writable_folder(values.output, f"--output={values.output}")
+
+
 def load_model(values: flags.FlagValues):
     """The pipeline of ``--workdir`` or ``--pretrained``, once all flags that could be wrong are looked at."""
+    from etils import epath
+
     from difflax import runs
+    from difflax.generation.arguments import MAX_STEPS
+    from difflax.generation.rows import whole
 
     if bool(values.workdir) == bool(values.pretrained):
         raise UserError("give --workdir=DIR, the folder of a training run, or --pretrained=DIR_OR_HUB_ID")
-    if not values.output:
-        raise UserError("give --output=DIR, a folder for the results")
+    check_output(values)
+    loras = [read_lora_flag(text) for text in values.lora]
+    for flag, paths in (("lora", [p for p, _ in loras]), ("textual_inversion", values.textual_inversion)):
+        for path in paths:
+            if not path or not epath.Path(path).exists():
+                raise UserError(f"--{flag}={path}: no such file or folder")
+    if "guidance" in values and values.guidance is not None:
+        runs.check_guidance_text(values.guidance)
+    if "num_steps" in values and values.num_steps is not None:
+        whole(values.num_steps, "num_steps", 1, MAX_STEPS)
+    if "sampler" in values and values.sampler is not None:
+        choose(SAMPLERS, values.sampler, "sampler")
+    choose(DTYPES, values.dtype, "dtype")
     if "mesh" in values:
+        read_mesh(values)
         join_processes(values)
     if values.pretrained:
         pipeline = load_pretrained(values)

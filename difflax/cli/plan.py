@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from difflax.core.files import atomic_write, writable_file
+
 
 def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Adds the flags of this command."""
@@ -20,7 +22,9 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
         " devices as cpu:8, or here",
         flag_values=values,
     )
-    flags.DEFINE_integer("tokens", 77, "tokens of a caption", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer(
+        "tokens", 77, "tokens of a caption", lower_bound=1, upper_bound=100_000, flag_values=values
+    )
     flags.DEFINE_string(
         "output",
         None,
@@ -31,15 +35,16 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
 
 def run(values: flags.FlagValues) -> None:
     """Runs the command."""
-    import pathlib
-
     from difflax.cli.train import read_config
     from difflax.runs.plan import plan
 
+    if values.output:
+        writable_file(values.output, f"--output={values.output}")
     page = table(plan(read_config(values), values.topology, tokens=values.tokens))
     print(page)
     if values.output:
-        pathlib.Path(values.output).write_text(page)
+        with atomic_write(values.output, "w") as file:
+            file.write(page)
 
 
 def table(plan) -> str:

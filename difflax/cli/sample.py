@@ -10,14 +10,17 @@ difflax sample --pretrained=instruct_pix2pix --prompt="make it winter" --image=c
   --image_guidance_scale=1.5 --output=out
 difflax sample --pretrained=sd15 --prompt="a cat" --guidance="{'name': 'apg', 'scale': 10.0}" --output=out
 difflax sample --pretrained=sdxl --refiner=refiner --prompt="a cat" --original_size=2048,2048 --output=out
+
+A second run in the same folder goes on with the numbers of the first, and replaces none of its files.
 """
 
-import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from absl import flags
+from etils import epath
 
 from difflax.cli.models import USUAL, define_model_flags, load_model, read_mesh
 from difflax.cli.options import define_option_flags, read_options
@@ -112,8 +115,6 @@ def define_prompt_flags(values: flags.FlagValues) -> None:
 
 def read_picture(values: flags.FlagValues, name: str):
     """The picture that a flag names, uint8 [h, w, c], of ``--mask`` [h, w]; ``None`` without one."""
-    from etils import epath
-
     from difflax.data.pictures import decode, decode_mask, read_bytes
 
     path = values[name].value
@@ -143,7 +144,7 @@ def picture_arguments(values: flags.FlagValues) -> dict[str, Any]:
         edges = zip(size, image.shape[:2], strict=True)
         size = {name: edge if size[name] is None else size[name] for name, edge in edges}
         image = np.broadcast_to(image, (*image.shape[:2], 3))
-    given = {"image": image, "mask": mask, "strength": values.strength, "invert": values.invert, **size}
+    given = {"image": image, "mask": mask, "strength": values.strength, **size}
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -159,26 +160,72 @@ def with_refiner(values: flags.FlagValues, pipeline):
     return Ensemble(pipeline, refiner, values.handover)
 
 
-def check(values: flags.FlagValues) -> None:
-    """What is wrong with the flags alone.
+TEXTS = ("negative_prompt", "invert", "prompt_2", "prompt_3", "negative_prompt_2", "negative_prompt_3")
+"""Flags that hold texts, as prompts do."""
+
+
+def read_texts(values: flags.FlagValues) -> dict[str, str]:
+    """The texts of the flags `TEXTS` that are given."""
+    from difflax.data.texts import argument_text
+
+    given = {name: values[name].value for name in TEXTS if name in values}
+    return {name: argument_text(text) for name, text in given.items() if text is not None}
+
+
+def read_request(values: flags.FlagValues):
+    """What the flags ask for, one prompt an image; whatever is wrong with them alone is found here.
 
     Raises:
         UserError: in one line.
     """
-    if values.num_images < 1:
-        raise UserError(f"--num_images={values.num_images} must be at least 1")
-    if values.seed < 0:
-        raise UserError(f"--seed={values.seed} must not be negative")
+    from difflax.generation.arguments import MAX_IMAGES, SEEDS
+    from difflax.generation.request import Request
+    from difflax.generation.rows import whole
+
+    prompts, count = read_prompts(values), values.num_images
+    whole(count, "--num_images", 1)
+    if len(prompts) * count > MAX_IMAGES:
+        raise UserError(
+            f"--num_images={count}: with {len(prompts)} prompts that makes {len(prompts) * count:,} images,"
+            f" {MAX_IMAGES:,} are the most in one run: make several"
+        )
+    whole(values.seed, "--seed", *SEEDS)
+    if values.seed + count - 1 > SEEDS[1]:
+        raise UserError(
+            f"--seed={values.seed}: the last of {count} images would have a seed above {SEEDS[1]}:"
+            " start lower"
+        )
     for name in ("image", "mask", "strength", "invert", "image_guidance_scale", "trajectory"):
         if values.refiner is not None and values[name].value not in (None, False):
             raise UserError(f"--{name} does not go with --refiner: refine an image with --pretrained=REFINER")
+    share = values.handover
+    if values.refiner is not None and not 0 < share < 1:
+        raise UserError(f"--handover={share} must lie in (0, 1)")
+    settings = {name: values[name].value for name in ("guidance_scale", "num_steps", "sampler")}
+    request = Request.of(
+        [prompt for prompt in prompts for _ in range(count)],
+        seed=[values.seed + i for _ in prompts for i in range(count)],
+        trajectory=values.trajectory,
+        **settings,
+        **picture_arguments(values),
+        **(read_options(values) | read_texts(values)),
+    )
+    request.check()
+    return request
+
+
+def first_number(folder: epath.Path) -> int:
+    """The first number that no image of an earlier run in a folder has."""
+    if not folder.is_dir():
+        return 0
+    found = (re.match(r"(\d{4,})_seed|grid_(\d{4,})\.png", path.name) for path in folder.iterdir())
+    numbers = [int(match[1] or match[2]) for match in found if match]
+    return max(numbers, default=-1) + 1
 
 
 def run(values: flags.FlagValues) -> None:
     """Runs the command."""
-    prompts = read_prompts(values)
-    check(values)
-    given = picture_arguments(values) | read_options(values)
+    request = read_request(values)
     pipeline = load_model(values)
     make = with_refiner(values, pipeline)
     import jax
@@ -187,30 +234,28 @@ def run(values: flags.FlagValues) -> None:
     from difflax.figures.png import save_png
     from difflax.figures.trajectory import write_trajectory
 
-    seeds = [values.seed + i for _ in prompts for i in range(values.num_images)]
-    prompts = [prompt for prompt in prompts for _ in range(values.num_images)]
-    settings = {
-        name: values[name].value for name in ("negative_prompt", "guidance_scale", "num_steps", "sampler")
-    }
-    made = make(prompts, seed=seeds, trajectory=values.trajectory, **settings, **given)
+    made = make(request)
     if jax.process_index() != 0:
         return
+    prompts, seeds = list(request.prompt), list(request.seed)
     images = made.images if values.trajectory else made
-    facts, output = facts_of(values, pipeline), pathlib.Path(values.output)
+    facts, output = facts_of(values, pipeline), epath.Path(values.output)
+    first = first_number(output)
     if values.trajectory:
         write_trajectory(
             made.estimates,
             made.log_snr,
             prompts,
-            output,
+            output / f"trajectory_{first:04d}" if (output / "trajectory.png").exists() else output,
             metadata={"prompts": prompts, "seeds": seeds, **facts},
             final=images,
         )
-    for i, (image, prompt, seed) in enumerate(zip(images, prompts, seeds, strict=True)):
+    for i, (image, prompt, seed) in enumerate(zip(images, prompts, seeds, strict=True), first):
         save_png(output / f"{i:04d}_seed{seed}.png", image, {"prompt": prompt, "seed": seed, **facts})
-    grid = captioned_grid(images, prompts)
-    save_png(output / "grid.png", grid, {"prompts": prompts, "seeds": seeds, **facts})
-    print(f"{len(images)} images: {output / 'grid.png'}")
+    grid = output / "grid.png"
+    grid = output / f"grid_{first:04d}.png" if grid.exists() else grid
+    save_png(grid, captioned_grid(images, prompts), {"prompts": prompts, "seeds": seeds, **facts})
+    print(f"{len(images)} images: {grid}")
 
 
 def facts_of(values: flags.FlagValues, pipeline) -> dict[str, Any]:
@@ -221,7 +266,7 @@ def facts_of(values: flags.FlagValues, pipeline) -> dict[str, Any]:
         "guidance_scale": scale if values.guidance_scale is None else values.guidance_scale,
         "num_steps": usual.num_steps if values.num_steps is None else values.num_steps,
         "sampler": values.sampler or type(usual.sampler).__name__,
-        "negative_prompt": values.negative_prompt or "",
-    }
-    given = {name: values[name].value for name in ("guidance", "image_guidance_scale", "invert")}
+        "negative_prompt": "",
+    } | read_texts(values)
+    given = {name: values[name].value for name in ("guidance", "image_guidance_scale")}
     return facts | {name: value for name, value in given.items() if value is not None}

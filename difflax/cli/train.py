@@ -12,6 +12,7 @@ from typing import Any
 
 from absl import flags
 
+from difflax.core.files import writable_folder
 from difflax.core.types import UserError
 
 
@@ -110,6 +111,9 @@ def run(values: flags.FlagValues) -> None:
         return
     from difflax import runs
 
+    writable_folder(values.workdir, f"--workdir={values.workdir}")
+    if values.stop_at is not None and values.stop_at < 1:
+        raise UserError(f"--stop_at={values.stop_at} must be at least 1")
     join_processes(values)
     runs.train(config, values.workdir, stop_at=values.stop_at)
     print(f"trained: {values.workdir}")

@@ -21,8 +21,9 @@ from ml_collections import ConfigDict
 from difflax.config.experiments import Experiment, parse, resolve
 from difflax.config.resolve import Override
 from difflax.config.values import to_json
-from difflax.core.documents import json_object
-from difflax.core.files import atomic_write, remove_unfinished
+from difflax.core.documents import read_json
+from difflax.core.files import atomic_write, reason, remove_unfinished, unreachable, writable_folder
+from difflax.core.spelling import shown
 from difflax.core.types import UserError
 
 OPERATIONAL = (
@@ -65,15 +66,30 @@ def read_config_file(name: str, overrides: Sequence[Override] = ()) -> ConfigDic
     try:
         get_config = runpy.run_path(path).get("get_config")
         if get_config is None:
-            raise UserError(f"--config={name}: {path} has no function get_config")
+            raise UserError(f"{path} has no function get_config")
         config = get_config(argument) if argument else get_config()
-    except UserError:
-        raise
-    except Exception as error:  # whatever a user's file does
-        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
-        where = f", line {lines[-1]}" if lines else ""
-        raise UserError(f"--config={name}{where}: {' '.join(str(error).split())}") from error
+    except (Exception, SystemExit) as error:  # whatever a user's file does
+        raise UserError(f"--config={name}{_line_of(error, path)}: {_said(error)}") from error
+    if not hasattr(config, "items"):
+        raise UserError(
+            f"--config={name}: get_config of {path} returns {shown(config)}: return an"
+            " ml_collections.ConfigDict"
+        )
     return ConfigDict(resolve(config, list(overrides)), type_safe=False).lock()
+
+
+def _line_of(error: BaseException, path: str) -> str:
+    """Where in a config file an exception came from."""
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == path]
+    found = getattr(error, "lineno", None) if getattr(error, "filename", None) == path else None
+    line = found or (lines[-1] if lines else None)
+    return "" if line is None else f", line {line}"
+
+
+def _said(error: BaseException) -> str:
+    """What an exception says: its type too, where that is no difflax's own."""
+    text = " ".join(str(error).split()) or "no reason is given"
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
 def differences(stored: Mapping[str, Any], given: Mapping[str, Any], path: str = "") -> list[str]:
@@ -106,18 +122,21 @@ def stored_values(workdir: epath.PathLike) -> dict[str, Any]:
     Raises:
         UserError: if ``workdir`` is not a workdir.
     """
+    if said := unreachable(workdir):
+        raise UserError(f"{shown(str(workdir))}: {said}")
     path = epath.Path(workdir) / "config.json"
-    if not path.exists():
-        raise UserError(f"{workdir}: no config.json there, so it is no workdir; train one with difflax train")
     try:
-        return json_object(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path} {error}: restore it from a checkpoint's config") from error
+        found = path.exists()
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"{workdir} cannot be read: {reason(error)}") from error
+    if not found:
+        raise UserError(f"{workdir}: no config.json there, so it is no workdir; train one with difflax train")
+    return read_json(path, hint="restore it from a checkpoint's config")
 
 
 def claim_workdir(workdir: epath.PathLike, experiment: Experiment) -> None:
     """Stores the config in a new workdir, or refuses a workdir that holds a run with another one."""
-    workdir = epath.Path(workdir)
+    workdir = writable_folder(workdir, f"--workdir={workdir}")
     path = workdir / "config.json"
     remove_unfinished(path)
     if path.exists():

@@ -18,9 +18,9 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import DTypeLike
 
-from difflax.config.kinds import Takes, takes_of
 from difflax.config.values import REQUIRED, values_of
 from difflax.core.descriptions import choices_of
+from difflax.core.kinds import Takes, takes_of
 from difflax.core.spelling import nearest
 from difflax.core.types import UserError
 
@@ -115,11 +115,11 @@ class Section:
         fields = dict(values)
         return (fields.pop("name", self.chosen) if self.names else None), fields
 
-    def joined(self, name: str | None, fields: Mapping[str, Any]) -> dict[str, Any]:
+    def joined(self, name: Any, fields: Mapping[str, Any]) -> dict[str, Any]:
         """What `split` splits."""
         return {"name": name, **fields} if self.names else dict(fields)
 
-    def cls(self, name: str | None, where: str) -> Callable[..., Any]:
+    def cls(self, name: Any, where: str) -> Callable[..., Any]:
         """The class of that name.
 
         Raises:
@@ -131,7 +131,7 @@ class Section:
             raise UserError(f"{where}.name is missing: choose one of {', '.join(self.names)}")
         raise UserError(f"{where}.name = {name!r} is unknown{nearest(name, self.names)}")
 
-    def own(self, name: str | None, where: str) -> dict[str, Field]:
+    def own(self, name: Any, where: str) -> dict[str, Field]:
         """The fields of the class of that name."""
         fields = fields_of(self.cls(name, where), self.given)
         held = {key: section for key, section in self.below.items() if key in fields}
@@ -141,7 +141,7 @@ class Section:
         """The fields beside them."""
         return {} if self.beside is None else fields_of(self.beside, self.given)
 
-    def fields(self, name: str | None, where: str) -> dict[str, Field]:
+    def fields(self, name: Any, where: str) -> dict[str, Field]:
         """All fields of the section under that name, by their names."""
         return {**self.own(name, where), **self.around()}
 

@@ -2,11 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 from etils import epath
 
 from difflax.config.schema import Section, part
+from difflax.core.bounds import Range, Vocabulary
 from difflax.core.types import UserError
 from difflax.diffusion.loss.losses import PENALTIES, Penalty
 from difflax.diffusion.loss.noises import NOISES, Noise
@@ -145,8 +146,8 @@ class TokenizerOptions:
         max_length: tokens a caption, begin and end included.
     """
 
-    vocab_size: int = 1024
-    max_length: int = 24
+    vocab_size: Vocabulary = 1024
+    max_length: Annotated[int, Range(2, 2**16)] = 24
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -165,7 +166,7 @@ class SamplingOptions:
     """
 
     sampler: Sampler
-    num_steps: int = 50
+    num_steps: Annotated[int, Range(1, 100_000)] = 50
     time_grid: TimeGrid = part(TIME_GRIDS, "trailing")
     schedule: NoiseSchedule | None = part(SCHEDULES, optional=True)
     restart: Restart | None = None
@@ -223,7 +224,7 @@ class StepsOptions:
         num_steps: of a run.
     """
 
-    num_steps: int = 50
+    num_steps: Annotated[int, Range(1, 100_000)] = 50
 
     def __post_init__(self):
         check_steps(self.num_steps)

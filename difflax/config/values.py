@@ -57,6 +57,6 @@ def _(value: Any) -> Any:
 
 def to_json(values: dict[str, Any]) -> dict[str, Any]:
     """Values as JSON has them; numbers that JSON has not (``inf``) as texts, which
-    `difflax.config.kinds.Number` reads.
+    `difflax.core.kinds.Number` reads.
     """
     return json.loads(json.dumps(values), parse_constant=lambda name: str(float(name)))

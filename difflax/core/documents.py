@@ -7,6 +7,11 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+from etils import epath
+
+from difflax.core.files import reason
+from difflax.core.types import UserError
+
 Kind = TypeVar("Kind", str, float, dict)
 
 
@@ -19,11 +24,31 @@ def json_object(text: str | bytes) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"is not valid JSON ({reason})") from error
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"is not valid JSON ({why})") from error
     if not isinstance(value, dict):
         raise ValueError("holds no mapping of names to values")
     return value
+
+
+def read_json(path: epath.PathLike, *, hint: str = "restore the file") -> dict[str, Any]:
+    """The mapping in a JSON file.
+
+    Args:
+        hint: what to do about a damaged one.
+
+    Raises:
+        UserError: there is no such file, it cannot be read, or there is no mapping in it.
+    """
+    path = epath.Path(path)
+    try:
+        return json_object(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"no {path.name} in {path.parent}: the folder is incomplete") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {reason(error)}") from error
+    except ValueError as error:
+        raise UserError(f"{path} {error}: {hint}") from error
 
 
 def _number(value: int | float) -> float:

@@ -8,6 +8,7 @@ writing by a lock, which ends with its holder.
 
 import contextlib
 import fcntl
+import importlib.util
 import os
 import re
 import time
@@ -16,6 +17,8 @@ from collections.abc import Iterator
 from typing import IO
 
 from etils import epath
+
+from difflax.core.types import UserError
 
 
 @contextlib.contextmanager
@@ -109,6 +112,75 @@ def is_file(path: epath.PathLike) -> bool:
     says yes), which would be waited for without end.
     """
     return os.path.isfile(path) if _is_local(epath.Path(path)) else epath.Path(path).is_file()
+
+
+def reason(error: Exception) -> str:
+    """Why a file could not be reached, in a few words."""
+    return getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+
+
+_PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
+"""What reads the paths of each object store."""
+
+
+def unreachable(path: epath.PathLike) -> str:
+    """Why no file of that name can be reached, "" where one may be: nothing is opened."""
+    name = os.fspath(path)
+    scheme, slashes, _ = name.partition("://")
+    if "\0" in name:
+        return "it holds a NUL character: leave it out"
+    package = _PACKAGES.get(scheme, "") if slashes else ""
+    if package and importlib.util.find_spec(package) is None:
+        return f"paths of {scheme}:// are read by a package that is not here: pip install {package}"
+    return ""
+
+
+def writable_folder(path: epath.PathLike, where: str) -> epath.Path:
+    """A folder that results can be written to: one that is there, or can be made. Nothing is made.
+
+    Args:
+        where: how the user named it, for the error.
+
+    Raises:
+        UserError: it is a file, stands below one, cannot be reached, or may not be written to.
+    """
+    if said := unreachable(path):
+        raise UserError(f"{where}: {said}")
+    try:
+        folder = epath.Path(path)
+        found = folder if _is_local(folder) else None
+        if found is None:
+            folder.exists()
+            return folder
+        # A link into the void, or in a circle, is there though it leads nowhere.
+        while not os.path.lexists(found) and found != found.parent:
+            found = found.parent
+        os.stat(found)
+    except (OSError, ValueError, ImportError) as error:
+        raise UserError(f"{where} cannot be written to: {reason(error)}") from error
+    if not os.path.isdir(found):
+        raise UserError(f"{where}: {found} is a file and no folder: choose another")
+    if not os.access(found, os.W_OK | os.X_OK):
+        raise UserError(f"{where} cannot be written to: no permission to write to {found}")
+    _check_names(folder, where)
+    return folder
+
+
+def writable_file(path: epath.PathLike, where: str) -> epath.Path:
+    """A file that can be written; errors as for `writable_folder`."""
+    if said := unreachable(path):
+        raise UserError(f"{where}: {said}")
+    made = epath.Path(path)
+    if _is_local(made) and os.path.isdir(made):
+        raise UserError(f"{where} is a folder: give a file")
+    _check_names(made, where)
+    return writable_folder(made.parent, where) / made.name
+
+
+def _check_names(path: epath.Path, where: str) -> None:
+    """Refuses names of more bytes than file systems have, with room for `_unfinished`'s."""
+    if any(len(os.fsencode(part)) > 255 - 34 for part in path.parts):
+        raise UserError(f"{where} cannot be written to: a name in it is too long")
 
 
 def _unfinished(path: epath.Path) -> epath.Path:

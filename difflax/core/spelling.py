@@ -17,6 +17,12 @@ def nearest(name: Any, known: Iterable[Any]) -> str:
     return f"{meant} valid: {', '.join(known) or 'none'}"
 
 
+def shown(value: Any) -> str:
+    """A value in an error, not longer than 80 characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}… ({len(text):,} characters)"
+
+
 def choose(options: Mapping[str, Choice], name: str, option: str) -> Choice:
     """``options[name]``.
 
@@ -26,6 +32,6 @@ def choose(options: Mapping[str, Choice], name: str, option: str) -> Choice:
     Raises:
         UserError: there is no such name.
     """
-    if name not in options:
-        raise UserError(f"{option}={name!r} is unknown{nearest(name, options)}")
+    if name not in tuple(options):
+        raise UserError(f"{option}={shown(name)} is unknown{nearest(name, options)}")
     return options[name]

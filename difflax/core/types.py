@@ -52,7 +52,18 @@ class UserError(Exception):
     """Bad input from the user: one line that says what is wrong, where, and what to do.
 
     The command line prints the line and exits with status 2; nothing has been written when it is raised.
+    What a long text says between its beginning and its end is counted and not said.
     """
+
+    LONGEST = 500
+
+    def __init__(self, text: str):
+        line = " ".join(str(text).splitlines())
+        left = len(line) - self.LONGEST
+        if left > 0:
+            cut = left + 40
+            line = f"{line[:300]} … ({cut:,} characters left out) … {line[300 + cut :]}"
+        super().__init__(line)
 
 
 class BadExample(UserError):

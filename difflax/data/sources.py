@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 
 from etils import epath
 
+from difflax.core.bounds import Edge, Examples
 from difflax.core.types import UserError
 from difflax.data import digits, shapes
 from difflax.data.folders import Folder
@@ -56,9 +57,9 @@ class Shapes:
         data_dir: where they lie.
     """
 
-    train: int = 20_000
-    test: int = 1_000
-    held_out: int = 500
+    train: Examples = 20_000
+    test: Examples = 1_000
+    held_out: Examples = 500
     one_object_fraction: float = 0.75
     data_seed: int = 0
     data_dir: str | None = None
@@ -136,8 +137,8 @@ class Tfds:
     """
 
     builder: str
-    height: int
-    width: int
+    height: Edge
+    width: Edge
     channels: int = 3
     image_key: str = "image"
     caption_key: str = "caption"

@@ -7,6 +7,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
+from difflax.core.bounds import Edge, Examples
 from difflax.core.several import several
 from difflax.core.types import UserError
 from difflax.data.folders import find_images, images_of
@@ -38,11 +39,11 @@ class Subject:
 
     path: str
     prompts: tuple[str, ...]
-    height: int
-    width: int
+    height: Edge
+    width: Edge
     class_prompt: str = ""
     class_path: str = ""
-    class_images: int = 200
+    class_images: Examples = 200
     prior_weight: float = 1.0
     flip: float = 0.0
 

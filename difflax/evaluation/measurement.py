@@ -31,12 +31,14 @@ class FeatureSpace:
             stored with every result, because a Fréchet distance means nothing without it.
         image: images ``[n, h, w, c]`` in [0, 1] → features ``[n, d]``.
         text: prompts → features ``[n, d]``; ``None`` leaves the CLIP score out.
+        fingerprint: of the encoder's weights.
     """
 
     name: str
     preprocessing: str
     image: Callable[[Images], Any]
     text: Callable[[list[str]], Any] | None = None
+    fingerprint: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

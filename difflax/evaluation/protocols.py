@@ -1,11 +1,13 @@
 """What a data set's models are asked and how their images are judged: prompt groups, chance levels, judge."""
 
 import dataclasses
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from difflax.core.bounds import Range
 from difflax.data import digits, shapes
+from difflax.data.fingerprints import arrays_fingerprint
 from difflax.data.sources import Source
 from difflax.evaluation.judges import digits as digits_judge
 from difflax.evaluation.judges import shapes as shapes_judge
@@ -38,9 +40,9 @@ class ShapesProtocol:
         real_images: of the test splits, for the Fréchet distance and the lines of real images.
     """
 
-    prompts: int = 24
-    seeds: int = 3
-    real_images: int = 512
+    prompts: Annotated[int, Range(1, 100_000)] = 24
+    seeds: Annotated[int, Range(1, 10_000)] = 3
+    real_images: Annotated[int, Range(2, 1_000_000)] = 512
 
     def groups(self, source: Source) -> list[PromptGroup]:
         sizes, cells, colours = len(shapes.SIZES), len(shapes.POSITIONS), len(shapes.COLOURS)
@@ -84,7 +86,7 @@ class DigitsProtocol:
         seeds: images a prompt and scale.
     """
 
-    seeds: int = 10
+    seeds: Annotated[int, Range(1, 10_000)] = 10
 
     def groups(self, source: Source) -> list[PromptGroup]:
         split = source.split("test")
@@ -112,6 +114,7 @@ def clip_features(clip: CLIP, name: str = "CLIP of this run") -> FeatureSpace:
         f" deviation {clip.pixels.std}",
         image=lambda images: np.asarray(clip.image_features(images)),
         text=lambda prompts: np.asarray(clip.text_features(prompts)),
+        fingerprint=arrays_fingerprint(clip.params, clip.tokenizer.fingerprint(), clip.dtype),
     )
 
 

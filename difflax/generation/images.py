@@ -69,7 +69,16 @@ def read_masks(masks: Any, count: int, height: int, width: int) -> Float[np.ndar
 @functools.singledispatch
 def _array(value: Any, decode: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
     """What a user holds as an array, pictures of Pillow by ``decode``."""
-    return np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"a picture is given as {type(value).__name__}: {error}") from error
+    if array.dtype.kind not in "buif" or not array.size:
+        raise UserError(
+            f"a picture is given as {type(value).__name__} of shape {array.shape}, {array.dtype}:"
+            " give an array of numbers, or a picture of Pillow"
+        )
+    return array
 
 
 @_array.register

@@ -9,6 +9,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
+from difflax.data.fingerprints import arrays_fingerprint
 from difflax.diffusion.guidance import Guidance
 from difflax.generation.adapters import with_lora, with_textual_inversion
 from difflax.generation.conditions import named
@@ -17,6 +18,7 @@ from difflax.generation.model import Model, WeakModel
 from difflax.generation.program import sample_batch
 from difflax.generation.request import Defaults, Request, takes_request
 from difflax.generation.run import Run
+from difflax.parallel.sharding import fetch
 from difflax.pretrained.families.base import Checkpoint
 
 
@@ -123,6 +125,29 @@ class Pipeline:
         """What `Run.make` reads, the model's parameters on the mesh."""
         devices = self.devices.of(self.model.params)
         return devices.place(self.model), self.defaults, devices
+
+    def fingerprint(self) -> str:
+        """A hash of all that decides an image beside the arguments of a call: the weights as they were
+        loaded, with what was merged into them, in their types; the text encoder and its words; the
+        mathematics; the defaults. Several processes must all ask.
+
+        The network's sizes have no part in it: they are in the config that the weights came with.
+        """
+        model = self.model
+        weak = model.weak
+        arrays = (model.params, model.autoencoder_params, None if weak is None else weak.params, model.null)
+        return arrays_fingerprint(
+            fetch(arrays),
+            model.text_encoder.fingerprint(),
+            model.autoencoder,
+            model.schedule,
+            model.prediction_type,
+            model.network_input,
+            model.unit_start,
+            model.conditions,
+            None if weak is None else weak.perturbation,
+            self.defaults,
+        )
 
     def with_guidance(self, guidance: Guidance, weak: WeakModel | None = None) -> "Pipeline":
         """The pipeline with another guidance by default, and the worse model that it goes away from."""

@@ -10,16 +10,18 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from difflax.core.descriptions import describe
+from difflax.core.memory import check_memory
 from difflax.core.several import several
 from difflax.core.types import UserError
 from difflax.diffusion.guidance import Guidance
 from difflax.diffusion.samplers.base import Sampler
 from difflax.diffusion.time_grids import TimeGrid
 from difflax.diffusion.time_grids.run import RunOptions
+from difflax.generation.arguments import MAX_IMAGES, SEEDS, read_arguments
 from difflax.generation.conditions import CONDITIONS, Condition
 from difflax.generation.images import read_images, read_masks
 from difflax.generation.model import Model
-from difflax.generation.rows import Begins, Rows, whole
+from difflax.generation.rows import Begins, Rows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,13 +99,55 @@ class Request:
     def of(cls, *arguments: Any, **named: Any) -> "Request":
         """The request of a call: the arguments by name, those of the kinds of condition among them; or one
         that is made already.
+
+        Raises:
+            UserError: an argument of another type, or out of range.
         """
+        own = [field.name for field in dataclasses.fields(cls)]
         if len(arguments) == 1 and isinstance(arguments[0], cls):
-            return dataclasses.replace(arguments[0], **named)
-        own = {field.name for field in dataclasses.fields(cls)}
-        options = {name: value for name, value in named.items() if name not in own}
-        fields = {name: value for name, value in named.items() if name in own}
-        return cls(*arguments, options=options, **fields)
+            made = {name: getattr(arguments[0], name) for name in own}
+            named, arguments = {**made, **made.pop("options"), **named}, ()
+        positional = [p for p in inspect.signature(cls).parameters.values() if p.kind != p.KEYWORD_ONLY]
+        if len(arguments) > len(positional):
+            raise UserError(f"a call takes {len(positional)} arguments without names, {len(arguments)} given")
+        first = dict(zip([p.name for p in positional], arguments, strict=False))
+        if twice := first.keys() & named.keys():
+            raise UserError(f"{min(twice)} is given twice")
+        if "prompt" not in first | named:
+            raise UserError("give a prompt")
+        given = read_arguments({**first, **named})
+        options = {name: value for name, value in given.items() if name not in own}
+        return cls(options=options, **{name: value for name, value in given.items() if name in own})
+
+    def check(self) -> None:
+        """What the arguments ask of each other, whatever the model.
+
+        Raises:
+            UserError: in one line.
+        """
+        prompts = several(self.prompt)
+        if not prompts:
+            raise UserError("prompt: the list of prompts is empty, give at least one")
+        total = len(prompts) * self.num_images
+        if total > MAX_IMAGES:
+            raise UserError(
+                f"{len(prompts)} prompts of {self.num_images:,} images are {total:,} images, {MAX_IMAGES:,}"
+                " are the most in one call: make several calls"
+            )
+        for name in ("seed", "negative_prompt"):
+            value = getattr(self, name)
+            if value is not None:
+                _each(value, len(prompts), name)
+        last = max(several(self.seed)) + self.num_images - 1
+        if last > SEEDS[1]:
+            raise UserError(f"seed: the last image's would be {last}, {SEEDS[1]} is the largest: start lower")
+        self._check_part()
+        if self.image is None:
+            for name in ("mask", "strength", "invert"):
+                if getattr(self, name) is not None:
+                    raise UserError(f"{name} is given without an image")
+        elif self.denoising_start is not None:
+            raise UserError("denoising_start goes on from latents: leave image out")
 
     def rows(self, model: Model, defaults: Defaults) -> Rows:
         """One row an image, checked against what the model reads.
@@ -112,27 +156,25 @@ class Request:
             UserError: an empty list of prompts, lists of different lengths, a value out of range, or an
                 argument that does not go with this model.
         """
-        prompts = several(self.prompt)
-        if not prompts:
-            raise UserError("prompt: the list of prompts is empty, give at least one")
-        count = whole(self.num_images, "num_images", 1)
-        seeds = [whole(s, "seed", 0, 2**32 - 1) for s in _each(self.seed, len(prompts), "seed")]
+        self.check()
+        prompts, count = several(self.prompt), self.num_images
+        seeds = _each(self.seed, len(prompts), "seed")
         negatives = None
         if self.negative_prompt is not None:
             each = _each(self.negative_prompt, len(prompts), "negative_prompt")
             negatives = [negative for negative in each for _ in range(count)]
         edges = {name: getattr(self, name) for name in ("height", "width")}
-        edges = {
-            name: getattr(defaults, name) if edge is None else whole(edge, name, 1)
-            for name, edge in edges.items()
-        }
+        edges = {name: getattr(defaults, name) if edge is None else edge for name, edge in edges.items()}
         shape = model.autoencoder.latent_shape(edges["height"], edges["width"])
         total = len(prompts) * count
+        values = total * edges["height"] * edges["width"] * model.autoencoder.channels
+        check_memory(
+            4 * values, f"{total:,} images of {edges['height']} × {edges['width']} pixels in one call"
+        )
         if self.latents is not None and tuple(self.latents.shape) != (total, *shape):
             raise UserError(f"latents have shape {tuple(self.latents.shape)}, {(total, *shape)} is needed")
         for condition in model.conditions:
             condition.check(self)
-        self._check_part()
         rows = Rows(
             prompts=[prompt for prompt in prompts for _ in range(count)],
             negatives=negatives,
@@ -161,14 +203,7 @@ class Request:
     def _with_picture(self, rows: Rows, model: Model, defaults: Defaults) -> Rows:
         """``rows`` with the picture to start from."""
         if self.image is None:
-            for name in ("mask", "strength", "invert"):
-                if getattr(self, name) is not None:
-                    raise UserError(f"{name} is given without an image")
             return rows
-        if self.denoising_start is not None:
-            raise UserError("denoising_start goes on from latents: leave image out")
-        if self.strength is not None and not 0 < self.strength <= 1:
-            raise UserError(f"strength={self.strength} must lie in (0, 1]")
         count = len(rows.prompts)
         image = read_images(self.image, count, model.autoencoder.channels)
         if image.shape[1:3] != (rows.height, rows.width):

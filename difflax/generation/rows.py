@@ -1,12 +1,14 @@
 """What a run makes, one row an image: the arguments of a `Request` once they are checked."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Array, Float, UInt32
 
+from difflax.core.spelling import shown
 from difflax.core.types import UserError
 
 Begins = Literal["noise", "image", "inversion", "latents"]
@@ -74,9 +76,13 @@ def finite(value: Any, name: str) -> float:
     Raises:
         UserError: it is no finite real number.
     """
-    if not _is_scalar(value, "integral", "real floating") or not np.isfinite(value):
-        raise UserError(f"{name}={value!r}: give a finite number")
-    return float(value)
+    try:
+        number = float(value) if _is_scalar(value, "integral", "real floating") else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise UserError(f"{name}={shown(value)}: give a finite number")
+    return number
 
 
 def whole(value: Any, name: str, low: int, high: int = 2**31 - 1) -> int:
@@ -87,5 +93,5 @@ def whole(value: Any, name: str, low: int, high: int = 2**31 - 1) -> int:
     """
     if not _is_scalar(value, "integral") or not low <= value <= high:
         least = f"at least {low}" if high == 2**31 - 1 else f"from {low} to {high}"
-        raise UserError(f"{name}={value!r} must be a whole number, {least}")
+        raise UserError(f"{name}={shown(value)} must be a whole number, {least}")
     return int(value)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Iterator
 
 import jax
@@ -18,13 +19,23 @@ from difflax.generation.devices import Devices
 from difflax.generation.model import Model
 from difflax.generation.program import Each, Program, Shared, decode, length_on_path
 from difflax.generation.request import Defaults, Request
-from difflax.generation.rows import Rows, whole
+from difflax.generation.rows import Rows
 from difflax.generation.settings import part_of, run_guidance, run_levels, run_sampler
 from difflax.models.autoencoder import encode_images as encode_batch
 from difflax.parallel.sharding import fetch
 
 STEPS_COMPILED = 50
 """Runs are compiled for whole multiples of this many steps, so that other step counts compile nothing."""
+
+
+UNCONDITIONAL = (
+    "guidance_scale=0 is unconditional: the prompt has no part in the image. Where diffusers or the card of a"
+    " turbo model says 0.0, which is off there, give guidance_scale=1"
+)
+
+
+class UnconditionalWarning(UserWarning):
+    """A guidance scale of 0, which other software takes for no guidance."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,8 +67,10 @@ class Run:
             UserError: the request cannot be met; nothing has been computed but the encodings.
         """
         rows = request.rows(model, defaults)
+        if request.guidance_scale == 0:
+            warnings.warn(UNCONDITIONAL, UnconditionalWarning, stacklevel=4)
         num_steps = defaults.num_steps if request.num_steps is None else request.num_steps
-        levels = run_levels(model, defaults, whole(num_steps, "num_steps", 1), rows.shape[:2])
+        levels = run_levels(model, defaults, num_steps, rows.shape[:2])
         levels = levels if rows.strength == 1 else levels_from(levels, rows.strength)
         levels = part_of(levels, model, defaults, rows.start, rows.end)
         if rows.mask is not None and not any(kind.takes_mask for kind in model.conditions):

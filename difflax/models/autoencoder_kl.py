@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Key
 
+from difflax.core.bounds import Depth, Edge, Positive, Width
 from difflax.core.spelling import choose
 from difflax.core.types import Params, UserError
 from difflax.models.attention import Attention
@@ -54,17 +55,17 @@ class AutoencoderKLConfig:
         UserError: an option that the network has not.
     """
 
-    in_channels: int = 3
-    out_channels: int = 3
+    in_channels: Width = 3
+    out_channels: Width = 3
     down_block_types: tuple[str, ...] = (DOWN_BLOCK,)
     up_block_types: tuple[str, ...] = (UP_BLOCK,)
-    block_out_channels: tuple[int, ...] = (64,)
-    layers_per_block: int = 1
+    block_out_channels: tuple[Width, ...] = (64,)
+    layers_per_block: Depth = 1
     act_fn: str = "silu"
-    latent_channels: int = 4
-    norm_num_groups: int = 32
-    sample_size: int = 32
-    scaling_factor: float = 0.18215
+    latent_channels: Width = 4
+    norm_num_groups: Width = 32
+    sample_size: Edge = 32
+    scaling_factor: Positive = 0.18215
     shift_factor: float | None = None
     force_upcast: bool = True
     use_quant_conv: bool = True

@@ -9,7 +9,7 @@ is zero and every block starts as its shortcut.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int, Key
 
+from difflax.core.bounds import Depth, Edge, Range, Width
 from difflax.core.types import Conditioning, UserError
 from difflax.models.blocks import run_blocks
 from difflax.models.embeddings import TimestepEmbedding, timestep_embedding
@@ -146,17 +147,17 @@ class SD3Transformer2DModel(nnx.Module):
     def __init__(
         self,
         *,
-        sample_size: int = 128,
-        patch_size: int = 2,
-        in_channels: int = 16,
-        num_layers: int = 18,
-        attention_head_dim: int = 64,
-        num_attention_heads: int = 18,
-        joint_attention_dim: int = 4096,
-        caption_projection_dim: int | None = None,
-        pooled_projection_dim: int = 2048,
-        out_channels: int | None = 16,
-        pos_embed_max_size: int = 96,
+        sample_size: Edge = 128,
+        patch_size: Edge = 2,
+        in_channels: Width = 16,
+        num_layers: Depth = 18,
+        attention_head_dim: Width = 64,
+        num_attention_heads: Width = 18,
+        joint_attention_dim: Width = 4096,
+        caption_projection_dim: Width | None = None,
+        pooled_projection_dim: Width = 2048,
+        out_channels: Width | None = 16,
+        pos_embed_max_size: Annotated[int, Range(1, 4096)] = 96,
         dual_attention_layers: Sequence[int] = (),
         qk_norm: str | None = None,
         dtype: DTypeLike = jnp.float32,

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from difflax.core.kinds import read_fields
 from difflax.core.spelling import nearest
 from difflax.core.types import UserError
 
@@ -40,4 +41,5 @@ def supported_options(
             raise UserError(
                 f"{network.__name__} config: {name}={value!r} is not supported, only {absent[name][0]!r}"
             )
-    return options
+    hints = {name: parameters[name].annotation for name in options}
+    return read_fields(hints, options, f"{network.__name__} config")

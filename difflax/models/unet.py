@@ -12,7 +12,7 @@ every residual branch over an image (``conv2``, ``proj_out``) and ``conv_out``, 
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int, Key
 
+from difflax.core.bounds import Count, Depth, Edge, NotNegative, Positive, Range, Width
 from difflax.core.several import several
 from difflax.core.spelling import choose
 from difflax.core.types import Conditioning, UserError
@@ -99,9 +100,9 @@ class UNet2DConditionModel(nnx.Module):
     def __init__(
         self,
         *,
-        sample_size: int | Sequence[int] | None = None,
-        in_channels: int = 4,
-        out_channels: int = 4,
+        sample_size: Edge | tuple[Edge, Edge] | None = None,
+        in_channels: Width = 4,
+        out_channels: Width = 4,
         center_input_sample: bool = False,
         flip_sin_to_cos: bool = True,
         freq_shift: float | int = 0,
@@ -109,30 +110,30 @@ class UNet2DConditionModel(nnx.Module):
         mid_block_type: str | None = "UNetMidBlock2DCrossAttn",
         up_block_types: Sequence[str] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
         only_cross_attention: bool | Sequence[bool] = False,
-        block_out_channels: Sequence[int] = (320, 640, 1280, 1280),
-        layers_per_block: int | Sequence[int] = 2,
-        downsample_padding: int = 1,
-        mid_block_scale_factor: float | int = 1,
+        block_out_channels: Sequence[Width] = (320, 640, 1280, 1280),
+        layers_per_block: Depth | Sequence[Depth] = 2,
+        downsample_padding: Annotated[int, Range(0, 1)] = 1,
+        mid_block_scale_factor: Positive = 1.0,
         dropout: float | int = 0.0,
         act_fn: str = "silu",
-        norm_num_groups: int = 32,
-        norm_eps: float | int = 1e-5,
-        cross_attention_dim: int | Sequence[int] = 1280,
-        transformer_layers_per_block: int | Sequence[int | Sequence[int]] = 1,
-        reverse_transformer_layers_per_block: Sequence[int | Sequence[int]] | None = None,
-        attention_head_dim: int | Sequence[int] = 8,
+        norm_num_groups: Width = 32,
+        norm_eps: NotNegative = 1e-5,
+        cross_attention_dim: Width | Sequence[Width] = 1280,
+        transformer_layers_per_block: Depth | Sequence[Depth | Sequence[Depth]] = 1,
+        reverse_transformer_layers_per_block: Sequence[Depth | Sequence[Depth]] | None = None,
+        attention_head_dim: Width | Sequence[Width] = 8,
         use_linear_projection: bool = False,
         upcast_attention: bool = False,
         resnet_time_scale_shift: str = "default",
         class_embed_type: str | None = None,
-        num_class_embeds: int | None = None,
+        num_class_embeds: Count | None = None,
         addition_embed_type: str | None = None,
-        addition_time_embed_dim: int | None = None,
-        projection_class_embeddings_input_dim: int | None = None,
-        time_embedding_dim: int | None = None,
+        addition_time_embed_dim: Width | None = None,
+        projection_class_embeddings_input_dim: Width | None = None,
+        time_embedding_dim: Width | None = None,
         time_embedding_act_fn: str | None = None,
-        conv_in_kernel: int = 3,
-        conv_out_kernel: int = 3,
+        conv_in_kernel: Depth = 3,
+        conv_out_kernel: Depth = 3,
         dtype: DTypeLike = jnp.float32,
         remat: str = "none",
         scan_layers: bool = False,

@@ -7,6 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 from etils import epath
 
+from difflax.core.files import is_file, unreachable
+from difflax.core.spelling import shown
 from difflax.core.types import Params, UserError
 from difflax.pretrained.components.text_encoders import EncoderOptions, load_text_encoders
 from difflax.pretrained.families import check_options, read_configs
@@ -45,7 +47,9 @@ def open_checkpoint(
     """
     options = EncoderOptions(dtype=dtype, variant=variant, t5=t5, t5_length=t5_length)
     single = {"config": config, "tokenizer": tokenizer, "prediction_type": prediction_type}
-    if epath.Path(source).is_file():
+    if said := unreachable(source):
+        raise UserError(f"{shown(os.fspath(source))}: {said}")
+    if is_file(source):
         return load_file(epath.Path(source), options, place=place, **single)
     for name, value in single.items():
         if value is not None:

@@ -5,12 +5,13 @@ loop what that kind adds.
 """
 
 from difflax.runs.evaluate import evaluation, evaluation_of_prompts
-from difflax.runs.guidance import with_guidance
+from difflax.runs.guidance import check_guidance_text, with_guidance
 from difflax.runs.likelihood import likelihood
 from difflax.runs.load import from_pretrained, load
 from difflax.runs.train import train
 
 __all__ = [
+    "check_guidance_text",
     "evaluation",
     "evaluation_of_prompts",
     "from_pretrained",

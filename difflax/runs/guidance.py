@@ -7,6 +7,7 @@ from typing import Any
 from etils import epath
 
 from difflax.config.guidance import GUIDANCE, WeakOptions, make_guidance
+from difflax.config.resolve import read_section as read_options
 from difflax.core.types import UserError
 from difflax.generation.model import WeakModel
 from difflax.generation.pipeline import Pipeline
@@ -35,12 +36,21 @@ def read_section(text: str) -> Mapping[str, Any]:
         return {"name": text}
     try:
         section = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
         section = None
     if not GUIDANCE.takes(section):
         example = "\"{'name': 'apg', 'scale': 4.0}\""
         raise UserError(f"--guidance={text}: give a name, or a section as in a config: {example}")
     return section
+
+
+def check_guidance_text(text: str) -> None:
+    """Refuses a text that describes no guidance, whatever the model.
+
+    Raises:
+        UserError: as for `with_guidance`.
+    """
+    read_options(GUIDANCE, read_section(text), "--guidance")
 
 
 def _other_model(weak: WeakOptions, workdir: epath.PathLike | None, pipeline: Pipeline) -> WeakModel | None:

@@ -38,8 +38,8 @@ def load(workdir: epath.PathLike, mesh: MeshShape | None = None) -> Pipeline:
     Raises:
         UserError: no workdir, no checkpoint, or not of a diffusion model.
     """
-    workdir = epath.Path(workdir)
     experiment = read_workdir(workdir)
+    workdir = epath.Path(workdir)
     load_run = LOAD.get(type(experiment))
     if load_run is None:
         raise UserError(

@@ -1,8 +1,10 @@
 """`train`: from a config to a trained workdir."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -14,6 +16,7 @@ from difflax.config.experiments import (
     FineTuningExperiment,
     parse,
 )
+from difflax.core.memory import check_memory
 from difflax.core.types import UserError
 from difflax.parallel.processes import first_process_first
 from difflax.runs.autoencoder import prepare_autoencoder
@@ -44,6 +47,7 @@ def train(
             f"config.training.batch_size = {options.batch_size} must be a multiple of the"
             f" {mesh.shape['data'] * mesh.shape['fsdp']} devices of the mesh's data and fsdp axes"
         )
+    check_sizes(experiment)
     with first_process_first():
         task = PREPARE[type(experiment)](experiment, workdir)
     fit(
@@ -59,3 +63,23 @@ def train(
         label=experiment.name,
         stop_at=stop_at,
     )
+
+
+def check_sizes(experiment: Any) -> None:
+    """Refuses a batch, or a network with its gradient, average and moments, that this machine cannot hold.
+
+    Accelerators are asked by their compiler, which says what is missing (``difflax plan`` says it before).
+
+    Raises:
+        UserError: with what they would need.
+    """
+    batch_size, shape = experiment.training.batch_size, experiment.data.image_shape
+    check_memory(
+        4.0 * batch_size * math.prod(shape) / jax.process_count(),
+        f"config.training.batch_size = {batch_size}: one batch",
+    )
+    network = getattr(experiment, "network", None)
+    if network is None or jax.default_backend() != "cpu" or jax.process_count() > 1:
+        return
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(network.abstract()))
+    check_memory(4.0 * 5 * count, f"training the {count:,} parameters of config.model")

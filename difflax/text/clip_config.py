@@ -10,6 +10,9 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
+from difflax.core.bounds import Depth, Edge, NotNegative, Vocabulary, Width
+from difflax.core.kinds import read_own_fields
+from difflax.core.spelling import shown
 from difflax.core.types import UserError
 
 HIDDEN_ACTIVATIONS = ("quick_gelu", "gelu")
@@ -36,13 +39,13 @@ class _TowerConfig:
 
     model_type: ClassVar[str]
 
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    projection_dim: int = 512
+    hidden_size: Width
+    intermediate_size: Width
+    num_hidden_layers: Depth
+    num_attention_heads: Width
+    projection_dim: Width = 512
     hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
+    layer_norm_eps: NotNegative = 1e-5
 
     def __post_init__(self):
         name = type(self).__name__
@@ -67,8 +70,7 @@ class _TowerConfig:
                 f"{cls.__name__}.attention_dropout = {config['attention_dropout']}: CLIP is trained without;"
                 " set it to 0"
             )
-        names = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{key: value for key, value in config.items() if key in names})
+        return cls(**read_own_fields(cls, config))
 
     def to_config(self) -> dict[str, Any]:
         """The fields as ``config.json`` has them; `from_config` reads them back."""
@@ -91,12 +93,12 @@ class CLIPTextConfig(_TowerConfig):
 
     model_type: ClassVar[str] = "clip_text_model"
 
-    vocab_size: int = 49408
-    hidden_size: int = 512
-    intermediate_size: int = 2048
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 8
-    max_position_embeddings: int = 77
+    vocab_size: Vocabulary = 49408
+    hidden_size: Width = 512
+    intermediate_size: Width = 2048
+    num_hidden_layers: Depth = 12
+    num_attention_heads: Width = 8
+    max_position_embeddings: Width = 77
     pad_token_id: int = 1
     bos_token_id: int = 49406
     eos_token_id: int = 49407
@@ -117,13 +119,13 @@ class CLIPVisionConfig(_TowerConfig):
 
     model_type: ClassVar[str] = "clip_vision_model"
 
-    hidden_size: int = 768
-    intermediate_size: int = 3072
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    num_channels: int = 3
-    image_size: int = 224
-    patch_size: int = 32
+    hidden_size: Width = 768
+    intermediate_size: Width = 3072
+    num_hidden_layers: Depth = 12
+    num_attention_heads: Width = 12
+    num_channels: Width = 3
+    image_size: Edge = 224
+    patch_size: Edge = 32
 
     def __post_init__(self):
         super().__post_init__()
@@ -151,7 +153,7 @@ class CLIPConfig:
 
     text_config: CLIPTextConfig = CLIPTextConfig()
     vision_config: CLIPVisionConfig = CLIPVisionConfig()
-    projection_dim: int = 512
+    projection_dim: Width = 512
     logit_scale_init_value: float = math.log(1 / 0.07)
 
     @classmethod
@@ -165,18 +167,20 @@ class CLIPConfig:
         size = config.get("projection_dim", cls.projection_dim)
 
         def tower(kind, name):
-            fields = {
-                **(config.get(name) or {}),
-                **(config.get(f"{name}_dict") or {}),
-                "projection_dim": size,
-            }
+            fields: dict[str, Any] = {}
+            for key in (name, f"{name}_dict"):
+                given = config.get(key) or {}
+                if type(given) is not dict:
+                    raise UserError(f"{cls.__name__}.{key} = {shown(given)} must be a mapping of sizes")
+                fields |= given
+            fields["projection_dim"] = size
             return kind.from_config(fields)
 
+        names = ("projection_dim", "logit_scale_init_value")
         return cls(
+            **read_own_fields(cls, {name: config[name] for name in names if name in config}),
             text_config=tower(CLIPTextConfig, "text_config"),
             vision_config=tower(CLIPVisionConfig, "vision_config"),
-            projection_dim=size,
-            logit_scale_init_value=config.get("logit_scale_init_value", cls.logit_scale_init_value),
         )
 
     def to_config(self) -> dict[str, Any]:

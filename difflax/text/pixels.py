@@ -1,6 +1,5 @@
 """Images as CLIP's image tower wants them: its size, its mean, its standard deviation."""
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -8,6 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from difflax.core.bounds import Edge, Positive
+from difflax.core.kinds import read_own_fields
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -44,21 +46,18 @@ def preprocess_images(
 class PixelConfig:
     """What an image tower was trained to see: the edge in pixels, and each channel's mean and deviation."""
 
-    size: int
-    mean: tuple[float, ...] = CLIP_MEAN
-    std: tuple[float, ...] = CLIP_STD
+    size: Edge
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[Positive, Positive, Positive] = CLIP_STD
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "PixelConfig":
         """Reads the mapping of a CLIP checkpoint's ``preprocessor_config.json``, of any age."""
-        size = config["crop_size"]
-        with contextlib.suppress(TypeError):  # an old file's is the number itself
-            size = size["height"]
-        return cls(
-            size=size,
-            mean=tuple(config.get("image_mean", CLIP_MEAN)),
-            std=tuple(config.get("image_std", CLIP_STD)),
-        )
+        size = config.get("crop_size")
+        # An old file's is the number itself.
+        size = size.get("height") if hasattr(size, "get") else size
+        given = {"mean": config.get("image_mean", CLIP_MEAN), "std": config.get("image_std", CLIP_STD)}
+        return cls(**read_own_fields(cls, {"size": size, **given}))
 
     def to_config(self) -> dict[str, Any]:
         """The mapping to write as ``preprocessor_config.json``."""

@@ -21,6 +21,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, DTypeLike, Float, Int
 
+from difflax.core.bounds import Count, Depth, NotNegative, Vocabulary, Width
+from difflax.core.kinds import read_own_fields
 from difflax.core.types import UserError
 from difflax.models.functional import Functional, functional
 
@@ -42,15 +44,15 @@ class T5Config:
 
     model_type: ClassVar[str] = "t5"
 
-    vocab_size: int = 32128
-    d_model: int = 512
-    d_kv: int = 64
-    d_ff: int = 2048
-    num_layers: int = 6
-    num_heads: int = 8
-    relative_attention_num_buckets: int = 32
-    relative_attention_max_distance: int = 128
-    layer_norm_epsilon: float = 1e-6
+    vocab_size: Vocabulary = 32128
+    d_model: Width = 512
+    d_kv: Width = 64
+    d_ff: Width = 2048
+    num_layers: Depth = 6
+    num_heads: Width = 8
+    relative_attention_num_buckets: Width = 32
+    relative_attention_max_distance: Count = 128
+    layer_norm_epsilon: NotNegative = 1e-6
     feed_forward_proj: str = "relu"
 
     def __post_init__(self):
@@ -68,8 +70,7 @@ class T5Config:
         Raises:
             UserError: a value that the encoder cannot honour.
         """
-        names = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in config.items() if name in names})
+        return cls(**read_own_fields(cls, config))
 
     def to_config(self) -> dict[str, Any]:
         """The mapping to write as ``config.json``; `from_config` reads it back."""

@@ -17,18 +17,25 @@ import tempfile
 import types
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from etils import epath
 from jaxtyping import Int
 
+from difflax.core.bounds import Range
+from difflax.core.kinds import takes_of
 from difflax.core.types import UserError
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 END_OF_WORD = "</w>"
 MIN_VOCAB_SIZE = 2 * 256 + 2
 """All bytes, all bytes that end a word, start and end; what is above are merges."""
+
+
+NUMBER = takes_of(float)
+LENGTH = takes_of(Annotated[int, Range(2, 2**16)])
+"""What is read of a length that files state: transformers writes one beyond all whole numbers for none."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -148,14 +155,18 @@ def load_tokenizer(source: epath.PathLike, *, max_length: int | None = None) -> 
             return load_tokenizer(local, max_length=max_length)
     try:
         backend = _transformers().AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        first = str(error).splitlines()[0]
+    except MemoryError:
+        raise
+    except Exception as error:
+        # Any: damaged files make the libraries raise what they lead to, Rust's side plain exceptions.
+        first = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
             f"no tokenizer in {str(source)!r} ({first}): give a folder or Hub id with one"
         ) from error
     # transformers writes a huge number where a length was never set.
-    stated = backend.model_max_length if backend.model_max_length < 10**9 else None
-    length = max_length or stated
+    where = f"the tokenizer of {str(source)!r}: model_max_length"
+    stated = NUMBER.read(backend.model_max_length, where)
+    length = max_length or (None if stated >= 10**9 else LENGTH.read(backend.model_max_length, where))
     if length is None:
         raise UserError(f"the tokenizer of {str(source)!r} states no model_max_length: give max_length")
     return Tokenizer(backend=backend, max_length=length)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
+from difflax.core.bounds import Share
 from difflax.core.types import Params
 
 
@@ -19,7 +20,7 @@ class EMA:
             parameters are forgotten early in short runs (the rule of TensorFlow's moving average).
     """
 
-    decay: float = 0.999
+    decay: Share = 0.999
     warmup: bool = True
 
     def __post_init__(self):

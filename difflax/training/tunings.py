@@ -7,7 +7,7 @@ loss, checkpoints, sharding) is the same for all.
 """
 
 import dataclasses
-from typing import Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from etils import epath
 from flax import traverse_util
 from jaxtyping import Key
 
+from difflax.core.bounds import Range, Width
 from difflax.core.types import Params, UserError
 from difflax.models.lora import add_factors, init_factors, matching_layers
 from difflax.pretrained.adapters import textual_inversion
@@ -120,7 +121,7 @@ class Lora:
         text_encoder: which layers of the CLIP text encoders.
     """
 
-    rank: int = 4
+    rank: Width = 4
     alpha: float = 4.0
     unet: tuple[str, ...] | None = None
     transformer: tuple[str, ...] | None = None
@@ -203,7 +204,7 @@ class TextualInversion:
 
     token: str
     initializer: str
-    vectors: int = 1
+    vectors: Annotated[int, Range(1, 1_000)] = 1
 
     def __post_init__(self):
         if self.vectors < 1:

@@ -279,7 +279,7 @@ def test_experiment_refuses_what_the_kind_of_run_has_not():
 def test_a_file_that_fails_is_one_line(tmp_path):
     file = tmp_path / "broken.py"
     file.write_text("def get_config():\n    return 1 / 0\n")
-    with pytest.raises(UserError, match=r"broken.py, line 2: division by zero"):
+    with pytest.raises(UserError, match=r"broken.py, line 2: ZeroDivisionError: division by zero"):
         read_config_file(str(file))
     file.write_text("x = 1\n")
     with pytest.raises(UserError, match="no function get_config"):

@@ -1,5 +1,7 @@
 """``difflax train --show``: every field of every config of the repository, each as it is overridden."""
 
+import contextlib
+
 import pytest
 from difflax.config.experiments import root
 from difflax.config.files import read_config_file
@@ -7,6 +9,7 @@ from difflax.config.schema import DTYPE, fields_of
 from difflax.config.show import first_sentence, show
 from difflax.config.values import values_of
 from difflax.core.descriptions import choices_of
+from difflax.core.types import UserError
 from difflax.models.unet import UNet2DConditionModel
 
 from tests.config.fields import every_field
@@ -33,9 +36,14 @@ def leaves(section, values, where="config"):
             yield f"{where}.{key}", field, value
 
 
+def without_range(hint):
+    """The type of an annotation that says its range too."""
+    return hint.__origin__ if hasattr(hint, "__metadata__") else hint
+
+
 def another(field, value):
     """The text of another value of the field's type, whether or not it would make sense."""
-    options = choices_of(field.hint)
+    options = [plain for option in choices_of(field.hint) for plain in choices_of(without_range(option))]
     for option in options:
         choices = getattr(option, "__args__", ()) if "Literal" in str(option) else ()
         for choice in choices:
@@ -43,9 +51,12 @@ def another(field, value):
                 return str(choice)
     if bool in options:
         return str(not value)
-    for kind, text in ((int, "17"), (float, "17.5"), (str, "another")):
-        if kind in options:
-            return text
+    for kind, texts in ((float, ("17.5", "0.75")), (int, ("17", "1", "0")), (str, ("another",))):
+        for text in texts if kind in options else ():
+            with contextlib.suppress(UserError):
+                read = field.takes.read(kind(text), "")
+                if read != value:
+                    return text
     inner = str(field.hint)
     if "tuple[int, int], ..." in inner:
         return "((17, 17),)"

@@ -173,8 +173,8 @@ class TestPictures:
             ({"image": np.zeros((32, 40, 3)), "strength": 1.5}, "strength=1.5"),
             ({"image": np.zeros((32, 40, 3)), "mask": np.zeros((32, 40))}, "nothing to make"),
             ({"image": np.zeros((32, 40, 3)), "mask": np.zeros((4, 5))}, "as large as the image"),
-            ({"num_images": 0}, "at least 1"),
-            ({"num_steps": 0}, "num_steps=0 must be a whole number, at least 1"),
+            ({"num_images": 0}, "num_images=0 must be a whole number, from 1"),
+            ({"num_steps": 0}, "num_steps=0 must be a whole number, from 1 to 100000"),
         ],
     )
     def test_what_cannot_be(self, pipeline, given, says):

@@ -6,7 +6,7 @@ mod 1`` (Kingma et al., VDM, arXiv:2107.00630, appendix I.1): each is still unif
 """
 
 import dataclasses
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Annotated, ClassVar, Protocol, runtime_checkable
 
 import flax.struct
 import jax
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, PyTree
 
+from difflax.core.bounds import Positive, Range
 from difflax.diffusion.checks import require
 from difflax.diffusion.schedules.base import NoiseSchedule, as_time
 from difflax.diffusion.time_shift import TimeShift
@@ -129,7 +130,7 @@ class LogitNormal(Forgetful):
     """
 
     mean: float = 0.0
-    std: float = 1.0
+    std: Positive = 1.0
     stratified: bool = False
 
     def __post_init__(self):
@@ -209,7 +210,7 @@ class LogNormalSigma(Forgetful):
     """
 
     mean: float = -1.2
-    std: float = 1.2
+    std: Positive = 1.2
     stratified: bool = False
 
     def __post_init__(self):
@@ -295,7 +296,7 @@ class RunningLoss(Uniform):
 
     follows_loss: ClassVar[bool] = True
 
-    bins: int = 64
+    bins: Annotated[int, Range(1, 100_000)] = 64
     decay: float = 0.9
     floor: float = 1e-3
 

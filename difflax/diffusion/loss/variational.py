@@ -14,11 +14,13 @@ stands still here (Nichol & Dhariwal, section 3.1).
 """
 
 import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from difflax.core.bounds import Range
 from difflax.diffusion.checks import require
 from difflax.diffusion.predictions import Prediction
 from difflax.diffusion.samplers.ddpm import posterior
@@ -37,7 +39,7 @@ class VariationalBound:
 
     schedule: NoiseSchedule
     weight: float = 1e-3
-    steps: int = 1000
+    steps: Annotated[int, Range(1, 1_000_000)] = 1000
 
     def __post_init__(self):
         require(self.steps >= 2, f"steps must be at least 2, got {self.steps}")

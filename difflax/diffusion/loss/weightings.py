@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from difflax.core.bounds import Width
 from difflax.diffusion.checks import require
 from difflax.diffusion.predictions import EDM, PREDICTIONS, Epsilon, FlowVelocity, PredictionType, V
 from difflax.diffusion.schedules.base import NoiseLevel
@@ -247,7 +248,7 @@ class LearnedUncertainty:
         features: how many random Fourier features there are.
     """
 
-    features: int = 128
+    features: Width = 128
 
     def __post_init__(self):
         require(self.features >= 1, f"uncertainty.features must be at least 1, got {self.features}")

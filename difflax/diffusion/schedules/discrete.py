@@ -2,12 +2,14 @@
 
 import dataclasses
 import functools
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from difflax.core.bounds import Range
 from difflax.diffusion.checks import require
 
 
@@ -79,7 +81,7 @@ class Linear(TableSchedule):
 
     beta_start: float = 1e-4
     beta_end: float = 0.02
-    num_timesteps: int = 1000
+    num_timesteps: Annotated[int, Range(1, 1_000_000)] = 1000
     zero_terminal_snr: bool = False
 
     def __post_init__(self):
@@ -102,7 +104,7 @@ class ScaledLinear(TableSchedule):
 
     beta_start: float = 0.00085
     beta_end: float = 0.012
-    num_timesteps: int = 1000
+    num_timesteps: Annotated[int, Range(1, 1_000_000)] = 1000
     zero_terminal_snr: bool = False
 
     def __post_init__(self):
@@ -125,7 +127,7 @@ class Cosine(TableSchedule):
 
     offset: float = 0.008
     max_beta: float = 0.999
-    num_timesteps: int = 1000
+    num_timesteps: Annotated[int, Range(1, 1_000_000)] = 1000
     zero_terminal_snr: bool = False
 
     def __post_init__(self):

@@ -50,6 +50,7 @@ class Provenance:
         negative_prompt: the negative prompt ("" is the null condition).
         judge: the judge and its version ("" for none).
         config: the resolved config, JSON values.
+        fingerprint: of all that decides an image and is not named here, see `Pipeline.fingerprint`.
         versions: of the packages; filled in by default.
     """
 
@@ -60,6 +61,7 @@ class Provenance:
     negative_prompt: str = ""
     judge: str = ""
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    fingerprint: str = ""
     versions: Mapping[str, str] = dataclasses.field(default_factory=versions)
 
 

@@ -18,6 +18,7 @@ from absl import logging
 from etils import epath
 from jaxtyping import Int
 
+from difflax.core.documents import read_json
 from difflax.core.files import atomic_write
 from difflax.core.types import UserError
 from difflax.evaluation.ablation.results import AblationResult, Provenance
@@ -36,6 +37,12 @@ from difflax.parallel.processes import first_process_first, same_everywhere
 
 Generate = Callable[[list[str], Int[np.ndarray, " n"], float], Any]
 """``generate(prompts, seeds, guidance_scale) -> images``: float32 ``[n, h, w, c]`` in [0, 1]."""
+
+
+SAID = {
+    "fingerprint": "fingerprint (the weights, LoRA or learned words in them, their types, or the defaults)"
+}
+"""What parts of a sweep's identity are called in errors, where their names do not say it."""
 
 
 def check(
@@ -87,8 +94,8 @@ def run_ablation(
             it, measure, and get the result; the first one writes.
         scales: any distinct real numbers; 1 is guidance off, 0 is unconditional.
         seeds: the same for every prompt and scale; at least two are needed for diversity.
-        provenance: stored with the result; a changed checkpoint, sampler, config or version makes stored
-            scales unusable.
+        provenance: stored with the result; a changed checkpoint, fingerprint, sampler, config or version
+            makes stored scales unusable.
         grid_prompts: how many prompts of each group are shown in the image grid.
         show_progress: a progress bar, where standard error is a terminal.
 
@@ -169,7 +176,7 @@ def identity(design: Design, instruments: Instruments, provenance: Provenance) -
                 "grid_prompts": design.grid_prompts,
                 "features": None
                 if space is None
-                else [space.name, space.preprocessing, space.text is not None],
+                else [space.name, space.preprocessing, space.text is not None, space.fingerprint],
                 "judged": instruments.judge is not None,
             }
         )
@@ -191,8 +198,8 @@ class ScaleStore:
 
     def _claim(self, path: epath.Path) -> None:
         if path.exists():
-            stored = json.loads(path.read_text())
-            changed = [key for key in self.identity if stored.get(key) != self.identity[key]]
+            stored = read_json(path, hint="delete that folder, or give another --output")
+            changed = [SAID.get(key, key) for key in self.identity if stored.get(key) != self.identity[key]]
             if changed:
                 raise UserError(
                     f"{self.directory.parent} holds an ablation with another {', '.join(changed)}; "

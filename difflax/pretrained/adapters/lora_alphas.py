@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from difflax.core.documents import json_object
+from difflax.core.documents import json_object, read_json
 from difflax.core.types import UserError
-from difflax.pretrained.format.safetensors import read_json, read_metadata
+from difflax.pretrained.format.safetensors import read_metadata
 
 ADAPTER_FILE, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 """peft's."""

@@ -7,10 +7,11 @@ from typing import Any
 import jax.numpy as jnp
 from etils import epath
 
+from difflax.core.documents import read_json
 from difflax.core.types import Params, UserError
 from difflax.models.autoencoder_kl import AutoencoderKLConfig, KLAutoencoder
 from difflax.pretrained.format.layout import CONFIG, DIFFUSERS, check_class, write_model
-from difflax.pretrained.format.safetensors import Tensors, open_weights, read_json
+from difflax.pretrained.format.safetensors import Tensors, open_weights
 from difflax.pretrained.format.torch_names import check_names, from_torch, to_torch
 
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}

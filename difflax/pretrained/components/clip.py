@@ -12,6 +12,8 @@ from typing import Any
 import jax.numpy as jnp
 from etils import epath
 
+from difflax.core.documents import read_json
+from difflax.core.spelling import shown
 from difflax.core.types import UserError
 from difflax.pretrained.components.text_encoders import EncoderOptions, TextPart
 from difflax.pretrained.format.layout import (
@@ -24,7 +26,7 @@ from difflax.pretrained.format.layout import (
     numbered,
     write_model,
 )
-from difflax.pretrained.format.safetensors import Tensors, open_weights, read_json, write_json
+from difflax.pretrained.format.safetensors import Tensors, open_weights, write_json
 from difflax.pretrained.format.torch_names import from_torch, to_torch
 from difflax.text.clip_config import CLIPConfig, CLIPTextConfig
 from difflax.text.encoders import TextEncoder, text_network
@@ -128,8 +130,8 @@ def load_text_encoder_from(
         where: for errors.
     """
     kind = fields.get("model_type")
-    if kind not in _TEXT_TOWERS:
-        raise UserError(f"{CONFIG} {where} is of a {kind!r} model: a CLIP text encoder is needed")
+    if kind not in tuple(_TEXT_TOWERS):
+        raise UserError(f"{CONFIG} {where} is of a {shown(kind)} model: a CLIP text encoder is needed")
     config, tensors = _TEXT_TOWERS[kind](fields, tensors)
     projection = "text_projection.weight" in tensors or _is(fields, "CLIPTextModelWithProjection")
     made = tokenizer(config.max_position_embeddings)
@@ -211,7 +213,8 @@ class ClipPart(TextPart):
 
 
 def _is(config: Mapping[str, Any], architecture: str) -> bool:
-    return architecture in (config.get("architectures") or ())
+    given = config.get("architectures")
+    return type(given) is list and architecture in given
 
 
 def _with_prefix(tensors: Tensors, prefix: str) -> Tensors:

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 from etils import epath
 
+from difflax.core.documents import read_json
 from difflax.pretrained.components.text_encoders import EncoderOptions, TextPart
 from difflax.pretrained.format.layout import CONFIG, TRANSFORMERS, check_model, write_model
-from difflax.pretrained.format.safetensors import Tensors, open_weights, read_json
+from difflax.pretrained.format.safetensors import Tensors, open_weights
 from difflax.pretrained.format.torch_names import from_torch, to_torch
 from difflax.text.t5 import T5Config, t5_network
 from difflax.text.t5_encoder import T5Encoder

@@ -5,13 +5,13 @@ from typing import Any
 
 from etils import epath
 
+from difflax.core.documents import read_json
 from difflax.core.spelling import choose
 from difflax.core.types import UserError
 from difflax.pretrained.components.text_encoders import EncoderOptions
 from difflax.pretrained.families import sd, sd3, sdxl
 from difflax.pretrained.families.family import Configs, Family
 from difflax.pretrained.format.layout import INDEX
-from difflax.pretrained.format.safetensors import read_json
 
 FAMILIES: dict[str, Family] = {
     "stable_diffusion": sd.STABLE_DIFFUSION,

@@ -15,6 +15,9 @@ from typing import Any
 from etils import epath
 from flax import nnx
 
+from difflax.core.bounds import Width
+from difflax.core.documents import read_json
+from difflax.core.kinds import takes_of
 from difflax.core.types import Params, UserError
 from difflax.diffusion.guidance import ClassifierFreeGuidance, Guidance
 from difflax.models.autoencoder import Autoencoder
@@ -38,7 +41,7 @@ from difflax.pretrained.format.layout import (
     components,
     write_model,
 )
-from difflax.pretrained.format.safetensors import Tensors, read_json, write_json
+from difflax.pretrained.format.safetensors import Tensors, write_json
 from difflax.pretrained.format.torch_names import check_names, to_torch
 from difflax.pretrained.single_file.original import Original
 from difflax.text.prompts import PromptEncoder
@@ -50,6 +53,9 @@ DENOISERS = {"unet": "UNet", "transformer": "transformer"}
 
 TEXT = "text"
 """The condition that every network reads."""
+
+
+CHANNEL_COUNT = takes_of(Width)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,15 +148,18 @@ class Family(abc.ABC):
         Raises:
             UserError: another number of channels than any of them has.
         """
-        latent = configs.autoencoder.get("latent_channels", 4)
-        given = configs.network.get("in_channels", latent)
+        file = f"{self.denoiser}/{CONFIG}"
+        latent = CHANNEL_COUNT.read(
+            configs.autoencoder.get("latent_channels", 4), f"{AUTOENCODER}/{CONFIG}: latent_channels"
+        )
+        given = CHANNEL_COUNT.read(configs.network.get("in_channels", latent), f"{file}: in_channels")
         known = {latent: ((), "text to image")}
         for name in self.channels:
             known[2 * latent + CHANNELS[name].more] = ((name,), CHANNELS[name].use)
         if given not in known:
             kinds = ", ".join(f"{count} ({use})" for count, (_, use) in known.items())
             raise UserError(
-                f"{self.denoiser}/{CONFIG}: in_channels = {given} is not supported with latents of {latent}"
+                f"{file}: in_channels = {given} is not supported with latents of {latent}"
                 f" channels: only {kinds}"
             )
         return known[given][0]

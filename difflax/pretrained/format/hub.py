@@ -10,9 +10,10 @@ from typing import Any
 
 from etils import epath
 
+from difflax.core.documents import read_json
 from difflax.core.types import UserError
 from difflax.pretrained.format.layout import DIFFUSERS, INDEX, TRANSFORMERS, components, has_component
-from difflax.pretrained.format.safetensors import read_index, read_json, weight_file
+from difflax.pretrained.format.safetensors import read_index, weight_file
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SMALL = ["*.json", "*.txt", "*/*.json", "*/*.txt", "*/*.model"]

@@ -36,7 +36,7 @@ def components(index: Mapping[str, Any]) -> list[str]:
 def has_component(index: Mapping[str, Any], name: str) -> bool:
     """Whether a ``model_index.json`` names a component."""
     entry = index.get(name)
-    return bool(entry) and entry[0] is not None
+    return isinstance(entry, list) and bool(entry) and entry[0] is not None
 
 
 def check_model(config: Mapping[str, Any], kind: str, where: str, needed: str) -> None:

@@ -16,7 +16,7 @@ import ml_dtypes
 import numpy as np
 from etils import epath
 
-from difflax.core.documents import json_object
+from difflax.core.documents import json_object, read_json
 from difflax.core.files import atomic_write
 from difflax.core.types import UserError
 
@@ -195,20 +195,6 @@ def weight_file(files: set[str], name: str, variant: str | None) -> str | None:
         ]
         candidates = special + candidates
     return next((candidate for candidate in candidates if candidate in files), None)
-
-
-def read_json(path: epath.Path) -> dict[str, Any]:
-    """The mapping in a JSON file.
-
-    Raises:
-        UserError: no such file, or no mapping in it.
-    """
-    try:
-        return json_object(path.read_bytes())
-    except FileNotFoundError:
-        raise UserError(f"no {path.name} in {path.parent}: the folder is incomplete") from None
-    except ValueError as error:
-        raise UserError(f"{path} {error}: restore the file") from error
 
 
 def write_json(path: epath.Path, value: Mapping[str, Any]) -> None:

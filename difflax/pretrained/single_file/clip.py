@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from difflax.core.documents import read_json
 from difflax.pretrained.components.clip import ClipPart, load_text_encoder_from
 from difflax.pretrained.components.text_encoders import EncoderOptions
 from difflax.pretrained.format.layout import CONFIG
-from difflax.pretrained.format.safetensors import Tensors, read_json
+from difflax.pretrained.format.safetensors import Tensors
 from difflax.pretrained.single_file.tensors import (
     HEAD,
     Part,

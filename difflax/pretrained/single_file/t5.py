@@ -4,6 +4,7 @@ import dataclasses
 import re
 from typing import Any
 
+from difflax.core.documents import read_json
 from difflax.core.types import UserError
 from difflax.pretrained.components.t5 import (
     TOKEN_TABLE,
@@ -14,7 +15,7 @@ from difflax.pretrained.components.t5 import (
 )
 from difflax.pretrained.components.text_encoders import EncoderOptions
 from difflax.pretrained.format.layout import CONFIG
-from difflax.pretrained.format.safetensors import Tensors, read_json
+from difflax.pretrained.format.safetensors import Tensors
 from difflax.pretrained.single_file.tensors import count_of, shapes_of
 from difflax.pretrained.single_file.text import Beside, Tower
 from difflax.text.t5 import T5Config

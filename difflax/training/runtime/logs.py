@@ -102,8 +102,8 @@ class Order:
 def _step_of(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError):
-        return float("inf")  # a line that a kill cut short
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return float("inf")  # a line that a kill cut short, or somebody wrote
 
 
 def mean_metrics(

@@ -9,10 +9,12 @@ import collections.abc
 import dataclasses
 import math
 import typing
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from difflax.core.bounds import Range
 from difflax.core.descriptions import choices_of
-from difflax.core.spelling import nearest
+from difflax.core.spelling import nearest, shown
 from difflax.core.types import UserError
 
 
@@ -99,9 +101,32 @@ class Number(ValueKind):
         return OfType(float).takes(number) or OfType(int).takes(number)
 
     def read(self, value: Any, where: str) -> float:
-        number = float(value)
+        try:
+            number = float(value)
+        except OverflowError:
+            raise UserError(f"{where} = {shown(value)} must be a finite number") from None
         if math.isnan(number) or (math.isinf(number) and not self.endless):
             raise UserError(f"{where} = {number!r} must be a finite number")
+        return number
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounded(ValueKind):
+    """Numbers of a kind within a range."""
+
+    of: ValueKind
+    bounds: Range
+
+    @property
+    def words(self) -> str:
+        return self.of.words
+
+    def takes(self, value: Any) -> bool:
+        return self.of.takes(value)
+
+    def read(self, value: Any, where: str) -> Any:
+        number = self.of.read(value, where)
+        self.bounds.check(number, where)
         return number
 
 
@@ -169,8 +194,8 @@ class Takes:
             return kind.read(value, where)
         if all(kind.known for kind in self.kinds):
             known = [item for kind in self.kinds for item in kind.known]
-            raise UserError(f"{where} = {value!r} is unknown{nearest(value, known)}")
-        raise UserError(f"{where} = {value!r} must be {self.words}")
+            raise UserError(f"{where} = {shown(value)} is unknown{nearest(value, known)}")
+        raise UserError(f"{where} = {shown(value)} must be {self.words}")
 
 
 def takes_of(hint: Any, *, endless: bool = False) -> Takes:
@@ -182,13 +207,25 @@ def takes_of(hint: Any, *, endless: bool = False) -> Takes:
     return Takes(tuple(_kind(option, endless) for option in choices_of(hint) if not _is_array(option)))
 
 
-_OF_TYPES = {type(None): Nothing(), bool: OfType(bool), int: OfType(int), str: OfType(str)}
+_OF_TYPES = {
+    type(None): Nothing(),
+    bool: OfType(bool),
+    # Of what a computer's whole numbers hold; a range that is declared is narrower.
+    int: Bounded(OfType(int), Range(-(2**63), 2**63 - 1)),
+    str: OfType(str),
+}
 
 
 def _kind(option: Any, endless: bool) -> ValueKind:
     origin, parts = typing.get_origin(option), typing.get_args(option)
     if option is float:
         return Number(endless)
+    if origin is typing.Annotated:
+        # Of float | int the first takes both.
+        kind = _kind(choices_of(parts[0])[0], endless)
+        for bounds in option.__metadata__:
+            kind = Bounded(kind, bounds)
+        return kind
     if origin is typing.Literal:
         return Listed(parts)
     if origin in (tuple, collections.abc.Sequence):
@@ -200,3 +237,30 @@ def _kind(option: Any, endless: bool) -> ValueKind:
 def _is_array(option: Any) -> bool:
     """Whether an annotation means arrays."""
     return hasattr(option, "dtypes") and hasattr(option, "dims")
+
+
+def read_fields(hints: Mapping[str, Any], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The values of a ``config.json`` as annotations have them: its lists as tuples, whole numbers as floats
+    where floats are meant.
+
+    Args:
+        hints: the annotation of every field.
+        where: what holds them, for errors.
+
+    Raises:
+        UserError: one of another type or out of its range.
+    """
+    return {
+        name: takes_of(hints[name]).read(_tuples(value), f"{where}.{name}") for name, value in values.items()
+    }
+
+
+def read_own_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the values that are fields of a dataclass, see `read_fields`."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    names = [field.name for field in dataclasses.fields(cls) if field.name in values]
+    return read_fields(hints, {name: values[name] for name in names}, cls.__name__)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if type(value) is list else value

@@ -1,0 +1,108 @@
+"""Hostile values of flags, over all commands: refused before anything is loaded, as the model is nowhere."""
+
+import os
+
+import pytest
+
+from tests.hostile.answers import refused
+from tests.runs import ROOT
+
+SAMPLE = ("sample", "--pretrained=nowhere", "--prompt=a cat", "--output={out}")
+ABLATE = ("ablate", "--pretrained=nowhere", "--prompt=a cat", "--output={out}")
+EVALUATE = ("evaluate", "--workdir=nowhere", "--output={out}")
+CONVERT = ("convert", "--pretrained=nowhere", "--output={out}")
+PLAN = ("plan", f"--config={ROOT / 'configs' / 'shapes.py'}", "--config.text_encoder.path=nowhere")
+LAUNCH = ("launch", "slurm", "--config=a", "--workdir=b")
+
+WHOLE = ("", "x", "1.5", "nan", "inf", "1e309", "0x", "1,2", "None", "-1", "10" * 40)
+REAL = ("", "x", "nan", "inf", "-inf", "1e309", "1,2", "None", "1+1j")
+TEXTS_AS_PATHS = ("{file}", "{file}/below", "{loop}/x", "a\0b", "n" * 300, "gs://bucket/x", "s3://bucket/x")
+
+TABLE = {
+    SAMPLE: {
+        "height": (*WHOLE, "0", "-8", "1000000000"),
+        "width": (*WHOLE, "0", "-8", "1000000000"),
+        "num_steps": (*WHOLE, "0", "1000000000"),
+        "num_images": (*WHOLE, "0", "1000000000", "4294967296"),
+        "seed": (*WHOLE, "4294967296", "9223372036854775808"),
+        "guidance_scale": REAL,
+        "sampler": ("", "ddmi", "None", "DDIM " * 100),
+        "guidance": ("", "cgf", "{", "[" * 500, "{'name': 'cfg', 'scale': 'x'}", "{'scale': 1e999}", "7"),
+        "lora": ("", "nowhere", "nowhere:x", "nowhere:nan", "{file}:inf", "a\0b"),
+        "textual_inversion": ("nowhere", "a\0b"),
+        "dtype": ("", "float", "int8", "float32x"),
+        "mesh": ("", "data", "data=x", "data=0", "date=1", "data=1.5", "data=-5"),
+        "image": ("nowhere.png", "{file}", "{folder}", "a\0b", "n" * 300, "{loop}"),
+        "strength": (*REAL, "0", "-1", "1.5", "0.5"),
+        "prompts_file": ("nowhere.txt", "{folder}", "{loop}", "a\0b", "n" * 300, "gs://bucket/x"),
+        "output": TEXTS_AS_PATHS,
+        "processes": (*WHOLE, "0"),
+        "clip_skip": (*WHOLE, "1000000000"),
+        "image_guidance_scale": REAL,
+        "original_size": ("", "x", "1", "1,2,3", "0,0", "-1,5", "1.5,2"),
+        "aesthetic_score": REAL,
+        "no_such_flag": ("1",),
+    },
+    ABLATE: {
+        "seeds": (*WHOLE, "0", "1000000000"),
+        "guidance_scales": ("x", "nan", "1,inf", "1,1", "1,,2", "1e309"),
+        "num_steps": (*WHOLE, "0", "1000000000"),
+        "sampler": ("ddmi",),
+        "clip": ("nowhere", "{file}", "a\0b", "n" * 300),
+        "output": TEXTS_AS_PATHS,
+    },
+    EVALUATE: {
+        "seeds": (*WHOLE, "0", "1000000000"),
+        "bits_per_dimension": WHOLE,
+        "workdir": ("", "{file}", "{folder}", "{loop}", "a\0b", "n" * 300, "gs://bucket/x"),
+        "output": TEXTS_AS_PATHS,
+    },
+    CONVERT: {
+        "output": TEXTS_AS_PATHS,
+        "pretrained": ("", "{file}", "{folder}", "{loop}", "a\0b", "n" * 300, "gs://bucket/x"),
+        "t5_length": WHOLE,
+    },
+    PLAN: {
+        "output": TEXTS_AS_PATHS[1:],
+        "tokens": (*WHOLE, "0"),
+        "topology": ("", "x" * 9),
+        "config": ("{file}",),
+    },
+    LAUNCH: {"nodes": (*WHOLE, "0"), "hours": (*WHOLE, "0"), "name": ("A b", "$(x)", "ä ö")},
+}
+
+CASES = [
+    (command, flag, value)
+    for command, flags in TABLE.items()
+    for flag, values in flags.items()
+    for value in values
+]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """A file, an empty folder, a circle of links, and where results would go."""
+    root = tmp_path_factory.mktemp("hostile")
+    (root / "file").write_bytes(b"\x00\xff not what you think")
+    (root / "folder").mkdir()
+    os.symlink(root / "loop", root / "loop")
+    return {"file": root / "file", "folder": root / "folder", "loop": root / "loop", "out": root / "out"}
+
+
+@pytest.mark.parametrize(("command", "flag", "value"), CASES)
+def test_is_answered_in_one_line(command, flag, value, places, monkeypatch):
+    monkeypatch.chdir(places["folder"])
+    for name, place in places.items():
+        value = value.replace(f"{{{name}}}", str(place))
+    before = sorted(places["folder"].parent.rglob("*"))
+    split = [argument.format(**places) for argument in command]
+    rest = ["--", *split[2:]] if split[0] == "launch" else []
+    kept = split[:2] if rest else split
+    line = refused(*kept, f"--{flag}={value}", *rest)
+    # Of what is opened the path is named.
+    assert flag in line or flag == "pretrained", line
+    assert sorted(places["folder"].parent.rglob("*")) == before
+
+
+def test_there_are_many_of_them():
+    assert len(CASES) > 300
