@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from difflax.cli.models import define_model_flags, load_model
+from difflax.cli.models import begin, define_model_flags, read_model
 from difflax.cli.sample import define_prompt_flags, read_prompts
 from difflax.core.types import UserError
 
@@ -47,13 +47,24 @@ def run(values: flags.FlagValues) -> None:
 
 def sweep(values: flags.FlagValues, scales: list[float] | None, likelihood: int = 0) -> None:
     """Measures at ``scales`` (the run's own if ``None``), writes everything and prints the outcome; with the
-    ``likelihood`` of so many test images.
+    ``likelihood`` of so many test images. ``--output`` is held meanwhile, see `alone_in`.
     """
+    prompts: list[str] = []
     if values.pretrained:
         prompts = read_prompts(values)
     elif values.prompt or values.prompts_file or values.clip:
         raise UserError("--prompt, --prompts_file and --clip go with --pretrained: a run has its own")
-    pipeline = load_model(values)
+    begin(values)
+    from difflax.parallel.processes import alone_in
+
+    with alone_in(values.output):
+        _sweep(values, scales, prompts, likelihood)
+
+
+def _sweep(
+    values: flags.FlagValues, scales: list[float] | None, prompts: list[str], likelihood: int
+) -> None:
+    pipeline = read_model(values)
     import jax
 
     from difflax import runs

@@ -103,14 +103,24 @@ def read_lora_flag(text: str) -> tuple[str, float]:
 
 def load_model(values: flags.FlagValues):
     """The pipeline of ``--workdir`` or ``--pretrained``, once all flags that could be wrong are looked at."""
-    from difflax import runs
+    begin(values)
+    return read_model(values)
 
+
+def begin(values: flags.FlagValues) -> None:
+    """Looks at the flags that a model needs, and joins the other processes of this run."""
     if bool(values.workdir) == bool(values.pretrained):
         raise UserError("give --workdir=DIR, the folder of a training run, or --pretrained=DIR_OR_HUB_ID")
     if not values.output:
         raise UserError("give --output=DIR, a folder for the results")
     if "mesh" in values:
         join_processes(values)
+
+
+def read_model(values: flags.FlagValues):
+    """The pipeline of ``--workdir`` or ``--pretrained``, of flags that `begin` has looked at."""
+    from difflax import runs
+
     if values.pretrained:
         pipeline = load_pretrained(values)
     else:

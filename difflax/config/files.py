@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from difflax.config.experiments import Experiment, parse, resolve
 from difflax.config.resolve import Override
 from difflax.config.values import to_json
-from difflax.core.files import atomic_write, remove_unfinished
+from difflax.core.files import LOCK, atomic_write, remove_unfinished
 from difflax.core.types import UserError
 
 OPERATIONAL = (
@@ -130,7 +130,7 @@ def claim_workdir(workdir: epath.PathLike, experiment: Experiment) -> None:
                 f"{workdir} holds a run with another config ({'; '.join(other[:3])}{more}):"
                 " choose another --workdir, or the config it was started with"
             )
-    elif workdir.exists() and any(workdir.iterdir()):
+    elif workdir.exists() and any(path.name != LOCK for path in workdir.iterdir()):
         raise UserError(f"{workdir} is not empty and no workdir of difflax: choose another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, "w") as file:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PyTree
 from difflax.config.experiments import FineTuningExperiment
 from difflax.config.files import claim_workdir
 from difflax.config.pretrained import STORED
-from difflax.core.files import atomic_folder
+from difflax.core.files import atomic_folder, held
 from difflax.core.types import Conditioning, UserError
 from difflax.data.caches import EmbeddingCache
 from difflax.data.fingerprints import arrays_fingerprint
@@ -173,7 +173,9 @@ def with_class_images(
                 f"config.data.class_path = {source.class_path!r} has {source.missing_class_images()} pictures"
                 " too few, and several processes make none: start the run in one process first"
             )
-        make_class_images(source, pipeline_of(experiment, checkpoint), experiment.seed)
+        # Runs may share the folder: two would make too many, and the rows of the data would change.
+        with held(epath.Path(source.class_path).expanduser()):
+            make_class_images(source, pipeline_of(experiment, checkpoint), experiment.seed)
     return dataclasses.replace(experiment, data=source)
 
 

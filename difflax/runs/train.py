@@ -15,7 +15,7 @@ from difflax.config.experiments import (
     parse,
 )
 from difflax.core.types import UserError
-from difflax.parallel.processes import first_process_first
+from difflax.parallel.processes import alone_in, first_process_first
 from difflax.runs.autoencoder import prepare_autoencoder
 from difflax.runs.clip import prepare_clip
 from difflax.runs.diffusion import prepare_diffusion
@@ -34,7 +34,11 @@ PREPARE = {
 def train(
     config: ConfigDict | Mapping[str, Any], workdir: epath.PathLike, *, stop_at: int | None = None
 ) -> None:
-    """Trains what the config names, or goes on with it; see `fit`."""
+    """Trains what the config names, or goes on with it; see `fit`.
+
+    Raises:
+        UserError: something in the config is wrong, or another process trains in ``workdir``; and see `fit`.
+    """
     workdir = epath.Path(workdir)
     experiment = parse(config, workdir)
     check(experiment)
@@ -44,18 +48,19 @@ def train(
             f"config.training.batch_size = {options.batch_size} must be a multiple of the"
             f" {mesh.shape['data'] * mesh.shape['fsdp']} devices of the mesh's data and fsdp axes"
         )
-    with first_process_first():
-        task = PREPARE[type(experiment)](experiment, workdir)
-    fit(
-        workdir,
-        dict(experiment.resolved),
-        task,
-        optimizer=experiment.optimizer.build(options.steps),
-        ema=experiment.ema,
-        mesh=mesh,
-        rules=experiment.mesh.rules,
-        seed=experiment.seed,
-        options=options,
-        label=experiment.name,
-        stop_at=stop_at,
-    )
+    with alone_in(workdir):
+        with first_process_first():
+            task = PREPARE[type(experiment)](experiment, workdir)
+        fit(
+            workdir,
+            dict(experiment.resolved),
+            task,
+            optimizer=experiment.optimizer.build(options.steps),
+            ema=experiment.ema,
+            mesh=mesh,
+            rules=experiment.mesh.rules,
+            seed=experiment.seed,
+            options=options,
+            label=experiment.name,
+            stop_at=stop_at,
+        )

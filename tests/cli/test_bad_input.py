@@ -1,6 +1,9 @@
 """Bad input is one clear line and exit status 2, and loses nothing."""
 
+import os
+
 import pytest
+from difflax.core.files import held
 
 from tests.runs import command, contents, small_run
 
@@ -62,6 +65,15 @@ def test_another_config_leaves_the_workdir_alone(trained, clip_folder):
     line = refused(*small_run(clip_folder, trained, "--config.seed=1", steps=4))
     assert "seed: 0 there, 1 here" in line
     assert contents(trained) == before
+
+
+def test_a_folder_that_another_process_writes_to_is_refused_before_anything_is_loaded(clip_folder, tmp_path):
+    with held(tmp_path / "run"):
+        line = refused(*small_run(clip_folder, tmp_path / "run"))
+        assert f"process {os.getpid()} on " in line and str(tmp_path / "run") in line
+        line = refused("ablate", f"--workdir={tmp_path / 'nowhere'}", f"--output={tmp_path / 'run'}")
+        assert f"process {os.getpid()} on " in line
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
