@@ -22,6 +22,7 @@ from difflax.data.latents import cache_latents
 from difflax.data.loader import Loader
 from difflax.data.records import Records
 from difflax.data.subjects import Subject
+from difflax.diffusion.loss.losses import check_weight
 from difflax.diffusion.loss.time_samplers import Shifted
 from difflax.diffusion.time_shift import TimeShift
 from difflax.generation.conditions import named
@@ -127,6 +128,7 @@ def make_objective(experiment: FineTuningExperiment, checkpoint: Checkpoint) -> 
         if experiment.model.time_shift:
             shift = TimeShift(shift=experiment.model.time_shift)
         time_sampler = Shifted(sampler=time_sampler, shift=shift)
+    check_weight(loss.weighting, sampling.prediction_type, sampling.schedule, time_sampler)
     reader = checkpoint.with_networks(shapes)
 
     def encode(networks: PyTree, tokens: PyTree) -> Conditioning:

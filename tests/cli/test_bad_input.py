@@ -5,7 +5,7 @@ import os
 import pytest
 from difflax.core.files import held
 
-from tests.runs import command, contents, small_run
+from tests.runs import ROOT, command, contents, small_run
 
 # On one worker, so that what the tests share is made once.
 pytestmark = pytest.mark.xdist_group("bad_input")
@@ -46,12 +46,24 @@ def refused(*arguments):
             ["projection_class_embeddings_input_dim = 48", "width 16"],
         ),
         ("--config.autoencoder.whitening=-1.0", ["whitening", "negative"]),
+        (
+            ["--config.training.accumulate=2", "--config.loss.noise.name=paired"],
+            ["config.training.accumulate = 2", "config.loss.noise"],
+        ),
     ],
 )
 def test_config(override, says, tmp_path, clip_folder):
-    line = refused(*small_run(clip_folder, tmp_path / "run", override))
+    overrides = [override] if isinstance(override, str) else override
+    line = refused(*small_run(clip_folder, tmp_path / "run", *overrides))
     assert all(word in line for word in says), line
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_contrastive_loss_is_not_taken_in_parts(tmp_path):
+    config = f"--config={ROOT / 'configs' / 'clip.py'}:digits"
+    line = refused("train", config, f"--workdir={tmp_path / 'run'}", "--config.training.accumulate=4")
+    assert "config.training.accumulate = 4" in line and "CLIP" in line
+    assert not (tmp_path / "run").exists()
 
 
 def test_missing_files(tmp_path):
