@@ -61,9 +61,7 @@ def sweep(values: flags.FlagValues, scales: list[float] | None, likelihood: int 
         _sweep(values, scales, prompts, likelihood)
 
 
-def _sweep(
-    values: flags.FlagValues, scales: list[float] | None, prompts: list[str], likelihood: int
-) -> None:
+def _sweep(values: flags.FlagValues, scales: list[float] | None, prompts: list[str], likelihood: int) -> None:
     pipeline = read_model(values)
     import jax
 

@@ -1,12 +1,13 @@
 """``difflax COMMAND --flags``: one file a command; bad input is one line and exit status 2."""
 
+import errno
 import importlib
 import sys
 from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from difflax.core.types import REQUEUE, Interrupted, UserError
+from difflax.core.types import CTRL_C, Interrupted, UserError
 
 COMMANDS = {
     "train": "train what a config names, or go on with it",
@@ -54,7 +55,9 @@ def _run(name: str, argv: Sequence[str]) -> None:
 
 
 def ending(work: Callable[[], None]) -> int:
-    """Does ``work``; its exit status, after a line about what was wrong."""
+    """Does ``work``; its exit status, after a line about what was wrong: bad input, a full disk, a machine
+    that is wanted back, Ctrl-C.
+    """
     try:
         work()
     except UserError as error:
@@ -62,7 +65,22 @@ def ending(work: Callable[[], None]) -> int:
         return 2
     except Interrupted as interruption:
         print(f"difflax: {interruption}", file=sys.stderr)
-        return REQUEUE
+        return interruption.status
+    except KeyboardInterrupt:
+        print(
+            "difflax: stopped by Ctrl-C: the same command, started again, goes on",
+            file=sys.stderr,
+        )
+        return CTRL_C
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" for {error.filename}" if error.filename else ""
+        print(
+            f"difflax: error: the disk has no room{where}: make room, and start the same command again",
+            file=sys.stderr,
+        )
+        return 2
     return 0
 
 

@@ -24,6 +24,12 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
         "stop_at", None, "stop after this step with a checkpoint; the next call goes on", flag_values=values
     )
     flags.DEFINE_bool(
+        "change",
+        False,
+        "go on with a run that began with another training.steps or learning rate",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
         "show", False, "print the config, all keys of it, and train nothing", flag_values=values
     )
 
@@ -84,5 +90,5 @@ def run(values: flags.FlagValues) -> None:
     from difflax import runs
 
     join_processes(values)
-    runs.train(config, values.workdir, stop_at=values.stop_at)
+    runs.train(config, values.workdir, stop_at=values.stop_at, change=values.change)
     print(f"trained: {values.workdir}")

@@ -35,8 +35,8 @@ def check_loss(experiment: DiffusionExperiment | FineTuningExperiment) -> None:
     loss, source = experiment.loss, experiment.data
     if experiment.training.accumulate > 1 and loss.noise.pairs:
         raise UserError(
-            f"config.training.accumulate = {experiment.training.accumulate}: config.loss.noise (paired) chooses"
-            " among the noises of the whole batch: set 1, or another noise"
+            f"config.training.accumulate = {experiment.training.accumulate}: config.loss.noise (paired)"
+            " chooses among the noises of the whole batch: set 1, or another noise"
         )
     if loss.masked and not getattr(source, "alpha_mask", False):
         raise UserError(
@@ -53,9 +53,9 @@ def check_loss(experiment: DiffusionExperiment | FineTuningExperiment) -> None:
 def _check_clip(experiment: CLIPExperiment) -> None:
     if experiment.training.accumulate > 1:
         raise UserError(
-            f"config.training.accumulate = {experiment.training.accumulate}: CLIP's loss tells each example from"
-            " all others of its batch, and parts of it are another loss: set 1, and spread the batch over more"
-            " devices (config.mesh) or set a smaller config.training.batch_size"
+            f"config.training.accumulate = {experiment.training.accumulate}: CLIP's loss tells each example"
+            " from all others of its batch, and parts of it are another loss: set 1, and spread it over"
+            " more devices (config.mesh) or set a smaller config.training.batch_size"
         )
 
 

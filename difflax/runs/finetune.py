@@ -39,6 +39,7 @@ from difflax.training.objectives.base import network_params, pixels
 from difflax.training.objectives.denoising import Denoising
 from difflax.training.objectives.finetuning import FineTuning
 from difflax.training.runtime.checkpoints import has_checkpoint
+from difflax.training.runtime.manifest import write_manifest
 from difflax.training.state import TrainState
 
 TRAINED = "trained"
@@ -59,6 +60,7 @@ def prepare_finetune(experiment: FineTuningExperiment, workdir: epath.Path) -> T
     if model.copy and not (workdir / STORED).exists():
         with atomic_folder(workdir / STORED) as folder:
             original.save(folder)
+            write_manifest(folder, {})
     experiment = with_class_images(experiment, original, workdir)
     records = experiment.data.split("train")
     prepare, loader = _batches(experiment, checkpoint, records, workdir)

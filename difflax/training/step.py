@@ -14,6 +14,7 @@ from difflax.core.types import Params, UserError
 from difflax.parallel.sharding import TENSOR_RULES, Rule, batch_sharding, put, sharded_shapes
 from difflax.training.ema import EMA
 from difflax.training.objectives.base import Objective, Part
+from difflax.training.optimizers import at_step
 from difflax.training.state import TrainState, init_state
 
 Metrics = dict[str, Float[Array, ""]]
@@ -33,8 +34,8 @@ def make_train_step(
     """``(state, batch) -> (state, metrics)``; its randomness is a function of ``seed`` and the step alone.
 
     A step whose loss or gradient is not finite changes nothing but ``step`` and ``skipped``; that is decided
-    on the device. A third argument are the arrays that the objective reads and does not train, see
-    `Objective.reading`.
+    on the device. The learning rate is that of the step, however many were skipped. A third argument are the
+    arrays that the objective reads and does not train, see `Objective.reading`.
 
     Args:
         accumulate: parts that the batch is taken in, one after the other; the step uses the mean of their
@@ -58,6 +59,7 @@ def make_train_step(
 
         def moved(grads: Params, memory: PyTree, old: Moving) -> Moving:
             params, opt_state, ema_params, _ = old
+            opt_state = at_step(opt_state, state.step)
             updates, opt_state = optimizer.update(grads, opt_state, params)
             params = optax.apply_updates(params, updates)
             return params, opt_state, ema.update(ema_params, params, step), memory
@@ -113,15 +115,17 @@ def accumulated(
             raise UserError(f"a batch of {array.shape[0]} is not divided by training.accumulate = {parts}")
         return array.reshape(-1, parts, *array.shape[1:]).swapaxes(0, 1)
 
-    def add(total: Params, part: tuple[PyTree, Array]) -> tuple[Params, tuple[Array, Metrics]]:
-        examples, number = part
+    leaves, structure = jax.tree.flatten(batch)
+
+    def add(total: Params, part: tuple[list, Array]) -> tuple[Params, tuple[Array, Metrics]]:
+        examples, number = structure.unflatten(part[0]), part[1]
         grads, losses, metrics = gradient(
             objective, state.params, examples, key, state.memory, Part(number, parts)
         )
         return jax.tree.map(jnp.add, total, grads), (losses, metrics)
 
     nothing = jax.tree.map(jnp.zeros_like, state.params)
-    parts_of = (jax.tree.map(split, batch), jnp.arange(parts))
+    parts_of = ([split(leaf) for leaf in leaves], jnp.arange(parts))
     total, (losses, metrics) = jax.lax.scan(add, nothing, parts_of)
     mean = jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
     return jax.tree.map(lambda g: g / parts, total), losses.swapaxes(0, 1).reshape(-1), mean

@@ -127,8 +127,8 @@ def weighted_penalty(
     penalty: Penalty = MeanSquared(),
     mask: Float[Array, "b ..."] | None = None,
 ) -> Float[Array, " b"]:
-    """The mean over each example of ``weight * penalty(error moved to the weighting's space)``; infinite where
-    no signal is left and the error's way to that space has no bound, see `check_weight`.
+    """The mean over each example of ``weight * penalty(error moved to the weighting's space)``; infinite
+    where no signal is left and the error's way to that space has no bound, see `check_weight`.
     """
     if weighting.space is None:
         return (weighting(level) * _mean(penalty(error), mask)).astype(error.dtype)
@@ -152,8 +152,8 @@ def check_weight(
         raise UserError(
             f"config.loss.weighting ({type(weighting).__name__}) is infinite at t = {float(largest):g}, which"
             f" config.loss.time_sampler draws and where the schedule leaves no signal, for a network that"
-            f" predicts {type(prediction_type).__name__}: choose the prediction v, another weighting (min_snr,"
-            " constant), or a schedule that ends with some signal"
+            f" predicts {type(prediction_type).__name__}: choose the prediction v, another weighting"
+            " (min_snr, constant), or a schedule that ends with some signal"
         )
 
 

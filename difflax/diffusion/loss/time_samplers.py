@@ -71,8 +71,8 @@ class Forgetful:
 
 
 def sample_times(sampler: TimeSampler, keys: Key[Array, " b"], schedule: NoiseSchedule) -> Float[Array, " b"]:
-    """One time in (0, 1] for each key of the (global) batch; a stratified batch takes its shift from the first
-    key.
+    """One time in (0, 1] for each key of the (global) batch; a stratified batch takes its shift from the
+    first key.
     """
     if sampler.stratified:
         u = uniform(keys[0]) + as_time(jnp.arange(len(keys))) / len(keys)

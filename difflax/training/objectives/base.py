@@ -68,8 +68,8 @@ class Objective(Protocol):
         ...
 
     def advance(self, memory: PyTree, losses: Float[Array, " b"], key: Key[Array, ""]) -> PyTree:
-        """The memory after a step, from the losses of the whole batch that ``loss`` gave with the same key and
-        memory.
+        """The memory after a step, from the losses of the whole batch that ``loss`` gave with the same key
+        and memory.
         """
         ...
 

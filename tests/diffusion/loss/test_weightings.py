@@ -201,7 +201,7 @@ def test_a_weight_without_bound_is_refused_where_its_time_is_drawn():
         check_weight(MinSNR(), epsilon, schedule, sampler)
         check_weight(TruncatedSNR(), v, schedule, sampler)
     check_weight(TruncatedSNR(), epsilon, schedule, Uniform())
-    with pytest.raises(UserError, match="TruncatedSNR.* infinite at t = 1.*choose the prediction v"):
+    with pytest.raises(UserError, match=r"TruncatedSNR.* infinite at t = 1.*choose the prediction v"):
         check_weight(TruncatedSNR(), epsilon, schedule, Uniform(timesteps=1000))
 
 
