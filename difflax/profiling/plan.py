@@ -74,7 +74,7 @@ class Plan:
 
     @property
     def hfu(self) -> float | None:
-        """The share of the chip's peak that the roofline allows, of all FLOPs, those of recomputation included."""
+        """The share of the chip's peak that the roofline allows, recomputation included."""
         return self.times["arithmetic"] / self.step_seconds if self.step_seconds else None
 
     @property

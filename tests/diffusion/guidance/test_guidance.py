@@ -210,7 +210,7 @@ def test_zero_steps_leave_a_step():
 
 
 def test_frequency_decoupled_guidance_with_a_pyramid():
-    """Sadat et al., algorithm 1: each level of the Laplacian pyramids of both predictions has its own scale."""
+    """Sadat et al., algorithm 1: each level of the Laplacian pyramids has its own scale."""
     low_scale, high_scale = 2.0, 6.0
     (high, low), (high_null, low_null) = laplacian(A0), laplacian(B0)
     levels = [high + (high_scale - 1) * (high - high_null), low + (low_scale - 1) * (low - low_null)]
