@@ -51,5 +51,5 @@ def _binomial(image: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     return image
 
 
-def _resize(image: Float[Array, "b h w c"], size: Sequence[int]) -> Float[Array, "b h w c"]:
+def _resize(image: Float[Array, "b h w c"], size: Sequence[int]) -> Float[Array, "b rows columns c"]:
     return jax.image.resize(image, (image.shape[0], *size, image.shape[-1]), method="linear", antialias=False)

@@ -70,7 +70,7 @@ def test_a_contrastive_loss_is_not_taken_in_parts(tmp_path):
 
 
 def test_a_finished_run_goes_on_longer_when_it_is_told_to(trained, clip_folder, tmp_path):
-    """`--change` takes other steps and learning rates and nothing else; afterwards the plain command goes on."""
+    """`--change` takes other steps and learning rates alone; afterwards the plain command goes on."""
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     longer = small_run(clip_folder, run, "--config.optimizer.learning_rate=0.002", steps=6)

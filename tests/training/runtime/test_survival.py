@@ -372,7 +372,7 @@ def test_a_checkpoint_without_a_position_in_the_data_is_damaged(stored, tmp_path
 def test_a_position_that_is_none_is_one_line(whole, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(whole[0], workdir)
-    for folder in (workdir / "checkpoints").glob("step_*"):
+    for folder in epath.Path(workdir / "checkpoints").glob("step_*"):
         (folder / "data" / "metadata").write_text('{"roll_backs": 0}')
         facts = read_facts(folder)
         write_manifest(folder, facts)
@@ -404,3 +404,23 @@ def test_a_copy_in_the_workdir_with_a_flipped_bit_is_found(tmp_path):
     flip_a_bit(tmp_path / "text_encoder" / "model.safetensors")
     with pytest.raises(UserError, match=r"text_encoder is damaged \(model.safetensors has other contents"):
         check_copy(folder)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_process_with_one_line_and_what_it_has_done_goes_on(tmp_path):
+    """Twice: a run that goes on from the first is stopped too."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "DIFFLAX_TOY_PAUSE": "0.2"}
+    command = [sys.executable, str(ROOT / "tests" / "training" / "toy.py"), str(tmp_path / "run"), "10000"]
+    lines, ends = tmp_path / "run" / "metrics.jsonl", []
+    for _ in range(2):
+        seen = lines.stat().st_size if lines.exists() else 0
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        while not lines.exists() or lines.stat().st_size <= seen:
+            time.sleep(0.05)
+            assert process.poll() is None, process.stderr.read()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 130 and "Traceback" not in said, said
+        assert "the same command goes on" in said.strip().splitlines()[-1]
+        ends.append(max(Checkpoints(tmp_path / "run" / "checkpoints").steps))
+    assert ends[1] > ends[0] > 0
