@@ -13,7 +13,7 @@ from difflax.core import streams
 from difflax.core.types import Params, UserError
 from difflax.parallel.sharding import TENSOR_RULES, Rule, batch_sharding, put, sharded_shapes
 from difflax.training.ema import EMA
-from difflax.training.objectives.base import Objective, Part
+from difflax.training.objectives.base import BatchPart, Objective
 from difflax.training.optimizers import at_step
 from difflax.training.state import TrainState, init_state
 
@@ -106,7 +106,7 @@ def gradient(
 def accumulated(
     objective: Objective, state: TrainState, batch: PyTree, key: Key[Array, ""], parts: int
 ) -> tuple[Params, Float[Array, " b"], Metrics]:
-    """As `gradient`, in ``parts`` of the batch. Part ``i`` has every ``parts``-th example from ``i`` on, so
+    """As `gradient`, in ``parts`` of the batch. BatchPart ``i`` has every ``parts``-th example from ``i`` on, so
     that each device takes its own share of every part; its examples draw what they draw in the whole batch.
     """
 
@@ -120,7 +120,7 @@ def accumulated(
     def add(total: Params, part: tuple[list, Array]) -> tuple[Params, tuple[Array, Metrics]]:
         examples, number = structure.unflatten(part[0]), part[1]
         grads, losses, metrics = gradient(
-            objective, state.params, examples, key, state.memory, Part(number, parts)
+            objective, state.params, examples, key, state.memory, BatchPart(number, parts)
         )
         return jax.tree.map(jnp.add, total, grads), (losses, metrics)
 

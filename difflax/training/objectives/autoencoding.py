@@ -17,7 +17,7 @@ from difflax.core.types import Params
 from difflax.models.functional import Functional
 from difflax.text.clip import unit_norm
 from difflax.text.pixels import PixelConfig, preprocess_images
-from difflax.training.objectives.base import WHOLE, Part, Plain, pixels
+from difflax.training.objectives.base import WHOLE, BatchPart, Plain, pixels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class Autoencoding(Plain):
     distance: FeatureDistance | None = None
 
     def loss(
-        self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = (), part: Part = WHOLE
+        self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = (), part: BatchPart = WHOLE
     ) -> tuple[Float[Array, " b"], dict[str, Float[Array, ""]]]:
         images = pixels(batch)
         posterior = self.model.apply(params, images, method="encode")

@@ -13,7 +13,7 @@ from difflax.models.functional import Functional
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class BatchPart:
     """Every ``of``-th example of a batch from ``number`` on: what a step that accumulates gradients looks at
     in one go. An example's random numbers are those that it has in the whole batch.
 
@@ -38,7 +38,7 @@ class Part:
         return key if self.of == 1 else jax.random.fold_in(key, self.number)
 
 
-WHOLE = Part()
+WHOLE = BatchPart()
 """All of a batch."""
 
 
@@ -57,7 +57,7 @@ class Objective(Protocol):
         ...
 
     def loss(
-        self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = (), part: Part = WHOLE
+        self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = (), part: BatchPart = WHOLE
     ) -> tuple[Float[Array, " b"], dict[str, Float[Array, ""]]]:
         """The loss of every example, and what else is worth logging.
 

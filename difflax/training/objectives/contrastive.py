@@ -9,7 +9,7 @@ from difflax.core.types import Params
 from difflax.models.functional import Functional
 from difflax.text.contrastive import contrastive_loss, retrieval
 from difflax.text.pixels import PixelConfig, preprocess_images
-from difflax.training.objectives.base import WHOLE, Part, Plain
+from difflax.training.objectives.base import WHOLE, BatchPart, Plain
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Contrastive(Plain):
     pixels: PixelConfig
 
     def loss(
-        self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = (), part: Part = WHOLE
+        self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = (), part: BatchPart = WHOLE
     ) -> tuple[Float[Array, " b"], dict[str, Float[Array, ""]]]:
         images = batch["image"].astype(jnp.float32) / 255
         pixel_values = preprocess_images(images, self.pixels.size, self.pixels.mean, self.pixels.std)

@@ -20,7 +20,7 @@ from difflax.diffusion.predictions import PredictionType
 from difflax.diffusion.schedules import NoiseSchedule, noise_level
 from difflax.models.autoencoder import Autoencoder
 from difflax.models.functional import Functional
-from difflax.training.objectives.base import LOSS_PARAMS, WHOLE, Part, Plain, network_params, pixels
+from difflax.training.objectives.base import LOSS_PARAMS, WHOLE, BatchPart, Plain, network_params, pixels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Denoising(Plain):
         return self.time_sampler.begin()
 
     def loss(
-        self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = (), part: Part = WHOLE
+        self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = (), part: BatchPart = WHOLE
     ) -> tuple[Float[Array, " b"], dict[str, Float[Array, ""]]]:
         x0 = batch["latent"] if "latent" in batch else self.autoencoder.encode({}, pixels(batch))
         return self.loss_of_latents(params, x0, batch, self.null, key, memory, part)
@@ -74,7 +74,7 @@ class Denoising(Plain):
         null: Conditioning | None,
         key: Key[Array, ""],
         memory: PyTree = (),
-        part: Part = WHOLE,
+        part: BatchPart = WHOLE,
     ) -> tuple[Float[Array, " b"], dict[str, Float[Array, ""]]]:
         """The loss of images that are encoded; ``null`` takes the place of dropped captions, ``None`` drops
         none.

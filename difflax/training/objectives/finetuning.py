@@ -12,7 +12,7 @@ from difflax.core.types import Conditioning, Params
 from difflax.models.autoencoder_kl import KLAutoencoder, Posterior
 from difflax.pretrained.families.base import Networks
 from difflax.pretrained.format.layout import AUTOENCODER
-from difflax.training.objectives.base import LOSS_PARAMS, WHOLE, Part, network_params, pixels
+from difflax.training.objectives.base import LOSS_PARAMS, WHOLE, BatchPart, network_params, pixels
 from difflax.training.objectives.denoising import Denoising, drop_rows
 from difflax.training.tunings import Tuning
 
@@ -67,7 +67,7 @@ class FineTuning:
         return dataclasses.replace(self, given=frozen)
 
     def loss(
-        self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = (), part: Part = WHOLE
+        self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = (), part: BatchPart = WHOLE
     ) -> tuple[Float[Array, " b"], dict[str, Float[Array, ""]]]:
         frozen = {name: value for name, value in self.given.items() if name != AUTOENCODER}
         networks = self.tuning.merge(frozen, network_params(params))
@@ -87,7 +87,7 @@ class FineTuning:
         losses, metrics = self.denoising.loss_of_latents(trained, x0, batch, null, key, memory, part)
         return losses * batch.get("weight", 1.0), metrics
 
-    def _latents(self, batch: PyTree, key: Key[Array, ""], part: Part) -> Float[Array, "b lh lw lc"]:
+    def _latents(self, batch: PyTree, key: Key[Array, ""], part: BatchPart) -> Float[Array, "b lh lw lc"]:
         if "moments" in batch:
             posterior = Posterior(*jnp.split(batch["moments"], 2, axis=-1))
         else:
