@@ -1,6 +1,9 @@
 """Run-time checks of every public signature's shapes and types, in tests only."""
 
+import gc
 import os
+import pathlib
+import resource
 import shutil
 import tempfile
 
@@ -17,6 +20,7 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = (
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
+import jax
 import pytest
 from jaxtyping import install_import_hook
 
@@ -27,6 +31,16 @@ def pytest_sessionfinish():
     """Removes what was compiled, once no worker reads it any more."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs():
+    """Lets go of compiled programs once a worker has several gigabytes of them."""
+    yield
+    pages = pathlib.Path("/proc/self/statm")  # Linux has it
+    if pages.exists() and int(pages.read_text().split()[1]) * resource.getpagesize() > 3e9:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -23,7 +23,9 @@ SCALES = ["0", "1", "1.5", "2", "3", "4", "6", "8"]
 def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Adds the flags of this command."""
     define_model_flags(values)
-    flags.DEFINE_list("guidance_scales", SCALES, "real numbers, each once", flag_values=values)
+    flags.DEFINE_list(
+        "guidance_scales", SCALES, "guidance scales to measure at, each once", flag_values=values
+    )
     define_measurement_flags(values)
 
 
@@ -31,9 +33,19 @@ def define_measurement_flags(values: flags.FlagValues) -> None:
     """What `sweep` reads beside the model's flags."""
     define_prompt_flags(values)
     flags.DEFINE_string(
-        "clip", None, "with --pretrained: folder of the CLIP that measures", flag_values=values
+        "clip",
+        None,
+        "with --pretrained: folder of the CLIP that measures how well images fit their prompts; without"
+        " it nothing measures that",
+        flag_values=values,
     )
-    flags.DEFINE_integer("seeds", None, "images a prompt and scale", flag_values=values)
+    flags.DEFINE_integer(
+        "seeds",
+        None,
+        "images of each prompt and scale, at least 1; without it: as many as the run's config says, 4"
+        " with --pretrained",
+        flag_values=values,
+    )
 
 
 def run(values: flags.FlagValues) -> None:

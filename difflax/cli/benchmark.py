@@ -35,10 +35,17 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
         kind = types[field.name]
         bounds = {"lower_bound": 1} if kind is int else {}
         define_flag(values, field.name, kind, field.default, said[field.name], **bounds)
-    flags.DEFINE_integer("rounds", 7, "runs of each task", lower_bound=1, flag_values=values)
-    flags.DEFINE_multi_enum("task", list(TASKS), TASKS, "may be given several times", flag_values=values)
-    flags.DEFINE_bool("pytorch", None, "compare; by default if it is installed", flag_values=values)
-    flags.DEFINE_string("output", None, "a Markdown file; printed in any case", flag_values=values)
+    flags.DEFINE_integer("rounds", 7, "runs of each task that count", lower_bound=1, flag_values=values)
+    flags.DEFINE_multi_enum("task", list(TASKS), TASKS, "what is timed", flag_values=values)
+    flags.DEFINE_bool(
+        "pytorch", None, "compare with PyTorch; without it: if that is installed", flag_values=values
+    )
+    flags.DEFINE_string(
+        "output",
+        None,
+        "Markdown file for the page, which is printed in any case; without it: none",
+        flag_values=values,
+    )
 
 
 def run(values: flags.FlagValues) -> None:

@@ -18,7 +18,10 @@ from difflax.core.types import UserError
 def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Adds the flags of this command."""
     define_pretrained_flags(values)
-    workdir = "folder of a fine-tuning run, whose newest checkpoint is written; in place of --pretrained"
+    workdir = (
+        "folder of a fine-tuning run, whose newest checkpoint is written; without it: --pretrained must be"
+        " given"
+    )
     flags.DEFINE_string("workdir", None, workdir, flag_values=values)
     output = "the folder to write, new or empty; must be given"
     flags.DEFINE_string("output", None, output, flag_values=values)

@@ -20,7 +20,8 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     flags.DEFINE_integer(
         "bits_per_dimension",
         0,
-        "also the likelihood of so many real test images, for runs in the space of pixels",
+        "number of real test images whose likelihood is measured too, in bits per dimension, for runs in"
+        " the space of pixels; 0 is none",
         lower_bound=0,
         flag_values=values,
     )

@@ -27,12 +27,13 @@ class Job:
         nodes: how many machines, at least 1; slurm and k8s.
         per_node: how many processes on each machine, at least 1: one for each of its GPUs; slurm and local.
         hours: the longest time that the job may take, in whole hours; slurm.
-        image: a container image with difflax installed; k8s, which needs it.
-        accelerator: the kind of TPU, "tpu-v5-lite-podslice" for k8s, "v5litepod-16" for tpu, which needs it;
-            without it a k8s job asks for GPUs.
-        topology: how the chips of the TPU are arranged, "4x4"; k8s.
+        image: a container image with difflax installed; must be given for k8s.
+        accelerator: the kind of TPU, "tpu-v5-lite-podslice" for k8s, "v5litepod-16" for tpu, for which it
+            must be given; without it: a k8s job asks for GPUs.
+        topology: how the chips of the TPU are arranged, "4x4"; k8s, for which it must be given
+            with an accelerator.
         chips: how many GPUs or TPU chips each machine has, at least 1; k8s.
-        zone: Google Cloud's, "us-west4-a"; tpu, which needs it.
+        zone: Google Cloud's, "us-west4-a"; must be given for tpu.
     """
 
     arguments: tuple[str, ...]
@@ -97,6 +98,8 @@ def k8s(job: Job) -> str:
 
     if not job.image:
         raise UserError("launch k8s needs --image, a container with difflax in it")
+    if job.accelerator and not job.topology:
+        raise UserError("launch k8s needs --topology with --accelerator, how its chips are arranged: 4x4")
     index = "metadata.annotations['batch.kubernetes.io/job-completion-index']"
     resource = "google.com/tpu" if job.accelerator else "nvidia.com/gpu"
     pod: dict = {

@@ -2,7 +2,7 @@
 TPU pod (tpu), or on this machine (local). --submit starts it as well.
 
     difflax launch slurm --nodes=4 --per_node=8 -- --config=configs/shapes.py --workdir=/shared/runs/shapes
-    difflax launch k8s --nodes=4 --chips=4 --image=IMAGE --accelerator=tpu-v5-lite-podslice -- …
+    difflax launch k8s --nodes=4 --chips=4 --image=I --accelerator=tpu-v5-lite-podslice --topology=4x4 -- …
     difflax launch tpu --accelerator=v5litepod-16 --zone=ZONE -- --config=… --workdir=gs://…
     difflax launch local --per_node=2 --submit -- …
 
@@ -26,10 +26,10 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Adds the flags of this command; those of the job are named as its fields."""
     from difflax.cli.job_scripts import JOB_SCHEDULERS, Job
 
-    who = "who starts the job; usually given as the word after launch"
+    who = "who starts the job, usually given as the word after launch; must be given"
     flags.DEFINE_enum("scheduler", None, list(JOB_SCHEDULERS), who, flag_values=values)
     define_fields(values, Job, leave_out=["arguments"])
-    output = "the file that is written; by default the job's name and .sbatch, .yaml or .sh"
+    output = "file that is written; without it: the job's name with .sbatch, .yaml or .sh"
     flags.DEFINE_string("output", None, output, flag_values=values)
     flags.DEFINE_bool("submit", False, "also start the job", flag_values=values)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
+from difflax.cli.help import command_help
 from difflax.core.types import CTRL_C, Interrupted, UserError
 
 COMMANDS = {
@@ -22,10 +23,26 @@ COMMANDS = {
 }
 
 
+def _full_help(text: str, values: flags.FlagValues) -> str:
+    return f"{text.strip()}\n{values.get_help()}"
+
+
+HELPS = {"--help": command_help, "-h": command_help, "--helpfull": _full_help}
+"""What is printed of a command's description and flags."""
+
+
 def usage() -> str:
     """The list of commands."""
     rows = [f"  {name:<10} {text}" for name, text in COMMANDS.items()]
-    return "\n".join(["usage: difflax COMMAND [--flags]", "", *rows, "", "difflax COMMAND --help: its flags"])
+    return "\n".join(
+        [
+            "usage: difflax COMMAND [--flags]",
+            "",
+            *rows,
+            "",
+            "difflax COMMAND --help: its flags; --helpfull: by the modules that define them",
+        ]
+    )
 
 
 def run(argv: Sequence[str]) -> int:
@@ -89,10 +106,10 @@ def parse(command, name: str, argv: Sequence[str]) -> flags.FlagValues | None:
     values = flags.FlagValues()
     arguments = [f"difflax {name}", *argv]
     command.define_flags(values, arguments)
-    if any(argument in ("--help", "-h") for argument in argv):
-        print(command.__doc__.strip())
-        print(values.main_module_help() or values.get_help())
-        return None
+    for argument in argv:
+        if argument in HELPS:
+            print(HELPS[argument](command.__doc__, values))
+            return None
     try:
         rest = values(arguments)
     except flags.Error as error:

@@ -3,55 +3,107 @@
 from absl import flags
 
 from difflax.cli.train import define_processes, join_processes
+from difflax.config.pretrained import DTYPES
 from difflax.core.types import UserError
+from difflax.diffusion.guidance import GUIDANCES
+from difflax.diffusion.samplers import SAMPLERS
+
+USUAL = "without it: that of the run or checkpoint"
 
 
 def define_model_flags(values: flags.FlagValues) -> None:
     """The flags of every command that makes images with a trained model."""
-    flags.DEFINE_string("workdir", None, "folder of a training run", flag_values=values)
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "folder of a training run, whose newest checkpoint is used; without it: --pretrained must be given",
+        flag_values=values,
+    )
     define_pretrained_flags(values)
     define_processes(values)
     flags.DEFINE_string(
         "mesh",
         None,
-        "devices along each axis, data=2,fsdp=4; default: the run's, or those of this process along data",
+        "how many devices along each axis (data, fsdp, context, tensor), data=2,fsdp=4; without it: the"
+        " run's own, or all of this process along data",
         flag_values=values,
     )
     flags.DEFINE_string(
-        "output", None, "folder for the results, one that all processes reach", flag_values=values
+        "output", None, "folder for the results, which all processes reach; must be given", flag_values=values
     )
-    flags.DEFINE_string("negative_prompt", None, "what to go away from", flag_values=values)
-    flags.DEFINE_integer("num_steps", None, "of the sampler", flag_values=values)
-    flags.DEFINE_string("sampler", None, "by name; the run's own by default", flag_values=values)
     flags.DEFINE_string(
-        "guidance", None, "by name, or a config's section as a literal; docs/guidance.md", flag_values=values
+        "negative_prompt", None, "what to go away from; without it: the empty prompt", flag_values=values
+    )
+    flags.DEFINE_integer("num_steps", None, f"steps of the sampler; {USUAL}", flag_values=values)
+    flags.DEFINE_string("sampler", None, f"one of {', '.join(SAMPLERS)}; {USUAL}", flag_values=values)
+    flags.DEFINE_string(
+        "guidance",
+        None,
+        f"one of {', '.join(GUIDANCES)}, or the section of a config with its settings, \"{{'name': 'apg',"
+        f" 'scale': 10.0}}\" (docs/guidance.md); {USUAL}",
+        flag_values=values,
     )
 
 
 def define_pretrained_flags(values: flags.FlagValues) -> None:
     """The flags of every command that reads a checkpoint of Stable Diffusion."""
     flags.DEFINE_string(
-        "pretrained", None, "folder in diffusers' layout, Hub id, or one .safetensors", flag_values=values
+        "pretrained",
+        None,
+        "checkpoint of Stable Diffusion: a folder in diffusers' layout, a Hub id, or one .safetensors"
+        " file; without it: --workdir must be given",
+        flag_values=values,
     )
-    flags.DEFINE_string("dtype", "float32", "float32, bfloat16 or float16", flag_values=values)
-    flags.DEFINE_string("variant", None, "of the weights, fp16", flag_values=values)
-    flags.DEFINE_string("revision", None, "branch, tag or commit on the Hub", flag_values=values)
+    flags.DEFINE_string(
+        "dtype", "float32", f"what a checkpoint is computed in: {', '.join(DTYPES)}", flag_values=values
+    )
+    flags.DEFINE_string(
+        "variant",
+        None,
+        "files of the checkpoint of which there are several, fp16; without it: the plain ones",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "revision", None, "branch, tag or commit on the Hub; without it: the main branch", flag_values=values
+    )
     flags.DEFINE_string(
         "config",
         None,
-        "for one file: a folder or Hub id to take configs and encoders of",
+        "with one file: a folder or Hub id to take configs and tokenizers of; without it: the file's"
+        " tensors tell, and tokenizers are the Hub's",
         flag_values=values,
     )
-    flags.DEFINE_string("tokenizer", None, "for one file: a folder or Hub id", flag_values=values)
-    flags.DEFINE_string("prediction_type", None, "for one file: epsilon or v_prediction", flag_values=values)
-    flags.DEFINE_multi_string(
-        "lora", [], "a LoRA's file or folder, and :weight; may be given several times", flag_values=values
+    flags.DEFINE_string(
+        "tokenizer",
+        None,
+        "with one file: a folder or Hub id with the tokenizer; without it: that of --config or the Hub",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "prediction_type",
+        None,
+        "with one file of Stable Diffusion 2.x, for which it must be given: epsilon (base models) or"
+        " v_prediction (768 pixels)",
+        flag_values=values,
     )
     flags.DEFINE_multi_string(
-        "textual_inversion", [], "a learned word's file or folder; may be repeated", flag_values=values
+        "lora",
+        [],
+        "a LoRA's file or folder, with :weight behind it where that is not 1; without it: none",
+        flag_values=values,
     )
-    flags.DEFINE_bool("t5", None, "with the third text encoder, a T5, where there is one", flag_values=values)
-    flags.DEFINE_integer("t5_length", None, "tokens a prompt that it gives, 256", flag_values=values)
+    flags.DEFINE_multi_string(
+        "textual_inversion", [], "a learned word's file or folder; without it: none", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "t5",
+        None,
+        "use the T5 of a checkpoint that has three text encoders; without it: where it is there",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "t5_length", None, "tokens that the T5 reads of a prompt; without it: 256", flag_values=values
+    )
 
 
 def load_pretrained(values: flags.FlagValues):

@@ -9,6 +9,7 @@ from absl import flags
 
 from difflax.cli.fields import define_flag
 from difflax.core.descriptions import choices_of, describe
+from difflax.core.several import several
 
 
 def define_option_flags(values: flags.FlagValues) -> None:
@@ -51,4 +52,12 @@ def _fields(cls: type) -> Iterator[tuple[str, Any, str]]:
     hints, texts = typing.get_type_hints(cls), describe(cls)
     for field in dataclasses.fields(cls):
         kinds = [kind for kind in choices_of(hints[field.name]) if kind is not type(None)]
-        yield field.name, kinds[0], texts.get(field.name, "")
+        text = texts.get(field.name, "")
+        # A flag itself has no default, so that what is not given need not be known to the model.
+        usual = _as_flag(field.default)
+        yield field.name, kinds[0], f"{text.rstrip('.')}; without it: {usual}" if usual else text
+
+
+def _as_flag(default: Any) -> str:
+    """A default as it would be given; empty where there is none, or that of a switch."""
+    return ",".join(map(str, several(default))) if default not in (None, False) else ""

@@ -14,10 +14,19 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
 
     define_config(values, argv)
     flags.DEFINE_string(
-        "topology", "here", "v5e:4x4 or another TPU slice, 2*v5e:4x4, cpu:8, or here", flag_values=values
+        "topology",
+        "here",
+        "machine to plan for: a TPU slice as v5e:4x4, so many slices as 2*v5e:4x4, so many virtual"
+        " devices as cpu:8, or here",
+        flag_values=values,
     )
-    flags.DEFINE_integer("tokens", 77, "of a caption", lower_bound=1, flag_values=values)
-    flags.DEFINE_string("output", None, "a Markdown file; printed in any case", flag_values=values)
+    flags.DEFINE_integer("tokens", 77, "tokens of a caption", lower_bound=1, flag_values=values)
+    flags.DEFINE_string(
+        "output",
+        None,
+        "Markdown file for the table, which is printed in any case; without it: none",
+        flag_values=values,
+    )
 
 
 def run(values: flags.FlagValues) -> None:

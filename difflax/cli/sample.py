@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from difflax.cli.models import define_model_flags, load_model, read_mesh
+from difflax.cli.models import USUAL, define_model_flags, load_model, read_mesh
 from difflax.cli.options import define_option_flags, read_options
 from difflax.core.types import UserError
 
@@ -28,32 +28,86 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Adds the flags of this command."""
     define_model_flags(values)
     define_prompt_flags(values)
-    flags.DEFINE_float("guidance_scale", None, "1 is off, 0 unconditional", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "of a prompt's first image", flag_values=values)
-    flags.DEFINE_integer("num_images", 1, "images a prompt, with successive seeds", flag_values=values)
-    flags.DEFINE_string("image", None, "picture to start from", flag_values=values)
-    flags.DEFINE_string("mask", None, "picture, white where --image is made anew", flag_values=values)
-    flags.DEFINE_float("strength", None, "how far --image is noised, up to 1", flag_values=values)
+    flags.DEFINE_float(
+        "guidance_scale",
+        None,
+        f"how much the prompt counts, 1 is off, 0 unconditional; {USUAL}",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("seed", 0, "random seed of a prompt's first image, at least 0", flag_values=values)
+    flags.DEFINE_integer(
+        "num_images", 1, "images of each prompt, with successive seeds, at least 1", flag_values=values
+    )
+    flags.DEFINE_string(
+        "image",
+        None,
+        "file of a picture to start from, or to edit; without it: images start from noise",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "mask",
+        None,
+        "file of a picture, white where --image is made anew; without it: everywhere",
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "strength",
+        None,
+        "share of the run that --image is noised for, above 0 and up to 1; without it: 0.8, of refiners"
+        " 0.3, and 1 with --mask or --invert",
+        flag_values=values,
+    )
     flags.DEFINE_string(
         "invert",
         None,
-        "the prompt that describes --image: start from its DDIM inversion, so that the rest stays",
+        "prompt that describes --image: start from its DDIM inversion, so that what --prompt does not"
+        " change stays; without it: from --image with noise",
         flag_values=values,
     )
-    flags.DEFINE_integer("height", None, "of the images, in pixels", flag_values=values)
-    flags.DEFINE_integer("width", None, "of the images, in pixels", flag_values=values)
-    flags.DEFINE_bool(
-        "trajectory", False, "also how the images became what they are, step by step", flag_values=values
+    flags.DEFINE_integer(
+        "height",
+        None,
+        "height of the images in pixels; without it: that of --image, or the model's",
+        flag_values=values,
     )
-    flags.DEFINE_string("refiner", None, "folder or Hub id of XL's refiner", flag_values=values)
-    flags.DEFINE_float("handover", 0.8, "share of the run before --refiner goes on", flag_values=values)
+    flags.DEFINE_integer(
+        "width",
+        None,
+        "width of the images in pixels; without it: that of --image, or the model's",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "trajectory", False, "also show how the images came about, step by step", flag_values=values
+    )
+    flags.DEFINE_string(
+        "refiner",
+        None,
+        "folder or Hub id of XL's refiner, which ends each run; without it: none",
+        flag_values=values,
+    )
+    flags.DEFINE_float(
+        "handover",
+        0.8,
+        "share of the run, between 0 and 1, after which --refiner goes on",
+        flag_values=values,
+    )
     define_option_flags(values)
 
 
 def define_prompt_flags(values: flags.FlagValues) -> None:
     """The flags that `read_prompts` reads."""
-    flags.DEFINE_multi_string("prompt", [], "a prompt; may be given several times", flag_values=values)
-    flags.DEFINE_string("prompts_file", None, "a text file with a prompt a line", flag_values=values)
+    flags.DEFINE_multi_string(
+        "prompt",
+        [],
+        "what the images show; this or --prompts_file must be given where the command reads prompts",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "prompts_file",
+        None,
+        "text file with a prompt on each line, beside those of --prompt; without it: none",
+        flag_values=values,
+    )
 
 
 def read_picture(values: flags.FlagValues, name: str):

@@ -17,9 +17,12 @@ BEFORE, AFTER = "<!-- orders: difflax samplers -->", "<!-- end of orders -->"
 
 def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Adds the flags of this command."""
-    names = "rows of the table by the names in its first column, one with a comma in quotes; by default all"
+    names = "rows of the table by the names in its first column, one with a comma in quotes; without it: all"
     flags.DEFINE_list("names", None, names, flag_values=values)
-    page = f"a Markdown file in which what stands between {BEFORE} and {AFTER} is replaced by the table"
+    page = (
+        f"a Markdown file in which what stands between {BEFORE} and {AFTER} is replaced by the table;"
+        " without it: the table is printed"
+    )
     flags.DEFINE_string("output", None, page, flag_values=values)
 
 

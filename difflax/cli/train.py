@@ -19,9 +19,15 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Adds the flags of this command."""
     define_config(values, argv)
     define_processes(values)
-    flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    flags.DEFINE_string(
+        "workdir", None, "folder of the run; must be given but with --show", flag_values=values
+    )
     flags.DEFINE_integer(
-        "stop_at", None, "stop after this step with a checkpoint; the next call goes on", flag_values=values
+        "stop_at",
+        None,
+        "step after which to stop with a checkpoint, from where the next call goes on; without it: the"
+        " config's last",
+        flag_values=values,
     )
     flags.DEFINE_bool(
         "change",
@@ -30,7 +36,7 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
         flag_values=values,
     )
     flags.DEFINE_bool(
-        "show", False, "print the config, all keys of it, and train nothing", flag_values=values
+        "show", False, "print the config with a line about every value, and train nothing", flag_values=values
     )
 
 
@@ -39,11 +45,24 @@ def define_processes(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "coordinator",
         None,
-        "with several processes: host:port of the first; without these three flags a scheduler is asked",
+        "host:port of the first of several processes; without it and the next two, DIFFLAX_COORDINATOR,"
+        " DIFFLAX_PROCESSES and DIFFLAX_PROCESS or the scheduler tell, or there is one process",
         flag_values=values,
     )
-    flags.DEFINE_integer("processes", None, "how many processes", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("process", None, "which of them this is, from 0", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer(
+        "processes",
+        None,
+        "how many processes there are; without it: see --coordinator",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "process",
+        None,
+        "which of the processes this is, from 0; without it: see --coordinator",
+        lower_bound=0,
+        flag_values=values,
+    )
 
 
 def join_processes(values: flags.FlagValues) -> None:
@@ -55,12 +74,20 @@ def join_processes(values: flags.FlagValues) -> None:
 
 def define_config(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """The flags ``--config`` and ``--config.section.key``, for every key on this command line."""
-    text = "config file, file.py or file.py:argument; --config.section.key=value overrides (--show lists all)"
+    text = (
+        "config file, file.py or file.py:argument; must be given; --config.section.key=value overrides a"
+        " value of it (difflax train --show lists all)"
+    )
     flags.DEFINE_string("config", None, text, flag_values=values)
     for argument in argv:
         key = argument.partition("=")[0].lstrip("-")
         if argument.startswith("-") and key.startswith("config.") and key not in values:
-            flags.DEFINE_string(key, None, "an override", flag_values=values)
+            flags.DEFINE_string(
+                key,
+                None,
+                "a value in place of the config's; without it: the config's own",
+                flag_values=values,
+            )
 
 
 def read_config(values: flags.FlagValues) -> Any:

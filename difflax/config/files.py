@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from difflax.config.experiments import Experiment, parse, resolve
 from difflax.config.resolve import Override
 from difflax.config.values import to_json
+from difflax.core.documents import json_object
 from difflax.core.files import LOCK, atomic_write, remove_unfinished
 from difflax.core.types import UserError
 
@@ -125,11 +126,9 @@ def stored_values(workdir: epath.PathLike) -> dict[str, Any]:
     if not path.exists():
         raise UserError(f"{workdir}: no config.json there, so it is no workdir; train one with difflax train")
     try:
-        return json.loads(path.read_text())
+        return json_object(path.read_bytes())
     except ValueError as error:
-        raise UserError(
-            f"{path}: not readable as JSON ({error}); restore it from a checkpoint's config"
-        ) from error
+        raise UserError(f"{path} {error}: restore it from a checkpoint's config") from error
 
 
 def claim_workdir(workdir: epath.PathLike, experiment: Experiment) -> None:

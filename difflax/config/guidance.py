@@ -18,6 +18,7 @@ from difflax.diffusion.guidance import (
     ScaleShape,
 )
 from difflax.diffusion.guidance.corrections import Correction
+from difflax.diffusion.guidance.plan import changing
 from difflax.models.perturbation import Perturbation
 
 
@@ -54,14 +55,13 @@ class GuidanceOptions:
 
 
 def _make(cls: Callable[..., Any], own: dict[str, Any], beside: dict[str, Any]) -> GuidanceOptions:
-    scale = own.get("scale")
-    changes = isinstance(scale, ScaleShape | tuple)
-    if changes:
+    scale = changing(own.get("scale"))
+    if scale is not None:
         del own["scale"]
     guidance = cls(**own)
     plan = {
         "corrections": beside["corrections"],
-        "scale_over_run": scale if changes else None,
+        "scale_over_run": scale,
         "bounds": beside["interval"],
     }
     made = GuidancePlan(guidance, **plan) if any(plan.values()) else guidance

@@ -5,10 +5,10 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 from flax import nnx
 
 from difflax.config.build import called
+from difflax.core.several import several
 from difflax.core.types import Conditioning, UserError
 from difflax.models.functional import Functional, functional
 from difflax.models.mmdit import SD3Transformer2DModel, check_latent
@@ -137,7 +137,7 @@ class NetworkOptions:
     @property
     def context_width(self) -> int:
         """Of the text's states that it reads."""
-        return int(np.ravel(self.options[self.kind.context_option])[0])
+        return several(self.options[self.kind.context_option])[0]
 
     def pooled_width(self, *, scored: bool) -> int:
         """Of the text's vector that it reads; ``scored``: whether the data's images have scores."""

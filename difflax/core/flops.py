@@ -30,7 +30,7 @@ def _flops(eqn: Any) -> float:
     bodies = [count_flops(inner) for inner in _inner(eqn.params)]
     if not bodies:
         return 0.0
-    if eqn.primitive.name == "cond":
+    if eqn.primitive is jax.lax.cond_p:
         return max(bodies)
     return sum(bodies, 0.0) * eqn.params.get("length", 1)
 
@@ -48,9 +48,4 @@ def _convolution(eqn: Any) -> float:
 
 
 def _inner(params: dict[str, Any]) -> list[Any]:
-    found = []
-    for value in params.values():
-        for item in value if isinstance(value, tuple | list) else (value,):
-            if hasattr(getattr(item, "jaxpr", item), "eqns"):
-                found.append(item)
-    return found
+    return [item for item in jax.tree.leaves(params) if hasattr(getattr(item, "jaxpr", item), "eqns")]

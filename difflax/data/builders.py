@@ -58,7 +58,7 @@ class DifflaxDigits(tfds.core.GeneratorBasedBuilder):
         return _info(self, (8, 8, 1), digits.__doc__)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-        return {split: self._generate_examples(split) for split in digits.SPLITS}
+        return {split: self._generate_examples(split) for split in digits.SPLIT_ROWS}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
         for i, (image, digit) in enumerate(zip(*digits.load(split), strict=True)):

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-SPLITS = ("train", "test")
 TEST_SIZE = 500
+SPLIT_ROWS = {"train": slice(TEST_SIZE, None), "test": slice(TEST_SIZE)}
 GREY_LEVELS = 16  # load_digits counts from 0 (paper) to 16 (ink)
 
 TEMPLATES = ("a handwritten {}", "the digit {} written by hand")
@@ -40,15 +40,14 @@ def load(split: str) -> tuple[UInt8[np.ndarray, "n 8 8 1"], Int64[np.ndarray, " 
 
     ``image / 255 * 16`` rounds back to scikit-learn's grey levels.
     """
-    if split not in SPLITS:
-        raise ValueError(f"no split {split!r}; splits: {SPLITS}")
+    if split not in SPLIT_ROWS:
+        raise ValueError(f"no split {split!r}; splits: {tuple(SPLIT_ROWS)}")
     # Slow to import, and only this function needs it.
     from sklearn.datasets import load_digits
 
     grey, labels = load_digits(return_X_y=True)
     images = np.rint(grey * (255 / GREY_LEVELS)).astype(np.uint8).reshape(-1, 8, 8, 1)
-    rows = slice(TEST_SIZE) if split == "test" else slice(TEST_SIZE, None)
-    return images[rows], labels[rows].astype(np.int64)
+    return images[SPLIT_ROWS[split]], labels[SPLIT_ROWS[split]].astype(np.int64)
 
 
 def caption_of(row: int, digit: int) -> str:

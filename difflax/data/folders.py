@@ -1,15 +1,14 @@
 """Your own images in a folder with subfolders, and their captions."""
 
 import dataclasses
-import json
-import math
+import operator
 import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
-from typing import Any
 
 from etils import epath
 
+from difflax.core.documents import entry, json_object
 from difflax.core.events import announce
 from difflax.core.types import UserError
 from difflax.data.pictures import OTHER_SUFFIXES, SUFFIXES
@@ -58,8 +57,10 @@ class Folder:
 
     def __post_init__(self):
         for bucket in self.buckets:
-            if not isinstance(bucket, tuple) or [type(edge) for edge in bucket] != [int, int]:
-                raise ValueError(f"buckets must be pairs (height, width), got {bucket!r}")
+            try:
+                _, _ = map(operator.index, bucket)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"buckets must be pairs (height, width), got {bucket!r}") from error
         for shape in self.image_shapes:
             check_images(shape, self.flip)
 
@@ -103,16 +104,17 @@ class Folder:
             where = f"{listing} line {number}"
             if not line.strip():
                 continue
-            fields = _parsed(line, where)
-            for key in ("file_name", self.caption_key):
-                if not isinstance(fields, dict) or not isinstance(fields.get(key), str):
-                    raise UserError(f"{where} has no text under {key!r}")
-            image = listing.parent / fields["file_name"]
+            try:
+                fields = json_object(line)
+                name, caption = entry(fields, "file_name", str), entry(fields, self.caption_key, str)
+                if self.score_key:
+                    scores.append(entry(fields, self.score_key, float))
+            except ValueError as error:
+                raise UserError(f"{where} {error}") from error
+            image = listing.parent / name
             if not image.exists():
-                raise UserError(f"{where} names {fields['file_name'][:200]!r}, which is not there")
-            rows.append((image, whole_text(fields[self.caption_key]).strip()))
-            if self.score_key:
-                scores.append(_score(fields, self.score_key, where))
+                raise UserError(f"{where} names {name[:200]!r}, which is not there")
+            rows.append((image, whole_text(caption).strip()))
         return rows
 
     def _paired(
@@ -203,17 +205,3 @@ def _entries(folder: epath.Path) -> list[tuple[epath.Path, bool]]:
         return [(folder / name, is_folder) for name, is_folder in found]
     except OSError as error:
         raise UserError(f"{folder} cannot be read: {error}") from error
-
-
-def _parsed(line: str, where: str) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{where} is not JSON: {error}") from error
-
-
-def _score(fields: dict[str, Any], key: str, where: str) -> float:
-    score = fields.get(key)
-    if isinstance(score, bool) or not isinstance(score, int | float) or not abs(score) < math.inf:
-        raise UserError(f"{where} has no number under {key!r}")
-    return float(score)

@@ -9,6 +9,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Float, Int32, UInt8
 
+from difflax.core.documents import entry, json_object
 from difflax.core.events import announce
 from difflax.core.files import atomic_write, remove_unfinished
 from difflax.core.types import BadExample
@@ -134,10 +135,10 @@ def _frames_of(path: epath.Path) -> epath.Path:
 def _read_facts(path: epath.Path) -> dict[str, Any]:
     """Nothing where there are none, or none that can be read."""
     try:
-        facts = json.loads(_facts_of(path).read_text())
-    except (OSError, ValueError, RecursionError):
+        facts = json_object(_facts_of(path).read_text())
+        return facts | {"files": entry(facts, "files", dict)}
+    except (OSError, ValueError):
         return {}
-    return facts if isinstance(facts, dict) and isinstance(facts.get("files"), dict) else {}
 
 
 def _write_facts(path: epath.Path, facts: Mapping[str, Any]) -> None:
@@ -151,8 +152,9 @@ def _load(
     """The latents, if they are of this identity and whole; says why not where there are others."""
     if not path.exists():
         return None
-    stored = facts.get("identity")
-    if not isinstance(stored, dict):
+    try:
+        stored = entry(facts, "identity", dict)
+    except ValueError:
         announce(f"{path} does not say what it was made of: it is made anew")
         return None
     if changed := [name for name, value in identity.items() if stored.get(name) != value]:

@@ -14,7 +14,8 @@ import contextlib
 import functools
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 from etils import epath
@@ -258,14 +259,25 @@ def _opacity(picture: Image.Image) -> Image.Image:
 
 def _colours(picture: Image.Image) -> Image.Image:
     """The colours of a picture without its opacity, as stored but for a palette: "L", "RGB", or of print."""
-    if picture.mode in ("1", "L", "LA"):
-        return picture.convert("L")
-    if picture.mode in ("P", "PA", "RGBA", "RGBX"):
-        # By way of RGBA, as a palette's transparency may be a list.
-        return picture.convert("RGBA").convert("RGB")
-    if picture.mode == "LAB":
-        return ImageCms.applyTransform(picture, _from_lab())
-    return picture if picture.mode == "CMYK" else picture.convert("RGB")
+    return _WITHOUT_OPACITY.get(picture.mode, lambda picture: picture.convert("RGB"))(picture)
+
+
+def _grey(picture: Image.Image) -> Image.Image:
+    return picture.convert("L")
+
+
+def _by_rgba(picture: Image.Image) -> Image.Image:
+    # By way of RGBA, as a palette's transparency may be a list.
+    return picture.convert("RGBA").convert("RGB")
+
+
+_WITHOUT_OPACITY: dict[str, Callable[[Image.Image], Image.Image]] = {
+    **dict.fromkeys(("1", "L", "LA"), _grey),
+    **dict.fromkeys(("P", "PA", "RGBA", "RGBX"), _by_rgba),
+    "LAB": lambda picture: ImageCms.applyTransform(picture, _from_lab()),
+    "CMYK": lambda picture: picture,
+}
+"""What makes the colours of a picture, by its mode; those of all others are converted to "RGB"."""
 
 
 def _in_srgb(picture: Image.Image) -> Image.Image:
@@ -275,22 +287,27 @@ def _in_srgb(picture: Image.Image) -> Image.Image:
     colours = _colours(picture)
     profile = picture.info.get("icc_profile")
     to_srgb = _transform(profile, colours.mode) if profile else None
-    if to_srgb is None:
-        return colours if colours.mode == "L" else colours.convert("RGB")
-    made = ImageCms.applyTransform(colours, to_srgb)
-    # Grey in, grey out: three equal channels.
-    return made.getchannel("G") if colours.mode == "L" else made
+    made = colours if to_srgb is None else ImageCms.applyTransform(colours, to_srgb)
+    # Grey in, grey out: of three equal channels "L" is any of them.
+    return made.convert(_SPACES[colours.mode].shown)
 
 
-_SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
-"""The colour space that a profile must be of, by Pillow's mode."""
+class _Space(NamedTuple):
+    """The colour space that a profile must be of, and the mode in which sRGB is shown."""
+
+    profile: str
+    shown: str
+
+
+_SPACES = {"L": _Space("GRAY", "L"), "RGB": _Space("RGB", "RGB"), "CMYK": _Space("CMYK", "RGB")}
+"""By the mode of a picture's colours."""
 
 
 @functools.lru_cache(maxsize=32)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if source.profile.xcolor_space.strip() != _SPACES[mode]:
+        if source.profile.xcolor_space.strip() != _SPACES[mode].profile:
             return None
         return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
     except (ImageCms.PyCMSError, OSError):

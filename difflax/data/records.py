@@ -111,6 +111,19 @@ def first_usable(records: Records, count: int) -> list[Record]:
     return found
 
 
+def check_split(data: str, name: str, splits: Sequence[str]) -> None:
+    """Refuses a split that a source does not have.
+
+    Args:
+        data: the source, for the error.
+
+    Raises:
+        UserError: ``name`` is none of ``splits``.
+    """
+    if name not in splits:
+        raise UserError(f"{data} has no split {name!r}; splits: {', '.join(splits)}")
+
+
 def captioned(caption: str, where: str) -> str:
     """The caption, if it says something in no more than `MAX_CAPTION` characters.
 

@@ -12,9 +12,10 @@ the same whatever else was generated, in whatever order.
 """
 
 import dataclasses
+import functools
 import re
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -40,9 +41,18 @@ POSITIONS = (
 )  # fmt: skip
 INVERSE_RELATION = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 RELATIONS = tuple(INVERSE_RELATION)
+LAYOUTS = {
+    "left of": ((0, 2), (1, 3)),
+    "right of": ((2, 0), (1, 3)),
+    "above": ((0, 2), (3, 1)),
+    "below": ((2, 0), (3, 1)),
+}
+"""Where two objects of a relation stand along it, and how many `POSITIONS` a cell along and across it is."""
 HELD_OUT = (("circle", "yellow"), ("square", "purple"), ("triangle", "green"), ("cross", "blue"))
 SEEN = tuple(pair for pair in ((s, c) for s in SHAPES for c in COLOURS) if pair not in HELD_OUT)
-SPLITS = ("train", "test", "held_out")
+PAIRS = {"train": SEEN, "test": SEEN, "held_out": HELD_OUT}
+"""The (shape, colour) pairs of each split."""
+SPLITS = tuple(PAIRS)
 
 BACKGROUND = 0.82  # the grey behind every scene
 BACKGROUND_JITTER = 0.03  # ± grey level
@@ -120,13 +130,12 @@ def sample_scene(
     if abs(cells[0] - cells[1]) == 2:
         cells[1] = 1
     relation = RELATIONS[rng.integers(4)]
-    ends = (0, 2) if relation in ("left of", "above") else (2, 0)
+    ends, (step_along, step_across) = LAYOUTS[relation]
     chosen = rng.choice(len(pairs), size=2, replace=False)
     objects = []
     for along, across, which in zip(ends, cells, chosen, strict=True):
-        row, column = (across, along) if relation in ("left of", "right of") else (along, across)
         shape, colour = pairs[which]
-        position = POSITIONS[3 * row + column]
+        position = POSITIONS[step_along * along + step_across * across]
         objects.append(Object(shape=shape, colour=colour, size=SIZES[rng.integers(2)], position=position))
     return Scene(objects=tuple(objects), relation=relation)
 
@@ -231,17 +240,22 @@ def inside(shape: str, x: Float[np.ndarray, "..."], y: Float[np.ndarray, "..."])
     Every shape lies within |x| ≤ 1, |y| ≤ 1: the unit circle, a square of half-width 0.9, an isosceles
     triangle with its apex up, of base and height 2, and an upright cross with arms of half-width 0.34.
     """
-    match shape:
-        case "circle":
-            return x * x + y * y <= 1
-        case "square":
-            return np.maximum(np.abs(x), np.abs(y)) <= 0.9
-        case "triangle":
-            return (2 * np.abs(x) <= y + 1) & (y <= 1)
-        case "cross":
-            ax, ay = np.abs(x), np.abs(y)
-            return (np.minimum(ax, ay) <= 0.34) & (np.maximum(ax, ay) <= 1)
-    raise ValueError(f"no shape {shape!r}; shapes: {SHAPES}")
+    if shape not in _INSIDE:
+        raise ValueError(f"no shape {shape!r}; shapes: {SHAPES}")
+    return _INSIDE[shape](x, y)
+
+
+def _inside_cross(x: Float[np.ndarray, "..."], y: Float[np.ndarray, "..."]) -> Bool[np.ndarray, "..."]:
+    x, y = np.abs(x), np.abs(y)
+    return (np.minimum(x, y) <= 0.34) & (np.maximum(x, y) <= 1)
+
+
+_INSIDE: dict[str, Callable[..., Bool[np.ndarray, "..."]]] = {
+    "circle": lambda x, y: x * x + y * y <= 1,
+    "square": lambda x, y: np.maximum(np.abs(x), np.abs(y)) <= 0.9,
+    "triangle": lambda x, y: (2 * np.abs(x) <= y + 1) & (y <= 1),
+    "cross": _inside_cross,
+}
 
 
 def coverage(shape: str, x: float, y: float, radius: float) -> Float[np.ndarray, "32 32"]:
@@ -289,8 +303,7 @@ def make_example(seed: int, split: str, index: int, *, one_object_fraction: floa
     if split not in SPLITS:
         raise ValueError(f"no split {split!r}; splits: {SPLITS}")
     rng = np.random.default_rng((seed, zlib.crc32(split.encode()), index))
-    pairs = HELD_OUT if split == "held_out" else SEEN
-    scene = sample_scene(rng, pairs=pairs, one_object_fraction=one_object_fraction)
+    scene = sample_scene(rng, pairs=PAIRS[split], one_object_fraction=one_object_fraction)
     return Example(scene=scene, caption=sample_caption(rng, scene), image=render(scene, rng))
 
 
@@ -306,23 +319,35 @@ def evaluation_prompts(kind: str, count: int, *, seed: int = 0) -> list[str]:
     Raises:
         ValueError: an unknown kind.
     """
-    if kind not in ("seen", "held_out", "two_objects"):
-        raise ValueError(f"no kind of prompts {kind!r}; kinds: seen, held_out, two_objects")
+    if kind not in _PROMPTED:
+        raise ValueError(f"no kind of prompts {kind!r}; kinds: {', '.join(_PROMPTED)}")
     rng = np.random.default_rng((seed, zlib.crc32(b"prompts"), zlib.crc32(kind.encode())))
-    if kind == "two_objects":
-        drawn = [sample_scene(rng, one_object_fraction=0.0) for _ in range(count)]
-        scenes = [
-            Scene(
-                objects=tuple(dataclasses.replace(o, position=None) for o in s.objects), relation=s.relation
-            )
-            for s in drawn
-        ]
-    else:
-        every = one_object_scenes(HELD_OUT if kind == "held_out" else SEEN)
-        order = rng.permutation(len(every))
-        scenes = [every[order[i % len(every)]] for i in range(count)]
-    captions = [phrasings(scene) for scene in scenes]
+    captions = [phrasings(scene) for scene in _PROMPTED[kind](rng, count)]
     return [c[rng.integers(len(c))] for c in captions]
+
+
+def _related(rng: np.random.Generator, count: int) -> list[Scene]:
+    """Scenes of two objects, whose cells no caption names."""
+    drawn = [sample_scene(rng, one_object_fraction=0.0) for _ in range(count)]
+    return [
+        Scene(objects=tuple(dataclasses.replace(o, position=None) for o in s.objects), relation=s.relation)
+        for s in drawn
+    ]
+
+
+def _in_turn(pairs: Sequence[tuple[str, str]], rng: np.random.Generator, count: int) -> list[Scene]:
+    """The scenes of one object in random order, again and again."""
+    every = one_object_scenes(pairs)
+    order = rng.permutation(len(every))
+    return [every[order[i % len(every)]] for i in range(count)]
+
+
+_PROMPTED: dict[str, Callable[[np.random.Generator, int], list[Scene]]] = {
+    "seen": functools.partial(_in_turn, SEEN),
+    "held_out": functools.partial(_in_turn, HELD_OUT),
+    "two_objects": _related,
+}
+"""The scenes of each kind of prompts."""
 
 
 def one_object_scenes(pairs: Sequence[tuple[str, str]] = SEEN) -> tuple[Scene, ...]:

@@ -7,7 +7,6 @@ else ``~/.cache/difflax/data``). Nothing here imports TensorFlow.
 
 import dataclasses
 import os
-from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from etils import epath
@@ -15,7 +14,7 @@ from etils import epath
 from difflax.core.types import UserError
 from difflax.data import digits, shapes
 from difflax.data.folders import Folder
-from difflax.data.records import Records, TfdsRecords
+from difflax.data.records import Records, TfdsRecords, check_split
 from difflax.data.subjects import Subject
 from difflax.data.transforms import check_images
 
@@ -88,7 +87,7 @@ class Shapes:
 
     def split(self, name: str) -> Records:
         """See `Source`; the splits are "train", "test" and "held_out"."""
-        _check_split("shapes", name, shapes.SPLITS)
+        check_split("shapes", name, shapes.SPLITS)
         from difflax.data import builders  # TFDS is slow to import
 
         config = builders.ShapesConfig(
@@ -114,7 +113,7 @@ class Digits:
 
     def split(self, name: str) -> Records:
         """See `Source`; the splits are "train" and "test"."""
-        _check_split("digits", name, digits.SPLITS)
+        check_split("digits", name, tuple(digits.SPLIT_ROWS))
         from difflax.data import builders  # TFDS is slow to import
 
         builder = builders.prepare(builders.DifflaxDigits, data_directory(self.data_dir))
@@ -172,7 +171,7 @@ class Tfds:
             raise UserError(
                 f"{where} is not prepared in {builder.data_path}; run `tfds build --file_format=array_record`"
             )
-        _check_split(self.builder, name, tuple(builder.info.splits))
+        check_split(self.builder, name, tuple(builder.info.splits))
         features = builder.info.features
         for field, key in (("image_key", self.image_key), ("caption_key", self.caption_key)):
             if key not in features:
@@ -209,8 +208,3 @@ SOURCES: dict[str, type[Source]] = {
     "folder": Folder,
     "subject": Subject,
 }
-
-
-def _check_split(data: str, name: str, splits: Sequence[str]):
-    if name not in splits:
-        raise UserError(f"{data} has no split {name!r}; there are {', '.join(splits)}")

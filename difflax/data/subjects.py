@@ -7,9 +7,10 @@ import numpy as np
 from etils import epath
 from jaxtyping import Float
 
+from difflax.core.several import several
 from difflax.core.types import UserError
 from difflax.data.folders import find_images, images_of
-from difflax.data.records import FolderRecords
+from difflax.data.records import FolderRecords, check_split
 from difflax.data.transforms import check_images
 
 MAX_CLASS_IMAGES = 100_000  # each of which the model may have to make
@@ -25,7 +26,7 @@ class Subject:
 
     Attributes:
         path: a folder with pictures, in subfolders too (but for those of ``class_path``), or one picture.
-        prompts: what the subject's pictures show.
+        prompts: what the subject's pictures show; one may stand for a tuple of it.
         height, width: of every image, in pixels; the middle of others is cut out and resized.
         class_prompt: what the class's pictures show; empty for no prior preservation.
         class_path: a folder with the class's pictures; empty for one in the workdir. What is missing there of
@@ -47,8 +48,8 @@ class Subject:
 
     def __post_init__(self):
         check_images(self.image_shape, self.flip)
-        texts = () if isinstance(self.prompts, str) else self.prompts
-        if not texts or not all(isinstance(prompt, str) and prompt.strip() for prompt in texts):
+        object.__setattr__(self, "prompts", several(self.prompts))
+        if not self.prompts or not all(map(str.strip, self.prompts)):
             raise ValueError(f"prompts must be one or more prompts, none of them empty, got {self.prompts!r}")
         if self.class_path and not self.class_prompt:
             raise ValueError("class_path needs a class_prompt, which says what its pictures show")
@@ -65,8 +66,7 @@ class Subject:
 
     def split(self, name: str) -> "SubjectRecords":
         """See `Source`; the one split is "train"."""
-        if name != "train":
-            raise UserError(f"subject has no split {name!r}; there is train")
+        check_split("subject", name, ("train",))
         root = epath.Path(self.path).expanduser()
         where = f"config.data.path = {self.path!r}"
         if root.is_file():

@@ -6,12 +6,16 @@ every t. Schedules, time grids and time samplers say how far with a `TimeShift`.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Array
 
 from difflax.diffusion.checks import require
+
+OF_MU: dict[str, Callable[[float], float]] = {"exponential": np.exp, "linear": float}
+"""The shift s of a mu in each kind, diffusers' ``time_shift_type``."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,7 +46,7 @@ class TimeShift:
             return self
         (low, high), (first, last) = self.mu, self.tokens
         mu = low + (tokens - first) / (last - first) * (high - low)
-        return TimeShift(shift=float(np.exp(mu)) if self.kind == "exponential" else mu)
+        return TimeShift(shift=float(OF_MU[self.kind](mu)))
 
     def __call__(self, t: float | np.ndarray | Array) -> float | np.ndarray | Array:
         """Where the times ``t`` in [0, 1] go.

@@ -65,10 +65,8 @@ def new_figure(theme: Theme, width: float, height: float) -> Any:
 def dress(axes: Any, theme: Theme) -> None:
     """Quiet axes: no box, horizontal hairlines, small grey numbers."""
     axes.set_facecolor(theme.paper)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side == "bottom")
-        spine.set_color(theme.quiet)
-        spine.set_linewidth(0.8)
+    axes.spines[["left", "right", "top"]].set_visible(False)
+    axes.spines["bottom"].set(color=theme.quiet, linewidth=0.8)
     axes.grid(axis="y", color=theme.rule, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=theme.quiet, labelsize=8.5, length=0, pad=5)
@@ -130,7 +128,7 @@ def render(figure: Any, kind: Literal["png", "svg"], dpi: int = 160) -> bytes:
     import matplotlib
 
     out = io.BytesIO()
-    stamp = {"Date": None} if kind == "svg" else {"Software": "difflax"}
+    stamp = {"svg": {"Date": None}, "png": {"Software": "difflax"}}[kind]
     with matplotlib.rc_context({"svg.hashsalt": "difflax", "svg.fonttype": "path"}):
         # A layout is worth computing once, not once a file.
         if figure.get_layout_engine() is not None:

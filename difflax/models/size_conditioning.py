@@ -34,13 +34,14 @@ class MicroConditioning:
     """The numbers of a call, by diffusers' names; heights before widths, in pixels.
 
     Attributes:
-        original_size: ``None``: the size that is made. A small one asks for the look of enlarged images.
-        crops_coords_top_left: of the cut; (0, 0) asks for a whole and centred object.
-        target_size: ``None``: the size that is made.
-        aesthetic_score: read by refiners alone.
+        original_size: height and width in pixels, of which a small one asks for the look of enlarged images;
+            ``None``: the size that is made.
+        crops_coords_top_left: pixels above and left of the cut; (0, 0) asks for a whole and centred object.
+        target_size: height and width in pixels; ``None``: the size that is made.
+        aesthetic_score: how good the image is to look, from 0 to 10; read by refiners alone.
         negative_original_size, negative_crops_coords_top_left, negative_target_size: what guidance goes away
-            from; ``None``: the same as above.
-        negative_aesthetic_score: the same for the score.
+            from, in pixels; ``None``: the same as without "negative".
+        negative_aesthetic_score: the score that guidance goes away from; read by refiners alone.
 
     Raises:
         UserError: a size that is not two numbers, positive ones but for the corner.

@@ -186,6 +186,7 @@ def put(tree: PyTree, where: PyTree | NamedSharding) -> PyTree:
         # Devices of other processes can be reached from the host alone.
         return jax.device_put(np.asarray(array) if sharding.mesh.is_multi_process else array, sharding)
 
-    if isinstance(where, NamedSharding):
-        return jax.tree.map(lambda array: one(array, where), tree)
-    return jax.tree.map(one, tree, where)
+    # One sharding is the tree of a single leaf, for all that lies below it.
+    return jax.tree.map(
+        lambda sharding, part: jax.tree.map(lambda array: one(array, sharding), part), where, tree
+    )

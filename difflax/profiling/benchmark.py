@@ -48,7 +48,7 @@ from difflax.pretrained.format.torch_names import to_torch
 from difflax.training.ema import EMA
 from difflax.training.objectives.base import Plain
 from difflax.training.optimizers import AdamW
-from difflax.training.state import init_state
+from difflax.training.state import TrainState, init_state
 from difflax.training.step import abstract_state, compile_step, make_train_step
 
 TASKS = ("train", "forward", "sample")
@@ -61,13 +61,20 @@ class Case:
     """What is measured; the defaults are the reference case, 24.8 M parameters.
 
     Attributes:
-        block_out_channels, layers_per_block, cross_attention_dim, attention_head_dim, norm_num_groups: of the
-            UNet; every level but the first has attention (a single level has it too).
+        block_out_channels: channels of each level of the UNet; every level but the first has attention (a
+            single level has it too).
+        layers_per_block: residual blocks of a level.
+        cross_attention_dim: channels of a token of text.
+        attention_head_dim: heads of an attention layer, in spite of the name, which is diffusers'.
+        norm_num_groups: groups of a group norm.
         batch_size: examples of a train step and of a forward.
-        size, channels: of the latent images.
-        tokens: of text.
-        sample_batch_size, num_steps: of the sampling run.
-        remat: see `UNet2DConditionModel`.
+        size: height and width of the latent images.
+        channels: of the latent images.
+        tokens: of a prompt.
+        sample_batch_size: images of the sampling run.
+        num_steps: of the sampling run.
+        remat: what a backward pass computes again to save memory: "none", "dots" (all but matrix products and
+            convolutions), "full" or "offload" (as dots, which go to the host's memory).
     """
 
     block_out_channels: tuple[int, ...] = (64, 128, 256)
@@ -182,6 +189,12 @@ class Difflax:
                 jax.device_put((self.params, inputs["noise"], inputs["prompts"]), jax.local_devices()[0]),
             ),
         }
+        # What each task starts from, as trained so far like the other implementation's, and its number.
+        self._tasks: dict[str, tuple[Callable[[], PyTree], Callable[[Any], float]]] = {
+            "train": (lambda: self._state, self._trained),
+            "forward": (lambda: self._state.params, _mean_size),
+            "sample": (lambda: jax.device_put(self._state.params, jax.local_devices()[0]), _mean_size),
+        }
         self.compile_seconds: dict[str, float] = {}
         self.program_bytes: dict[str, int] = {}
         self._programs, self._arguments = {}, {}
@@ -200,16 +213,19 @@ class Difflax:
             self._arguments[task] = arguments[1:]
 
     def run(self, task: str) -> tuple[float, float]:
-        params = self._state.params  # as trained so far, like the other implementation's
-        if task == "sample":
-            params = jax.device_put(params, jax.local_devices()[0])
+        first, number = self._tasks[task]
+        given = first()
         start = time.perf_counter()
-        if task == "train":
-            self._state, metrics = self._programs[task](self._state, *self._arguments[task])
-            jax.block_until_ready((self._state, metrics))
-            return time.perf_counter() - start, float(metrics["loss"])
-        out = jax.block_until_ready(self._programs[task](params, *self._arguments[task]))
-        return time.perf_counter() - start, float(jnp.abs(out).mean())
+        out = jax.block_until_ready(self._programs[task](given, *self._arguments[task]))
+        return time.perf_counter() - start, number(out)
+
+    def _trained(self, out: tuple[TrainState, dict[str, Array]]) -> float:
+        self._state, metrics = out
+        return float(metrics["loss"])
+
+
+def _mean_size(out: Float[Array, "..."]) -> float:
+    return float(jnp.abs(out).mean())
 
 
 def random_params(abstract: Params) -> Params:

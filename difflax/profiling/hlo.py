@@ -11,16 +11,19 @@ import dataclasses
 import functools
 import math
 import re
+from collections.abc import Sequence
 
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2, "f64": 8, "s64": 8, "u64": 8}
 _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-_STILL = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast")
-"""Operations that move nothing themselves."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Operation:
-    """A line of a computation: ``%name = shapes kind(operands), rest``."""
+    """A line of a computation: ``%name = shapes kind(operands), rest``; one that reads its operands whole and
+    writes its result. Kinds that do otherwise are the classes of `_KINDS`.
+
+    In all methods ``here`` is the computation that the operation stands in.
+    """
 
     name: str
     shapes: str
@@ -30,19 +33,179 @@ class _Operation:
 
     @property
     def size(self) -> int:
-        """Bytes of its result, of a tuple's largest part if that names what an operation is started with."""
-        sizes = [size for size, _ in _sizes(self.shapes)]
-        return max(sizes, default=0) if self.kind.endswith("-start") else sum(sizes)
+        """Bytes of its result."""
+        return sum(size for size, _ in _sizes(self.shapes))
 
     @property
     def in_memory(self) -> int:
         """Bytes of its result that lie in the device's memory, not on the chip."""
         return sum(size for size, memory in _sizes(self.shapes) if memory)
 
-    def named(self, what: str) -> str | None:
-        """The computation that the line names as its ``body``, ``condition`` or the one it ``calls``."""
+    def named(self, what: str) -> str:
+        """The computation that the line names as its ``body``, ``condition`` or the one it ``calls``; empty
+        if there is none.
+        """
         found = re.search(rf"{what}=%?([\w.\-]+)", self.line)
-        return found.group(1) if found else None
+        return found.group(1) if found else ""
+
+    def inner(self, program: "CompiledProgram") -> list[tuple[str, int]]:
+        """Computations that it runs, and how often."""
+        called = self.named("calls") or self.named("to_apply")
+        return [(called, 1)] if called else []
+
+    def written(self, here: "_Computation") -> float:
+        """Bytes that it writes."""
+        return float(self.size)
+
+    def read(self, place: int, here: "_Computation") -> float:
+        """Bytes that it reads of its operand at ``place``, if it does not read the whole of it."""
+        return math.inf
+
+    def accessed(self, program: "CompiledProgram", here: "_Computation") -> int:
+        """Bytes of memory that it reads and writes."""
+        reads = [self.read(place, here) for place in range(len(self.operands))]
+        return self._moved(here, self.written(here), reads)
+
+    def _moved(self, here: "_Computation", written: float, reads: Sequence[float]) -> int:
+        wholes = [here[operand].in_memory if operand in here else 0 for operand in self.operands]
+        return int(min(self.in_memory, written) + sum(map(min, wholes, reads)))
+
+
+_Computation = dict[str, _Operation]
+
+
+class _Still(_Operation):
+    """Moves nothing itself."""
+
+    def accessed(self, program, here):
+        return 0
+
+
+class _Tuple(_Still):
+    """Is written where its parts are."""
+
+    def written(self, here):
+        return sum((here[part].written(here) if part in here else math.inf for part in self.operands), 0.0)
+
+
+class _Bitcast(_Still):
+    """Another view of its operand."""
+
+    def written(self, here):
+        source = here.get(self.operands[0])
+        return source.written(here) if source else math.inf
+
+    def read(self, place, here):
+        return _read(self.name, here)
+
+
+class _Slice(_Operation):
+    """Reads no more of its first operand than it gives."""
+
+    def read(self, place, here):
+        return float(self.size) if place == 0 else math.inf
+
+
+class _Update(_Operation):
+    """Writes its second operand into its first, in place."""
+
+    def written(self, here):
+        update = here.get(self.operands[1])
+        return float(update.size) if update else math.inf
+
+    def read(self, place, here):
+        return 0.0 if place == 0 else math.inf
+
+
+class _Fusion(_Operation):
+    """Reads and writes what its computation reads of its parameters and results in; what is between stays on
+    the chip.
+    """
+
+    def accessed(self, program, here):
+        fused = program.computations.get(self.named("calls"))
+        if not fused:
+            return super().accessed(program, here)
+        parameters = [_parameter(fused, number) for number in range(len(self.operands))]
+        reads = [sum((_read(name, fused) for name in names), 0.0) for names in parameters]
+        return self._moved(here, list(fused.values())[-1].written(fused), reads)
+
+
+class _Call(_Operation):
+    """Runs computations one after the other."""
+
+    def accessed(self, program, here):
+        return sum(times * program.accessed(name) for name, times in self.inner(program))
+
+
+class _Loop(_Call):
+    """Runs its body many times."""
+
+    def inner(self, program):
+        return [(self.named("body"), self._trips(program))]
+
+    def _trips(self, program: "CompiledProgram") -> int:
+        """How often it runs: as the compiler has noted, or as far as its condition lets a counter go that
+        starts at zero, as those of JAX and of XLA do; once where neither tells.
+        """
+        if noted := re.search(r'"known_trip_count":\{"n":"(\d+)"', self.line):
+            return int(noted.group(1))
+        condition = program.computations.get(self.named("condition"), {}).values()
+        ends = [re.search(r"constant\((\d+)\)", o.line) for o in condition if o.kind == "constant"]
+        counts = any("direction=LT" in operation.line for operation in condition)
+        return int(ends[0].group(1)) if len(ends) == 1 and ends[0] and counts else 1
+
+
+class _Conditional(_Operation):
+    """Runs one of its branches: the dearest counts."""
+
+    def inner(self, program):
+        return [(n, 1) for n in re.findall(r"%([\w.\-]+)", self.line) if n in program.computations]
+
+    def accessed(self, program, here):
+        return max((program.accessed(name) for name, _ in self.inner(program)), default=0)
+
+
+class _Start(_Operation):
+    """Starts what another operation ends; its result names its operand too."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the largest part of its result."""
+        return max((size for size, _ in _sizes(self.shapes)), default=0)
+
+    def accessed(self, program, here):
+        return self.in_memory
+
+
+_KINDS: dict[str, type[_Operation]] = {
+    "parameter": _Still,
+    "constant": _Still,
+    "get-tuple-element": _Still,
+    "tuple": _Tuple,
+    "bitcast": _Bitcast,
+    "slice": _Slice,
+    "dynamic-slice": _Slice,
+    "gather": _Slice,
+    "dynamic-update-slice": _Update,
+    "fusion": _Fusion,
+    "call": _Call,
+    "while": _Loop,
+    "conditional": _Conditional,
+}
+_PHASES: dict[str, type[_Operation]] = {"start": _Start, "done": _Still}
+"""Of an operation that goes on beside others, as ``all-gather-start``, by the end of its kind."""
+
+
+def _parameter(computation: _Computation, number: int) -> list[str]:
+    """The names of a computation's parameter of that number."""
+    return [n for n, o in computation.items() if o.kind == "parameter" and f"parameter({number})" in o.line]
+
+
+def _read(name: str, computation: _Computation) -> float:
+    """Bytes that the operations of a computation read of the result of that name."""
+    readers = [operation for operation in computation.values() if name in operation.operands]
+    return sum((reader.read(reader.operands.index(name), computation) for reader in readers), 0.0)
 
 
 def _sizes(shapes: str) -> list[tuple[int, bool]]:
@@ -63,7 +226,8 @@ def _operation(line: str) -> _Operation | None:
     if not found:
         return None
     name, shapes, kind, rest = found.groups()
-    return _Operation(name, shapes, kind, tuple(re.findall(r"%([\w.\-]+)", rest.split("), ")[0])), line)
+    made = _KINDS.get(kind) or _PHASES.get(kind.rpartition("-")[2], _Operation)
+    return made(name, shapes, kind, tuple(re.findall(r"%([\w.\-]+)", rest.split("), ")[0])), line)
 
 
 class CompiledProgram:
@@ -72,7 +236,7 @@ class CompiledProgram:
     """
 
     def __init__(self, text: str):
-        self.computations: dict[str, dict[str, _Operation]] = {}
+        self.computations: dict[str, _Computation] = {}
         self.entry = current = ""
         for line in text.splitlines():
             if opening := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{\s*$", line):
@@ -83,26 +247,6 @@ class CompiledProgram:
                 current = ""
             elif current and (operation := _operation(line)):
                 self.computations[current][operation.name] = operation
-
-    def _trips(self, loop: _Operation) -> int:
-        """How often a loop runs: as the compiler has noted, or as far as its condition lets a counter go that
-        starts at zero, as those of JAX and of XLA do; once where neither tells.
-        """
-        if noted := re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.line):
-            return int(noted.group(1))
-        condition = self.computations.get(loop.named("condition") or "", {}).values()
-        ends = [re.search(r"constant\((\d+)\)", o.line) for o in condition if o.kind == "constant"]
-        counts = any("direction=LT" in operation.line for operation in condition)
-        return int(ends[0].group(1)) if len(ends) == 1 and ends[0] and counts else 1
-
-    def _inner(self, operation: _Operation) -> list[tuple[str, int]]:
-        """Computations that an operation runs, and how often."""
-        if operation.kind == "while":
-            return [(operation.named("body") or "", self._trips(operation))]
-        if operation.kind == "conditional":
-            return [(n, 1) for n in re.findall(r"%([\w.\-]+)", operation.line) if n in self.computations]
-        called = operation.named("calls") or operation.named("to_apply")
-        return [(called, 1)] if called else []
 
     def collective_bytes(self) -> dict[str, int]:
         """Bytes of the results of every kind of collective, a device's share."""
@@ -125,7 +269,7 @@ class CompiledProgram:
                 one = (kind, channel.group(1) if channel else f"{name}/{operation.name}")
                 largest, least = moved.get(one, (0, times))
                 moved[one] = max(largest, operation.size), min(least, times)
-            for inner, rounds in self._inner(operation):
+            for inner, rounds in operation.inner(self):
                 self._collectives(inner, times * rounds, moved)
 
     def accessed_bytes(self) -> int:
@@ -133,62 +277,10 @@ class CompiledProgram:
         its result, what a fusion does inside excepted; of arrays of which only a slice is read or replaced,
         the slice; of branches the dearest.
         """
-        return self._accessed(self.entry)
+        return self.accessed(self.entry)
 
     @functools.cache  # noqa: B019  a program lives as long as its plan is made
-    def _accessed(self, name: str) -> int:
-        here, total = self.computations.get(name, {}), 0
-        for operation in here.values():
-            if operation.kind in ("while", "call"):
-                total += sum(times * self._accessed(inner) for inner, times in self._inner(operation))
-            elif operation.kind == "conditional":
-                total += max((self._accessed(inner) for inner, _ in self._inner(operation)), default=0)
-            elif operation.kind.endswith("-start"):  # its result names its operand
-                total += operation.in_memory
-            elif operation.kind not in _STILL and not operation.kind.endswith("-done"):
-                total += self._moved(operation, here)
-        return total
-
-    def _moved(self, operation: _Operation, here: dict[str, _Operation]) -> int:
-        """Bytes of memory that one operation reads and writes."""
-        fused = self.computations.get(operation.named("calls") or "") if operation.kind == "fusion" else None
-        written = _written(list(fused.values())[-1], fused) if fused else _written(operation, here)
-        total = min(operation.in_memory, written)
-        for place, operand in enumerate(operation.operands):
-            whole = here[operand].in_memory if operand in here else 0
-            total += min(whole, _read(fused, place) if fused else _sliced(operation, place))
-        return int(total)
-
-
-def _written(result: _Operation, computation: dict[str, _Operation]) -> float:
-    """Bytes that an operation of a computation writes."""
-    parts = result.operands if result.kind == "tuple" else (result.name,)
-    total = 0.0
-    for part in (computation.get(name) for name in parts):
-        while part and part.kind == "bitcast":
-            part = computation.get(part.operands[0])
-        if part and part.kind == "dynamic-update-slice":
-            part = computation.get(part.operands[1])
-        total += part.size if part else math.inf
-    return total
-
-
-def _read(computation: dict[str, _Operation], number: int) -> float:
-    """Bytes that a fused computation reads of its parameter of that number."""
-    names = [n for n, o in computation.items() if o.kind == "parameter" and f"parameter({number})" in o.line]
-    total = 0.0
-    while names:
-        name = names.pop()
-        for operation in computation.values():
-            if name in operation.operands and operation.kind == "bitcast":
-                names.append(operation.name)
-            elif name in operation.operands:
-                total += _sliced(operation, operation.operands.index(name))
-    return total
-
-
-def _sliced(operation: _Operation, place: int) -> float:
-    """Bytes that an operation reads of its operand at ``place``, if it does not read the whole of it."""
-    if place == 0 and operation.kind in ("dynamic-slice", "slice", "gather"):
-        return float(operation.size)
-    return 0.0 if place == 0 and operation.kind == "dynamic-update-slice" else math.inf
+    def accessed(self, name: str) -> int:
+        """The same of one computation."""
+        here = self.computations.get(name, {})
+        return sum(operation.accessed(self, here) for operation in here.values())

@@ -106,7 +106,7 @@ def gradient(
 def accumulated(
     objective: Objective, state: TrainState, batch: PyTree, key: Key[Array, ""], parts: int
 ) -> tuple[Params, Float[Array, " b"], Metrics]:
-    """As `gradient`, in ``parts`` of the batch. BatchPart ``i`` has every ``parts``-th example from ``i`` on, so
+    """As `gradient`, in ``parts`` of the batch. Part ``i`` has every ``parts``-th example from ``i`` on, so
     that each device takes its own share of every part; its examples draw what they draw in the whole batch.
     """
 

@@ -147,6 +147,7 @@ def test_the_command_writes_the_script(tmp_path):
         (("launch", "slurm"), "--config=… is missing"),
         (("launch", "slurm", "--nodes=0", "--", *TRAIN), "--nodes must be at least 1"),
         (("launch", "k8s", "--", *TRAIN), "needs --image"),
+        (("launch", "k8s", "--image=i", "--accelerator=tpu", "--", *TRAIN), "needs --topology"),
         (("launch", "slurm", "--name=My Job", "--", *TRAIN), "lower-case"),
     ],
 )

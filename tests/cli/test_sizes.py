@@ -103,6 +103,7 @@ def test_dropped_captions_keep_their_sizes():
     np.testing.assert_array_equal(made.time_ids, given.time_ids)
 
 
+@pytest.mark.slow
 def test_a_run_with_buckets_trains_and_draws(pictures, clip_folder, tmp_path):
     workdir, buckets = tmp_path / "run", ((24, 16),)
     status, errors = run(pictures, clip_folder, workdir, 16 + 6 * 4, buckets=buckets)

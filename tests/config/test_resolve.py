@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from difflax.config import experiment
 from difflax.config.experiments import KINDS, parse, resolve
@@ -122,7 +123,7 @@ def test_a_field_of_a_section_without_a_name_asks_for_the_name():
 def test_a_scale_is_a_number_one_a_step_or_a_shape():
     assert parse(overridden("guidance.scale=3")).guidance.plan.scale == 3.0
     steps = parse(overridden("guidance.scale=(1,2)")).guidance.plan
-    assert isinstance(steps, GuidancePlan) and steps.scale_over_run == (1.0, 2.0)
+    assert isinstance(steps, GuidancePlan) and steps.scale_over_run.values == (1.0, 2.0)
     shape = parse(overridden("guidance.scale.shape=linear", "guidance.scale.end=4")).guidance.plan
     assert (shape.scale_over_run.shape, shape.scale_over_run.end) == ("linear", 4.0)
 
@@ -213,6 +214,20 @@ def test_what_is_wrong_is_one_line(override, says):
     with pytest.raises(UserError) as refused:
         parse(overridden(override))
     assert says in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("model", [None, 3, "clip", ()])
+def test_a_model_that_is_no_section(model):
+    with pytest.raises(UserError, match=r"config has no section 'model': give config.model.name, one of"):
+        resolve({"model": model})
+
+
+def test_numbers_of_numpy_are_numbers():
+    training = {"steps": np.int64(300)}
+    made = parse({**HAND_BUILT, "training": training, "ema": {"decay": np.float32(0.5)}})
+    assert (made.training.steps, made.ema.decay) == (300, 0.5)
+    with pytest.raises(UserError, match=r"config.training.steps = 1.5 must be int"):
+        parse({**HAND_BUILT, "training": {"steps": np.float32(1.5)}})
 
 
 def test_infinite_where_the_default_is():

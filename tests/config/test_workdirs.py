@@ -97,6 +97,14 @@ def test_a_config_is_parsed_once_in_training_and_once_in_loading(parses, clip_fo
     assert len(parses) == 1
 
 
+@pytest.mark.parametrize(("text", "says"), [("{", "is not valid JSON"), ("[]", "holds no mapping")])
+def test_a_stored_config_that_is_damaged(text, says, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(UserError, match=says) as refused:
+        files.read_workdir(tmp_path)
+    assert "config.json" in str(refused.value) and "\n" not in str(refused.value)
+
+
 def test_nothing_below_parsing_takes_a_config():
     """But for the room that makes objects of it, only the doors that parse know what a `ConfigDict` is."""
     house = pathlib.Path(difflax.__file__).parent

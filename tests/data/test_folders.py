@@ -128,13 +128,15 @@ def test_captions_that_cannot_be_used_count_as_bad_examples(tmp_path):
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("[" * 100_000, "is not JSON"),
+        ("[" * 100_000, "is not valid JSON"),
         ('{"file_name": "a.png", "text": "x", "score": NaN}', "no number under 'score'"),
         ('{"file_name": "a.png", "text": "x", "score": 1e999}', "no number under 'score'"),
         ('{"file_name": "a\\u0000.png", "text": "x", "score": 1}', "is not there"),
         ('{"file_name": "' + "a" * 5000 + '", "text": "x", "score": 1}', "is not there"),
         ('{"file_name": 3, "text": "x"}', "no text under 'file_name'"),
-        ("3", "no text under 'file_name'"),
+        ("3", "no mapping of names"),
+        ('{"file_name": "a.png", "text": "x", "score": true}', "no number under 'score'"),
+        ('{"file_name": "a.png", "text": "x", "score": 1' + "0" * 400 + "}", "no number under 'score'"),
     ],
 )
 def test_lines_that_are_no_listing(line, says, tmp_path):

@@ -272,6 +272,7 @@ def test_slow_and_fast_tokenizer_files(tmp_path, missing):
     np.testing.assert_array_equal(tokenizer([reference.PROMPT, reference.NEGATIVE, ""]), expected)
 
 
+@pytest.mark.slow
 def test_a_batch_over_eight_devices_is_the_batch_on_one(folder, pipeline, tmp_path):
     code = """
 import sys, numpy as np, jax

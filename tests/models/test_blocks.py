@@ -69,7 +69,7 @@ def scans(jaxpr) -> int:
     )
 
 
-@pytest.mark.parametrize("remat", ["none", "full"])
+@pytest.mark.parametrize("remat", ["none", pytest.param("full", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("make", "loops"), [(mmdit, 2), (unet, 4)])
 def test_the_loop_gives_the_same_output_and_gradient(make, loops, remat, inputs):
     def run(**options):

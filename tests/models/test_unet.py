@@ -172,8 +172,8 @@ def test_dropout_keeps_the_mean_and_spreads_as_much_as_it_must(rate):
     np.testing.assert_allclose(drawn.std(0), deviation, rtol=0.03)
 
 
-@pytest.mark.parametrize("remat", ["dots", "full"])
-@pytest.mark.parametrize("rate", [0.0, 0.5])
+@pytest.mark.parametrize("remat", [pytest.param("dots", marks=pytest.mark.slow), "full"])
+@pytest.mark.parametrize("rate", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
 def test_remat_changes_no_gradient(remat, rate, inputs):
     def gradient(**options):
         model = unet(dropout=rate, **options)

@@ -12,7 +12,7 @@ from scipy.stats import binom
 from tests.runs import command
 
 # On one worker, so that what the tests share is made once.
-pytestmark = pytest.mark.xdist_group("trained_clip")
+pytestmark = [pytest.mark.xdist_group("trained_clip"), pytest.mark.slow]
 
 SCENES = 256
 

@@ -88,7 +88,9 @@ class Slow(Loader):
         return super().__next__()
 
 
-def train(workdir, options, *, records=None, mesh=MeshShape(), loader=Loader, constants=None, **more):
+def train(
+    workdir, options, *, records=None, mesh=MeshShape(), loader=Loader, constants=None, start=None, **more
+):
     """`fit` on the toy."""
     made = mesh.make()
     return fit(
@@ -105,6 +107,7 @@ def train(workdir, options, *, records=None, mesh=MeshShape(), loader=Loader, co
             ),
             prepare=lambda batch: {"image": batch["image"]},
             constants=constants or {},
+            start=start,
         ),
         optimizer=optax.adam(1e-2),
         ema=EMA(decay=0.9),

@@ -241,9 +241,7 @@ class ComposedGuidance(Guidance):
     weights: Any = (7.5,)
 
     def __post_init__(self):
-        for i, weight in enumerate(
-            self.weights if isinstance(self.weights, tuple | list) else [self.weights]
-        ):
+        for i, weight in enumerate(jax.tree.leaves(self.weights)):
             check_number(weight, f"weights[{i}]")
 
     @property

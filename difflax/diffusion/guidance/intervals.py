@@ -98,26 +98,50 @@ def interval(
     Raises:
         ValueError: for an unknown unit, bounds upside down or not numbers, or a missing schedule or levels.
     """
-    known = ("sigma", "log_snr", "t", "step")
-    require(unit in known, f"interval.unit must be one of {', '.join(known)}, got {unit!r}")
+    require(unit in UNITS, f"interval.unit must be one of {', '.join(UNITS)}, got {unit!r}")
     require(low <= high, f"interval.low {low} must not exceed interval.high {high}")  # also refuses NaN
-    if unit == "sigma":
-        bounds = np.arctan2([low, high], 1.0)
-    elif unit == "log_snr":
-        bounds = np.arctan(np.exp(-np.array([high, low]) / 2))
-    elif unit == "t":
-        require(schedule is not None, "an interval in t needs the schedule")
-        bounds = np.asarray(noise_angle(noise_level(schedule, np.array([low, high]))))
-    else:
-        require(levels is not None, "an interval in steps needs the run's levels")
-        angles = np.asarray(noise_angle(levels))
-        last = len(angles) - 2
-        first_step, last_step = int(np.clip(low, 0, last)), int(np.clip(high, 0, last))
-        # Half-way to the neighbours, so that rounding cannot drop a step.
-        above = np.pi if first_step == 0 else (angles[first_step - 1] + angles[first_step]) / 2
-        bounds = np.array([(angles[last_step] + angles[last_step + 1]) / 2, above])
-    slack = 0.0 if unit == "step" else 1e-6
-    return Interval(guidance, float(bounds[0] - slack), float(bounds[1] + slack))
+    first, last = UNITS[unit](low, high, schedule, levels)
+    return Interval(guidance, float(first), float(last))
+
+
+_SLACK = 1e-6 * np.array([-1, 1])
+"""On both angles, so that rounding cannot drop a level that lies on a bound."""
+
+
+def _of_sigma(low: float | int, high: float | int, schedule: Any, levels: Any) -> Float[np.ndarray, "2"]:
+    return np.arctan2([low, high], 1.0) + _SLACK
+
+
+def _of_log_snr(low: float | int, high: float | int, schedule: Any, levels: Any) -> Float[np.ndarray, "2"]:
+    return np.arctan(np.exp(-np.array([high, low]) / 2)) + _SLACK
+
+
+def _of_time(
+    low: float | int, high: float | int, schedule: NoiseSchedule | None, levels: Any
+) -> Float[np.ndarray, "2"]:
+    require(schedule is not None, "an interval in t needs the schedule")
+    return np.asarray(noise_angle(noise_level(schedule, np.array([low, high]))), float) + _SLACK
+
+
+def _of_steps(
+    low: float | int, high: float | int, schedule: Any, levels: NoiseLevel | None
+) -> Float[np.ndarray, "2"]:
+    require(levels is not None, "an interval in steps needs the run's levels")
+    angles = np.asarray(noise_angle(levels))
+    last = len(angles) - 2
+    first_step, last_step = int(np.clip(low, 0, last)), int(np.clip(high, 0, last))
+    # Half-way to the neighbours, so that rounding cannot drop a step.
+    above = np.pi if first_step == 0 else (angles[first_step - 1] + angles[first_step]) / 2
+    return np.array([(angles[last_step] + angles[last_step + 1]) / 2, above])
+
+
+UNITS: dict[str, Callable[..., Float[np.ndarray, "2"]]] = {
+    "sigma": _of_sigma,
+    "log_snr": _of_log_snr,
+    "t": _of_time,
+    "step": _of_steps,
+}
+"""The lower and the upper noise angle of two bounds in each `Unit`, of ``(low, high, schedule, levels)``."""
 
 
 @flax.struct.dataclass
@@ -157,10 +181,9 @@ def scale_schedule(shape: str, levels: NoiseLevel, start: float, end: float) -> 
     )
     count = levels.t.shape[0] - 1
     progress = np.linspace(0, 1, count) if count > 1 else np.zeros(1)
-    value = (
-        start + (end - start) * SCALE_SHAPES[shape](progress) if shape != "constant" else np.full(count, end)
-    )
-    return scale_table(levels, value)
+    share = SCALE_SHAPES[shape](progress)
+    # In this form the ends are exact.
+    return scale_table(levels, (1 - share) * start + share * end)
 
 
 def scale_table(levels: NoiseLevel, values: np.ndarray | Sequence[float | int]) -> ScaleSchedule:

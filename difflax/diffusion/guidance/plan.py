@@ -1,13 +1,14 @@
 """A guidance as a config states it: before the levels of the run are known, in units that people think in."""
 
 import dataclasses
+import functools
 from typing import Any, Literal
 
 import flax.struct
 
 from difflax.diffusion.guidance.base import Guidance
 from difflax.diffusion.guidance.corrections import Corrected
-from difflax.diffusion.guidance.intervals import Bounds, interval, scale_schedule, scale_table
+from difflax.diffusion.guidance.intervals import Bounds, ScaleSchedule, interval, scale_schedule, scale_table
 from difflax.diffusion.schedules.base import NoiseLevel, NoiseSchedule
 
 
@@ -25,6 +26,47 @@ class ScaleShape:
     start: float = 1.0
     end: float = 7.5
 
+    def over(self, levels: NoiseLevel) -> ScaleSchedule:
+        """The scale over a run of these levels."""
+        return scale_schedule(self.shape, levels, self.start, self.end)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaleSteps:
+    """A scale that is given step by step.
+
+    Attributes:
+        values: one a step.
+    """
+
+    values: tuple[float, ...]
+
+    def over(self, levels: NoiseLevel) -> ScaleSchedule:
+        """The scale over a run of these levels.
+
+        Raises:
+            ValueError: there are not as many values as steps.
+        """
+        return scale_table(levels, self.values)
+
+
+@functools.singledispatch
+def changing(scale: Any) -> ScaleShape | ScaleSteps | None:
+    """The scale of a config where it changes along the run: a shape, or a tuple of one number a step;
+    ``None`` for all others.
+    """
+    return None
+
+
+@changing.register
+def _(scale: ScaleShape) -> ScaleShape:
+    return scale
+
+
+@changing.register
+def _(scale: tuple) -> ScaleSteps:
+    return ScaleSteps(scale)
+
 
 @flax.struct.dataclass
 class GuidancePlan(Guidance):
@@ -33,13 +75,13 @@ class GuidancePlan(Guidance):
     Attributes:
         guidance: what acts.
         corrections: of its result.
-        scale_over_run: replaces its scale: a shape, or one number a step.
+        scale_over_run: replaces its scale.
         bounds: where it acts; ``None``: everywhere.
     """
 
     guidance: Any
     corrections: tuple = ()
-    scale_over_run: ScaleShape | tuple[float, ...] | None = flax.struct.field(pytree_node=False, default=None)
+    scale_over_run: ScaleShape | ScaleSteps | None = flax.struct.field(pytree_node=False, default=None)
     bounds: Bounds | None = flax.struct.field(pytree_node=False, default=None)
 
     @property
@@ -74,11 +116,7 @@ class GuidancePlan(Guidance):
     def resolve(self, schedule: NoiseSchedule, levels: NoiseLevel) -> Guidance:
         guidance = self.guidance.resolve(schedule, levels)
         if self.scale_over_run is not None:
-            if isinstance(self.scale_over_run, ScaleShape):
-                settings = dataclasses.asdict(self.scale_over_run)
-                scale = scale_schedule(levels=levels, **settings)
-            else:
-                scale = scale_table(levels, self.scale_over_run)
+            scale = self.scale_over_run.over(levels)
             guidance = dataclasses.replace(guidance.with_scale(1.0), scale=scale)
         if self.corrections:
             guidance = Corrected(guidance, self.corrections)

@@ -6,7 +6,7 @@ import flax.struct
 import jax
 
 from difflax.diffusion.checks import require
-from difflax.diffusion.denoisers import Denoiser, Outcome, WithWeak
+from difflax.diffusion.denoisers import Denoiser, Outcome
 from difflax.diffusion.guidance.base import (
     Guidance,
     Strength,
@@ -116,8 +116,9 @@ def weak_of(denoise: Denoiser) -> Denoiser:
     Raises:
         ValueError: there is none.
     """
-    require(
-        isinstance(denoise, WithWeak),
-        "this guidance goes away from a worse denoiser: guidance.wrap(WithWeak(denoise, weak))",
-    )
-    return denoise.weak
+    try:
+        return denoise.weak
+    except AttributeError as error:
+        raise ValueError(
+            "this guidance goes away from a worse denoiser: guidance.wrap(WithWeak(denoise, weak))"
+        ) from error

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import jax.numpy as jnp
@@ -10,6 +11,12 @@ from jaxtyping import Array, Float
 from difflax.diffusion.checks import require
 from difflax.diffusion.samplers.base import half_log_snr_step, straight
 from difflax.diffusion.samplers.exponential import phi
+
+B_H: dict[str, Callable[[Float[Array, ""]], Float[Array, ""]]] = {
+    "bh1": lambda h: -h,
+    "bh2": lambda h: jnp.expm1(-h),
+}
+"""The paper's ``B(h)`` of each variant, for x0."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -75,7 +82,7 @@ class UniPC:
     def _change(
         self, past: Array, lams: Array, order: int, h: Float[Array, ""], current: Array | None
     ) -> Array:
-        b_h = -h if self.variant == "bh1" else jnp.expm1(-h)
+        b_h = B_H[self.variant](h)
         ratios = [(lams[i] - lams[0]) / h for i in range(1, order)]
         # Slots of the past that are not filled yet: their result is not selected, but must not be NaN.
         ratios = [jnp.where(r == 0, -(i + 1.0), r) for i, r in enumerate(ratios)]

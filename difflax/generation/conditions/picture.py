@@ -14,7 +14,8 @@ class PictureOptions:
     """How the picture counts.
 
     Attributes:
-        image_guidance_scale: of ``two_condition`` guidance: how much an edited image is kept, 1 is off.
+        image_guidance_scale: of ``two_condition`` guidance: how much an edited image is kept, 1 is off;
+            ``None`` for the guidance's own.
     """
 
     image_guidance_scale: float | int | None = None

@@ -21,12 +21,14 @@ class PromptOptions:
     """How prompts are read.
 
     Attributes:
-        weighted: prompts have weights in brackets, ``(word:1.3)``; see `encode_prompts`.
-        chunked: a prompt that is too long is encoded in pieces, and not cut.
+        weighted: prompts have weights in brackets, ``(word:1.3)``; ``False``: brackets are text.
+        chunked: a prompt that is too long is encoded in pieces; ``False``: it is cut.
         clip_skip: layers before the CLIP state that the model was trained with, as diffusers counts; A1111's
-            number for Stable Diffusion 1.x is one more.
-        prompt_2, prompt_3: what the second and third text encoder read instead, one for all or one each.
-        negative_prompt_2, negative_prompt_3: the same of what to go away from.
+            number for Stable Diffusion 1.x is one more; ``None`` for the checkpoint's own.
+        prompt_2, prompt_3: what the second and third text encoder read instead, one for all or one each;
+            ``None`` for the prompt.
+        negative_prompt_2, negative_prompt_3: the same of what to go away from; ``None`` for the negative
+            prompt.
     """
 
     weighted: bool = False

@@ -117,11 +117,9 @@ def mean_metrics(
     ``skipped_steps``; and how many were skipped in a row at most.
     """
     fetched = jax.device_get(history)
-    in_a_row = [int(row["skipped_in_a_row"]) for row in fetched]
+    in_a_row = [int(row.pop("skipped_in_a_row")) for row in fetched]
     taken = [row for row, skipped in zip(fetched, in_a_row, strict=True) if not skipped]
     means: dict[str, float | None] = {
-        name: float(np.mean([row[name] for row in taken])) if taken else None
-        for name in fetched[0]
-        if name != "skipped_in_a_row"
+        name: float(np.mean([row[name] for row in taken])) if taken else None for name in fetched[0]
     }
     return {**means, "skipped_steps": sum(map(bool, in_a_row))}, max(in_a_row)

@@ -71,6 +71,10 @@ class Throughput:
         return numbers
 
 
+_CACHE_EVENTS = {f"/jax/compilation_cache/cache_{name}": name for name in ("hits", "misses")}
+"""What JAX's monitoring calls them."""
+
+
 @functools.cache
 def cache_counts() -> collections.Counter[str]:
     """Programs found (``hits``) and not found (``misses``) in the persistent compilation cache, counted from
@@ -79,9 +83,8 @@ def cache_counts() -> collections.Counter[str]:
     counts: collections.Counter[str] = collections.Counter()
 
     def listen(event: str, **_: object) -> None:
-        folder, _, name = event.rpartition("/")
-        if folder == "/jax/compilation_cache" and name.startswith("cache_"):
-            counts[name.removeprefix("cache_")] += 1
+        if name := _CACHE_EVENTS.get(event):
+            counts[name] += 1
 
     jax.monitoring.register_event_listener(listen)
     return counts

@@ -4,8 +4,12 @@ import pytest
 from difflax.diffusion.samplers import SAMPLERS
 from difflax.diffusion.verification.orders import CLAIMS, TOLERANCE
 
+LONG = ("dpmpp_sde", "dpmpp_3m_sde")
 
-@pytest.mark.parametrize("name", CLAIMS)
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in CLAIMS]
+)
 def test_the_fitted_slope_is_the_order(x64, name):
     """Log-log slope of the error against exact solutions; of mean and covariance for stochastic samplers."""
     claim = CLAIMS[name]

@@ -86,7 +86,9 @@ def test_deterministic_samplers_reach_the_exact_flow(x64, name):
         assert np.abs(error).max() < tolerance(name), schedule
 
 
-@pytest.mark.parametrize("name", STOCHASTIC)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "dpmpp_sde" else ()) for name in STOCHASTIC]
+)
 def test_stochastic_samplers_have_the_right_mean_and_covariance(x64, name):
     """Exactly computed, under every schedule; coordinates stay independent."""
     trial = LawTrial(SAMPLERS[name](), STOCHASTIC[name], STEPS)

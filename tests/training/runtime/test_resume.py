@@ -73,8 +73,12 @@ def whole(tmp_path_factory, clip_folder):
 
 @pytest.mark.parametrize(
     ("stop", "reading"),
-    [(4, "in memory"), (7, "threads read ahead")],
-    ids=["in the first epoch, in memory", "in the second, threads reading ahead"],
+    [
+        pytest.param(4, "in memory", id="in the first epoch, in memory"),
+        pytest.param(
+            7, "threads read ahead", id="in the second, threads reading ahead", marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_resume_is_bit_exact(stop, reading, whole, batches, tmp_path, clip_folder, monkeypatch):
     if reading == "threads read ahead":
