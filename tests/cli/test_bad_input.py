@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from difflax.core.files import held
-from difflax.training.optimizers import Optimizer
+from difflax.training.optimizers import AdamW
 
 from tests.runs import ROOT, command, contents, small_run
 
@@ -69,38 +69,49 @@ def test_a_contrastive_loss_is_not_taken_in_parts(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_finished_run_goes_on_longer_when_it_is_told_to(trained, clip_folder, tmp_path):
-    """`--change` takes other steps and learning rates alone; afterwards the plain command goes on."""
+def test_other_steps_and_rates_are_refused_until_they_are_asked_for(trained, clip_folder):
+    before = contents(trained)
+    longer = small_run(clip_folder, trained, "--config.optimizer.learning_rate=0.002", steps=6)
+    assert "or go on with this one by --change" in refused(*longer)
+    seeded = small_run(clip_folder, trained, "--config.seed=1", "--change", steps=6)
+    assert "seed: 0 there, 1 here" in refused(*seeded)
+    assert "has got to" in refused(*small_run(clip_folder, trained, "--change", steps=3))
+    assert contents(trained) == before
+
+
+def test_what_was_put_into_a_workdir_or_damaged_there_is_not_taken(trained, clip_folder, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(trained, run)
-    longer = small_run(clip_folder, run, "--config.optimizer.learning_rate=0.002", steps=6)
-    assert "or go on with this one by --change" in refused(*longer)
-    seeded = small_run(clip_folder, run, "--config.seed=1", "--change", steps=6)
-    assert "seed: 0 there, 1 here" in refused(*seeded)
-    assert "has got to" in refused(*small_run(clip_folder, run, "--change", steps=3))
-    assert command(*longer, "--change")[0] == 0
-    rows = [json.loads(row) for row in (run / "metrics.jsonl").open()]
-    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
-    rates = Optimizer(learning_rate=0.002, warmup_steps=2).learning_rates(6)
-    assert [row["learning_rate"] for row in rows[4:]] == [float(rates(4)), float(rates(5))]
-    events = [json.loads(row) for row in (run / "events.jsonl").open()]
-    changed = next(row["message"] for row in events if row["event"] == "changed")
-    assert "training.steps: 4 there, 6 here" in changed
-    assert command(*longer)[0] == 0
-    # A checkpoint of another run, put in its place, is not taken.
-    before = contents(run)
-    stored = run / "checkpoints" / "step_6" / "config" / "metadata"
-    stored.write_text(stored.read_text().replace('"seed": 0', '"seed": 7'))
-    assert "config.json says (seed: 7 there, 0 here)" in refused(*longer)
-    stored.write_bytes(before["checkpoints/step_6/config/metadata"])
-    # A copy with a flipped bit is found, in training and in sampling.
+    again = small_run(clip_folder, run, steps=4)
+    stored = run / "checkpoints" / "step_4" / "config" / "metadata"
+    before = stored.read_text()
+    stored.write_text(before.replace('"seed": 0', '"seed": 7'))
+    assert "config.json says (seed: 7 there, 0 here)" in refused(*again)
+    stored.write_text(before)
     weights = max((run / "text_encoder").iterdir(), key=lambda path: path.stat().st_size)
     data = bytearray(weights.read_bytes())
     data[len(data) // 2] ^= 4
     weights.write_bytes(data)
     ask = ("sample", f"--workdir={run}", "--prompt=a", f"--output={tmp_path / 'out'}")
-    for arguments in (longer, ask):
+    for arguments in (again, ask):
         assert "text_encoder is damaged" in refused(*arguments)
+
+
+@pytest.mark.slow
+def test_a_finished_run_goes_on_longer_when_it_is_told_to(trained, clip_folder, tmp_path):
+    """`--change` takes other steps and learning rates alone; afterwards the plain command goes on."""
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    longer = small_run(clip_folder, run, "--config.optimizer.learning_rate=0.002", steps=6)
+    assert command(*longer, "--change")[0] == 0
+    rows = [json.loads(row) for row in (run / "metrics.jsonl").open()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    rates = AdamW(learning_rate=0.002, warmup_steps=2).learning_rates(6)
+    assert [row["learning_rate"] for row in rows[4:]] == [float(rates(4)), float(rates(5))]
+    events = [json.loads(row) for row in (run / "events.jsonl").open()]
+    changed = next(row["message"] for row in events if row["event"] == "changed")
+    assert "training.steps: 4 there, 6 here" in changed
+    assert command(*longer)[0] == 0
 
 
 def test_missing_files(tmp_path):
