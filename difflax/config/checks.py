@@ -102,7 +102,9 @@ def _check_diffusion(experiment: DiffusionExperiment) -> None:
     for height, width, _ in getattr(source, "image_shapes", (source.image_shape,)):
         experiment.model.check_latent(*autoencoder.latent_shape(height, width)[:2])
     loss = experiment.loss
-    check_weight(loss.weighting, experiment.prediction, experiment.schedule, loss.time_sampler)
+    check_weight(
+        loss.weighting, experiment.prediction, experiment.schedule, loss.time_sampler, loss.vlb_weight
+    )
     experiment.network.abstract()
     levels = experiment.sampler.levels(experiment.schedule, experiment.prediction)
     try:

@@ -130,7 +130,7 @@ def make_objective(experiment: FineTuningExperiment, checkpoint: Checkpoint) -> 
         if experiment.model.time_shift:
             shift = TimeShift(shift=experiment.model.time_shift)
         time_sampler = Shifted(sampler=time_sampler, shift=shift)
-    check_weight(loss.weighting, sampling.prediction_type, sampling.schedule, time_sampler)
+    check_weight(loss.weighting, sampling.prediction_type, sampling.schedule, time_sampler, loss.vlb_weight)
     reader = checkpoint.with_networks(shapes)
 
     def encode(networks: PyTree, tokens: PyTree) -> Conditioning:

@@ -13,7 +13,13 @@ from difflax.diffusion.denoisers import NetworkInput, network_inputs, split_vari
 from difflax.diffusion.loss.time_samplers import TimeSampler
 from difflax.diffusion.loss.variational import VariationalBound
 from difflax.diffusion.loss.weightings import Constant, Weighting
-from difflax.diffusion.predictions import PredictionType, loss_space_factor, target, to_prediction
+from difflax.diffusion.predictions import (
+    PredictionType,
+    determinant,
+    loss_space_factor,
+    target,
+    to_prediction,
+)
 from difflax.diffusion.schedules.base import (
     NoiseLevel,
     NoiseSchedule,
@@ -138,16 +144,29 @@ def weighted_penalty(
 
 
 def check_weight(
-    weighting: Weighting, prediction_type: PredictionType, schedule: NoiseSchedule, time_sampler: TimeSampler
+    weighting: Weighting,
+    prediction_type: PredictionType,
+    schedule: NoiseSchedule,
+    time_sampler: TimeSampler,
+    vlb_weight: float = 0.0,
 ) -> None:
     """Refuses a loss that is not finite at the largest time that is drawn: each step that draws it would be
     skipped.
+
+    Args:
+        vlb_weight: of the variational bound, which reads x0 from the output; 0: none.
 
     Raises:
         UserError: with what to choose.
     """
     largest = time_sampler.quantile(as_time(np.nextafter(np.float32(1), 0)), schedule)
     level = noise_level(schedule, largest[None])
+    if vlb_weight and determinant(prediction_type, level)[0] == 0:
+        raise UserError(
+            f"config.loss.vlb_weight = {vlb_weight}: at t = {float(largest):g} the schedule leaves no signal,"
+            f" and {type(prediction_type).__name__} says nothing of the image there: choose the prediction v,"
+            " or 0"
+        )
     if not jnp.isfinite(weighted_penalty(jnp.ones((1, 1)), prediction_type, level, weighting=weighting))[0]:
         raise UserError(
             f"config.loss.weighting ({type(weighting).__name__}) is infinite at t = {float(largest):g}, which"

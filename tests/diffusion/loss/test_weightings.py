@@ -203,6 +203,9 @@ def test_a_weight_without_bound_is_refused_where_its_time_is_drawn():
     check_weight(TruncatedSNR(), epsilon, schedule, Uniform())
     with pytest.raises(UserError, match=r"TruncatedSNR.* infinite at t = 1.*choose the prediction v"):
         check_weight(TruncatedSNR(), epsilon, schedule, Uniform(timesteps=1000))
+    check_weight(MinSNR(), v, schedule, Uniform(timesteps=1000), 0.001)
+    with pytest.raises(UserError, match=r"vlb_weight = 0.001: at t = 1 .*says nothing of the image"):
+        check_weight(MinSNR(), epsilon, schedule, Uniform(timesteps=1000), 0.001)
 
 
 @pytest.mark.parametrize("name", WEIGHTINGS)
