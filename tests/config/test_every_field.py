@@ -307,7 +307,7 @@ CASES = {
     **below("guidance.apg", outcome=outcomes.guided, scale=3, momentum=0.5, norm_threshold=0.01,
             parallel_weight=0.5),
     **below("guidance.apg.scale", outcome=outcomes.guided, **SHAPE),
-    **below("guidance.cfg_zero_star", outcome=outcomes.guided, scale=3, zero_above=0.5,
+    **below("guidance.cfg_zero_star", outcome=outcomes.guided, scale=3, zero_above=0.1,
             zero_steps=6),
     **below("guidance.cfg_zero_star.scale", outcome=outcomes.guided, **SHAPE),
     **below("guidance.frequency_decoupled", outcome=outcomes.guided, low_scale=1, high_scale=3, blur=0.5),
