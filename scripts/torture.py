@@ -1,13 +1,17 @@
-"""Kills training at random moments and holds what comes of it against a run that was left alone, bit by bit.
+"""Kills a command at random moments and holds what comes of it against one that was left alone, bit by bit.
 
     python scripts/torture.py --kills=20 [--output=torture.md] [-- train --config=FILE.py --config.…]
+    python scripts/torture.py --kinds="any moment,inside a cache" -- train --config=configs/lora_sd15.py …
+    python scripts/torture.py --kinds="any moment,inside a scale" -- ablate --workdir=DIR --seeds=2
 
-Three kinds of kill (SIGKILL) take turns: at any moment, start and compilation included; while a checkpoint is
-being written; one process of two, at any moment. Every killed run is started again, by the same command,
-until it ends; then its parameters, optimizer, average and every other number of its last checkpoint, and the
-rows of every batch that it trained on, must be those of the run that was left alone.
+Kinds of kill (SIGKILL) take turns: at any moment, start and compilation included; while a checkpoint, a cache
+of latents or a scale of an ablation is being written; one process of two, at any moment. What was killed is
+started again, by the same command, until it ends. Then parameters, optimizer, average and every other number
+of its last checkpoint, the rows of every batch that it trained on, and every file but those that tell of
+times (`TELL_OF_TIMES`), tables and pictures of an ablation among them, must be those of the one left alone.
 
-After ``--`` stands what is trained, without ``--workdir``; by default a small CLIP on the embedded digits.
+After ``--`` stands the command, without ``--workdir``, or of an ablation ``--output``; by default it trains a
+small CLIP on the embedded digits.
 """
 
 import argparse
@@ -25,6 +29,17 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 KINDS = ("any moment", "inside a save", "one of two")
+"""The kinds of kill of a training run."""
+
+WRITTEN = {
+    "inside a save": ("checkpoints/*.orbax-checkpoint-tmp*", 6),
+    "inside a cache": (".latents*-*", 1),
+    "inside a scale": ("scales/.scale_*", 2),
+}
+"""What is being written then, under its hidden name, and how many of these there are at least."""
+
+TELL_OF_TIMES = ("checkpoints", "tensorboard", "profile", "events.jsonl", "metrics.jsonl", "order.*", ".*")
+"""What is not held against each other file by file: it tells of times, or is read number by number."""
 
 SMALL = (
     "train",
@@ -70,11 +85,12 @@ def kill(kind, command, workdir, duration, rng):
     """Starts a run and kills it (or one of its processes); how far it was, or ``None`` if it ended before."""
     running = start(command, workdir, 2 if kind == "one of two" else 1)
     began, moment = time.monotonic(), rng.uniform(0.02, 0.98) * duration
-    saves, seen = rng.randint(1, 6), set()
+    pattern, most = WRITTEN.get(kind, ("", 1))
+    saves, seen = rng.randint(1, most), set()
     victim = rng.choice(running)
     while victim.poll() is None:
-        if kind == "inside a save":
-            seen |= set(pathlib.Path(workdir).glob("checkpoints/*.orbax-checkpoint-tmp*"))
+        if kind in WRITTEN:
+            seen |= set(pathlib.Path(workdir).glob(pattern))
             due = len(seen) >= saves
             if due:
                 time.sleep(rng.uniform(0, 0.05))
@@ -87,7 +103,7 @@ def kill(kind, command, workdir, duration, rng):
     ended = [process.wait(600) for process in running]
     if all(status == 0 for status in ended):
         return None
-    return f"save {saves}" if kind == "inside a save" else f"{moment:.1f} s of {duration:.1f} s"
+    return f"file {saves}" if kind in WRITTEN else f"{moment:.1f} s of {duration:.1f} s"
 
 
 def state(workdir):
@@ -124,8 +140,40 @@ def order(workdir):
     return found
 
 
+def files(folder):
+    """Every file that tells of no times, by path, as bytes, in which the folder has no name."""
+    folder = pathlib.Path(folder)
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if path.is_file() and not any(name.parts[0] == t or name.match(t) for t in TELL_OF_TIMES):
+            contents = picture(path) if path.suffix == ".png" else path.read_bytes()
+            found[str(name)] = contents.replace(str(folder).encode(), b"{workdir}")
+    return found
+
+
+def picture(path):
+    """The pixels and texts of a PNG file, whose checksums would tell the name of the folder."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        image.load()
+        return repr((image.mode, image.size, sorted(image.text.items()))).encode() + image.tobytes()
+
+
 def differences(workdir, reference):
     """What is not the same, in words; empty if nothing."""
+    mine, other = files(workdir), files(reference)
+    found = [
+        f"{name} differs" for name in sorted(mine.keys() | other.keys()) if mine.get(name) != other.get(name)
+    ]
+    if (pathlib.Path(reference) / "checkpoints").exists():
+        found += numbers_that_differ(workdir, reference)
+    return found
+
+
+def numbers_that_differ(workdir, reference):
+    """What is not the same in the last checkpoint and the order of the examples, in words."""
     (step, mine, position), (other_step, other, other_position) = state(workdir), state(reference)
     found = [] if step == other_step else [f"ends at {step}, not {other_step}"]
     paths = sorted(mine.keys() | other.keys())
@@ -186,13 +234,18 @@ def main(argv):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--kinds", default=",".join(KINDS), help="of kills, with commas between")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--output", help="a Markdown file for the table")
     options = parser.parse_args(own)
     arguments = trained or SMALL
-    command = [sys.executable, "-c", PROGRAM, *arguments, "--workdir={workdir}"]
+    place = "--workdir={workdir}" if arguments[0] == "train" else "--output={workdir}"
+    command = [sys.executable, "-c", PROGRAM, *arguments, place]
+    kinds = options.kinds.split(",")
+    if unknown := set(kinds) - {*KINDS, *WRITTEN}:
+        parser.error(f"--kinds: no {', '.join(sorted(unknown))}; there are {', '.join({*KINDS, *WRITTEN})}")
     with tempfile.TemporaryDirectory() as folder:
-        rows = torture(command, options.kills, pathlib.Path(folder), seed=options.seed)
+        rows = torture(command, options.kills, pathlib.Path(folder), kinds, seed=options.seed)
     text = table(rows)
     print(text)
     if options.output:

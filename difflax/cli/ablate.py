@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from absl import flags
 from etils import epath
 
-from difflax.cli.models import define_model_flags, load_model
+from difflax.cli.models import begin, define_model_flags, read_model
 from difflax.cli.sample import define_prompt_flags, read_prompts
 from difflax.core.types import UserError
 
@@ -67,8 +67,9 @@ def run(values: flags.FlagValues) -> None:
 
 def sweep(values: flags.FlagValues, scales: list[float] | None, likelihood: int = 0) -> None:
     """Measures at ``scales`` (the run's own if ``None``), writes everything and prints the outcome; with the
-    ``likelihood`` of so many test images.
+    ``likelihood`` of so many test images. ``--output`` is held meanwhile, see `alone_in`.
     """
+    prompts: list[str] = []
     if values.pretrained:
         prompts = read_prompts(values)
     elif values.prompt or values.prompts_file or values.clip:
@@ -83,7 +84,21 @@ def sweep(values: flags.FlagValues, scales: list[float] | None, likelihood: int 
         )
     if values.clip is not None and not epath.Path(values.clip).is_dir():
         raise UserError(f"--clip={values.clip}: no such folder")
-    pipeline = load_model(values)
+    begin(values)
+    from difflax.parallel.processes import alone_in
+
+    with alone_in(values.output):
+        _sweep(values, scales, prompts, negative, likelihood)
+
+
+def _sweep(
+    values: flags.FlagValues,
+    scales: list[float] | None,
+    prompts: list[str],
+    negative: str | None,
+    likelihood: int,
+) -> None:
+    pipeline = read_model(values)
     import jax
 
     from difflax import runs

@@ -1,5 +1,6 @@
 """``difflax COMMAND --flags``: one file a command; bad input is one line and exit status 2."""
 
+import errno
 import importlib
 import sys
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ from absl import flags
 from difflax.cli.help import command_help
 from difflax.core.files import reason, unreachable
 from difflax.core.spelling import nearest, shown
-from difflax.core.types import REQUEUE, Interrupted, UserError
+from difflax.core.types import CTRL_C, Interrupted, UserError
 
 COMMANDS = {
     "train": "train what a config names, or go on with it",
@@ -71,20 +72,32 @@ def _run(name: str, argv: Sequence[str]) -> None:
 
 
 def ending(work: Callable[[], None]) -> int:
-    """Does ``work``; its exit status, after a line about what was wrong."""
+    """Does ``work``; its exit status, after a line about what was wrong: bad input, a full disk, a machine
+    that is wanted back, Ctrl-C.
+    """
     try:
         work()
     except UserError as error:
         print(f"difflax: error: {error}", file=sys.stderr)
         return 2
-    except OSError as error:
-        # What the machine refuses (a full disk, a file that went away) is no fault of the program.
-        where = "" if error.filename is None else f"{error.filename}: "
-        print(f"difflax: error: {UserError(where + reason(error))}", file=sys.stderr)
-        return 2
     except Interrupted as interruption:
         print(f"difflax: {interruption}", file=sys.stderr)
-        return REQUEUE
+        return interruption.status
+    except KeyboardInterrupt:
+        print(
+            "difflax: stopped by Ctrl-C: the same command, started again, goes on",
+            file=sys.stderr,
+        )
+        return CTRL_C
+    except OSError as error:
+        # What the machine refuses (a full disk, a file that went away) is no fault of the program.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = f" for {error.filename}" if error.filename else ""
+            said = f"the disk has no room{where}: make room, and start the same command again"
+        else:
+            said = ("" if error.filename is None else f"{error.filename}: ") + reason(error)
+        print(f"difflax: error: {UserError(said)}", file=sys.stderr)
+        return 2
     return 0
 
 

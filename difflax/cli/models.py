@@ -179,6 +179,12 @@ def check_output(values: flags.FlagValues) -> None:
 
 def load_model(values: flags.FlagValues):
     """The pipeline of ``--workdir`` or ``--pretrained``, once all flags that could be wrong are looked at."""
+    begin(values)
+    return read_model(values)
+
+
+def begin(values: flags.FlagValues) -> None:
+    """Looks at the flags that a model needs, and joins the other processes of this run."""
     from etils import epath
 
     from difflax import runs
@@ -203,6 +209,12 @@ def load_model(values: flags.FlagValues):
     if "mesh" in values:
         read_mesh(values)
         join_processes(values)
+
+
+def read_model(values: flags.FlagValues):
+    """The pipeline of ``--workdir`` or ``--pretrained``, of flags that `begin` has looked at."""
+    from difflax import runs
+
     if values.pretrained:
         pipeline = load_pretrained(values)
     else:

@@ -70,7 +70,7 @@ def table(plan) -> str:
             "largest batch, about": str(plan.largest_batch),
             **{f"{name} at the peak": f"{seconds * 1e3:.2f} ms" for name, seconds in plan.times.items()},
             "roofline: step": f"{plan.step_seconds * 1e3:.2f} ms",
-            "roofline: MFU": f"{plan.mfu:.0%}",
+            "roofline: HFU": f"{plan.hfu:.0%}",
         }
     rows["traced, compiled"] = f"{plan.trace_seconds:.0f} s, {plan.compile_seconds:.0f} s"
     lines = ["| a device | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]

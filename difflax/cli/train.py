@@ -31,6 +31,12 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
         flag_values=values,
     )
     flags.DEFINE_bool(
+        "change",
+        False,
+        "go on with a run that began with another training.steps or learning rate",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
         "show", False, "print the config with a line about every value, and train nothing", flag_values=values
     )
 
@@ -115,5 +121,5 @@ def run(values: flags.FlagValues) -> None:
     if values.stop_at is not None and values.stop_at < 1:
         raise UserError(f"--stop_at={values.stop_at} must be at least 1")
     join_processes(values)
-    runs.train(config, values.workdir, stop_at=values.stop_at)
+    runs.train(config, values.workdir, stop_at=values.stop_at, change=values.change)
     print(f"trained: {values.workdir}")

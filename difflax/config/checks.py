@@ -10,9 +10,9 @@ from difflax.config.experiments import (
     Experiment,
     FineTuningExperiment,
 )
-from difflax.config.sections import DenoisingLoss, fit_autoencoder
+from difflax.config.sections import fit_autoencoder
 from difflax.core.types import UserError
-from difflax.data.sources import Source
+from difflax.diffusion.loss.losses import check_weight
 from difflax.diffusion.samplers import DDPM
 
 
@@ -30,8 +30,14 @@ def check(experiment: Experiment) -> None:
     CHECKS[type(experiment)](experiment)
 
 
-def check_loss(loss: DenoisingLoss, source: Source) -> None:
-    """What fields of ``config.loss`` ask of each other and of the data."""
+def check_loss(experiment: DiffusionExperiment | FineTuningExperiment) -> None:
+    """What fields of ``config.loss`` ask of each other, of the data and of the training."""
+    loss, source = experiment.loss, experiment.data
+    if experiment.training.accumulate > 1 and loss.noise.pairs:
+        raise UserError(
+            f"config.training.accumulate = {experiment.training.accumulate}: config.loss.noise (paired)"
+            " chooses among the noises of the whole batch: set 1, or another noise"
+        )
     if loss.masked and not getattr(source, "alpha_mask", False):
         raise UserError(
             "config.loss.masked: the images of config.data have no masks; a folder of images with"
@@ -45,7 +51,12 @@ def check_loss(loss: DenoisingLoss, source: Source) -> None:
 
 
 def _check_clip(experiment: CLIPExperiment) -> None:
-    """Its sections ask nothing of each other."""
+    if experiment.training.accumulate > 1:
+        raise UserError(
+            f"config.training.accumulate = {experiment.training.accumulate}: CLIP's loss tells each example"
+            " from all others of its batch, and parts of it are another loss: set 1, and spread it over"
+            " more devices (config.mesh) or set a smaller config.training.batch_size"
+        )
 
 
 def _check_autoencoder(experiment: AutoencoderExperiment) -> None:
@@ -53,7 +64,7 @@ def _check_autoencoder(experiment: AutoencoderExperiment) -> None:
 
 
 def _check_finetuning(experiment: FineTuningExperiment) -> None:
-    check_loss(experiment.loss, experiment.data)
+    check_loss(experiment)
     cache, source = experiment.cache, experiment.data
     if experiment.guidance.weak is not None:
         raise UserError("config.guidance.weak: a pretrained model has no worse one; take another guidance")
@@ -68,7 +79,7 @@ def _check_finetuning(experiment: FineTuningExperiment) -> None:
 
 
 def _check_diffusion(experiment: DiffusionExperiment) -> None:
-    check_loss(experiment.loss, experiment.data)
+    check_loss(experiment)
     autoencoder, source, weak = experiment.autoencoder, experiment.data, experiment.guidance.weak
     if experiment.trained_autoencoder is not None:
         _check_encoded_once(experiment)
@@ -90,6 +101,10 @@ def _check_diffusion(experiment: DiffusionExperiment) -> None:
         )
     for height, width, _ in getattr(source, "image_shapes", (source.image_shape,)):
         experiment.model.check_latent(*autoencoder.latent_shape(height, width)[:2])
+    loss = experiment.loss
+    check_weight(
+        loss.weighting, experiment.prediction, experiment.schedule, loss.time_sampler, loss.vlb_weight
+    )
     experiment.network.abstract()
     levels = experiment.sampler.levels(experiment.schedule, experiment.prediction)
     try:

@@ -22,7 +22,7 @@ from difflax.config.experiments import Experiment, parse, resolve
 from difflax.config.resolve import Override
 from difflax.config.values import to_json
 from difflax.core.documents import read_json
-from difflax.core.files import atomic_write, reason, remove_unfinished, unreachable, writable_folder
+from difflax.core.files import LOCK, atomic_write, reason, remove_unfinished, unreachable, writable_folder
 from difflax.core.spelling import shown
 from difflax.core.types import UserError
 
@@ -48,6 +48,16 @@ OPERATIONAL = (
     "data.data_dir",
 )
 """What may differ when a run is taken up again: it changes nothing that is trained."""
+
+
+CHANGEABLE = (
+    "training.steps",
+    "optimizer.learning_rate",
+    "optimizer.schedule",
+    "optimizer.warmup_steps",
+    "optimizer.final_fraction",
+)
+"""What may differ as well when the user says so: how long a run goes on, and at which learning rates."""
 
 
 def read_config_file(name: str, overrides: Sequence[Override] = ()) -> ConfigDict:
@@ -92,16 +102,22 @@ def _said(error: BaseException) -> str:
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
-def differences(stored: Mapping[str, Any], given: Mapping[str, Any], path: str = "") -> list[str]:
-    """Where two resolved configs differ in what matters to training: ``path: stored there, given here``."""
+def differences(
+    stored: Mapping[str, Any], given: Mapping[str, Any], path: str = "", *, apart: Sequence[str] = OPERATIONAL
+) -> list[str]:
+    """Where two resolved configs differ in what matters to training: ``path: stored there, given here``.
+
+    Args:
+        apart: the keys that do not matter.
+    """
     found = []
     for key in sorted(set(stored) | set(given)):
         where = f"{path}{key}"
-        if where in OPERATIONAL:
+        if where in apart:
             continue
         old, new = stored.get(key), given.get(key)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
-            found += differences(old, new, f"{where}.")
+            found += differences(old, new, f"{where}.", apart=apart)
         elif old != new:
             found.append(f"{where}: {old!r} there, {new!r} here")
     return found
@@ -140,16 +156,52 @@ def claim_workdir(workdir: epath.PathLike, experiment: Experiment) -> None:
     path = workdir / "config.json"
     remove_unfinished(path)
     if path.exists():
-        stored = to_json(resolve(stored_values(workdir)))
+        stored = resolved_values(workdir)
         other = differences(stored, experiment.resolved)
         if other:
-            more = f" and {len(other) - 3} more" if len(other) > 3 else ""
+            may = not other_config(stored, experiment.resolved)
             raise UserError(
-                f"{workdir} holds a run with another config ({'; '.join(other[:3])}{more}):"
+                f"{workdir} holds a run with another config ({_first(other)}):"
                 " choose another --workdir, or the config it was started with"
+                + (", or go on with this one by --change" if may else "")
             )
-    elif workdir.exists() and any(workdir.iterdir()):
+    elif workdir.exists() and any(path.name != LOCK for path in workdir.iterdir()):
         raise UserError(f"{workdir} is not empty and no workdir of difflax: choose another --workdir")
     workdir.mkdir(parents=True, exist_ok=True)
     with atomic_write(path, "w") as file:
         file.write(json.dumps(experiment.resolved, indent=2) + "\n")
+
+
+def resolved_values(workdir: epath.PathLike) -> dict[str, Any]:
+    """The config of a run, with the defaults of fields that an earlier version knew not, as JSON has it."""
+    return to_json(resolve(stored_values(workdir)))
+
+
+def other_config(stored: Mapping[str, Any], resolved: Mapping[str, Any]) -> str:
+    """In what a run was another one than the ``resolved`` config's, which may go on longer and at another
+    learning rate; empty if in nothing.
+    """
+    apart = (*OPERATIONAL, *CHANGEABLE)
+    return _first(differences(to_json(resolve(stored)), resolved, apart=apart))
+
+
+def change_workdir(workdir: epath.PathLike, experiment: Experiment) -> str:
+    """Stores the config of ``experiment`` in the workdir of a run that it goes on with; says what is new.
+
+    Raises:
+        UserError: there is no run, or more differs than `CHANGEABLE`.
+    """
+    workdir = epath.Path(workdir)
+    stored = resolved_values(workdir)
+    if other := other_config(stored, experiment.resolved):
+        raise UserError(
+            f"{workdir} holds a run with another config ({other}); --change is for {', '.join(CHANGEABLE)}"
+        )
+    with atomic_write(workdir / "config.json", "w") as file:
+        file.write(json.dumps(experiment.resolved, indent=2) + "\n")
+    return _first(differences(stored, experiment.resolved)) or "nothing: the config is the workdir's own"
+
+
+def _first(differences: Sequence[str]) -> str:
+    more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
+    return "; ".join(differences[:3]) + more

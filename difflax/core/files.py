@@ -3,7 +3,7 @@
 What is written lies beside its place under a hidden name until it is complete, and is moved there in one
 step. So "it exists" means "it is complete", and a reader never sees a part of it. An exception removes the
 part. What a killed process left behind (`remove_unfinished`) is told from what another process is still
-writing by a lock, which ends with its holder.
+writing by a lock, which ends with its holder. Such a lock also keeps a whole folder for one process (`held`).
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import fcntl
 import importlib.util
 import os
 import re
+import socket
 import time
 import uuid
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ from typing import IO
 from etils import epath
 
 from difflax.core.types import UserError
+
+LOCK = ".lock"
+"""The file in a folder that names the process which has it for itself; gone when that ends well."""
 
 
 @contextlib.contextmanager
@@ -105,6 +109,63 @@ def remove_unfinished(path: epath.PathLike) -> None:
                 part.rmtree()
             else:
                 part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def held(folder: epath.PathLike) -> Iterator[None]:
+    """A folder for this process alone, made if it is not there and removed again if nothing came into it.
+
+    The operating system's lock ends with its holder, however that ends. On an object store and on a file
+    system without locks nothing is held: there, it is for the user to see that one process writes.
+
+    Raises:
+        UserError: another process has it; the line names that and its host.
+    """
+    folder = epath.Path(folder)
+    if not _is_local(folder):
+        yield
+        return
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = _take(folder)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written to ({error.strerror}): give a folder that can"
+        ) from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(folder / LOCK)
+        os.close(handle)
+        for path in made:
+            with contextlib.suppress(OSError):  # something is in it, as it should
+                os.rmdir(path)
+
+
+def _take(folder: epath.Path) -> int:
+    path = folder / LOCK
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            holder = os.read(handle, 400).decode(errors="replace") or "another process"
+            os.close(handle)
+            raise UserError(
+                f"{folder} is in use by {holder}: wait for it or stop it, or give another folder"
+            ) from error
+        except OSError:  # there are no locks here
+            return handle
+        # Who held it may have removed it between our two calls; then ours is no file of the folder.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                break
+        os.close(handle)
+    os.truncate(handle, 0)
+    os.write(handle, f"process {os.getpid()} on {socket.gethostname()}".encode())
+    return handle
 
 
 def is_file(path: epath.PathLike) -> bool:

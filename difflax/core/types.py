@@ -74,9 +74,17 @@ REQUEUE = 75
 """Exit status of a run that is to be started again: EX_TEMPFAIL of BSD's sysexits.h."""
 
 
+CTRL_C = 130
+"""Exit status after Ctrl-C: 128 and the signal's number, as shells have it."""
+
+
 class Interrupted(Exception):
     """A run that ended early, as the machine was wanted back or a part of it was lost; it goes on from its
     newest checkpoint.
 
-    The command line prints the line and exits with status `REQUEUE`.
+    The command line prints the line and exits with ``status``: `REQUEUE`, or `CTRL_C` where a person asked.
     """
+
+    def __init__(self, message: str, status: int = REQUEUE):
+        super().__init__(message)
+        self.status = status

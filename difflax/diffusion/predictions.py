@@ -18,7 +18,7 @@ from typing import Protocol, runtime_checkable
 
 import flax.struct
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from difflax.diffusion.checks import require
 from difflax.diffusion.schedules.base import NoiseLevel, expand
@@ -77,8 +77,25 @@ def to_prediction(
 
 
 def loss_space_factor(source: PredictionType, space: PredictionType, level: NoiseLevel) -> Float[Array, "*n"]:
-    """What a squared error of ``source`` outputs is multiplied by to be one in ``space``."""
-    return (determinant(space, level) / determinant(source, level)) ** 2
+    """What a squared error of ``source`` outputs is multiplied by to be one in ``space``: ``(det_space /
+    det_source)^2``, its limit where no signal is left, which may be infinite.
+
+    An output that says nothing of x0 (``a = 0``) has ``det = alpha b``: its alpha is divided out first.
+    """
+    if source == space:
+        return jnp.ones_like(level.alpha)
+    here, there = (_without_signal(kind, level) for kind in (source, space))
+    signal = jnp.square(level.alpha)
+    powers = jnp.where(there[1] == here[1], 1.0, jnp.where(there[1], signal, 1 / signal))
+    return (there[0] / here[0]) ** 2 * powers
+
+
+def _without_signal(
+    prediction_type: PredictionType, level: NoiseLevel
+) -> tuple[Float[Array, "*n"], Bool[Array, "*n"]]:
+    """The determinant, without its factor alpha where it has one, and whether it has."""
+    a, b = prediction_type.coefficients(level)
+    return jnp.where(a == 0, b, level.alpha * b - level.sigma * a), a == 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

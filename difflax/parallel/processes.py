@@ -8,9 +8,11 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.experimental import multihost_utils
 
 from difflax.core.events import announce
+from difflax.core.files import held
 from difflax.core.types import Interrupted, UserError
 
 HEARTBEAT_SECONDS = 60
@@ -116,6 +118,27 @@ def first_process_first() -> Iterator[None]:
     yield
     if first:
         wait_for_all("first process is done")
+
+
+@contextlib.contextmanager
+def alone_in(folder: epath.PathLike) -> Iterator[None]:
+    """A folder for the processes of this run: the first one holds it for all, see `held`.
+
+    Raises:
+        UserError: another run has it; all processes of this one end.
+    """
+    with contextlib.ExitStack() as stack:
+        refused = None
+        if jax.process_index() == 0:
+            try:
+                stack.enter_context(held(folder))
+            except UserError as error:
+                refused = error
+        if jax.process_count() > 1 and multihost_utils.broadcast_one_to_all(np.int32(refused is not None)):
+            refused = refused or UserError(f"{folder} is in use, as process 0 reports")
+        if refused is not None:
+            raise refused
+        yield
 
 
 @contextlib.contextmanager

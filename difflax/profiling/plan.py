@@ -73,8 +73,8 @@ class Plan:
         return max(self.times.values()) if self.times else None
 
     @property
-    def mfu(self) -> float | None:
-        """The share of the chip's peak that the roofline allows."""
+    def hfu(self) -> float | None:
+        """The share of the chip's peak that the roofline allows, recomputation included."""
         return self.times["arithmetic"] / self.step_seconds if self.step_seconds else None
 
     @property

@@ -32,6 +32,7 @@ from difflax.text.encoders import TextEncoder
 from difflax.training.loop import Task
 from difflax.training.objectives.base import network_params, pixels
 from difflax.training.runtime.checkpoints import Checkpoints
+from difflax.training.runtime.manifest import check_copy, write_manifest
 from difflax.training.state import TrainState
 
 LATENTS = "latents.npy"
@@ -173,7 +174,13 @@ def clip_folder(path: str, where: str) -> epath.Path:
 
 
 def read_text_encoder(folder: epath.Path, options: TextEncoderOptions) -> TextEncoder:
-    """What captions and prompts become."""
+    """What captions and prompts become.
+
+    Raises:
+        UserError: of a workdir's copy, that it is damaged.
+    """
+    for name in (TOKENIZER, TEXT_ENCODER):
+        check_copy(folder / name)
     return load_text_encoder(folder, layer=options.layer, final_norm=options.final_norm)
 
 
@@ -184,10 +191,12 @@ def store_text_encoder(encoder: TextEncoder, folder: epath.Path, workdir: epath.
     if (folder / PREPROCESSOR).exists() and not (workdir / "clip").exists():
         with atomic_folder(workdir / "clip") as copy:
             shutil.copytree(folder, copy, dirs_exist_ok=True)
+            write_manifest(copy, {})
     # The encoder's own folder comes last: where it is, all is there.
     with staging_folder(workdir / TEXT_ENCODER) as made:
         save_text_encoder(encoder, made)
         for name in (TOKENIZER, TEXT_ENCODER):
+            write_manifest(made / name, {})
             move_folder(made / name, workdir / name)
 
 
@@ -198,8 +207,12 @@ def store_autoencoder(options: AutoencoderOptions | None, workdir: epath.Path) -
     autoencoder, params = load_autoencoder(options.folder(None))
     with atomic_folder(workdir / AUTOENCODER) as folder:
         save_autoencoder(autoencoder, params, folder)
+        write_manifest(folder, {})
 
 
 def read_autoencoder_params(experiment: DiffusionExperiment, workdir: epath.Path) -> Params:
     """The weights of the autoencoder, none if it has none."""
-    return {} if experiment.trained_autoencoder is None else load_autoencoder(workdir / AUTOENCODER)[1]
+    if experiment.trained_autoencoder is None:
+        return {}
+    check_copy(workdir / AUTOENCODER)
+    return load_autoencoder(workdir / AUTOENCODER)[1]

@@ -10,6 +10,7 @@ from difflax.evaluation.measurement import Instruments, PromptGroup
 from difflax.evaluation.protocols import EvaluationProtocol, clip_features
 from difflax.generation.pipeline import Pipeline
 from difflax.pretrained.components.clip import load_clip
+from difflax.training.runtime.manifest import check_copy
 
 
 def evaluation(
@@ -21,6 +22,7 @@ def evaluation(
     if protocol is None:
         raise UserError(f"{workdir}: its config has no section 'evaluation', so there is nothing to measure")
     folder = epath.Path(workdir) / "clip"
+    check_copy(folder)
     features = clip_features(load_clip(folder)) if folder.exists() else None
     instruments = Instruments(features=features, judge=protocol.judge)
     return dict(experiment.resolved), protocol, instruments, protocol.groups(experiment.data)

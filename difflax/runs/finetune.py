@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PyTree
 from difflax.config.experiments import FineTuningExperiment
 from difflax.config.files import claim_workdir
 from difflax.config.pretrained import STORED
-from difflax.core.files import atomic_folder
+from difflax.core.files import atomic_folder, held
 from difflax.core.types import Conditioning, UserError
 from difflax.data.caches import EmbeddingCache
 from difflax.data.fingerprints import arrays_fingerprint
@@ -22,6 +22,7 @@ from difflax.data.latents import cache_latents
 from difflax.data.loader import Loader
 from difflax.data.records import Records
 from difflax.data.subjects import Subject
+from difflax.diffusion.loss.losses import check_weight
 from difflax.diffusion.loss.time_samplers import Shifted
 from difflax.diffusion.time_shift import TimeShift
 from difflax.generation.conditions import named
@@ -38,6 +39,7 @@ from difflax.training.objectives.base import network_params, pixels
 from difflax.training.objectives.denoising import Denoising
 from difflax.training.objectives.finetuning import FineTuning
 from difflax.training.runtime.checkpoints import has_checkpoint
+from difflax.training.runtime.manifest import write_manifest
 from difflax.training.state import TrainState
 
 TRAINED = "trained"
@@ -58,6 +60,7 @@ def prepare_finetune(experiment: FineTuningExperiment, workdir: epath.Path) -> T
     if model.copy and not (workdir / STORED).exists():
         with atomic_folder(workdir / STORED) as folder:
             original.save(folder)
+            write_manifest(folder, {})
     experiment = with_class_images(experiment, original, workdir)
     records = experiment.data.split("train")
     prepare, loader = _batches(experiment, checkpoint, records, workdir)
@@ -127,6 +130,7 @@ def make_objective(experiment: FineTuningExperiment, checkpoint: Checkpoint) -> 
         if experiment.model.time_shift:
             shift = TimeShift(shift=experiment.model.time_shift)
         time_sampler = Shifted(sampler=time_sampler, shift=shift)
+    check_weight(loss.weighting, sampling.prediction_type, sampling.schedule, time_sampler, loss.vlb_weight)
     reader = checkpoint.with_networks(shapes)
 
     def encode(networks: PyTree, tokens: PyTree) -> Conditioning:
@@ -173,7 +177,9 @@ def with_class_images(
                 f"config.data.class_path = {source.class_path!r} has {source.missing_class_images()} pictures"
                 " too few, and several processes make none: start the run in one process first"
             )
-        make_class_images(source, pipeline_of(experiment, checkpoint), experiment.seed)
+        # Runs may share the folder: two would make too many, and the rows of the data would change.
+        with held(epath.Path(source.class_path).expanduser()):
+            make_class_images(source, pipeline_of(experiment, checkpoint), experiment.seed)
     return dataclasses.replace(experiment, data=source)
 
 

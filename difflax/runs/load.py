@@ -26,6 +26,7 @@ from difflax.pretrained.open import open_checkpoint
 from difflax.runs.diffusion import make_pipeline, read_text_encoder, weak_model
 from difflax.training.objectives.base import network_params
 from difflax.training.runtime.checkpoints import Checkpoints
+from difflax.training.runtime.manifest import check_copy
 from difflax.training.tunings import Tuning
 
 
@@ -142,6 +143,7 @@ def read_checkpoint(options: PretrainedOptions, workdir: epath.Path, mesh: Mesh 
     third = {"t5": options.t5, "t5_length": options.t5_length}
     stored = workdir / STORED
     if stored.exists():
+        check_copy(stored)
         checkpoint = open_checkpoint(stored, place=place, **third)
     else:
         checkpoint = open_checkpoint(

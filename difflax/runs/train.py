@@ -16,14 +16,17 @@ from difflax.config.experiments import (
     FineTuningExperiment,
     parse,
 )
+from difflax.config.files import change_workdir, other_config, resolved_values
+from difflax.core.events import Events
 from difflax.core.memory import check_memory
 from difflax.core.types import UserError
-from difflax.parallel.processes import first_process_first
+from difflax.parallel.processes import alone_in, first_process_first
 from difflax.runs.autoencoder import prepare_autoencoder
 from difflax.runs.clip import prepare_clip
 from difflax.runs.diffusion import prepare_diffusion
 from difflax.runs.finetune import prepare_finetune
 from difflax.training.loop import fit
+from difflax.training.runtime.checkpoints import stored_config
 
 PREPARE = {
     AutoencoderExperiment: prepare_autoencoder,
@@ -35,9 +38,20 @@ PREPARE = {
 
 
 def train(
-    config: ConfigDict | Mapping[str, Any], workdir: epath.PathLike, *, stop_at: int | None = None
+    config: ConfigDict | Mapping[str, Any],
+    workdir: epath.PathLike,
+    *,
+    stop_at: int | None = None,
+    change: bool = False,
 ) -> None:
-    """Trains what the config names, or goes on with it; see `fit`."""
+    """Trains what the config names, or goes on with it; see `fit`.
+
+    Args:
+        change: go on with a run that began with another number of steps or learning rate, see `CHANGEABLE`.
+
+    Raises:
+        UserError: something in the config is wrong, or another process trains in ``workdir``; and see `fit`.
+    """
     workdir = epath.Path(workdir)
     experiment = parse(config, workdir)
     check(experiment)
@@ -48,21 +62,45 @@ def train(
             f" {mesh.shape['data'] * mesh.shape['fsdp']} devices of the mesh's data and fsdp axes"
         )
     check_sizes(experiment)
-    with first_process_first():
-        task = PREPARE[type(experiment)](experiment, workdir)
-    fit(
-        workdir,
-        dict(experiment.resolved),
-        task,
-        optimizer=experiment.optimizer.build(options.steps),
-        ema=experiment.ema,
-        mesh=mesh,
-        rules=experiment.mesh.rules,
-        seed=experiment.seed,
-        options=options,
-        label=experiment.name,
-        stop_at=stop_at,
-    )
+    with alone_in(workdir):
+        with first_process_first():
+            _check_checkpoint(workdir, experiment.training.steps)
+            if change:
+                Events(workdir)("changed", change_workdir(workdir, experiment))
+            task = PREPARE[type(experiment)](experiment, workdir)
+        fit(
+            workdir,
+            dict(experiment.resolved),
+            task,
+            optimizer=experiment.optimizer.build(options.steps),
+            ema=experiment.ema,
+            mesh=mesh,
+            rules=experiment.mesh.rules,
+            seed=experiment.seed,
+            options=options,
+            label=experiment.name,
+            stop_at=stop_at,
+            learning_rates=experiment.optimizer.learning_rates(options.steps),
+        )
+
+
+def _check_checkpoint(workdir: epath.Path, steps: int) -> None:
+    """Refuses a newest checkpoint that another run wrote, or that lies behind the run's end."""
+    found = stored_config(workdir / "checkpoints")
+    if found is None or not (workdir / "config.json").exists():
+        return
+    step, config = found
+    where = workdir / "checkpoints" / f"step_{step}"
+    if other := other_config(config, resolved_values(workdir)):
+        raise UserError(
+            f"{where} was written by a run with another config than config.json says ({other}): put back the"
+            " workdir's own, or choose another --workdir"
+        )
+    if step > steps:
+        raise UserError(
+            f"config.training.steps = {steps}, but the run has got to {where}: give at least {step} steps, or"
+            " another --workdir"
+        )
 
 
 def check_sizes(experiment: Any) -> None:

@@ -159,6 +159,7 @@ def fit(
     options: TrainingOptions,
     label: str = "train",
     stop_at: int | None = None,
+    learning_rates: optax.Schedule | None = None,
 ) -> TrainState:
     """Trains until step ``options.steps`` (or ``stop_at``), from the newest checkpoint of ``workdir`` if any.
 
@@ -166,12 +167,13 @@ def fit(
         config: the resolved config, stored with every checkpoint.
         rules: how the state is split over ``mesh``, see `shardings`.
         stop_at: end early, with a checkpoint, as if the job's time were over; the next call goes on.
+        learning_rates: of each step, counted from 0, for the log.
 
     Returns:
         the state after the last step, on ``mesh``.
 
     Raises:
-        Interrupted: after SIGTERM, with a checkpoint.
+        Interrupted: after SIGTERM or Ctrl-C, with a checkpoint.
         UserError: the run cannot go on: damaged checkpoints, failing saves, a loss that stays not finite.
     """
     workdir, objective, loader = epath.Path(workdir), task.objective, task.loader
@@ -229,6 +231,8 @@ def fit(
                 if step % options.log_every == 0 or step == last:
                     numbers, in_a_row = mean_metrics(history)
                     history.clear()
+                    if learning_rates is not None:
+                        numbers["learning_rate"] = float(learning_rates(step - 1))
                     logger.scalars(step, {**numbers, **speed.line(step)})
                     checkpoints.poll()
                     for fault in loader.new_faults():
@@ -257,8 +261,8 @@ def fit(
                             periodic.action(step, state, logger)
                 if ends and step < last:
                     checkpoints.finish()
-                    events("interrupted", f"stopped after step {step}, as the machine asked for", step=step)
-                    raise Interrupted(f"stopped after step {step}; the same command goes on")
+                    events("interrupted", f"stopped after step {step}, as {stop.who} asked for", step=step)
+                    raise Interrupted(f"stopped after step {step}; the same command goes on", stop.status)
         checkpoints.finish()
     finally:
         profile.close()

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Array, Int, PyTree
 from optax import contrib
 
 from difflax.core.types import Params
@@ -213,6 +214,19 @@ class Muon(Optimizer):
             muon_weight_dimension_numbers=_matrices,
             consistent_rms=self.rms,
         )
+
+
+def at_step(opt_state: PyTree, step: Int[Array, ""]) -> PyTree:
+    """An optimizer's state whose learning rate is that of ``step``, counted from 0: the count of its updates
+    alone stands still when a step is skipped.
+    """
+
+    def scheduled(part: Any) -> bool:
+        return isinstance(part, optax.ScaleByScheduleState)
+
+    return jax.tree.map(
+        lambda part: part._replace(count=step) if scheduled(part) else part, opt_state, is_leaf=scheduled
+    )
 
 
 FIXED = ("pos_embed",)

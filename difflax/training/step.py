@@ -1,6 +1,7 @@
 """The train step: one pure function, one ``jax.jit`` over a named mesh."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,8 @@ from difflax.core import streams
 from difflax.core.types import Params, UserError
 from difflax.parallel.sharding import TENSOR_RULES, Rule, batch_sharding, put, sharded_shapes
 from difflax.training.ema import EMA
-from difflax.training.objectives.base import Objective
+from difflax.training.objectives.base import BatchPart, Objective
+from difflax.training.optimizers import at_step
 from difflax.training.state import TrainState, init_state
 
 Metrics = dict[str, Float[Array, ""]]
@@ -32,12 +34,13 @@ def make_train_step(
     """``(state, batch) -> (state, metrics)``; its randomness is a function of ``seed`` and the step alone.
 
     A step whose loss or gradient is not finite changes nothing but ``step`` and ``skipped``; that is decided
-    on the device. A third argument are the arrays that the objective reads and does not train, see
-    `Objective.reading`.
+    on the device. The learning rate is that of the step, however many were skipped. A third argument are the
+    arrays that the objective reads and does not train, see `Objective.reading`.
 
     Args:
         accumulate: parts that the batch is taken in, one after the other; the step uses the mean of their
-            gradients, and needs memory for the activations of one.
+            gradients, and needs memory for the activations of one. Where each example has a loss of its own,
+            that is the step of the whole batch, to rounding; a network's dropout alone is drawn anew.
     """
 
     def train_step(state: TrainState, batch: PyTree, frozen: PyTree = None) -> tuple[TrainState, Metrics]:
@@ -45,9 +48,10 @@ def make_train_step(
         here = objective if frozen is None else objective.reading(frozen)
 
         if accumulate == 1:
-            grads, memory, metrics = gradient(here, state.params, batch, key, state.memory)
+            grads, losses, metrics = gradient(here, state.params, batch, key, state.memory)
         else:
-            grads, memory, metrics = accumulated(here, state, batch, key, accumulate)
+            grads, losses, metrics = accumulated(here, state, batch, key, accumulate)
+        memory = here.advance(state.memory, losses, key)
         loss = metrics["loss"]
         step = state.step + 1
         grad_norm = optax.tree.norm(grads)
@@ -55,6 +59,7 @@ def make_train_step(
 
         def moved(grads: Params, memory: PyTree, old: Moving) -> Moving:
             params, opt_state, ema_params, _ = old
+            opt_state = at_step(opt_state, state.step)
             updates, opt_state = optimizer.update(grads, opt_state, params)
             params = optax.apply_updates(params, updates)
             return params, opt_state, ema.update(ema_params, params, step), memory
@@ -83,23 +88,26 @@ def make_train_step(
 
 
 def gradient(
-    objective: Objective, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree
-) -> tuple[Params, PyTree, Metrics]:
-    """The gradient of the mean loss, the objective's next memory, and metrics with the ``loss``."""
+    objective: Objective, params: Params, batch: PyTree, *draws: Any
+) -> tuple[Params, Float[Array, " b"], Metrics]:
+    """The gradient of the mean loss, the losses, and metrics with the ``loss``.
+
+    ``draws``: key, memory and perhaps the part, as `Objective.loss` takes them.
+    """
 
     def mean_loss(params: Params) -> tuple[Float[Array, ""], tuple[Float[Array, " b"], Metrics]]:
-        losses, metrics = objective.loss(params, batch, key, memory)
+        losses, metrics = objective.loss(params, batch, *draws)
         return jnp.mean(losses), (losses, metrics)
 
     (loss, (losses, metrics)), grads = jax.value_and_grad(mean_loss, has_aux=True)(params)
-    return grads, objective.advance(memory, losses, key), {"loss": loss, **metrics}
+    return grads, losses, {"loss": loss, **metrics}
 
 
 def accumulated(
     objective: Objective, state: TrainState, batch: PyTree, key: Key[Array, ""], parts: int
-) -> tuple[Params, PyTree, Metrics]:
+) -> tuple[Params, Float[Array, " b"], Metrics]:
     """As `gradient`, in ``parts`` of the batch. Part ``i`` has every ``parts``-th example from ``i`` on, so
-    that each device takes its own share of every part.
+    that each device takes its own share of every part; its examples draw what they draw in the whole batch.
     """
 
     def split(array: Array) -> Array:
@@ -107,18 +115,20 @@ def accumulated(
             raise UserError(f"a batch of {array.shape[0]} is not divided by training.accumulate = {parts}")
         return array.reshape(-1, parts, *array.shape[1:]).swapaxes(0, 1)
 
-    def add(carried: tuple[Params, PyTree], part: tuple[PyTree, Array]) -> tuple[tuple, Metrics]:
-        total, memory = carried
-        examples, number = part
-        own = jax.random.fold_in(key, number)
-        grads, memory, metrics = gradient(objective, state.params, examples, own, memory)
-        return (jax.tree.map(jnp.add, total, grads), memory), metrics
+    leaves, structure = jax.tree.flatten(batch)
+
+    def add(total: Params, part: tuple[list, Array]) -> tuple[Params, tuple[Array, Metrics]]:
+        examples, number = structure.unflatten(part[0]), part[1]
+        grads, losses, metrics = gradient(
+            objective, state.params, examples, key, state.memory, BatchPart(number, parts)
+        )
+        return jax.tree.map(jnp.add, total, grads), (losses, metrics)
 
     nothing = jax.tree.map(jnp.zeros_like, state.params)
-    parts_of = (jax.tree.map(split, batch), jnp.arange(parts))
-    (total, memory), metrics = jax.lax.scan(add, (nothing, state.memory), parts_of)
+    parts_of = ([split(leaf) for leaf in leaves], jnp.arange(parts))
+    total, (losses, metrics) = jax.lax.scan(add, nothing, parts_of)
     mean = jax.tree.map(lambda values: jnp.mean(values, axis=0), metrics)
-    return jax.tree.map(lambda g: g / parts, total), memory, mean
+    return jax.tree.map(lambda g: g / parts, total), losses.swapaxes(0, 1).reshape(-1), mean
 
 
 def abstract_state(

@@ -1,8 +1,14 @@
 """Bad input is one clear line and exit status 2, and loses nothing."""
 
-import pytest
+import json
+import os
+import shutil
 
-from tests.runs import command, contents, small_run
+import pytest
+from difflax.core.files import held
+from difflax.training.optimizers import AdamW
+
+from tests.runs import ROOT, command, contents, small_run
 
 # On one worker, so that what the tests share is made once.
 pytestmark = pytest.mark.xdist_group("bad_input")
@@ -43,12 +49,69 @@ def refused(*arguments):
             ["projection_class_embeddings_input_dim = 48", "width 16"],
         ),
         ("--config.autoencoder.whitening=-1.0", ["whitening", "negative"]),
+        (
+            ["--config.training.accumulate=2", "--config.loss.noise.name=paired"],
+            ["config.training.accumulate = 2", "config.loss.noise"],
+        ),
     ],
 )
 def test_config(override, says, tmp_path, clip_folder):
-    line = refused(*small_run(clip_folder, tmp_path / "run", override))
+    overrides = [override] if isinstance(override, str) else override
+    line = refused(*small_run(clip_folder, tmp_path / "run", *overrides))
     assert all(word in line for word in says), line
     assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_contrastive_loss_is_not_taken_in_parts(tmp_path):
+    config = f"--config={ROOT / 'configs' / 'clip.py'}:digits"
+    line = refused("train", config, f"--workdir={tmp_path / 'run'}", "--config.training.accumulate=4")
+    assert "config.training.accumulate = 4" in line and "CLIP" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_other_steps_and_rates_are_refused_until_they_are_asked_for(trained, clip_folder):
+    before = contents(trained)
+    longer = small_run(clip_folder, trained, "--config.optimizer.learning_rate=0.002", steps=6)
+    assert "or go on with this one by --change" in refused(*longer)
+    seeded = small_run(clip_folder, trained, "--config.seed=1", "--change", steps=6)
+    assert "seed: 0 there, 1 here" in refused(*seeded)
+    assert "has got to" in refused(*small_run(clip_folder, trained, "--change", steps=3))
+    assert contents(trained) == before
+
+
+def test_what_was_put_into_a_workdir_or_damaged_there_is_not_taken(trained, clip_folder, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    again = small_run(clip_folder, run, steps=4)
+    stored = run / "checkpoints" / "step_4" / "config" / "metadata"
+    before = stored.read_text()
+    stored.write_text(before.replace('"seed": 0', '"seed": 7'))
+    assert "config.json says (seed: 7 there, 0 here)" in refused(*again)
+    stored.write_text(before)
+    weights = max((run / "text_encoder").iterdir(), key=lambda path: path.stat().st_size)
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 4
+    weights.write_bytes(data)
+    ask = ("sample", f"--workdir={run}", "--prompt=a", f"--output={tmp_path / 'out'}")
+    for arguments in (again, ask):
+        assert "text_encoder is damaged" in refused(*arguments)
+
+
+@pytest.mark.slow
+def test_a_finished_run_goes_on_longer_when_it_is_told_to(trained, clip_folder, tmp_path):
+    """`--change` takes other steps and learning rates alone; afterwards the plain command goes on."""
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    longer = small_run(clip_folder, run, "--config.optimizer.learning_rate=0.002", steps=6)
+    assert command(*longer, "--change")[0] == 0
+    rows = [json.loads(row) for row in (run / "metrics.jsonl").open()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    rates = AdamW(learning_rate=0.002, warmup_steps=2).learning_rates(6)
+    assert [row["learning_rate"] for row in rows[4:]] == [float(rates(4)), float(rates(5))]
+    events = [json.loads(row) for row in (run / "events.jsonl").open()]
+    changed = next(row["message"] for row in events if row["event"] == "changed")
+    assert "training.steps: 4 there, 6 here" in changed
+    assert command(*longer)[0] == 0
 
 
 def test_missing_files(tmp_path):
@@ -62,6 +125,15 @@ def test_another_config_leaves_the_workdir_alone(trained, clip_folder):
     line = refused(*small_run(clip_folder, trained, "--config.seed=1", steps=4))
     assert "seed: 0 there, 1 here" in line
     assert contents(trained) == before
+
+
+def test_a_folder_that_another_process_writes_to_is_refused_before_anything_is_loaded(clip_folder, tmp_path):
+    with held(tmp_path / "run"):
+        line = refused(*small_run(clip_folder, tmp_path / "run"))
+        assert f"process {os.getpid()} on " in line and str(tmp_path / "run") in line
+        line = refused("ablate", f"--workdir={tmp_path / 'nowhere'}", f"--output={tmp_path / 'run'}")
+        assert f"process {os.getpid()} on " in line
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -434,8 +434,8 @@ def evaluation(values, tools):
         defaults=types.SimpleNamespace(guidance=None, sampler=None, num_steps=1),
         devices=types.SimpleNamespace(batch_size=1),
     )
-    tools.monkeypatch.setattr(difflax.cli.ablate, "load_model", lambda flags: model)
-    flags = main.parse(evaluate, "evaluate", [f"--workdir={workdir}", "--output=out"])
+    tools.monkeypatch.setattr(difflax.cli.ablate, "read_model", lambda flags: model)
+    flags = main.parse(evaluate, "evaluate", [f"--workdir={workdir}", f"--output={tools.fresh()}"])
     return or_line(evaluate.run, flags), asked
 
 

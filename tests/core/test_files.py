@@ -2,12 +2,14 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
-from difflax.core.files import atomic_folder, atomic_write, remove_unfinished
+from difflax.core.files import atomic_folder, atomic_write, held, remove_unfinished
+from difflax.core.types import UserError
 
 
 def test_a_file_appears_when_it_is_complete(tmp_path):
@@ -98,3 +100,54 @@ def test_readers_never_see_a_part(tmp_path):
         assert place.read_text() in whole
     assert [writer.returncode for writer in writers] == [0, 0]
     assert os.listdir(tmp_path) == ["a"]
+
+
+HOLDER = """
+import sys, time
+from difflax.core.files import held
+with held(sys.argv[1]):
+    print("holding", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_folder_is_for_one_process_until_that_ends(tmp_path):
+    folder = tmp_path / "new" / "run"
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b"holding\n"
+        with pytest.raises(UserError) as refused, held(folder):
+            pass
+        (line,) = str(refused.value).splitlines()
+        assert f"process {holder.pid} on {socket.gethostname()}" in line and str(folder) in line
+    finally:
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.wait()
+        holder.stdout.close()
+    # What the dead process left holds nobody; and what it made stays, as another might have put a file there.
+    with held(folder):
+        (folder / "kept").write_text("")
+        with pytest.raises(UserError, match=f"process {os.getpid()} on "), held(folder):
+            pass
+    assert os.listdir(folder) == ["kept"]
+
+
+def test_a_folder_that_was_made_for_nothing_goes_again(tmp_path):
+    with pytest.raises(ZeroDivisionError), held(tmp_path / "a" / "b"):
+        _ = 1 / 0
+    assert os.listdir(tmp_path) == []
+
+
+def test_without_locks_nothing_is_held(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.flock", none)
+    with held(tmp_path / "run"), held(tmp_path / "run"):
+        pass
+
+
+def test_a_place_that_cannot_be_a_folder_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written to"), held(tmp_path / "file"):
+        pass

@@ -188,7 +188,7 @@ def test_parts_of_a_batch_give_its_gradient(tmp_path):
     """Four parts of two examples give the gradient of eight, where the loss has no noise."""
 
     class Silent(toy.Regression):
-        def loss(self, params, batch, key, memory=()):
+        def loss(self, params, batch, key, memory=(), part=None):
             x = batch["image"].astype(np.float32)[:, 0, :, 0] / 255
             error = self.model.apply(params, x) - x[:, ::-1]
             return (error**2).mean(-1), {"largest": abs(error).max()}

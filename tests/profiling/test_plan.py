@@ -143,9 +143,9 @@ def plan(**changes):
 def test_the_roofline_is_the_longest_of_its_parts():
     made = plan()
     assert made.times == pytest.approx({"arithmetic": 0.01, "memory": 0.01, "collectives": 5e-4})
-    assert made.step_seconds == pytest.approx(0.01) and made.mfu == pytest.approx(1.0)
+    assert made.step_seconds == pytest.approx(0.01) and made.hfu == pytest.approx(1.0)
     slow = plan(accessed=4 * 8_190_000_000)
-    assert slow.mfu == pytest.approx(0.25) and any(
+    assert slow.hfu == pytest.approx(0.25) and any(
         "memory is the bottleneck" in text for text in slow.advice()
     )
     assert made.fits and made.largest_batch == int(64 * (16 * 2**30 - 5e9) / 7e9) // 4 * 4

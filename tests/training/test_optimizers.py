@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from difflax.training.optimizers import OPTIMIZERS, Adafactor, AdamW, Lion, Muon
+from difflax.training.optimizers import OPTIMIZERS, Adafactor, AdamW, Lion, Muon, at_step
 
 
 @pytest.mark.parametrize("warmup", [0, 1, 10])
@@ -117,3 +117,23 @@ def test_adafactor_keeps_less_state_than_parameters():
     params = {"w": jnp.zeros((256, 512))}
     state = Adafactor().build(10).init(params)
     assert sum(leaf.size for leaf in jax.tree.leaves(state)) < 0.01 * 256 * 512
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_schedule_follows_the_step(name):
+    """A state that is told its step takes the learning rate of that step, however often it was updated: the
+    update is proportional to it.
+    """
+    made = OPTIMIZERS[name](schedule="linear", warmup_steps=2, clip_norm=None, weight_decay=0.0)
+    optimizer, rates = made.build(12), made.learning_rates(12)
+    params = {"a": jnp.ones((3, 2)), "b": jnp.ones(3)}
+    grads = jax.tree.map(lambda p: p * jnp.arange(1.0, len(p) + 1).reshape(-1, *[1] * (p.ndim - 1)), params)
+    state = optimizer.init(params)
+    sizes = [
+        optax.tree.norm(optimizer.update(grads, at_step(state, jnp.asarray(step)), params)[0])
+        for step in (0, 1, 2, 7, 11)
+    ]
+    expected = np.array([rates(step) for step in (0, 1, 2, 7, 11)])
+    assert expected[0] == 0 and expected[2] == made.learning_rate
+    np.testing.assert_allclose(np.array(sizes) / sizes[2], expected / expected[2], rtol=1e-5)
+    assert jax.tree.structure(at_step(state, jnp.asarray(3))) == jax.tree.structure(state)

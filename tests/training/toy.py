@@ -23,7 +23,7 @@ from difflax.models.functional import functional
 from difflax.parallel.sharding import MeshShape, local_rows
 from difflax.training.ema import EMA
 from difflax.training.loop import Task, TrainingOptions, fit
-from difflax.training.objectives.base import Plain
+from difflax.training.objectives.base import WHOLE, Plain
 from flax import nnx
 
 SIZE = 8
@@ -47,9 +47,9 @@ class Regression(Plain):
 
     model: object = dataclasses.field(default_factory=lambda: functional(lambda rngs: Net(rngs)))
 
-    def loss(self, params, batch, key, memory=()):
+    def loss(self, params, batch, key, memory=(), part=WHOLE):
         x = batch["image"].astype(jnp.float32)[:, 0, :, 0] / 255
-        noise = jax.random.normal(key, x.shape) * 0.01
+        noise = jax.random.normal(part.own(key), x.shape) * 0.01
         error = self.model.apply(params, x + noise) - x[:, ::-1]
         broken = jnp.where(jnp.min(x, -1) == 1, jnp.nan, 1.0)
         return jnp.mean(error**2, -1) * broken, {}

@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from difflax.core.filters import gaussian_blur
+from difflax.core.filters import coarse, gaussian_blur
 from difflax.diffusion.checks import require
 from difflax.diffusion.denoisers import Outcome
 from difflax.diffusion.guidance.base import (
@@ -132,20 +133,37 @@ class AdaptiveProjectedGuidance(Contrast):
 class CFGZeroStar(Contrast):
     """CFG-Zero* (Fan et al., arXiv:2503.18886, algorithm 1), in the velocity ``eps - x0`` of rectified flow.
 
-    The unconditional velocity is first scaled by its best fit to the conditional one; at noise levels with
-    ``sigma / (alpha + sigma) > zero_above`` the velocity is zero (the paper: the first step or two).
+    The unconditional velocity is first scaled by its best fit to the conditional one; in the first
+    ``zero_steps`` steps of a run the velocity is zero (the paper's zero-init, K = 1), and also where the
+    noise's share ``sigma / (alpha + sigma)`` is above ``zero_above``.
 
     Attributes:
         scale: s; 1 is off.
-        zero_above: the velocity is zero where the noise's share is above this; 1: nowhere.
+        zero_above: the velocity is zero where the noise's share is above this, in [0, 1]; 1: nowhere.
+        zero_steps: the velocity is zero in so many steps of a run, from its start; less than it has. They
+            count once the levels of the run are known, see `Guidance.resolve`.
     """
 
     scale: Strength = 7.5
     zero_above: float | Float[Array, ""] = 1.0
+    zero_steps: int = flax.struct.field(pytree_node=False, default=1)
 
     def __post_init__(self):
         check_number(self.scale, "scale")
         check_number(self.zero_above, "zero_above", 0.0, 1.0)
+        check_number(self.zero_steps, "zero_steps", 0.0)
+
+    def resolve(self, schedule, levels):
+        if self.zero_steps == 0:
+            return self
+        share = np.asarray(levels.sigma / (levels.alpha + levels.sigma))
+        require(
+            self.zero_steps < len(share) - 1,
+            f"guidance.zero_steps = {self.zero_steps} must be less than the run's {len(share) - 1} steps",
+        )
+        # Half-way to the next step, so that rounding cannot add or drop one.
+        first = float(share[self.zero_steps - 1] + share[self.zero_steps]) / 2
+        return dataclasses.replace(self, zero_above=jnp.minimum(self.zero_above, first))
 
     def combine(self, cond, uncond, x, level, memory):
         v_cond, v_uncond = cond.eps - cond.x0, uncond.eps - uncond.x0
@@ -166,18 +184,20 @@ class FrequencyDecoupledGuidance(Contrast):
     """FDG (Sadat et al., arXiv:2506.19713): one scale for the low frequencies of the difference, one for the
     high; in x0.
 
-    Low is what a Gaussian of ``blur`` pixels keeps, per channel. The paper's two-level Laplacian pyramid is
-    such a split; a low scale for low frequencies keeps diversity, a high one for high frequencies sharpens.
+    The two are the levels of the paper's Laplacian pyramid (algorithm 1): low is what comes back of an image
+    that was halved (`coarse`), high the rest. A low scale for low frequencies keeps diversity, a high one for
+    high frequencies sharpens.
 
     Attributes:
         low_scale: of the low frequencies.
         high_scale: of the high frequencies.
-        blur: standard deviation that parts them, in pixels of the latent.
+        blur: 0 for the pyramid; else a Gaussian of this standard deviation parts them, in pixels of the
+            latent.
     """
 
     low_scale: Strength = 3.0
     high_scale: Strength = 7.5
-    blur: float | Float[Array, ""] = 2.0
+    blur: float = flax.struct.field(pytree_node=False, default=0.0)
 
     def __post_init__(self):
         check_number(self.low_scale, "low_scale")
@@ -187,7 +207,7 @@ class FrequencyDecoupledGuidance(Contrast):
     def combine(self, cond, uncond, x, level, memory):
         require(x.ndim == 4, "frequency-decoupled guidance needs images [b, h, w, c]")
         difference = cond.x0 - uncond.x0
-        low = gaussian_blur(difference, self.blur)
+        low = gaussian_blur(difference, self.blur) if self.blur else coarse(difference)
         low_gain = strength_at(self.low_scale, level, x) - 1
         high_gain = strength_at(self.high_scale, level, x) - 1
         return with_x0(cond, cond.x0 + low_gain * low + high_gain * (difference - low), level), memory

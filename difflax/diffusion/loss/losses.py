@@ -4,15 +4,30 @@ import dataclasses
 from typing import Protocol, runtime_checkable
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from difflax.core.types import Conditioning, Network, UserError
 from difflax.diffusion.checks import require
 from difflax.diffusion.denoisers import NetworkInput, network_inputs, split_variance
+from difflax.diffusion.loss.time_samplers import TimeSampler
 from difflax.diffusion.loss.variational import VariationalBound
 from difflax.diffusion.loss.weightings import Constant, Weighting
-from difflax.diffusion.predictions import PredictionType, loss_space_factor, target, to_prediction
-from difflax.diffusion.schedules.base import NoiseLevel, add_noise, expand
+from difflax.diffusion.predictions import (
+    PredictionType,
+    determinant,
+    loss_space_factor,
+    target,
+    to_prediction,
+)
+from difflax.diffusion.schedules.base import (
+    NoiseLevel,
+    NoiseSchedule,
+    add_noise,
+    as_time,
+    expand,
+    noise_level,
+)
 
 
 @runtime_checkable
@@ -118,11 +133,47 @@ def weighted_penalty(
     penalty: Penalty = MeanSquared(),
     mask: Float[Array, "b ..."] | None = None,
 ) -> Float[Array, " b"]:
-    """The mean over each example of ``weight * penalty(error moved to the weighting's space)``."""
-    if weighting.space is not None:
-        factor = jnp.sqrt(loss_space_factor(prediction_type, weighting.space, level))
-        error = error * expand(factor, error)
-    return (weighting(level) * _mean(penalty(error), mask)).astype(error.dtype)
+    """The mean over each example of ``weight * penalty(error moved to the weighting's space)``; infinite
+    where no signal is left and the error's way to that space has no bound, see `check_weight`.
+    """
+    if weighting.space is None:
+        return (weighting(level) * _mean(penalty(error), mask)).astype(error.dtype)
+    factor = jnp.sqrt(loss_space_factor(prediction_type, weighting.space, level))
+    cost = weighting(level) * _mean(penalty(error * expand(factor, error)), mask)
+    return jnp.where(jnp.isinf(factor), jnp.inf, cost).astype(error.dtype)
+
+
+def check_weight(
+    weighting: Weighting,
+    prediction_type: PredictionType,
+    schedule: NoiseSchedule,
+    time_sampler: TimeSampler,
+    vlb_weight: float = 0.0,
+) -> None:
+    """Refuses a loss that is not finite at the largest time that is drawn: each step that draws it would be
+    skipped.
+
+    Args:
+        vlb_weight: of the variational bound, which reads x0 from the output; 0: none.
+
+    Raises:
+        UserError: with what to choose.
+    """
+    largest = time_sampler.quantile(as_time(np.nextafter(np.float32(1), 0)), schedule)
+    level = noise_level(schedule, largest[None])
+    if vlb_weight and determinant(prediction_type, level)[0] == 0:
+        raise UserError(
+            f"config.loss.vlb_weight = {vlb_weight}: at t = {float(largest):g} the schedule leaves no signal,"
+            f" and {type(prediction_type).__name__} says nothing of the image there: choose the prediction v,"
+            " or 0"
+        )
+    if not jnp.isfinite(weighted_penalty(jnp.ones((1, 1)), prediction_type, level, weighting=weighting))[0]:
+        raise UserError(
+            f"config.loss.weighting ({type(weighting).__name__}) is infinite at t = {float(largest):g}, which"
+            f" config.loss.time_sampler draws and where the schedule leaves no signal, for a network that"
+            f" predicts {type(prediction_type).__name__}: choose the prediction v, another weighting"
+            " (min_snr, constant), or a schedule that ends with some signal"
+        )
 
 
 def _mean(cost: Float[Array, "b ..."], mask: Float[Array, "b ..."] | None) -> Float[Array, " b"]:

@@ -1,7 +1,7 @@
 """The noise of training: white, with an offset a channel, or paired with the images."""
 
 import dataclasses
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,13 @@ from difflax.diffusion.checks import require
 
 @runtime_checkable
 class Noise(Protocol):
-    """What is mixed with the images."""
+    """What is mixed with the images.
+
+    Attributes:
+        pairs: whether an image's noise depends on the others of its batch.
+    """
+
+    pairs: ClassVar[bool]
 
     def __call__(self, keys: Key[Array, " b"], x0: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
         """The noise of each image."""
@@ -24,6 +30,8 @@ class Noise(Protocol):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class White:
     """Standard normal, each image from its own key."""
+
+    pairs: ClassVar[bool] = False
 
     def __call__(self, keys: Key[Array, " b"], x0: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
         return normal(keys, x0.shape[1:])
@@ -39,6 +47,8 @@ class Offset:
     Attributes:
         strength: standard deviation of the offset.
     """
+
+    pairs: ClassVar[bool] = False
 
     strength: float = 0.1
 
@@ -59,6 +69,8 @@ class Paired:
     Immiscible diffusion (Li et al., arXiv:2406.12303, algorithm 1); minibatch optimal transport (Tong et al.,
     arXiv:2302.00482, section 4). Each noise remains white, but an image's noise now depends on its batch.
     """
+
+    pairs: ClassVar[bool] = True
 
     def __call__(self, keys: Key[Array, " b"], x0: Float[Array, "b ..."]) -> Float[Array, "b ..."]:
         eps = normal(keys, x0.shape[1:])

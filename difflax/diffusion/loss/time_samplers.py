@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from difflax.core.bounds import Positive, Range
 from difflax.diffusion.checks import require
-from difflax.diffusion.schedules.base import NoiseSchedule, as_time
+from difflax.diffusion.schedules.base import NoiseSchedule, as_time, log_snr
 from difflax.diffusion.time_shift import TimeShift
 
 
@@ -72,13 +72,16 @@ class Forgetful:
 
 
 def sample_times(sampler: TimeSampler, keys: Key[Array, " b"], schedule: NoiseSchedule) -> Float[Array, " b"]:
-    """One time for each key of the (global) batch; a stratified batch takes its shift from the first key."""
+    """One time in (0, 1] for each key of the (global) batch; a stratified batch takes its shift from the
+    first key.
+    """
     if sampler.stratified:
         u = uniform(keys[0]) + as_time(jnp.arange(len(keys))) / len(keys)
-        u = u - jnp.floor(u)
+        u = jnp.maximum(u - jnp.floor(u), jnp.finfo(u.dtype).eps)
     else:
         u = jax.vmap(uniform)(keys)
-    return sampler.quantile(u, schedule)
+    # An extreme distribution rounds to 0, where there is no noise to predict.
+    return jnp.clip(sampler.quantile(u, schedule), jnp.finfo(u.dtype).eps, 1)
 
 
 def uniform(key: Key[Array, ""]) -> Float[Array, ""]:
@@ -201,7 +204,8 @@ class Shifted(Forgetful):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LogNormalSigma(Forgetful):
-    """EDM: ``log(sigma / alpha) ~ N(mean, std^2)`` (Karras et al., arXiv:2206.00364, table 1).
+    """EDM: ``log(sigma / alpha) ~ N(mean, std^2)`` (Karras et al., arXiv:2206.00364, table 1), within the
+    noise levels that the schedule has: as if a draw outside them were drawn again.
 
     Attributes:
         mean: of ``log(sigma / alpha)``.
@@ -217,7 +221,11 @@ class LogNormalSigma(Forgetful):
         require(self.std > 0, f"time_sampler.std must be positive, got {self.std}")
 
     def quantile(self, u: Float[Array, "*n"], schedule: NoiseSchedule) -> Float[Array, "*n"]:
-        return schedule.t_from_log_snr(-2 * (self.mean + self.std * jax.scipy.special.ndtri(u)))
+        ends = -log_snr(schedule, jnp.array([0.0, 1.0])) / 2
+        low, high = jax.scipy.special.ndtr((ends - self.mean) / self.std)
+        u = jnp.clip(low + u * (high - low), jnp.finfo(u.dtype).tiny, 1 - jnp.finfo(u.dtype).epsneg)
+        t = schedule.t_from_log_snr(-2 * (self.mean + self.std * jax.scipy.special.ndtri(u)))
+        return jnp.clip(t, 0, 1)
 
 
 @flax.struct.dataclass

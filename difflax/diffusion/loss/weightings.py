@@ -6,6 +6,7 @@ theirs on x0 or eps; the two are ``SNR = alpha^2 / sigma^2`` apart.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal, Protocol, runtime_checkable
 
 import jax
@@ -170,17 +171,33 @@ class SigmoidWeighting:
 
     bias: float = 2.0
     per: Literal["log_snr", "t"] = "log_snr"
-    space = Epsilon()
+
+    @property
+    def space(self) -> PredictionType:
+        return RATES[self.per][0]
 
     def __call__(self, level: NoiseLevel) -> Weights:
-        return jax.nn.sigmoid(self.bias - level.log_snr) * RATES[self.per](level)
+        return jax.nn.sigmoid(self.bias - level.log_snr) * RATES[self.per][1](level)
 
 
-RATES = {
-    "log_snr": lambda level: level.sigma_dot / level.sigma - level.alpha_dot / level.alpha,
-    "t": lambda level: jnp.ones_like(level.alpha),
+def _fall_of_log_snr(level: NoiseLevel) -> Weights:
+    """``sigma_dot / sigma - alpha_dot / alpha`` on eps, which is infinite without signal, as a weight on v,
+    which is not: times ``alpha^2 / (alpha^2 + sigma^2)^2``.
+    """
+    signal, noise = level.alpha**2, level.sigma**2
+    # Where alpha is a root that ends at 0, its slope is infinite; such a process preserves variance.
+    fall = jnp.where(
+        jnp.isinf(level.alpha_dot), level.sigma * level.sigma_dot, -level.alpha * level.alpha_dot
+    )
+    return (signal * level.sigma_dot / level.sigma + fall) / (signal + noise) ** 2
+
+
+RATES: dict[str, tuple[PredictionType, Callable[[NoiseLevel], Weights]]] = {
+    "log_snr": (V(), _fall_of_log_snr),
+    "t": (Epsilon(), lambda level: jnp.ones_like(level.alpha)),
 }
-"""How fast half of the log-SNR falls with time, and how fast time does."""
+"""How fast half of the log-SNR falls with time, and how fast time does, as weights on the errors of a
+space."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

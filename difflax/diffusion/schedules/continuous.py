@@ -274,7 +274,9 @@ class Cauchy:
         require(self.scale > 0, f"schedule.scale must be positive, got {self.scale}")
 
     def alpha_sigma(self, t: Times) -> tuple[Times, Times]:
-        return variance_preserving(self.mean + self.scale / jnp.tan(np.pi * t))
+        # The cotangent of pi t in a form whose sign and size are right at both ends.
+        cotangent = jnp.cos(np.pi * t) / jnp.sin(np.pi * jnp.minimum(t, 1 - t))
+        return variance_preserving(self.mean + self.scale * cotangent)
 
     def t_from_log_snr(self, log_snr: Times) -> Times:
         return jnp.arctan2(self.scale, log_snr - self.mean) / np.pi

@@ -17,7 +17,7 @@ from difflax.core.types import Params
 from difflax.models.functional import Functional
 from difflax.text.clip import unit_norm
 from difflax.text.pixels import PixelConfig, preprocess_images
-from difflax.training.objectives.base import Plain, pixels
+from difflax.training.objectives.base import WHOLE, BatchPart, Plain, pixels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,11 +67,11 @@ class Autoencoding(Plain):
     distance: FeatureDistance | None = None
 
     def loss(
-        self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = ()
+        self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = (), part: BatchPart = WHOLE
     ) -> tuple[Float[Array, " b"], dict[str, Float[Array, ""]]]:
         images = pixels(batch)
         posterior = self.model.apply(params, images, method="encode")
-        keys = streams.sample_keys(key, jnp.arange(len(images)))
+        keys = part.keys(key, len(images))
         noise = streams.normal(streams.substream(keys, "posterior"), posterior.mean.shape[1:])
         made = self.model.apply(params, posterior.at(noise), method="decode")
         absolute = jnp.abs(images - made).mean(axis=(1, 2, 3))

@@ -1,12 +1,45 @@
 """What is trained: a loss of every example as a pure function of parameters, batch and key."""
 
+import dataclasses
 from typing import Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree
 
+from difflax.core import streams
 from difflax.core.types import Params
 from difflax.models.functional import Functional
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchPart:
+    """Every ``of``-th example of a batch from ``number`` on: what a step that accumulates gradients looks at
+    in one go. An example's random numbers are those that it has in the whole batch.
+
+    Attributes:
+        number: from 0, may be traced.
+        of: how many parts there are.
+    """
+
+    number: int | Int[Array, ""] = 0
+    of: int = 1
+
+    def rows(self, count: int) -> Int[Array, " b"]:
+        """The places of the part's ``count`` examples in the batch."""
+        return jnp.arange(count) * self.of + self.number
+
+    def keys(self, key: Key[Array, ""], count: int) -> Key[Array, " b"]:
+        """The keys of the part's ``count`` examples."""
+        return streams.sample_keys(key, self.rows(count))
+
+    def own(self, key: Key[Array, ""]) -> Key[Array, ""]:
+        """A key for what has one a part, as a network's dropout; of the whole batch ``key`` itself."""
+        return key if self.of == 1 else jax.random.fold_in(key, self.number)
+
+
+WHOLE = BatchPart()
+"""All of a batch."""
 
 
 @runtime_checkable
@@ -24,13 +57,20 @@ class Objective(Protocol):
         ...
 
     def loss(
-        self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = ()
+        self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = (), part: BatchPart = WHOLE
     ) -> tuple[Float[Array, " b"], dict[str, Float[Array, ""]]]:
-        """The loss of every example, and what else is worth logging."""
+        """The loss of every example, and what else is worth logging.
+
+        Args:
+            key: of the whole batch.
+            part: which part of it ``batch`` is.
+        """
         ...
 
     def advance(self, memory: PyTree, losses: Float[Array, " b"], key: Key[Array, ""]) -> PyTree:
-        """The memory after a step, from the losses that ``loss`` gave with the same key and memory."""
+        """The memory after a step, from the losses of the whole batch that ``loss`` gave with the same key
+        and memory.
+        """
         ...
 
     def reading(self, frozen: PyTree) -> "Objective":

@@ -20,7 +20,7 @@ from difflax.diffusion.predictions import PredictionType
 from difflax.diffusion.schedules import NoiseSchedule, noise_level
 from difflax.models.autoencoder import Autoencoder
 from difflax.models.functional import Functional
-from difflax.training.objectives.base import LOSS_PARAMS, Plain, network_params, pixels
+from difflax.training.objectives.base import LOSS_PARAMS, WHOLE, BatchPart, Plain, network_params, pixels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,10 +61,10 @@ class Denoising(Plain):
         return self.time_sampler.begin()
 
     def loss(
-        self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = ()
+        self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = (), part: BatchPart = WHOLE
     ) -> tuple[Float[Array, " b"], dict[str, Float[Array, ""]]]:
         x0 = batch["latent"] if "latent" in batch else self.autoencoder.encode({}, pixels(batch))
-        return self.loss_of_latents(params, x0, batch, self.null, key, memory)
+        return self.loss_of_latents(params, x0, batch, self.null, key, memory, part)
 
     def loss_of_latents(
         self,
@@ -74,11 +74,13 @@ class Denoising(Plain):
         null: Conditioning | None,
         key: Key[Array, ""],
         memory: PyTree = (),
+        part: BatchPart = WHOLE,
     ) -> tuple[Float[Array, " b"], dict[str, Float[Array, ""]]]:
         """The loss of images that are encoded; ``null`` takes the place of dropped captions, ``None`` drops
         none.
         """
-        sampler, keys, t = self._times(key, x0.shape[0], memory)
+        sampler, times = self._times(key, x0.shape[0] * part.of, memory)
+        keys, t = part.keys(key, x0.shape[0]), times[part.rows(x0.shape[0])]
         eps = self.noise(streams.substream(keys, "noise"), x0)
         level = noise_level(self.schedule, t)
         mask = None
@@ -89,7 +91,7 @@ class Denoising(Plain):
         if null is not None:
             keys_of_captions = streams.substream(keys, "caption")
             conditioning = drop_captions(conditioning, null, self.caption_dropout, keys_of_captions)
-        dropout = streams.substream(key, "dropout")
+        dropout = part.own(streams.substream(key, "dropout"))
         bound = VariationalBound(schedule=self.schedule, weight=self.vlb_weight) if self.vlb_weight else None
         losses = diffusion_loss(
             functools.partial(self.model.module(network_params(params)), dropout_key=dropout),
@@ -109,16 +111,16 @@ class Denoising(Plain):
         return losses * sampler.factor(t).astype(losses.dtype), {}
 
     def advance(self, memory: PyTree, losses: Float[Array, " b"], key: Key[Array, ""]) -> PyTree:
-        sampler, _, t = self._times(key, losses.shape[0], memory)
+        sampler, t = self._times(key, losses.shape[0], memory)
         return sampler.update(t, losses / sampler.factor(t))
 
     def _times(
         self, key: Key[Array, ""], count: int, memory: PyTree
-    ) -> tuple[TimeSampler, Key[Array, " b"], Float[Array, " b"]]:
-        """The step's time sampler, the keys of the examples and their times."""
-        keys = streams.sample_keys(key, jnp.arange(count))
+    ) -> tuple[TimeSampler, Float[Array, " b"]]:
+        """The step's time sampler, and the times of all ``count`` examples of the batch."""
+        keys = WHOLE.keys(key, count)
         sampler = self.time_sampler.remembering(memory)
-        return sampler, keys, sample_times(sampler, streams.substream(keys, "time"), self.schedule)
+        return sampler, sample_times(sampler, streams.substream(keys, "time"), self.schedule)
 
 
 def drop_captions(

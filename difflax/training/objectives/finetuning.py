@@ -12,7 +12,7 @@ from difflax.core.types import Conditioning, Params
 from difflax.models.autoencoder_kl import KLAutoencoder, Posterior
 from difflax.pretrained.families.base import Networks
 from difflax.pretrained.format.layout import AUTOENCODER
-from difflax.training.objectives.base import LOSS_PARAMS, network_params, pixels
+from difflax.training.objectives.base import LOSS_PARAMS, WHOLE, BatchPart, network_params, pixels
 from difflax.training.objectives.denoising import Denoising, drop_rows
 from difflax.training.tunings import Tuning
 
@@ -67,29 +67,31 @@ class FineTuning:
         return dataclasses.replace(self, given=frozen)
 
     def loss(
-        self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = ()
+        self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = (), part: BatchPart = WHOLE
     ) -> tuple[Float[Array, " b"], dict[str, Float[Array, ""]]]:
         frozen = {name: value for name, value in self.given.items() if name != AUTOENCODER}
         networks = self.tuning.merge(frozen, network_params(params))
-        x0 = self._latents(batch, streams.substream(key, "latent"))
+        x0 = self._latents(batch, key, part)
         conditioning, null = batch.get("conditioning"), self.denoising.null
         if "tokens" in batch:
             tokens = batch["tokens"]
             if self.null_tokens is not None:
                 # Dropped before they are read, so that nothing is encoded twice.
-                keys = streams.sample_keys(key, jnp.arange(x0.shape[0]))
+                keys = part.keys(key, x0.shape[0])
                 keys, share = streams.substream(keys, "caption"), self.denoising.caption_dropout
                 tokens, null = drop_rows(tokens, self.null_tokens, share, keys), None
             conditioning = self.encode(networks, tokens)
         conditioning = conditioning.joined(batch.get("beside", Conditioning()))
         batch = {**batch, "conditioning": conditioning}
         trained = {**networks[self.denoiser], **{n: v for n, v in params.items() if n == LOSS_PARAMS}}
-        losses, metrics = self.denoising.loss_of_latents(trained, x0, batch, null, key, memory)
+        losses, metrics = self.denoising.loss_of_latents(trained, x0, batch, null, key, memory, part)
         return losses * batch.get("weight", 1.0), metrics
 
-    def _latents(self, batch: PyTree, key: Key[Array, ""]) -> Float[Array, "b lh lw lc"]:
+    def _latents(self, batch: PyTree, key: Key[Array, ""], part: BatchPart) -> Float[Array, "b lh lw lc"]:
         if "moments" in batch:
             posterior = Posterior(*jnp.split(batch["moments"], 2, axis=-1))
         else:
             posterior = self.autoencoder.posterior(self.given[AUTOENCODER], pixels(batch))
-        return jax.lax.stop_gradient(self.autoencoder.scale(posterior.sample(key)))
+        keys = streams.substream(part.keys(key, len(posterior.mean)), "latent")
+        noise = streams.normal(keys, posterior.mean.shape[1:], posterior.mean.dtype)
+        return jax.lax.stop_gradient(self.autoencoder.scale(posterior.at(noise)))

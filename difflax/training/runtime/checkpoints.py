@@ -25,6 +25,9 @@ from difflax.training.state import TrainState
 
 _UNFINISHED = ".orbax-checkpoint-tmp"
 
+ITEMS = ("state", "data", "config")
+"""What every checkpoint holds, a folder each."""
+
 
 class Checkpoints:
     """The checkpoints of a workdir, one folder a step.
@@ -287,10 +290,10 @@ class Checkpoints:
 
     def _damage(self, step: int) -> str | None:
         if step not in self._checked:
-            found = manifest.damage(self._folder(step))
+            found = manifest.damage(self._folder(step), ITEMS)
             facts = manifest.read_facts(self._folder(step))
-            if found is None and facts["step"] != step:
-                found = f"it is that of step {facts['step']}"
+            if found is None and facts.get("step") != step:
+                found = f"it is that of step {facts.get('step')}"
             if found is not None:
                 self._report(f"the checkpoint {self._folder(step)} is damaged ({found}) and is not used")
             self._checked[step] = found
@@ -329,6 +332,23 @@ class Checkpoints:
 def _line(error: Exception) -> str:
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0] if text else ''}".rstrip(": ")
+
+
+def stored_config(directory: epath.PathLike) -> tuple[int, dict[str, Any]] | None:
+    """Step and config of the newest checkpoint whose config can be read, ``None`` where there is none. Of its
+    other files nothing is looked at.
+    """
+    directory = epath.Path(directory)
+    for step in reversed(Checkpoints(directory).steps):
+        folder = directory / f"step_{step}" / "config"
+        try:
+            with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+                found = reader.restore(folder if "://" in str(folder) else folder.resolve())
+        except (OSError, ValueError, KeyError):
+            continue  # a damaged one, which the run reports
+        if isinstance(found, dict):
+            return step, found
+    return None
 
 
 def has_checkpoint(directory: epath.PathLike) -> bool:

@@ -1,4 +1,5 @@
-"""The machine is wanted back: SIGTERM asks for a last checkpoint, a second one ends the process at once.
+"""The machine is wanted back, or a person is: SIGTERM and Ctrl-C (SIGINT) ask for a last checkpoint, a second
+one ends the process at once.
 
 Several processes are stopped by JAX's own preemption service, which needs its coordinator; a process alone
 has none, and for it Python's signal handlers are enough.
@@ -12,16 +13,26 @@ from collections.abc import Iterator
 import jax
 from jax.experimental import multihost_utils
 
+from difflax.core.types import CTRL_C, REQUEUE
+
+_ASKING = {signal.SIGTERM: ("the machine", REQUEUE), signal.SIGINT: ("the user", CTRL_C)}
+"""Who asks by which signal, and what the process then ends with."""
+
 
 class StopRequest:
     """Whether the run is to end at the next step boundary. ``with stop.listening():`` stands around the loop.
 
     With several processes JAX's preemption service hears the signal, wherever it arrives, and lets all stop
     after the same step.
+
+    Attributes:
+        who: asked.
+        status: that the process is to end with.
     """
 
     def __init__(self) -> None:
         self._asked = False
+        self.who, self.status = _ASKING[signal.SIGTERM]
 
     def reached(self, step: int) -> bool:
         """Whether to stop after ``step``; every process asks once a step. From then on another signal ends
@@ -35,21 +46,24 @@ class StopRequest:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator["StopRequest"]:
-        """Handles SIGTERM inside the ``with`` block."""
+        """Handles SIGTERM and SIGINT inside the ``with`` block."""
         if jax.process_count() > 1 or threading.current_thread() is not threading.main_thread():
             yield self
             return
 
-        def ask(*_: object) -> None:
+        def ask(number: int, _: object) -> None:
             self._asked = True
+            self.who, self.status = _ASKING[signal.Signals(number)]
             self._end_at_the_next_signal()
 
-        before = signal.signal(signal.SIGTERM, ask)
+        before = {number: signal.signal(number, ask) for number in _ASKING}
         try:
             yield self
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _end_at_the_next_signal(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            for number in _ASKING:
+                signal.signal(number, signal.SIG_DFL)

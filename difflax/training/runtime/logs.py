@@ -16,6 +16,7 @@ from etils import epath
 from jaxtyping import Float, Int, Int64, UInt8
 
 from difflax.core.events import announce
+from difflax.core.files import atomic_write, remove_unfinished
 
 
 class Logger:
@@ -45,9 +46,12 @@ class Logger:
             return
         from tensorboardX import SummaryWriter
 
-        if self._path.exists():
-            lines = self._path.read_text().splitlines(keepends=True)
-            self._path.write_text("".join(line for line in lines if _step_of(line) <= step))
+        remove_unfinished(self._path)
+        lines = self._path.read_text().splitlines(keepends=True) if self._path.exists() else []
+        kept = [line for line in lines if line.endswith("\n") and _step_of(line) <= step]
+        if kept != lines:
+            with atomic_write(self._path, "w") as file:
+                file.write("".join(kept))
         if self._board is not None:
             self._board.close()
         self._board = SummaryWriter(str(self._workdir / "tensorboard"), purge_step=step + 1)

@@ -7,12 +7,14 @@ full disk or a bad cable leaves behind (a file cut short, emptied, lost, a flipp
 import hashlib
 import json
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from etils import epath
 
 from difflax.core.files import atomic_write
+from difflax.core.types import UserError
 
 NAME = "manifest.json"
 
@@ -44,12 +46,19 @@ def read_facts(folder: epath.Path) -> dict[str, Any] | None:
         return None
 
 
-def damage(folder: epath.Path) -> str | None:
-    """What is wrong with a folder, in words; ``None`` if every file is what the manifest says."""
+def damage(folder: epath.Path, holding: Sequence[str] = ()) -> str | None:
+    """What is wrong with a folder, in words; ``None`` if every file is what the manifest says.
+
+    Args:
+        holding: the folders that must have a file in it.
+    """
     try:
         files = _read(folder)["files"]
     except ValueError as error:
         return str(error)
+    for item in holding:
+        if not any(name.startswith(f"{item}/") for name in files):
+            return f"{NAME} knows no {item}"
 
     def check(name: str) -> str | None:
         path = folder / name
@@ -73,12 +82,27 @@ def damage(folder: epath.Path) -> str | None:
     return found[0] + more
 
 
+def check_copy(folder: epath.Path) -> None:
+    """Refuses a copy of weights or files in a workdir that is not what was written (`write_manifest`). One of
+    an earlier version has no manifest, and is taken as it is.
+
+    Raises:
+        UserError: with what is wrong.
+    """
+    if (folder / NAME).exists() and (found := damage(folder)):
+        raise UserError(
+            f"{folder} is damaged ({found}): put back a copy of it, or delete it and start the training"
+            " command again, which copies it anew"
+        )
+
+
 def _read(folder: epath.Path) -> dict[str, Any]:
     path = folder / NAME
     try:
         manifest = json.loads(path.read_bytes())
         claimed = manifest.pop("sha256")
         whole = claimed == _checksum(manifest)
+        manifest["facts"].keys(), manifest["files"].keys()
     except FileNotFoundError as error:
         raise ValueError(f"{NAME} is missing, so it was not written to its end") from error
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
@@ -93,7 +117,7 @@ def _files(folder: epath.Path) -> list[str]:
     for path in folder.iterdir():
         if path.is_dir():
             found += [f"{path.name}/{name}" for name in _files(path)]
-        elif path.name not in _BOOKKEEPING and not path.name.startswith(f".{NAME}"):
+        elif path.name not in (*_BOOKKEEPING, NAME) and not path.name.startswith(f".{NAME}"):
             found.append(path.name)
     return found
 

@@ -39,8 +39,14 @@ class Recovery:
         if self.checkpoints.latest is None:
             return self.init()
         state, position = self.checkpoints.restore(self.abstract)
-        self.loader.set_state(position["loader"])
-        self.roll_backs = position["roll_backs"]
+        try:
+            self.loader.set_state(position["loader"])
+            self.roll_backs = int(position["roll_backs"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"the checkpoint of step {int(state.step)} says no position in this data"
+                f" ({type(error).__name__}: {error}): put back a copy, or train in a new workdir"
+            ) from error
         return state
 
     def position(self) -> dict[str, Any]:

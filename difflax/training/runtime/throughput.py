@@ -51,8 +51,9 @@ class Throughput:
 
     def line(self, step: int) -> dict[str, float]:
         """The numbers since the last line: ``step_seconds``, ``examples_per_second``, ``data_wait_share`` of
-        the time, and, where the FLOPs and the chip are known, ``tflops_per_device`` (a second) and ``mfu``,
-        their share of the chip's peak.
+        the time, and, where the FLOPs and the chip are known, ``tflops_per_device`` (a second) and ``hfu``,
+        their share of the chip's peak: hardware FLOPs utilisation, which counts what is computed again in the
+        backward pass too (Chowdhery et al., PaLM, arXiv:2204.02311, appendix B).
         """
         seconds = max(time.perf_counter() - self._since - self._away, 1e-9)
         steps = step - self._step
@@ -65,7 +66,7 @@ class Throughput:
             rate = self._flops * steps / seconds / self._devices
             numbers["tflops_per_device"] = rate / 1e12
             if self._chip is not None:
-                numbers["mfu"] = rate / self._chip.flops
+                numbers["hfu"] = rate / self._chip.flops
         self.reset(step)
         return numbers
 

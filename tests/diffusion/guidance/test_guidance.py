@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.fft
+import scipy.ndimage
 from difflax.core.types import Conditioning
 from difflax.diffusion.denoisers import WithWeak, make_denoiser
 from difflax.diffusion.guidance import (
@@ -44,6 +45,38 @@ FLOW = noise_level(SCHEDULES["rectified_flow"](), 0.6)
 X, A0, B0, C0 = (np.asarray(jax.random.normal(k, SHAPE)) for k in jax.random.split(jax.random.key(0), 4))
 COND, NULL, OTHER = (Conditioning(pooled=jnp.asarray(a.reshape(3, -1))) for a in (A0, B0, C0))
 BOTH = Guided(COND, NULL)
+
+
+def binomial(image):
+    """kornia's ``filter2d`` with its 5 × 5 kernel, by scipy."""
+    for axis in (1, 2):
+        image = scipy.ndimage.correlate1d(image, np.array([1, 4, 6, 4, 1]) / 16, axis, mode="mirror")
+    return image
+
+
+def bilinear(image, size):
+    """torch's ``interpolate`` (bilinear, ``align_corners=False``), by scipy's: at pixel centres, held at the
+    borders.
+    """
+    rows, columns = (
+        np.clip((np.arange(n) + 0.5) * old / n - 0.5, 0, old - 1)
+        for n, old in zip(size, image.shape[1:3], strict=True)
+    )
+    places = np.stack(np.meshgrid(rows, columns, indexing="ij"))
+    one = lambda plane: scipy.ndimage.map_coordinates(plane, places, order=1)  # noqa: E731
+    return np.stack(
+        [np.stack([one(row[..., c]) for c in range(image.shape[-1])], -1) for row in image.astype(float)]
+    )
+
+
+def laplacian(image):
+    """A pyramid of two levels: the detail, and the image at half its size."""
+    small = bilinear(binomial(image), [n // 2 for n in image.shape[1:3]])
+    return image - binomial(bilinear(small, image.shape[1:3])), small
+
+
+def collapse(detail, small):
+    return detail + binomial(bilinear(small, detail.shape[1:3]))
 
 
 def denoise(x, level, conditioning):
@@ -150,6 +183,38 @@ def test_cfg_zero_star():
     silent = guided(CFGZeroStar(4.0, 0.5), FLOW)  # 0.6 is above 0.5
     np.testing.assert_allclose(silent.x0, X, atol=1e-5)
     np.testing.assert_allclose(silent.eps, X, atol=1e-5)
+
+
+@pytest.mark.parametrize("zero_steps", [0, 1, 2])
+def test_the_first_steps_of_a_run_under_cfg_zero_star_do_nothing(zero_steps):
+    """Algorithm 1's zero-init, one step by default: Euler along the velocity, from the step after on."""
+    made = CFGZeroStar(4.0) if zero_steps == 1 else CFGZeroStar(4.0, zero_steps=zero_steps)
+    schedule = SCHEDULES["rectified_flow"]()
+    levels = sampling_levels(schedule, Even(), 5)
+
+    def constant(x, level, conditioning):  # v = the condition, wherever it is asked
+        velocity = conditioning.pooled.reshape(x.shape)
+        return Prediction(x - level.sigma * velocity, x + level.alpha * velocity)
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    wrapped = made.resolve(schedule, levels).wrap(constant)
+    end = sample(wrapped, DDIM(), levels, jnp.asarray(X), keys, conditioning=BOTH)
+    fit = sums(A0 * B0) / sums(B0**2) * B0
+    np.testing.assert_allclose(end, X - (1 - zero_steps / 5) * (fit + 4.0 * (A0 - fit)), atol=5e-5)
+
+
+def test_zero_steps_leave_a_step():
+    levels = sampling_levels(SCHEDULES["rectified_flow"](), Even(), 2)
+    with pytest.raises(ValueError, match="zero_steps = 2 must be less than the run's 2 steps"):
+        CFGZeroStar(4.0, zero_steps=2).resolve(SCHEDULES["rectified_flow"](), levels)
+
+
+def test_frequency_decoupled_guidance_with_a_pyramid():
+    """Sadat et al., algorithm 1: each level of the Laplacian pyramids has its own scale."""
+    low_scale, high_scale = 2.0, 6.0
+    (high, low), (high_null, low_null) = laplacian(A0), laplacian(B0)
+    levels = [high + (high_scale - 1) * (high - high_null), low + (low_scale - 1) * (low - low_null)]
+    check(guided(FrequencyDecoupledGuidance(low_scale, high_scale)), collapse(*levels), tolerance=5e-5)
 
 
 def test_frequency_decoupled_guidance():

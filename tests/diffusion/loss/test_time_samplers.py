@@ -9,6 +9,8 @@ from difflax.diffusion.loss.time_samplers import TIME_SAMPLERS, LogitNormal, Str
 from difflax.diffusion.schedules import SCHEDULES, Linear
 from scipy import stats
 
+from tests.diffusion.members import ALL_SCHEDULES
+
 KEYS = sample_keys(jax.random.key(0), jnp.arange(4000))
 
 
@@ -27,6 +29,43 @@ def test_a_stratified_batch_has_one_time_in_each_stratum():
 def test_times_lie_inside(name):
     t = sample_times(TIME_SAMPLERS[name](), KEYS, Linear())
     assert t.shape == (4000,) and (t > 0).all() and (t < 1).all()
+
+
+EXTREMES = {
+    "logit_normal": ({"mean": 60.0}, {"mean": -200.0}, {"std": 100.0}),
+    "log_normal_sigma": ({"mean": 30.0}, {"mean": -30.0}, {"std": 50.0}, {"mean": 2.0, "std": 3.0}),
+    "mode": ({"scale": -1.0}, {"scale": 1.75}),
+    "uniform": ({"timesteps": 1}, {"timesteps": 1000}),
+}
+
+
+@pytest.mark.parametrize("name", TIME_SAMPLERS)
+def test_times_and_their_levels_lie_within_every_schedule(name):
+    for options in ({}, *EXTREMES.get(name, ())):
+        for stratified in (False, True):
+            sampler = TIME_SAMPLERS[name](**options, stratified=stratified)
+            for label, schedule in ALL_SCHEDULES.items():
+                t = sample_times(sampler, KEYS[:512], schedule)
+                alpha, sigma = schedule.alpha_sigma(t)
+                assert ((t > 0) & (t <= 1)).all(), (label, options)
+                assert np.isfinite(alpha).all() and np.isfinite(sigma).all(), (label, options)
+                assert (alpha >= 0).all() and (sigma >= 0).all(), (label, options)
+
+
+def test_the_normal_of_log_sigma_is_cut_off_where_the_schedule_ends():
+    """As if draws outside were drawn again: scipy's truncated normal."""
+    schedule = Linear()
+    t = sample_times(TIME_SAMPLERS["log_normal_sigma"](mean=3.0, std=2.0), KEYS, schedule)
+    alpha, sigma = (np.asarray(a, np.float64) for a in schedule.alpha_sigma(t))
+    end = np.log(np.sqrt(1 / schedule.alphas_cumprod[-1] - 1))
+    law = stats.truncnorm(-np.inf, (end - 3.0) / 2.0, 3.0, 2.0)
+    assert stats.kstest(np.log(sigma / alpha), law.cdf).pvalue > 0.01
+
+
+def test_the_cauchy_schedule_ends_without_signal():
+    alpha, sigma = SCHEDULES["cauchy"]().alpha_sigma(jnp.array([0.0, 1.0]))
+    np.testing.assert_array_equal(alpha, [1, 0])
+    np.testing.assert_array_equal(sigma, [0, 1])
 
 
 @pytest.mark.parametrize("name", TIME_SAMPLERS)

@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from difflax.diffusion.loss.losses import PENALTIES, weighted_penalty
+from difflax.core.types import UserError
+from difflax.diffusion.loss.losses import PENALTIES, check_weight, weighted_penalty
+from difflax.diffusion.loss.time_samplers import Uniform
 from difflax.diffusion.loss.weightings import (
     P2,
     WEIGHTINGS,
@@ -79,7 +81,9 @@ def test_the_sigmoid_loss_does_not_depend_on_the_schedule(x64):
         ends = [float(schedule.t_from_log_snr(jnp.asarray(v))) for v in (8.0, -8.0)]
         t = ends[0] + (ends[1] - ends[0]) * (np.arange(20_000) + 0.5) / 20_000
         level = noise_level(schedule, t)
-        cost = SigmoidWeighting()(level) * jnp.exp(-(level.log_snr**2) / 8)
+        cost = weighted_penalty(
+            jnp.ones((len(t), 1)), PREDICTIONS["epsilon"](), level, weighting=SigmoidWeighting()
+        ) * jnp.exp(-(level.log_snr**2) / 8)
         totals.append(float(cost.mean() * (ends[1] - ends[0])))
     np.testing.assert_allclose(totals, totals[0], rtol=1e-5)
 
@@ -121,6 +125,89 @@ def test_a_mask_averages_over_its_part():
     np.testing.assert_allclose(weighted_penalty(cost, kind, level, mask=mask), [0, (25 + 36) / 2], rtol=1e-5)
 
 
+ZERO_SNR = {
+    **{name: SCHEDULES[name](zero_terminal_snr=True) for name in ("linear", "scaled_linear", "cosine")},
+    "rectified_flow": SCHEDULES["rectified_flow"](shift=3.0),
+    "continuous_cosine": SCHEDULES["continuous_cosine"](),
+}
+
+
+def at_the_end(schedule):
+    """``(slope, exponent)`` of ``alpha = slope (1 - t)^exponent`` near t = 1, in float64 arithmetic."""
+    if hasattr(schedule, "alphas_cumprod"):  # the variance is linear in t within the last entry
+        return np.sqrt(schedule.alphas_cumprod[-2] * schedule.num_timesteps), 0.5
+    return {"RectifiedFlow": 1 / 3, "ContinuousCosine": np.pi / 2}[type(schedule).__name__], 1.0
+
+
+def published_limit(weighting, prediction, schedule):
+    """What the squared error of the output is worth as alpha goes to 0, sigma to 1: leading terms
+    ``c alpha^n`` of the published weight on x0, and of the error in x0 that an output's error makes.
+    """
+    slope, exponent = at_the_end(schedule)
+    # -d alpha / dt = exponent slope^(1/exponent) alpha^(1 - 1/exponent)
+    fall, power = exponent * slope ** (1 / exponent), 1 - 1 / exponent
+    x0_of = {
+        "x0": (1, 0),
+        "epsilon": (1, -1),
+        "v": (1, 0),
+        "score": (1, -1),
+        "edm": (0.5, 0),
+        "flow_velocity": (1 / fall, -power),
+    }
+    on_x0 = {
+        "min_snr": (1, 2),
+        "soft_min_snr": (1, 2),
+        "p2": (1, 2),
+        "truncated_snr": (1, 0),
+        "edm": (1 / 0.25, 0),  # 1 / c_out^2
+        "sigmoid": (fall, 2 + power - 1),
+        "flow": (2 / np.pi * fall**2, 2 * power),
+    }
+    if weighting == "constant":
+        return 1.0
+    (c, n), (d, m) = on_x0[weighting], x0_of[prediction]
+    order = n + 2 * m
+    return c * d**2 if abs(order) < 1e-9 else 0.0 if order > 0 else np.inf
+
+
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_where_no_signal_is_left_a_weight_is_its_published_limit(name):
+    for schedule in ZERO_SNR.values():
+        level = noise_level(schedule, jnp.ones(1))
+        for prediction, kind in PREDICTIONS.items():
+            cost = weighted_penalty(jnp.ones((1, 2)), kind(), level, weighting=WEIGHTINGS[name]())
+            expected = published_limit(name, prediction, schedule)
+            np.testing.assert_allclose(cost, expected, rtol=1e-3, err_msg=f"{schedule} {prediction}")
+
+
+def test_the_plain_error_of_every_space_has_its_limit_where_no_signal_is_left():
+    """One output error is ``(x0_space / x0_output)^-1`` in another space; its square, or infinite."""
+    powers = {"x0": 0, "v": 0, "edm": 0, "epsilon": 1, "score": 1}
+    sizes = {"x0": 1.0, "v": 1.0, "edm": 2.0, "epsilon": 1.0, "score": 1.0}
+    level = noise_level(ZERO_SNR["linear"], jnp.ones(1))
+    for space in powers:
+        for prediction in powers:
+            kind, order = PREDICTIONS[prediction](), powers[space] - powers[prediction]
+            weighting = WEIGHTINGS["constant"](loss_space=space)
+            cost = weighted_penalty(jnp.ones((1, 2)), kind, level, weighting=weighting)
+            ratio = (sizes[space] / sizes[prediction]) ** 2
+            expected = ratio if order == 0 else 0.0 if order > 0 else np.inf
+            np.testing.assert_allclose(cost, expected, rtol=1e-5, err_msg=f"{space} {prediction}")
+
+
+def test_a_weight_without_bound_is_refused_where_its_time_is_drawn():
+    schedule, epsilon, v = ZERO_SNR["scaled_linear"], PREDICTIONS["epsilon"](), PREDICTIONS["v"]()
+    for sampler in (Uniform(), Uniform(timesteps=1000)):
+        check_weight(MinSNR(), epsilon, schedule, sampler)
+        check_weight(TruncatedSNR(), v, schedule, sampler)
+    check_weight(TruncatedSNR(), epsilon, schedule, Uniform())
+    with pytest.raises(UserError, match=r"TruncatedSNR.* infinite at t = 1.*choose the prediction v"):
+        check_weight(TruncatedSNR(), epsilon, schedule, Uniform(timesteps=1000))
+    check_weight(MinSNR(), v, schedule, Uniform(timesteps=1000), 0.001)
+    with pytest.raises(UserError, match=r"vlb_weight = 0.001: at t = 1 .*says nothing of the image"):
+        check_weight(MinSNR(), epsilon, schedule, Uniform(timesteps=1000), 0.001)
+
+
 @pytest.mark.parametrize("name", WEIGHTINGS)
 def test_finite_over_the_whole_of_training(name):
     """At the noise levels that a network is trained on, the end without signal included where v is
@@ -131,7 +218,5 @@ def test_finite_over_the_whole_of_training(name):
     )
     level = noise_level(schedule, jnp.linspace(0.001, 1, 500))
     weighting = WEIGHTINGS[name]()
-    if name == "sigmoid":  # per unit of log-SNR, which is infinite at the end
-        level = jax.tree.map(lambda a: a[:-1], level)
     cost = weighted_penalty(jnp.ones((len(level.t), 2)), PREDICTIONS["v"](), level, weighting=weighting)
     assert np.isfinite(cost).all() and (cost >= 0).all()

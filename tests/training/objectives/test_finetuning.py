@@ -146,20 +146,25 @@ def _inversion(folder, tune):
     return config.lock()
 
 
+TINY = (
+    "--config.model.variant=fp16",
+    "--config.model.dtype=float32",
+    "--config.model.remat=none",
+    "--config.data.height=32",
+    "--config.data.width=32",
+    "--config.training.batch_size=2",
+    "--config.optimizer.warmup_steps=0",
+)
+
+
 def train(name, workdir, path, *more, steps=2):
     return command(
         "train",
         f"--config={ROOT / 'configs' / name}",
         f"--workdir={workdir}",
         f"--config.model.path={path}",
-        "--config.model.variant=fp16",
-        "--config.model.dtype=float32",
-        "--config.model.remat=none",
-        "--config.data.height=32",
-        "--config.data.width=32",
+        *TINY,
         f"--config.training.steps={steps}",
-        "--config.training.batch_size=2",
-        "--config.optimizer.warmup_steps=0",
         *more,
     )
 

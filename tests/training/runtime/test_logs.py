@@ -20,16 +20,16 @@ def test_a_line_tells_the_speed_and_a_profile_is_written(tmp_path):
         # Eight rows through an 8 × 8 matrix and its gradient, a multiplication and an addition each.
         flops = row["tflops_per_device"] * 1e12 * row["step_seconds"]
         assert flops == pytest.approx(2 * 2 * 8 * 8 * 8)
-        assert "mfu" not in row  # nobody knows a CPU's peak
+        assert "hfu" not in row  # nobody knows a CPU's peak
     assert list((workdir / "profile").rglob("*.xplane.pb"))
     (compiled,) = (json.loads(line) for line in (workdir / "events.jsonl").open())
     assert compiled["event"] == "compiled" and "compilation cache" in compiled["message"]
 
 
-def test_mfu_is_the_share_of_the_chips_peak():
+def test_hfu_is_the_share_of_the_chips_peak():
     """Of a chip that is not here."""
     speed = Throughput(8, devices=4, chip=CHIPS["v5e"])
     speed.knows_flops(1e15)
     line = speed.line(2)
-    assert line["mfu"] * 197e12 == pytest.approx(line["tflops_per_device"] * 1e12)
-    assert line["mfu"] * 197e12 * 4 * line["step_seconds"] == pytest.approx(1e15)
+    assert line["hfu"] * 197e12 == pytest.approx(line["tflops_per_device"] * 1e12)
+    assert line["hfu"] * 197e12 * 4 * line["step_seconds"] == pytest.approx(1e15)

@@ -15,10 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from difflax.cli.main import ending
 from difflax.core.types import Interrupted, UserError
 from difflax.training.runtime.checkpoints import Checkpoints
+from difflax.training.runtime.logs import Logger
+from difflax.training.runtime.manifest import check_copy, read_facts, write_manifest
 from difflax.training.runtime.retention import Retention
 from difflax.training.state import TrainState
+from etils import epath
 
 from tests.runs import ROOT
 from tests.training import toy
@@ -321,3 +325,102 @@ def test_a_workdir_that_is_lost_and_comes_back_costs_no_bit(whole, tmp_path, cap
     said = capfd.readouterr().err
     assert "step 3 could not be saved" in said and "training goes on" in said
     assert (workdir / "checkpoints" / "step_7" / "manifest.json").exists()
+
+
+def test_ctrl_c_saves_at_the_next_step_with_status_130(whole, tmp_path):
+    class Pressed(toy.Loader):
+        def __next__(self):
+            if self.get_state()["next_batch"] == 4:
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().__next__()
+
+    workdir = tmp_path / "run"
+    with pytest.raises(Interrupted, match="stopped after step 5; the same command goes on") as stopped:
+        toy.train(workdir, toy.options(7), loader=Pressed)
+    assert stopped.value.status == 130
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    same(toy.train(workdir, toy.options(7)), whole[1])
+
+
+def test_ctrl_c_and_a_full_disk_are_one_line_wherever_they_come(capsys):
+    def full():
+        raise OSError(28, "No space left on device", "run/metrics.jsonl")
+
+    def broken():
+        raise OSError(5, "Input/output error")
+
+    def pressed():
+        raise KeyboardInterrupt
+
+    assert (ending(pressed), ending(full)) == (130, 2)
+    first, second = capsys.readouterr().err.splitlines()
+    assert "Ctrl-C" in first and "no room for run/metrics.jsonl" in second
+    with pytest.raises(OSError, match="Input/output"):
+        ending(broken)
+
+
+def test_a_checkpoint_without_a_position_in_the_data_is_damaged(stored, tmp_path):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(stored[0], folder)
+    shutil.rmtree(folder / "step_2" / "data")
+    write_manifest(Checkpoints(folder)._folder(2), {"step": 2, "good": True, "metric": None})
+    said = []
+    assert Checkpoints(folder, report=said.append).latest == 1
+    assert "knows no data" in said[0]
+
+
+def test_a_position_that_is_none_is_one_line(whole, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(whole[0], workdir)
+    for folder in epath.Path(workdir / "checkpoints").glob("step_*"):
+        (folder / "data" / "metadata").write_text('{"roll_backs": 0}')
+        facts = read_facts(folder)
+        write_manifest(folder, facts)
+    with pytest.raises(UserError, match="no position in this data"):
+        toy.train(workdir, toy.options(9))
+
+
+def test_the_log_is_cut_in_one_step_and_left_alone_where_nothing_is_to_be_cut(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    rows = [json.dumps({"step": step}) + "\n" for step in (1, 2, 3)]
+    path.write_text("".join(rows) + '{"step": 3, "lo')
+    os.link(path, tmp_path / "before")
+    logger = Logger(tmp_path, start=2, total=3, label="")
+    assert path.read_text() == "".join(rows[:2])
+    assert (tmp_path / "before").read_text().startswith("".join(rows))  # replaced, not written over
+    inode = path.stat().st_ino
+    logger.rewind(2)
+    logger.close()
+    assert path.stat().st_ino == inode
+
+
+def test_a_copy_in_the_workdir_with_a_flipped_bit_is_found(tmp_path):
+    folder = epath.Path(tmp_path / "text_encoder")
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes(bytes(100))
+    check_copy(folder)  # of an earlier version
+    write_manifest(folder, {})
+    check_copy(folder)
+    flip_a_bit(tmp_path / "text_encoder" / "model.safetensors")
+    with pytest.raises(UserError, match=r"text_encoder is damaged \(model.safetensors has other contents"):
+        check_copy(folder)
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_process_with_one_line_and_what_it_has_done_goes_on(tmp_path):
+    """Twice: a run that goes on from the first is stopped too."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "DIFFLAX_TOY_PAUSE": "0.2"}
+    command = [sys.executable, str(ROOT / "tests" / "training" / "toy.py"), str(tmp_path / "run"), "10000"]
+    lines, ends = tmp_path / "run" / "metrics.jsonl", []
+    for _ in range(2):
+        seen = lines.stat().st_size if lines.exists() else 0
+        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        while not lines.exists() or lines.stat().st_size <= seen:
+            time.sleep(0.05)
+            assert process.poll() is None, process.stderr.read()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 130 and "Traceback" not in said, said
+        assert "the same command goes on" in said.strip().splitlines()[-1]
+        ends.append(max(Checkpoints(tmp_path / "run" / "checkpoints").steps))
+    assert ends[1] > ends[0] > 0
