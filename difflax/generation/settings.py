@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from difflax.core.types import UserError
-from difflax.diffusion.denoisers import time_of
+from difflax.diffusion.denoisers import time_shown
 from difflax.diffusion.guidance import Guidance
 from difflax.diffusion.samplers import SAMPLERS
 from difflax.diffusion.samplers.base import Sampler
@@ -51,7 +51,7 @@ def part_of(
         raise UserError("a run that goes back up (restart) has no parts: give no denoising_start or _end")
     limits = [None if share is None else model.network_input.boundary(share) for share in (start, end)]
     try:
-        return levels_between(levels, np.asarray(time_of(model.schedule, levels)), *limits)
+        return levels_between(levels, np.asarray(time_shown(model.schedule, levels)), *limits)
     except ValueError as error:
         raise UserError(f"denoising_start={start}, denoising_end={end}: {error}") from error
 

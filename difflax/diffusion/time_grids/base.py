@@ -25,6 +25,17 @@ class TimeGrid(Protocol):
         ...
 
 
+@runtime_checkable
+class LevelGrid(TimeGrid, Protocol):
+    """A grid that knows its levels better than the schedule at its times: a checkpoint's scheduler, which
+    rounds times and steps in ways of its own (`StepPlan`).
+    """
+
+    def levels(self, schedule: NoiseSchedule, num_steps: int, last: NoiseLevel) -> NoiseLevel:
+        """The levels at which the steps start, and where the last one lands, by default at ``last``."""
+        ...
+
+
 def sampling_levels(
     schedule: NoiseSchedule,
     grid: TimeGrid,
@@ -53,10 +64,12 @@ def sampling_levels(
     require(0 <= final_t < 1, f"final_t must lie in [0, 1), got {final_t}")
     dtype = as_time(0.0).dtype
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-        times = np.asarray(grid.times(schedule, num_steps), np.float64)
-        levels = noise_level(schedule, times)
         last = noise_level(schedule, final_t) if final_t else data_level()
-        levels = jax.tree.map(jnp.append, levels, last)
+        if isinstance(grid, LevelGrid):
+            levels = grid.levels(schedule, num_steps, last)
+        else:
+            times = np.asarray(grid.times(schedule, num_steps), np.float64)
+            levels = jax.tree.map(jnp.append, noise_level(schedule, times), last)
         check_levels(levels, prediction_type)
     return jax.tree.map(lambda a: jnp.asarray(a, dtype), levels)
 
@@ -77,7 +90,7 @@ def check_levels(levels: NoiseLevel, prediction_type: PredictionType | None = No
     require(bool(falls), "the time grid must go from noise to data: its times are not strictly decreasing")
     if prediction_type is None:
         return
-    starts = jax.tree.map(lambda a: jnp.asarray(a)[:-1], levels)
+    starts = levels[:-1]
     det = np.asarray(determinant(prediction_type, starts))
     singular = ~np.isfinite(det) | (det == 0)
     if singular.any():

@@ -16,7 +16,12 @@ def variance_exploding(levels: NoiseLevel) -> NoiseLevel:
     """
     require(bool(np.all(np.asarray(levels.alpha) > 0)), "a level without signal has no finite sigma / alpha")
     one, nothing = jnp.ones_like(levels.alpha), jnp.full_like(levels.alpha, jnp.nan)
-    return NoiseLevel(levels.t, one, levels.sigma / levels.alpha, nothing, nothing)
+    plan = levels.plan
+    if plan is not None:
+        passed = (plan.landing, plan.via)
+        landing, via = (None if level is None else variance_exploding(level) for level in passed)
+        plan = plan.replace(landing=landing, via=via)
+    return NoiseLevel(levels.t, one, levels.sigma / levels.alpha, nothing, nothing, plan)
 
 
 def without_times(levels: NoiseLevel) -> NoiseLevel:
