@@ -1,17 +1,15 @@
 """diffusers' ``scheduler_config.json`` as schedule, prediction type, sampler and time grid.
 
-The one place that knows diffusers' scheduler classes and their conventions: timesteps 0 … T - 1 that stand
-for t = 1/T … 1, defaults that differ from class to class, where the noise's standard deviation starts, and
-where the last step lands. A key that a file leaves out has its class's default, as in diffusers.
+The one place that knows diffusers' scheduler classes and their options: `SCHEDULER_CLASSES` has a line for
+each, with every option that the class reads. An option is read as diffusers reads it or is an error; one that
+only other classes have is of no effect, as in diffusers, and one that no class has is an error. A key that a
+file leaves out has its class's default.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
-
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array
 
 from difflax.core.spelling import choose
 from difflax.core.types import UserError
@@ -36,24 +34,24 @@ from difflax.diffusion.samplers import (
 )
 from difflax.diffusion.samplers.base import Sampler
 from difflax.diffusion.schedules import BetaTable, Cosine, Linear, RectifiedFlow, ScaledLinear
-from difflax.diffusion.schedules.base import NoiseSchedule, as_time, log_snr
-from difflax.diffusion.time_grids import (
-    Beta,
-    CheckpointFlow,
-    Distilled,
-    FlowGrid,
-    Karras,
-    Leading,
-    Linspace,
-    SizedFlow,
-    TimeGrid,
-    Trailing,
-    UniformLogSNR,
-)
+from difflax.diffusion.schedules.base import NoiseSchedule
+from difflax.diffusion.time_grids import CheckpointFlow, FlowGrid, SizedFlow, TimeGrid
 from difflax.diffusion.time_grids.run import RunOptions
 from difflax.diffusion.time_shift import TimeShift
-
-Config = Mapping[str, Any]
+from difflax.pretrained.components.scheduler_grids import (
+    Conventions,
+    DistilledSteps,
+    Halfway,
+    NoPlan,
+    Orders,
+    Planner,
+    RungeKuttaMultistep,
+    SchedulerGrid,
+    Strided,
+    StridedMultistep,
+)
+from difflax.pretrained.components.scheduler_options import Config, read_options
+from difflax.pretrained.components.scheduler_samplers import Published3MSDE
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,188 +81,18 @@ class Sampling:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Respaced:
-    """Another spacing of ``sigma / alpha`` between the ends of ``over``, or of the whole table."""
-
-    kind: Literal["karras", "exponential", "beta"]
-    over: TimeGrid | None = None
-
-    def times(self, schedule: NoiseSchedule, num_steps: int) -> Array:
-        ends: dict[str, float] = {}
-        if self.over is not None:
-            high, *_, low = np.asarray(self.over.times(schedule, max(num_steps, 2)))
-            ends = {
-                name: float(jnp.exp(-log_snr(schedule, as_time(t)) / 2))
-                for name, t in (("sigma_min", low), ("sigma_max", high))
-            }
-        grids = {
-            "karras": Karras,
-            "exponential": UniformLogSNR,
-            "beta": lambda **ends: Beta(over="sigma", **ends),
-        }
-        return grids[self.kind](**ends).times(schedule, num_steps)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Class:
+class SchedulerClass:
     """A scheduler class of diffusers.
 
     Attributes:
-        sampler: from its config.
-        spacing: default of ``timestep_spacing``.
-        defaults: of the keys whose default is not the common one.
-        multistep: its timesteps leave the lowest out, and other spacings go over the whole table.
-        rounded: its ``linspace`` has whole timesteps.
-        karras_start: starts from noise of the first sigma unless the spacing is "leading".
-        final: which key says where the last step lands.
-        variance_exploding: see `RunOptions`.
+        defaults: of all options that it reads.
+        only: values of options that have a counterpart here, where not all have one.
+        read: the sampling of its options, and of the network's patch size.
     """
 
-    sampler: Callable[[Config], Sampler]
-    spacing: str = "linspace"
-    defaults: Config = dataclasses.field(default_factory=dict)
-    multistep: bool = False
-    rounded: bool = True
-    karras_start: bool = False
-    final: Literal["data", "first", "final_sigmas_type", "set_alpha_to_one"] = "data"
-    variance_exploding: bool = False
-
-
-def _dpm_solver(config: Config) -> Sampler:
-    kind, order, solver = config["algorithm_type"], config["solver_order"], config["solver_type"]
-    if kind not in ("dpmsolver++", "sde-dpmsolver++"):
-        raise UserError(
-            f"scheduler config: algorithm_type = {kind!r} is not supported, only 'dpmsolver++' and"
-            " 'sde-dpmsolver++'"
-        )
-    eta = 1.0 if kind.startswith("sde") else 0.0
-    if order == 1 and eta == 0:
-        return DDIM()
-    if order == 2:
-        return DPMSolver2M(eta=eta, midpoint=solver == "midpoint")
-    if order == 3:
-        return DPMSolver3M(eta=eta, midpoint=solver == "midpoint", published=True)
-    raise UserError(f"scheduler config: {kind} of solver_order = {order} is not supported, only 2 and 3")
-
-
-def _ddpm(config: Config) -> Sampler:
-    kinds = {"fixed_small": "small", "fixed_large": "large", "learned_range": "learned_range"}
-    return DDPM(variance=choose(kinds, config["variance_type"], "scheduler config: variance_type"))
-
-
-def _unipc(config: Config) -> Sampler:
-    if not config["predict_x0"]:
-        raise UserError("scheduler config: predict_x0 = false of UniPC is not supported, only true")
-    return UniPC(order=config["solver_order"], variant=config["solver_type"])
-
-
-_DPM = {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"}
-_KARRAS = {"beta_start": 0.00085, "beta_end": 0.012}
-
-SCHEDULER_CLASSES: dict[str, _Class] = {
-    "DDIMScheduler": _Class(
-        sampler=lambda config: DDIM(),
-        spacing="leading",
-        defaults={"set_alpha_to_one": True, "clip_sample": True},
-        final="set_alpha_to_one",
-    ),
-    # With v prediction diffusers extrapolates v and PLMS here the noise: close, not the same.
-    "PNDMScheduler": _Class(
-        sampler=lambda config: PLMS() if config["skip_prk_steps"] else PNDM(),
-        spacing="leading",
-        defaults={"skip_prk_steps": False, "set_alpha_to_one": False},
-        final="set_alpha_to_one",
-    ),
-    "DDPMScheduler": _Class(
-        sampler=_ddpm,
-        spacing="leading",
-        defaults={"clip_sample": True, "variance_type": "fixed_small"},
-    ),
-    "LCMScheduler": _Class(
-        sampler=lambda config: LCM(timestep_scaling=config["timestep_scaling"]),
-        spacing="leading",
-        defaults=_KARRAS
-        | {"beta_schedule": "scaled_linear", "timestep_scaling": 10.0, "original_inference_steps": 50},
-    ),
-    "EulerDiscreteScheduler": _Class(
-        sampler=lambda config: Euler(), rounded=False, karras_start=True, final="final_sigmas_type"
-    ),
-    "EulerAncestralDiscreteScheduler": _Class(
-        sampler=lambda config: EulerAncestral(), rounded=False, karras_start=True
-    ),
-    "LMSDiscreteScheduler": _Class(sampler=lambda config: LMS(), rounded=False, karras_start=True),
-    "HeunDiscreteScheduler": _Class(
-        sampler=lambda config: Heun(),
-        defaults=_KARRAS,
-        rounded=False,
-        karras_start=True,
-        variance_exploding=True,
-    ),
-    "KDPM2DiscreteScheduler": _Class(
-        sampler=lambda config: DPM2(),
-        defaults=_KARRAS,
-        rounded=False,
-        karras_start=True,
-        variance_exploding=True,
-    ),
-    "KDPM2AncestralDiscreteScheduler": _Class(
-        sampler=lambda config: DPM2Ancestral(),
-        defaults=_KARRAS,
-        rounded=False,
-        karras_start=True,
-        variance_exploding=True,
-    ),
-    "DPMSolverMultistepScheduler": _Class(
-        sampler=_dpm_solver, defaults=_DPM, multistep=True, final="final_sigmas_type"
-    ),
-    "UniPCMultistepScheduler": _Class(
-        sampler=_unipc,
-        defaults={"solver_order": 2, "solver_type": "bh2", "predict_x0": True},
-        multistep=True,
-        final="final_sigmas_type",
-    ),
-    "DEISMultistepScheduler": _Class(
-        sampler=lambda config: DEIS(order=config["solver_order"]),
-        defaults={"solver_order": 2},
-        multistep=True,
-        final="first",
-    ),
-}
-FLOW = "FlowMatchEulerDiscreteScheduler"
-
-_COMMON = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.0001,
-    "beta_end": 0.02,
-    "beta_schedule": "linear",
-    "trained_betas": None,
-    "prediction_type": "epsilon",
-    "steps_offset": 0,
-    "rescale_betas_zero_snr": False,
-    "final_sigmas_type": "zero",
-}
-_ABSENT = {
-    "clip_sample": False,
-    "thresholding": False,
-    "use_lu_lambdas": False,
-    "use_flow_sigmas": False,
-    "use_dynamic_shifting": False,
-    "timestep_type": "discrete",
-    "interpolation_type": "linear",
-}
-"""Options that are supported only in the state that leaves them out."""
-
-_ABSENT_FROM_FLOWS = {
-    "invert_sigmas": False,
-    "shift_terminal": None,
-    "stochastic_sampling": False,
-    "use_karras_sigmas": False,
-    "use_exponential_sigmas": False,
-    "use_beta_sigmas": False,
-}
-"""The same of `FLOW`."""
-
-_PREDICTIONS = {"epsilon": Epsilon(), "v_prediction": V(), "sample": X0()}
+    defaults: Config
+    only: Mapping[str, Collection[Any]] = dataclasses.field(default_factory=dict)
+    read: Callable[[Config, int], Sampling]
 
 
 def read_scheduler(config: Config, *, patch_size: int = 2) -> Sampling:
@@ -274,46 +102,64 @@ def read_scheduler(config: Config, *, patch_size: int = 2) -> Sampling:
         patch_size: of the network, for a shift that depends on the number of its tokens.
 
     Raises:
-        UserError: a class or an option that has no counterpart here.
+        UserError: in one line, a class, an option or a value that is none, or has no counterpart here.
     """
     name = str(config.get("_class_name", "")).removeprefix("Flax")
-    kind = choose({FLOW: None} | SCHEDULER_CLASSES, name, "scheduler config: _class_name")
-    values = _COMMON | ({} if kind is None else dict(kind.defaults)) | dict(config)
-    for key, only in (_ABSENT_FROM_FLOWS if kind is None else _ABSENT).items():
-        if values.get(key, only) not in (only, None):
-            raise UserError(f"scheduler config: {key} = {values[key]!r} is not supported, only {only!r}")
-    steps = values["num_train_timesteps"]
-    if kind is None:
-        return Sampling(
-            schedule=RectifiedFlow(),
-            prediction_type=FlowVelocity(),
-            network_input=NetworkInput(time_scale=float(steps)),
-            sampler=Euler(),
-            time_grid=_flow_grid(values, patch_size),
-        )
-    spacing = values.get("timestep_spacing") or kind.spacing
-    landing = {
-        "data": 0.0,
-        "first": 1 / steps,
-        "final_sigmas_type": 0.0 if values["final_sigmas_type"] == "zero" else 1 / steps,
-        "set_alpha_to_one": 0.0 if values.get("set_alpha_to_one") else 1 / steps,
-    }
-    return Sampling(
-        schedule=_schedule(values),
-        prediction_type=choose(_PREDICTIONS, values["prediction_type"], "scheduler config: prediction_type"),
-        network_input=NetworkInput(time_scale=float(steps), time_offset=-1.0),
-        sampler=kind.sampler(values),
-        time_grid=_grid(kind, spacing, values),
-        options=RunOptions(final_t=landing[kind.final], variance_exploding=kind.variance_exploding),
-        unit_start=not kind.karras_start or spacing == "leading",
-    )
+    kind = choose(SCHEDULER_CLASSES, name, "scheduler config: _class_name")
+    values = read_options(name, config, kind.defaults, kind.only)
+    try:
+        return kind.read(values, patch_size)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"scheduler config of {name}: {error}") from error
+
+
+_BETAS = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "trained_betas": None,
+    "prediction_type": "epsilon",
+    "steps_offset": 0,
+}
+_KARRAS_BETAS = _BETAS | {"beta_start": 0.00085, "beta_end": 0.012}
+_LATENT_BETAS = _KARRAS_BETAS | {"beta_schedule": "scaled_linear"}
+_CLIPPING = {"thresholding": False, "dynamic_thresholding_ratio": 0.995, "sample_max_value": 1.0}
+_CLIPPED_SAMPLE = {"clip_sample": True, "clip_sample_range": 1.0}
+_RESPACED = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
+_ENDS = {"sigma_min": None, "sigma_max": None}
+"""Read by respacings also of classes that do not name them."""
+_FLOW_SIGMAS = {
+    "use_flow_sigmas": False,
+    "flow_shift": 1.0,
+    "use_dynamic_shifting": False,
+    "time_shift_type": "exponential",
+}
+_UNSUPPORTED = dict.fromkeys(
+    ("thresholding", "clip_sample", "use_flow_sigmas", "use_dynamic_shifting", "invert_sigmas"), (False,)
+)
+_WITHOUT_X0 = {"prediction_type": ("epsilon", "v_prediction")}
+
+_PREDICTIONS = {
+    "epsilon": Epsilon(),
+    "v_prediction": V(),
+    "sample": X0(),
+}
 
 
 def _schedule(values: Config) -> NoiseSchedule:
-    zero = bool(values["rescale_betas_zero_snr"])
+    zero = bool(values.get("rescale_betas_zero_snr"))
     if values["trained_betas"] is not None:
-        return BetaTable(table=tuple(map(float, values["trained_betas"])), zero_terminal_snr=zero)
-    steps = values["num_train_timesteps"]
+        table = tuple(map(float, values["trained_betas"]))
+        if len(table) != values["num_train_timesteps"]:
+            raise UserError(
+                f"scheduler config: trained_betas has {len(table)} entries, num_train_timesteps ="
+                f" {values['num_train_timesteps']} are needed"
+            )
+        return BetaTable(table=table, zero_terminal_snr=zero)
+    steps = int(values["num_train_timesteps"])
     ends = {"beta_start": float(values["beta_start"]), "beta_end": float(values["beta_end"])}
     known: dict[str, Callable[[], NoiseSchedule]] = {
         "linear": lambda: Linear(num_timesteps=steps, zero_terminal_snr=zero, **ends),
@@ -323,31 +169,416 @@ def _schedule(values: Config) -> NoiseSchedule:
     return choose(known, values["beta_schedule"], "scheduler config: beta_schedule")()
 
 
-def _flow_grid(values: Config, patch_size: int) -> TimeGrid:
-    steps = values["num_train_timesteps"]
+_RESPACING_OF = {
+    "use_karras_sigmas": "karras",
+    "use_lu_lambdas": "lu",
+    "use_exponential_sigmas": "exponential",
+    "use_beta_sigmas": "beta",
+}
+
+
+def _respacing(values: Config) -> Any:
+    """The one respacing that is asked for, or ``None``."""
+    asked = [name for name in _RESPACING_OF if values.get(name)]
+    if len(asked) > 1:
+        raise UserError(f"scheduler config: {' and '.join(asked)} exclude each other: set only one of them")
+    return _RESPACING_OF[asked[0]] if asked else None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Discrete:
+    """Schedulers over a discrete process.
+
+    Attributes:
+        sampler, planner: from the options.
+        conventions: how it spaces its steps.
+        final: what says where the last step lands: the data, the first timestep, or an option.
+        unit_start: starts from noise of unit variance at any spacing, not at "leading" alone.
+        variance_exploding: see `RunOptions`.
+        reads_ends: respacings whose ends an option gives.
+    """
+
+    sampler: Callable[[Config], Sampler]
+    planner: Callable[[Config], Planner] = lambda values: NoPlan()
+    conventions: Conventions = Conventions()
+    final: Literal["data", "first", "final_sigmas_type", "set_alpha_to_one"] = "data"
+    unit_start: bool = True
+    variance_exploding: bool = False
+    reads_ends: tuple[str, ...] = ("karras", "exponential", "beta")
+
+    def __call__(self, values: Config, patch_size: int) -> Sampling:
+        steps = int(values["num_train_timesteps"])
+        spacing, respacing = values.get("timestep_spacing", "linspace"), _respacing(values)
+        conventions = self.conventions
+        if values.get("interpolation_type") == "log_linear":
+            respacing = respacing or "log_linear"
+            conventions = dataclasses.replace(conventions, over_steps=False)
+        ends = (values.get("sigma_min"), values.get("sigma_max")) if respacing in self.reads_ends else (None,) * 2
+        if None not in ends and ends[0] >= ends[1]:
+            raise UserError(f"scheduler config: sigma_min = {ends[0]} must be below sigma_max = {ends[1]}")
+        continuous = values.get("timestep_type") == "continuous" and values["prediction_type"] == "v_prediction"
+        return Sampling(
+            schedule=_schedule(values),
+            prediction_type=choose(
+                _PREDICTIONS, values["prediction_type"], "scheduler config: prediction_type"
+            ),
+            network_input=(
+                NetworkInput(time="log_sigma", time_scale=0.25)
+                if continuous
+                else NetworkInput(time_scale=float(steps), time_offset=-1.0)
+            ),
+            sampler=self.sampler(values),
+            time_grid=SchedulerGrid(
+                num_timesteps=steps,
+                spacing=spacing,
+                steps_offset=int(values["steps_offset"]) if "steps_offset" in values else 0,
+                respacing=respacing,
+                ends=ends,
+                clipped=values.get("lambda_min_clipped", float("-inf")),
+                conventions=conventions,
+                planner=self.planner(values),
+            ),
+            options=RunOptions(final_t=self._final(values, steps), variance_exploding=self.variance_exploding),
+            unit_start=self.unit_start or spacing == "leading",
+        )
+
+    def _final(self, values: Config, steps: int) -> float:
+        first = {
+            "data": False,
+            "first": True,
+            "final_sigmas_type": values.get("final_sigmas_type") == "sigma_min",
+            "set_alpha_to_one": not values.get("set_alpha_to_one"),
+        }
+        return 1 / steps if first[self.final] else 0.0
+
+
+_EULER = Conventions(fractional=True, in_sigma=True)
+_EULER_ROUNDED = dataclasses.replace(_EULER, rounded=frozenset({"karras"}))
+_MULTISTEP = Conventions(
+    endpoint=False, truncated=True, rounded=frozenset({"karras"}), over_steps=False, repeats=True, in_sigma=True
+)
+_DPM_ROUNDED = dataclasses.replace(_MULTISTEP, rounded=frozenset({"karras", "lu"}), repeats=False)
+
+
+_SOLVERS = {
+    "midpoint": "midpoint", "heun": "heun", "logrho": "midpoint", "bh1": "midpoint", "bh2": "midpoint",
+}  # fmt: skip
+"""diffusers reads the names of other classes' solvers as the usual one."""
+_UNIPC_VARIANTS = {"bh1": "bh1", "bh2": "bh2", "midpoint": "bh2", "heun": "bh2", "logrho": "bh2"}
+_ALGORITHMS = {"dpmsolver++": 0.0, "deis": 0.0, "sde-dpmsolver++": 1.0}
+
+
+def _dpm_solver(values: Config) -> Sampler:
+    if values["algorithm_type"] == "deis" and values["final_sigmas_type"] == "zero":
+        raise UserError(
+            "scheduler config: algorithm_type = 'deis' does not go with final_sigmas_type = 'zero': set"
+            " algorithm_type to 'dpmsolver++' or final_sigmas_type to 'sigma_min'"
+        )
+    eta, midpoint = _ALGORITHMS[values["algorithm_type"]], _SOLVERS[values["solver_type"]] == "midpoint"
+    if values["solver_order"] < 3:
+        return DPMSolver2M(eta=eta, midpoint=midpoint)
+    if eta:
+        return Published3MSDE(midpoint=midpoint)
+    return DPMSolver3M(midpoint=midpoint, published=True)
+
+
+def _short_orders(values: Config) -> Orders:
+    return Orders(
+        order=int(values["solver_order"]),
+        rule="short",
+        lower=values["lower_order_final"],
+        first_at_last=bool(values.get("euler_at_final")) or values.get("final_sigmas_type") == "zero",
+    )
+
+
+def _remaining_orders(values: Config) -> Orders:
+    order = int(values["solver_order"])
+    if order > 1 and not values["lower_order_final"] and values["final_sigmas_type"] == "zero":
+        raise UserError(
+            "scheduler config: lower_order_final = False with final_sigmas_type = 'zero' makes no image in"
+            " UniPCMultistepScheduler of diffusers: set lower_order_final to True or final_sigmas_type to"
+            " 'sigma_min'"
+        )
+    return Orders(
+        order=order,
+        rule="remaining",
+        lower=values["lower_order_final"],
+        uncorrected=tuple(map(int, values["disable_corrector"])),
+    )
+
+
+_VARIANCES = {
+    "fixed_small": "small",
+    "fixed_small_log": "small",
+    "fixed_large": "large",
+    "learned_range": "learned_range",
+}
+
+
+def _ddpm(values: Config) -> Sampler:
+    variance = choose(_VARIANCES, values["variance_type"], "scheduler config: variance_type")
+    spacing, offset = values["timestep_spacing"], values["steps_offset"]
+    if variance != "small" and (spacing == "trailing" or (spacing == "leading" and offset)):
+        raise UserError(
+            f"scheduler config: variance_type = {values['variance_type']!r} is not supported with"
+            f" timestep_spacing = {spacing!r} and steps_offset = {offset}, where diffusers ends on a noisy"
+            " image: set timestep_spacing to 'linspace', or to 'leading' with steps_offset 0"
+        )
+    return DDPM(variance=variance)
+
+
+def _pndm(values: Config) -> Sampler:
+    kind = PLMS if values["skip_prk_steps"] else PNDM
+    extrapolated = {"epsilon": "eps", "v_prediction": "v"}
+    return kind(extrapolates=extrapolated[values["prediction_type"]], reaches_data=True)
+
+
+def _distilled(values: Config, patch_size: int, sampler: Callable[[Config], Sampler], final: float) -> Sampling:
+    steps, known = int(values["num_train_timesteps"]), int(values["original_inference_steps"])
+    if known > steps:
+        raise UserError(
+            f"scheduler config: original_inference_steps = {known} must not exceed num_train_timesteps = {steps}"
+        )
+    return Sampling(
+        schedule=_schedule(values),
+        prediction_type=choose(_PREDICTIONS, values["prediction_type"], "scheduler config: prediction_type"),
+        network_input=NetworkInput(time_scale=float(steps), time_offset=-1.0),
+        sampler=sampler(values),
+        time_grid=DistilledSteps(num_timesteps=steps, spacing="trailing", distilled_steps=known),
+        options=RunOptions(final_t=final / steps),
+    )
+
+
+def _lcm(values: Config) -> Sampler:
+    return LCM(
+        timestep_scaling=float(values["timestep_scaling"]), num_timesteps=int(values["num_train_timesteps"])
+    )
+
+
+def _flow(values: Config, patch_size: int, sampler: Sampler) -> Sampling:
+    steps = int(values["num_train_timesteps"])
+    return Sampling(
+        schedule=RectifiedFlow(),
+        prediction_type=FlowVelocity(),
+        network_input=NetworkInput(time_scale=float(steps)),
+        sampler=sampler,
+        time_grid=_flow_grid(values, steps, patch_size),
+    )
+
+
+def _flow_grid(values: Config, steps: int, patch_size: int) -> TimeGrid:
     if not values.get("use_dynamic_shifting"):
-        return CheckpointFlow(shift=float(values.get("shift", 1.0)), num_timesteps=steps)
-    kind = values.get("time_shift_type", "exponential")
+        return CheckpointFlow(shift=float(values["shift"]), num_timesteps=steps)
     shift = TimeShift(
-        mu=(float(values.get("base_shift", 0.5)), float(values.get("max_shift", 1.15))),
-        tokens=(values.get("base_image_seq_len", 256), values.get("max_image_seq_len", 4096)),
-        kind=choose({"exponential": kind, "linear": kind}, kind, "scheduler config: time_shift_type"),
+        mu=(float(values["base_shift"]), float(values["max_shift"])),
+        tokens=(int(values["base_image_seq_len"]), int(values["max_image_seq_len"])),
+        kind=values["time_shift_type"],
     )
     return SizedFlow(shift=shift, patch_size=patch_size, num_timesteps=steps)
 
 
-def _grid(kind: _Class, spacing: str, values: Config) -> TimeGrid:
-    steps, offset = values["num_train_timesteps"], values["steps_offset"]
-    if "original_inference_steps" in values:
-        return Distilled(distilled_steps=values["original_inference_steps"], num_timesteps=steps)
-    whole = not kind.multistep
-    grids: dict[str, TimeGrid] = {
-        "linspace": Linspace(num_timesteps=steps, rounded=kind.rounded or kind.multistep, endpoint=whole),
-        "leading": Leading(num_timesteps=steps, steps_offset=offset, endpoint=whole),
-        "trailing": Trailing(num_timesteps=steps),
-    }
-    grid = choose(grids, spacing, "scheduler config: timestep_spacing")
-    for other in ("karras", "exponential", "beta"):
-        if values.get(f"use_{other}_sigmas"):
-            return Respaced(kind=other, over=None if kind.multistep else grid)
-    return grid
+_FLOW = {
+    "num_train_timesteps": 1000,
+    "shift": 1.0,
+    "use_dynamic_shifting": False,
+    "base_shift": 0.5,
+    "max_shift": 1.15,
+    "base_image_seq_len": 256,
+    "max_image_seq_len": 4096,
+    "invert_sigmas": False,
+    "shift_terminal": None,
+    "time_shift_type": "exponential",
+}
+
+SCHEDULER_CLASSES: dict[str, SchedulerClass] = {
+    "DDIMScheduler": SchedulerClass(
+        defaults=_BETAS
+        | _CLIPPING
+        | _CLIPPED_SAMPLE
+        | {"set_alpha_to_one": True, "timestep_spacing": "leading", "rescale_betas_zero_snr": False},
+        only=_UNSUPPORTED,
+        read=_Discrete(
+            sampler=lambda values: DDIM(), planner=lambda values: Strided(), final="set_alpha_to_one"
+        ),
+    ),
+    "PNDMScheduler": SchedulerClass(
+        defaults=_BETAS
+        | {"skip_prk_steps": False, "set_alpha_to_one": False, "timestep_spacing": "leading"},
+        only=_WITHOUT_X0,
+        read=_Discrete(
+            sampler=_pndm,
+            planner=lambda values: StridedMultistep() if values["skip_prk_steps"] else RungeKuttaMultistep(),
+            final="set_alpha_to_one",
+        ),
+    ),
+    "DDPMScheduler": SchedulerClass(
+        defaults=_BETAS
+        | _CLIPPING
+        | _CLIPPED_SAMPLE
+        | {"variance_type": "fixed_small", "timestep_spacing": "leading", "rescale_betas_zero_snr": False},
+        only=_UNSUPPORTED,
+        read=_Discrete(sampler=_ddpm),
+    ),
+    "LCMScheduler": SchedulerClass(
+        defaults=_LATENT_BETAS
+        | _CLIPPING
+        | _CLIPPED_SAMPLE
+        | {
+            "clip_sample": False,
+            "original_inference_steps": 50,
+            "set_alpha_to_one": True,
+            "timestep_spacing": "leading",
+            "timestep_scaling": 10.0,
+            "rescale_betas_zero_snr": False,
+        },
+        only=_UNSUPPORTED,
+        read=functools.partial(_distilled, sampler=_lcm, final=0.0),
+    ),
+    "EulerDiscreteScheduler": SchedulerClass(
+        defaults=_BETAS
+        | _RESPACED
+        | _ENDS
+        | {
+            "interpolation_type": "linear",
+            "timestep_spacing": "linspace",
+            "timestep_type": "discrete",
+            "rescale_betas_zero_snr": False,
+            "final_sigmas_type": "zero",
+        },
+        read=_Discrete(
+            sampler=lambda values: Euler(), conventions=_EULER, final="final_sigmas_type", unit_start=False
+        ),
+    ),
+    "EulerAncestralDiscreteScheduler": SchedulerClass(
+        defaults=_BETAS | {"timestep_spacing": "linspace", "rescale_betas_zero_snr": False},
+        only=_WITHOUT_X0,
+        read=_Discrete(sampler=lambda values: EulerAncestral(), conventions=_EULER, unit_start=False),
+    ),
+    "LMSDiscreteScheduler": SchedulerClass(
+        defaults=_BETAS | _RESPACED | _ENDS | {"timestep_spacing": "linspace"},
+        read=_Discrete(
+            sampler=lambda values: LMS(),
+            conventions=_EULER,
+            unit_start=False,
+            reads_ends=("exponential", "beta"),
+        ),
+    ),
+    "HeunDiscreteScheduler": SchedulerClass(
+        defaults=_KARRAS_BETAS
+        | _RESPACED
+        | _ENDS
+        | _CLIPPED_SAMPLE
+        | {"clip_sample": False, "timestep_spacing": "linspace"},
+        only=_UNSUPPORTED,
+        read=_Discrete(
+            sampler=lambda values: Heun(), conventions=_EULER, unit_start=False, variance_exploding=True
+        ),
+    ),
+    "KDPM2DiscreteScheduler": SchedulerClass(
+        defaults=_KARRAS_BETAS | _RESPACED | _ENDS | {"timestep_spacing": "linspace"},
+        only=_WITHOUT_X0,
+        read=_Discrete(
+            sampler=lambda values: DPM2(),
+            planner=lambda values: Halfway(),
+            conventions=_EULER_ROUNDED,
+            unit_start=False,
+            variance_exploding=True,
+        ),
+    ),
+    "KDPM2AncestralDiscreteScheduler": SchedulerClass(
+        defaults=_KARRAS_BETAS | _RESPACED | _ENDS | {"timestep_spacing": "linspace"},
+        only=_WITHOUT_X0,
+        read=_Discrete(
+            sampler=lambda values: DPM2Ancestral(),
+            planner=lambda values: Halfway(ancestral=True),
+            conventions=_EULER_ROUNDED,
+            unit_start=False,
+            variance_exploding=True,
+        ),
+    ),
+    "DPMSolverMultistepScheduler": SchedulerClass(
+        defaults=_BETAS
+        | _CLIPPING
+        | _RESPACED
+        | _ENDS
+        | _FLOW_SIGMAS
+        | {
+            "solver_order": 2,
+            "algorithm_type": "dpmsolver++",
+            "solver_type": "midpoint",
+            "lower_order_final": True,
+            "euler_at_final": False,
+            "use_lu_lambdas": False,
+            "final_sigmas_type": "zero",
+            "lambda_min_clipped": float("-inf"),
+            "variance_type": None,
+            "timestep_spacing": "linspace",
+            "rescale_betas_zero_snr": False,
+        },
+        only=_UNSUPPORTED | {"variance_type": (None,), "algorithm_type": tuple(_ALGORITHMS)},
+        read=lambda values, patch_size: _Discrete(
+            sampler=_dpm_solver,
+            planner=_short_orders,
+            conventions=_DPM_ROUNDED
+            if values["beta_schedule"] != "squaredcos_cap_v2"
+            else dataclasses.replace(_DPM_ROUNDED, rounded=frozenset()),
+            final="final_sigmas_type",
+        )(values, patch_size),
+    ),
+    "UniPCMultistepScheduler": SchedulerClass(
+        defaults=_BETAS
+        | _CLIPPING
+        | _RESPACED
+        | _ENDS
+        | _FLOW_SIGMAS
+        | {
+            "solver_order": 2,
+            "predict_x0": True,
+            "solver_type": "bh2",
+            "lower_order_final": True,
+            "disable_corrector": [],
+            "solver_p": None,
+            "timestep_spacing": "linspace",
+            "final_sigmas_type": "zero",
+            "rescale_betas_zero_snr": False,
+            "shift_terminal": None,
+        },
+        only=_UNSUPPORTED | {"predict_x0": (True,), "solver_p": (None,), "shift_terminal": (None,)},
+        read=_Discrete(
+            sampler=lambda values: UniPC(
+                order=int(values["solver_order"]), variant=_UNIPC_VARIANTS[values["solver_type"]]
+            ),
+            planner=_remaining_orders,
+            conventions=_MULTISTEP,
+            final="final_sigmas_type",
+        ),
+    ),
+    "DEISMultistepScheduler": SchedulerClass(
+        defaults=_BETAS
+        | _CLIPPING
+        | _RESPACED
+        | _ENDS
+        | _FLOW_SIGMAS
+        | {
+            "solver_order": 2,
+            "algorithm_type": "deis",
+            "solver_type": "logrho",
+            "lower_order_final": True,
+            "timestep_spacing": "linspace",
+        },
+        only=_UNSUPPORTED | {"algorithm_type": ("deis", "dpmsolver", "dpmsolver++")},
+        read=_Discrete(
+            sampler=lambda values: DEIS(order=int(values["solver_order"])),
+            planner=_short_orders,
+            conventions=_MULTISTEP,
+            final="first",
+        ),
+    ),
+    "FlowMatchEulerDiscreteScheduler": SchedulerClass(
+        defaults=_FLOW | _RESPACED | _ENDS | {"stochastic_sampling": False},
+        only=_UNSUPPORTED
+        | {"shift_terminal": (None,), "stochastic_sampling": (False,)}
+        | dict.fromkeys(_RESPACED, (False,)),
+        read=functools.partial(_flow, sampler=Euler()),
+    ),
+}

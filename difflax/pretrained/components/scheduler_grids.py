@@ -1,0 +1,451 @@
+"""The steps of diffusers' schedulers: noise levels, the times that networks are told, and what is special
+about single steps.
+
+diffusers keeps its tables in float32, rounds times in some classes and not in others, and steps by fixed
+strides where the times are not equally far apart. A network that reads its time shows all of it, so here the
+same arithmetic makes `NoiseLevel`s with a `StepPlan`; the samplers stay those of the papers. Every formula is
+diffusers' own convention (version 0.42), which has no other source.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import scipy.stats
+from jaxtyping import Float
+
+from difflax.diffusion.checks import require
+from difflax.diffusion.schedules import Linear, ScaledLinear
+from difflax.diffusion.schedules.base import NoiseLevel, NoiseSchedule, StepPlan
+from difflax.diffusion.schedules.discrete import TableSchedule
+
+Respacing = Literal["karras", "exponential", "beta", "lu", "log_linear"]
+"""Other spacings of ``sigma / alpha`` than that of the times."""
+
+LARGEST_SIGMA = np.float32((1 - 2.0**-24) / 2.0**-24) ** np.float32(0.5)
+"""What stands for an infinite ``sigma / alpha`` at zero terminal SNR in classes that step in it."""
+
+_SHORT = 15
+"""Runs of fewer steps end with lower orders."""
+
+
+def _linspace(start: float, end: float, count: int) -> Float[np.ndarray, " t"]:
+    """PyTorch's float32 ``linspace``: from both ends, each product and sum rounded once."""
+    low, high = np.float32(start), np.float32(end)
+    step = np.float64((high - low) / np.float32(count - 1))
+    i = np.arange(count)
+    return np.where(i < count // 2, low + step * i, high - step * (count - 1 - i)).astype(np.float32)
+
+
+_BETAS: dict[type, Callable[[Any], np.ndarray]] = {
+    Linear: lambda s: _linspace(s.beta_start, s.beta_end, s.num_timesteps),
+    ScaledLinear: lambda s: _linspace(s.beta_start**0.5, s.beta_end**0.5, s.num_timesteps) ** 2,
+}
+
+
+def _cumprod(alphas: np.ndarray) -> np.ndarray:
+    return np.cumprod(alphas.astype(np.float64)).astype(np.float32)
+
+
+def rounded_table(schedule: TableSchedule) -> Float[np.ndarray, " t"]:
+    """``alpha_bar`` of the T timesteps as float32 arithmetic has it."""
+    plain = dataclasses.replace(schedule, zero_terminal_snr=False)
+    betas = _BETAS.get(type(schedule), lambda s: s.betas())(plain).astype(np.float32)
+    one = np.float32(1)
+    alphas = one - betas
+    if schedule.zero_terminal_snr:
+        signal = np.sqrt(_cumprod(alphas))
+        first, last = signal[0], signal[-1]
+        bar = ((signal - last) * (first / (first - last))) ** 2
+        alphas = np.concatenate([bar[:1], bar[1:] / bar[:-1]])
+        alphas = one - (one - alphas)
+    return _cumprod(alphas)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Conventions:
+    """How a class of schedulers spaces its steps.
+
+    Attributes:
+        endpoint: the lowest time is among them; else one more time is made and the lowest left out.
+        fractional: ``linspace`` is not rounded.
+        truncated: all times are cut to whole timesteps.
+        rounded: respacings whose times are rounded to whole timesteps.
+        over_steps: respacings go between the first and last step's level; else over the whole table.
+        repeats: respacings that end at the least sigma end with their own last one.
+        in_sigma: steps are made in ``sigma / alpha``, and zero terminal SNR is a large one.
+    """
+
+    endpoint: bool = True
+    fractional: bool = False
+    truncated: bool = False
+    rounded: frozenset[str] = frozenset()
+    over_steps: bool = True
+    repeats: bool = False
+    in_sigma: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """The steps of a run before anything is special about them.
+
+    Attributes:
+        timesteps: of the steps' starts, as they are.
+        shown: the same as networks are told them.
+        alpha, sigma: of the steps' starts and the end, ``n + 1``.
+        table: ``alpha_bar``.
+        end: alpha and sigma where the last step lands if nothing else is said.
+    """
+
+    timesteps: Float[np.ndarray, " n"]
+    shown: Float[np.ndarray, " n"]
+    alpha: Float[np.ndarray, " n1"]
+    sigma: Float[np.ndarray, " n1"]
+    table: Float[np.ndarray, " t"]
+    end: tuple[float, float]
+
+    @property
+    def count(self) -> int:
+        return len(self.timesteps)
+
+    @property
+    def total(self) -> int:
+        return len(self.table)
+
+    @property
+    def stride(self) -> int:
+        return self.total // self.count
+
+    def levels_at(self, timesteps: np.ndarray) -> NoiseLevel:
+        """The levels of whole timesteps; those below zero are the end."""
+        inside = timesteps >= 0
+        bar = self.table[np.clip(timesteps, 0, self.total - 1).astype(int)].astype(np.float64)
+        alpha = np.where(inside, np.sqrt(bar), self.end[0])
+        sigma = np.where(inside, np.sqrt(1 - bar), self.end[1])
+        return level(np.maximum(timesteps + 1, 0) / self.total, alpha, sigma)
+
+
+def level(t: np.ndarray, alpha: np.ndarray, sigma: np.ndarray, plan: StepPlan | None = None) -> NoiseLevel:
+    """Levels whose rates of change nobody asks for."""
+    unknown = np.full_like(alpha, np.nan)
+    return NoiseLevel(t, alpha, sigma, unknown, unknown, plan)
+
+
+class Planner(Protocol):
+    """What is special about the steps of a class."""
+
+    def plan(self, run: Run) -> Mapping[str, Any]:
+        """Fields of the `StepPlan` of the n levels that the steps end at."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class NoPlan:
+    """Nothing is."""
+
+    def plan(self, run: Run) -> Mapping[str, Any]:
+        return {}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SchedulerGrid:
+    """The steps of one of diffusers' schedulers over a discrete process (a `LevelGrid`).
+
+    Attributes:
+        num_timesteps: T of the process.
+        spacing: of the times.
+        steps_offset: timesteps that "leading" moves all times up by.
+        respacing: of ``sigma / alpha``, if another.
+        ends: least and greatest ``sigma / alpha`` of a respacing, where the config gives them.
+        clipped: the least ``log(alpha / sigma)`` that the times may have.
+        conventions, planner: of the class.
+    """
+
+    num_timesteps: int
+    spacing: Literal["linspace", "leading", "trailing"]
+    steps_offset: int = 0
+    respacing: Respacing | None = None
+    ends: tuple[float | None, float | None] = (None, None)
+    clipped: float = -np.inf
+    conventions: Conventions = Conventions()
+    planner: Planner = NoPlan()
+
+    def times(self, schedule: NoiseSchedule, num_steps: int) -> Float[np.ndarray, " n"]:
+        """The times that a network is told."""
+        _, shown, _ = self.steps(self._table(schedule), num_steps)
+        return (shown + 1) / self.num_timesteps
+
+    def levels(self, schedule: NoiseSchedule, num_steps: int, last: NoiseLevel) -> NoiseLevel:
+        """Levels of the steps and where the last one lands; see `LevelGrid`.
+
+        Raises:
+            ValueError: in one line, for a number of steps that diffusers cannot make.
+        """
+        table = self._table(schedule)
+        timesteps, shown, ratio = self.steps(table, num_steps)
+        if ratio is None:
+            bar = table[timesteps.astype(int)].astype(np.float64)
+            alpha, sigma = np.sqrt(bar), np.sqrt(1 - bar)
+        else:
+            ratio = ratio.astype(np.float32).astype(np.float64)
+            alpha = 1 / np.sqrt(1 + ratio[: len(timesteps)] ** 2)
+            sigma = ratio[: len(timesteps)] * alpha
+        end = self._end(table, ratio, len(timesteps), float(last.sigma) == 0)
+        alpha, sigma = np.append(alpha, end[0]), np.append(sigma, end[1])
+        run = Run(timesteps=timesteps, shown=shown, alpha=alpha, sigma=sigma, table=table, end=end)
+        return self._planned(run)
+
+    def _planned(self, run: Run) -> NoiseLevel:
+        total, end_t = run.total, 0.0 if run.end[1] == 0 else 1 / run.total
+        t = np.append((run.timesteps + 1) / total, end_t)
+        if self._repeats(run):
+            t[-1] = 0.0
+        fields = dict(self.planner.plan(run))
+        # No step ends at the first level: its entry is never read.
+        plan = {name: _after_first(value) for name, value in fields.items()}
+        if not np.array_equal(run.shown, run.timesteps):
+            plan["shown"] = np.append((run.shown + 1) / total, end_t)
+        alpha, sigma = run.alpha.copy(), run.sigma.copy()
+        if "landing" in plan:
+            alpha[-1], sigma[-1] = plan["landing"].alpha[-1], plan["landing"].sigma[-1]
+        return level(t, alpha, sigma, StepPlan(**plan) if plan else None)
+
+    def _repeats(self, run: Run) -> bool:
+        """The last step goes nowhere, and is taken all the same: its evaluation corrects the step before."""
+        return self.conventions.repeats and run.sigma[-1] == run.sigma[-2]
+
+    def _table(self, schedule: NoiseSchedule) -> Float[np.ndarray, " t"]:
+        table = rounded_table(schedule)
+        if self.conventions.in_sigma and schedule.zero_terminal_snr:
+            table = np.append(table[:-1], np.float32(2.0**-24))
+        return table
+
+    def _end(self, table: np.ndarray, ratio: np.ndarray | None, n: int, to_data: bool) -> tuple[float, float]:
+        if ratio is not None and len(ratio) > n:
+            least = ratio[n]
+        elif to_data:
+            return 1.0, 0.0
+        elif ratio is not None and self.respacing is not None and self.conventions.repeats:
+            least = ratio[-1]
+        else:
+            bar = np.float64(table[0])
+            if ratio is None:
+                return float(np.sqrt(bar)), float(np.sqrt(1 - bar))
+            least = np.sqrt((np.float32(1) - table[0]) / table[0]).astype(np.float64)
+            # A respacing that goes down to the table's own end misses it by rounding.
+            least = ratio[-1] if abs(least / ratio[-1] - 1) < 1e-6 else least
+        return float(1 / np.sqrt(1 + least**2)), float(least / np.sqrt(1 + least**2))
+
+    def steps(
+        self, table: Float[np.ndarray, " t"], num_steps: int
+    ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, " m"] | None]:
+        """Timesteps, timesteps as they are shown, and ``sigma / alpha`` (one more where that says where the
+        last step lands; ``None``: the table's at the timesteps).
+        """
+        total = self.num_timesteps
+        require(
+            num_steps + (not self.conventions.endpoint) <= total,
+            f"the scheduler has only {total} timesteps for {num_steps} steps",
+        )
+        timesteps = self._spaced(table, num_steps)
+        # Rounding errors of the stride may add a step below the process; an offset may leave it above.
+        inside = len(timesteps) >= 1 and timesteps.min() >= 0 and timesteps.max() <= total - 1
+        require(
+            inside,
+            f"diffusers' {self.spacing!r} spacing leaves the process of {total} timesteps at this number of"
+            " steps: take another one",
+        )
+        with np.errstate(divide="ignore"):
+            sigmas = np.sqrt((np.float32(1) - table) / table)
+        if not self.conventions.in_sigma and self.respacing is None:
+            return timesteps, timesteps, None
+        ratio = np.interp(timesteps, np.arange(total), sigmas)
+        if self.respacing is None:
+            return timesteps, timesteps, ratio
+        ratio = self._respaced(sigmas, ratio, num_steps)
+        if self.respacing == "log_linear":
+            return timesteps, timesteps, ratio
+        timesteps = _timesteps_of(ratio, sigmas)
+        shown = np.round(timesteps) if self.respacing in self.conventions.rounded else timesteps
+        return timesteps, np.trunc(shown) if self.conventions.truncated else shown, ratio
+
+    def _spaced(self, table: np.ndarray, num_steps: int) -> Float[np.ndarray, " n"]:
+        skipped = 0 if self.conventions.endpoint else 1
+        usable = len(table)
+        if np.isfinite(self.clipped):
+            alpha, sigma = np.sqrt(table), np.sqrt(np.float32(1) - table)
+            usable -= int(np.searchsorted((np.log(alpha) - np.log(sigma))[::-1], self.clipped))
+        if self.spacing == "linspace":
+            kind = np.float32 if self.conventions.fractional else np.float64
+            points = np.linspace(0, usable - 1, num_steps + skipped, dtype=kind)
+            points = points if self.conventions.fractional else np.round(points)
+            return points[::-1][:num_steps].astype(np.float64)
+        if self.spacing == "leading":
+            stride = usable // (num_steps + skipped)
+            return (np.arange(num_steps)[::-1] + skipped) * float(stride) + self.steps_offset
+        return np.round(np.arange(usable, 0, -(len(table) / num_steps))) - 1
+
+    def _respaced(self, sigmas: np.ndarray, spaced: np.ndarray, num_steps: int) -> Float[np.ndarray, " m"]:
+        if self.respacing == "log_linear":
+            return np.exp(_linspace(np.log(sigmas[-1]), np.log(sigmas[0]), num_steps + 1))
+        over = spaced if self.conventions.over_steps else sigmas[::-1]
+        low, high = self.ends
+        low = float(over[-1]) if low is None else low
+        high = float(over[0]) if high is None else high
+        return RESPACINGS[self.respacing](low, high, num_steps)
+
+
+def _after_first(values: Any) -> Any:
+    """``n`` values (or levels) with the first repeated before them."""
+    if isinstance(values, NoiseLevel):
+        return level(*(_after_first(a) for a in (values.t, values.alpha, values.sigma)))
+    return np.concatenate([values[:1], values]).astype(np.float64)
+
+
+def _karras(low: float, high: float, n: int) -> np.ndarray:
+    ramp = np.linspace(0, 1, n)
+    return (high ** (1 / 7) + ramp * (low ** (1 / 7) - high ** (1 / 7))) ** 7
+
+
+def _exponential(low: float, high: float, n: int) -> np.ndarray:
+    return np.exp(np.linspace(np.log(high), np.log(low), n))
+
+
+def _beta(low: float, high: float, n: int) -> np.ndarray:
+    return low + scipy.stats.beta.ppf(1 - np.linspace(0, 1, n), 0.6, 0.6) * (high - low)
+
+
+RESPACINGS = {"karras": _karras, "exponential": _exponential, "beta": _beta, "lu": _exponential}
+"""``(least, greatest, n) -> sigmas``, from the greatest to the least."""
+
+
+def _timesteps_of(sigma: Float[np.ndarray, " n"], table: Float[np.ndarray, " t"]) -> Float[np.ndarray, " n"]:
+    """The timesteps whose ``sigma / alpha`` in logarithms, linear between the table's entries, is ``sigma``."""
+    knots, wanted = np.log(table), np.log(np.maximum(sigma, 1e-10))
+    i = np.clip(np.searchsorted(knots, wanted, side="right") - 1, 0, len(knots) - 2)
+    share = np.clip((knots[i] - wanted) / (knots[i] - knots[i + 1]), 0, 1)
+    return (1 - share) * i + share * (i + 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Orders:
+    """The order of every step of a solver that takes lower orders towards the end.
+
+    Attributes:
+        order: the highest.
+        rule: of the class, see `_RULES`.
+        lower: take lower orders at the end (``lower_order_final``).
+        first_at_last: the last step is of first order in any case.
+        uncorrected: steps that are not corrected.
+    """
+
+    order: int
+    rule: Literal["short", "remaining"]
+    lower: bool = True
+    first_at_last: bool = False
+    uncorrected: tuple[int, ...] = ()
+
+    def plan(self, run: Run) -> Mapping[str, Any]:
+        fields: dict[str, Any] = {"order": _RULES[self.rule](self, run.count)}
+        if self.uncorrected:
+            fields["corrector"] = ~np.isin(np.arange(run.count), self.uncorrected)
+        return fields
+
+
+def _short(orders: Orders, n: int) -> np.ndarray:
+    """Short runs end with second and first order."""
+    highest = np.full(n, orders.order)
+    lower = orders.lower and n < _SHORT
+    if lower:
+        highest[-2:] = np.minimum(highest[-2:], 2)
+    if lower or orders.first_at_last:
+        highest[-1] = 1
+    return highest
+
+
+def _remaining(orders: Orders, n: int) -> np.ndarray:
+    """No step has a higher order than steps are left."""
+    left = np.arange(n, 0, -1)
+    return np.minimum(orders.order, left) if orders.lower else np.full(n, orders.order)
+
+
+_RULES = {"short": _short, "remaining": _remaining}
+
+
+@dataclasses.dataclass(frozen=True)
+class Strided:
+    """DDIM: every step goes T // n timesteps down, wherever the next one starts."""
+
+    def plan(self, run: Run) -> Mapping[str, Any]:
+        landing = run.timesteps - run.stride
+        if np.array_equal(landing[:-1], run.timesteps[1:]) and landing[-1] < 0:
+            return {}
+        return {"landing": run.levels_at(landing)}
+
+
+@dataclasses.dataclass(frozen=True)
+class StridedMultistep:
+    """PLMS: the same, and the first step is corrected as if it came from one stride above its end."""
+
+    def plan(self, run: Run) -> Mapping[str, Any]:
+        if run.count == 1:
+            return {"order": np.ones(1)}
+        strided = Strided().plan(run)
+        if not strided:
+            return {}
+        above = np.append(run.timesteps[1:], 0) + run.stride
+        require(
+            above[0] < run.total, "the first step of diffusers' PNDM starts above the process: take more steps"
+        )
+        return {**strided, "via": run.levels_at(np.minimum(above, run.total - 1))}
+
+
+@dataclasses.dataclass(frozen=True)
+class RungeKuttaMultistep:
+    """PNDM: three steps of four evaluations, two of them half a stride above the step's end."""
+
+    def plan(self, run: Run) -> Mapping[str, Any]:
+        require(run.count >= 4, "PNDM with Runge-Kutta steps (skip_prk_steps = false) takes at least 4 steps")
+        half = run.stride // 2
+        early = np.arange(run.count) < 3
+        landing = run.timesteps - np.where(early, half, run.stride)
+        via = np.append(run.timesteps[1:], -half) + half
+        return {"landing": run.levels_at(landing), "via": run.levels_at(via)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Halfway:
+    """DPM-2: the second evaluation at the geometric mean of ``sigma / alpha``.
+
+    Attributes:
+        ancestral: the step goes to the lower level from which noise leads back up.
+    """
+
+    ancestral: bool = False
+
+    def plan(self, run: Run) -> Mapping[str, Any]:
+        ratio = run.sigma / run.alpha
+        now, end = ratio[:-1], ratio[1:]
+        end = end**2 / now if self.ancestral else end
+        middle = np.sqrt(now * np.where(end > 0, end, now))
+        knots = np.sqrt((np.float32(1) - run.table) / run.table)
+        alpha = 1 / np.sqrt(1 + middle**2)
+        return {"via": level((_timesteps_of(middle, knots) + 1) / run.total, alpha, middle * alpha)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistilledSteps(SchedulerGrid):
+    """Evenly from every T/k-th timestep, on which a consistency model was distilled.
+
+    Attributes:
+        distilled_steps: k.
+    """
+
+    distilled_steps: int = 50
+
+    def _spaced(self, table: np.ndarray, num_steps: int) -> Float[np.ndarray, " n"]:
+        known = self.distilled_steps
+        require(num_steps <= known, f"the model was distilled on {known} steps: take no more")
+        taken = np.arange(known, 0, -1) * (len(table) // known) - 1
+        return taken[np.floor(np.linspace(0, known, num_steps, endpoint=False)).astype(int)].astype(float)
