@@ -288,11 +288,17 @@ def _short_orders(values: Config) -> Orders:
         rule="short",
         lower=values["lower_order_final"],
         first_at_last=bool(values.get("euler_at_final")) or values.get("final_sigmas_type") == "zero",
+        divides={"heun": 2}.get(values["solver_type"], 3) if "euler_at_final" in values else 4,
     )
 
 
 def _remaining_orders(values: Config) -> Orders:
     order = int(values["solver_order"])
+    if values["solver_type"] == "bh1" and values["final_sigmas_type"] == "zero":
+        raise UserError(
+            "scheduler config: solver_type = 'bh1' with final_sigmas_type = 'zero' makes no image in"
+            " UniPCMultistepScheduler of diffusers: set solver_type to 'bh2' or final_sigmas_type to 'sigma_min'"
+        )
     if order > 1 and not values["lower_order_final"] and values["final_sigmas_type"] == "zero":
         raise UserError(
             "scheduler config: lower_order_final = False with final_sigmas_type = 'zero' makes no image in"
