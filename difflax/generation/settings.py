@@ -11,7 +11,7 @@ from difflax.diffusion.samplers import SAMPLERS
 from difflax.diffusion.samplers.base import Sampler
 from difflax.diffusion.schedules import NoiseLevel
 from difflax.diffusion.time_grids import FlowGrid
-from difflax.diffusion.time_grids.sequences import levels_between
+from difflax.diffusion.time_grids.sequences import levels_between, levels_from
 from difflax.generation.model import Model
 from difflax.generation.request import Defaults
 from difflax.generation.rows import Rows, finite
@@ -35,6 +35,18 @@ def run_levels(
         return defaults.options.levels(model.schedule, grid, num_steps, model.prediction_type)
     except ValueError as error:
         raise UserError(f"num_steps={num_steps}: {error}") from error
+
+
+def started_late(levels: NoiseLevel, strength: float, defaults: Defaults) -> NoiseLevel:
+    """The share ``strength`` of a run, its last steps.
+
+    Raises:
+        UserError: that is no step.
+    """
+    try:
+        return levels_from(levels, strength, defaults.strength_rounds)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def part_of(

@@ -9,7 +9,7 @@ diffusers' own convention (version 0.42), which has no other source.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import scipy.stats
@@ -132,6 +132,7 @@ def level(t: np.ndarray, alpha: np.ndarray, sigma: np.ndarray, plan: StepPlan | 
     return NoiseLevel(t, alpha, sigma, unknown, unknown, plan)
 
 
+@runtime_checkable
 class Planner(Protocol):
     """What is special about the steps of a class."""
 

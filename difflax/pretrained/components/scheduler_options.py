@@ -34,7 +34,7 @@ def _whole(low: int, high: int = 10**6) -> Values:
     return Values(f"a whole number from {low} to {high}", holds)
 
 
-def _number(low: float, high: float = math.inf) -> Values:
+def _number(low: float | int, high: float | int = math.inf) -> Values:
     upper = "" if high == math.inf else f" and below {high:g}"
     return Values(f"a number above {low:g}{upper}", lambda v: is_number(v) and low < v < high)
 

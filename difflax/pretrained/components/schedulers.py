@@ -396,6 +396,9 @@ _FLOW = {
     "time_shift_type": "exponential",
 }
 
+FLOW = "FlowMatchEulerDiscreteScheduler"
+"""The class of flows."""
+
 SCHEDULER_CLASSES: dict[str, SchedulerClass] = {
     "DDIMScheduler": SchedulerClass(
         defaults=_BETAS
@@ -580,7 +583,7 @@ SCHEDULER_CLASSES: dict[str, SchedulerClass] = {
             final="first",
         ),
     ),
-    "FlowMatchEulerDiscreteScheduler": SchedulerClass(
+    FLOW: SchedulerClass(
         defaults=_FLOW | _RESPACED | _ENDS | {"stochastic_sampling": False},
         only=_UNSUPPORTED
         | {"shift_terminal": (None,), "stochastic_sampling": (False,)}

@@ -130,6 +130,6 @@ def network(x, time, numpy, parameters):
     return numpy.tanh(x @ parameters["W"] + parameters["b"] + parameters["c"] * told)
 
 
-def noise_of_level(log_snr: float, numpy, phase):
+def noise_of_level(log_snr, numpy, phase):
     """Noise of a step that leads to a level, for samplers that draw a path's."""
     return 1.4 * numpy.sin(3.0 * numpy.clip(log_snr, -30.0, 30.0) / 2 + phase)
