@@ -19,6 +19,8 @@ from difflax.diffusion.checks import require
 from difflax.diffusion.schedules import Linear, ScaledLinear
 from difflax.diffusion.schedules.base import NoiseLevel, NoiseSchedule, StepPlan
 from difflax.diffusion.schedules.discrete import TableSchedule
+from difflax.diffusion.time_grids import CheckpointFlow, FlowGrid, SizedFlow
+from difflax.diffusion.time_shift import TimeShift
 
 Respacing = Literal["karras", "exponential", "beta", "lu", "log_linear"]
 """Other spacings of ``sigma / alpha`` than that of the times."""
@@ -304,9 +306,9 @@ def _after_first(values: Any) -> Any:
     return np.concatenate([values[:1], values]).astype(np.float64)
 
 
-def _karras(low: float, high: float, n: int) -> np.ndarray:
+def _karras(low: float, high: float, n: int, rho: float = 7.0) -> np.ndarray:
     ramp = np.linspace(0, 1, n)
-    return (high ** (1 / 7) + ramp * (low ** (1 / 7) - high ** (1 / 7))) ** 7
+    return (high ** (1 / rho) + ramp * (low ** (1 / rho) - high ** (1 / rho))) ** rho
 
 
 def _exponential(low: float, high: float, n: int) -> np.ndarray:
@@ -463,3 +465,116 @@ class DistilledSteps(SchedulerGrid):
         require(num_steps <= known, f"the model was distilled on {known} steps: take no more")
         taken = np.arange(known, 0, -1) * (len(table) // known) - 1
         return taken[np.floor(np.linspace(0, known, num_steps, endpoint=False)).astype(int)].astype(float)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EDMSteps:
+    """The steps of schedulers that work in sigma alone (a `LevelGrid`).
+
+    Attributes:
+        sigma_min, sigma_max, rho: of the respacing.
+        respacing: "karras" or "exponential".
+        repeats: where the last step lands if not at the data: on its start; else on ``sigma_min``.
+        planner: of the class.
+    """
+
+    sigma_min: float
+    sigma_max: float
+    rho: float
+    respacing: Literal["karras", "exponential"]
+    repeats: bool
+    planner: Planner = NoPlan()
+
+    def times(self, schedule: NoiseSchedule, num_steps: int) -> Float[np.ndarray, " n"]:
+        """``sigma / sigma_max``, the time of EDM's schedule."""
+        return self._sigmas(num_steps) / self.sigma_max
+
+    def levels(self, schedule: NoiseSchedule, num_steps: int, last: NoiseLevel) -> NoiseLevel:
+        """Levels of the steps and where the last one lands; see `LevelGrid`."""
+        sigma = self._sigmas(num_steps)
+        least = sigma[-1] if self.repeats else self.sigma_min
+        least = sigma[-1] if abs(least / sigma[-1] - 1) < 1e-6 else least
+        sigma = np.append(sigma, 0.0 if float(last.sigma) == 0 else least)
+        alpha, steps = np.ones_like(sigma), np.arange(num_steps)
+        run = Run(timesteps=steps, shown=steps, alpha=alpha, sigma=sigma, table=alpha, end=(1.0, sigma[-1]))
+        plan = {name: _after_first(value) for name, value in self.planner.plan(run).items()}
+        return level(sigma / self.sigma_max, alpha, sigma, StepPlan(**plan) if plan else None)
+
+    def _sigmas(self, num_steps: int) -> Float[np.ndarray, " n"]:
+        if self.respacing == "exponential":
+            return _exponential(self.sigma_min, self.sigma_max, num_steps)
+        return _karras(self.sigma_min, self.sigma_max, num_steps, self.rho)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SingleOrders:
+    """The orders of a singlestep solver's steps: blocks of 1, 2, … up to the highest.
+
+    Attributes:
+        order: the highest.
+        lower: end with lower orders, so that any number of steps is whole blocks and such an end.
+        to_data: the last step is of first order.
+    """
+
+    order: int
+    lower: bool
+    to_data: bool
+
+    def plan(self, run: Run) -> Mapping[str, Any]:
+        n, p = run.count, self.order
+        orders = np.arange(n) % p + 1
+        # Blocks that do not come out even, and steps to the data, take the lower end in any case.
+        if p > 1 and n % p == 0 and (self.lower or self.to_data):
+            orders[-1] = 1
+        if self.to_data:
+            orders[-1] = 1
+        return {"order": orders}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stochastic:
+    """SA-Solver: orders, and noise in the middle of the process alone.
+
+    Attributes:
+        orders: of the predictor.
+    """
+
+    orders: Orders
+
+    def plan(self, run: Run) -> Mapping[str, Any]:
+        middle = (run.shown >= 200) & (run.shown <= 800)
+        return {**self.orders.plan(run), "tau": middle.astype(np.float64)}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShapedFlow(FlowGrid):
+    """A flow's grid stretched to end at a time, and with other spacings.
+
+    Attributes:
+        inner: before that.
+        terminal: the last step's start.
+        respacing: of the times.
+        ends: least and greatest time of the respacing, where the config gives them.
+    """
+
+    inner: CheckpointFlow | SizedFlow
+    terminal: float | None = None
+    respacing: Respacing | None = None
+    ends: tuple[float | None, float | None] = (None, None)
+
+    @property
+    def time_shift(self) -> TimeShift:
+        return self.inner.time_shift
+
+    def of_latent(self, latent: tuple[int, int]) -> "ShapedFlow":
+        return dataclasses.replace(self, inner=self.inner.of_latent(latent))
+
+    def times(self, schedule: NoiseSchedule, num_steps: int) -> Float[np.ndarray, " n"]:
+        times = np.asarray(self.inner.times(schedule, num_steps), np.float64)
+        if self.terminal is not None:
+            times = 1 - (1 - times) * ((1 - self.terminal) / (1 - times[-1]))
+        if self.respacing is not None:
+            low, high = self.ends
+            low, high = float(times[-1]) if low is None else low, float(times[0]) if high is None else high
+            times = RESPACINGS[self.respacing](low, high, num_steps)
+        return times

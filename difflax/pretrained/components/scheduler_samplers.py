@@ -5,8 +5,9 @@ import dataclasses
 import jax.numpy as jnp
 
 from difflax.diffusion.predictions import EDM
-from difflax.diffusion.samplers import DPMSolver3M
+from difflax.diffusion.samplers import TCD, DPMSolver3M
 from difflax.diffusion.samplers.dpm_solver import quadratic_weight
+from difflax.diffusion.schedules.base import NoiseSchedule, unscheduled_level
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,25 @@ class Published3MSDE(DPMSolver3M):
 
     def curvature_weight(self, h):
         return quadratic_weight(h, self.eta) / 2 - jnp.where(h > 0, 1.0, 0.0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TimestepTCD(TCD):
+    """TCD that counts its jumps in whole timesteps of a process.
+
+    Attributes:
+        schedule: of the process.
+        num_timesteps: T.
+    """
+
+    schedule: NoiseSchedule
+    num_timesteps: int = 1000
+    gamma: float = 0.0
+
+    def below(self, next):
+        timestep = jnp.round(next.t * self.num_timesteps) - 1
+        t = (jnp.floor((1 - self.gamma) * timestep) + 1) / self.num_timesteps
+        return unscheduled_level(*self.schedule.alpha_sigma(t))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from difflax.core.spelling import choose
 from difflax.core.types import UserError
 from difflax.diffusion.denoisers import NetworkInput
-from difflax.diffusion.predictions import X0, Epsilon, FlowVelocity, PredictionType, V
+from difflax.diffusion.predictions import EDM, X0, Epsilon, FlowVelocity, PredictionType, V
 from difflax.diffusion.samplers import (
     DDIM,
     DDPM,
@@ -27,13 +27,15 @@ from difflax.diffusion.samplers import (
     DPM2Ancestral,
     DPMSolver2M,
     DPMSolver3M,
+    DPMSolverSinglestep,
     Euler,
     EulerAncestral,
     Heun,
+    SASolver,
     UniPC,
 )
 from difflax.diffusion.samplers.base import Sampler
-from difflax.diffusion.schedules import BetaTable, Cosine, Linear, RectifiedFlow, ScaledLinear
+from difflax.diffusion.schedules import BetaTable, Cosine, EDMSchedule, Linear, RectifiedFlow, ScaledLinear
 from difflax.diffusion.schedules.base import NoiseSchedule
 from difflax.diffusion.time_grids import CheckpointFlow, FlowGrid, SizedFlow, TimeGrid
 from difflax.diffusion.time_grids.run import RunOptions
@@ -41,17 +43,21 @@ from difflax.diffusion.time_shift import TimeShift
 from difflax.pretrained.components.scheduler_grids import (
     Conventions,
     DistilledSteps,
+    EDMSteps,
     Halfway,
     NoPlan,
     Orders,
     Planner,
     RungeKuttaMultistep,
     SchedulerGrid,
+    ShapedFlow,
+    SingleOrders,
+    Stochastic,
     Strided,
     StridedMultistep,
 )
 from difflax.pretrained.components.scheduler_options import Config, read_options
-from difflax.pretrained.components.scheduler_samplers import Published3MSDE
+from difflax.pretrained.components.scheduler_samplers import NegativeEDM, Published3MSDE, TimestepTCD
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,7 +144,7 @@ _FLOW_SIGMAS = {
     "time_shift_type": "exponential",
 }
 _UNSUPPORTED = dict.fromkeys(
-    ("thresholding", "clip_sample", "use_flow_sigmas", "use_dynamic_shifting", "invert_sigmas"), (False,)
+    ("thresholding", "clip_sample", "use_flow_sigmas", "use_dynamic_shifting"), (False,)
 )
 _WITHOUT_X0 = {"prediction_type": ("epsilon", "v_prediction")}
 
@@ -373,6 +379,15 @@ def _flow(values: Config, patch_size: int, sampler: Sampler) -> Sampling:
 
 
 def _flow_grid(values: Config, steps: int, patch_size: int) -> TimeGrid:
+    inner, respacing = _shifted(values, steps, patch_size), _respacing(values)
+    terminal = values.get("shift_terminal")
+    if terminal is None and respacing is None:
+        return inner
+    ends = (values["sigma_min"], values["sigma_max"])
+    return ShapedFlow(inner=inner, terminal=terminal, respacing=respacing, ends=ends)
+
+
+def _shifted(values: Config, steps: int, patch_size: int) -> CheckpointFlow | SizedFlow:
     if not values.get("use_dynamic_shifting"):
         return CheckpointFlow(shift=float(values["shift"]), num_timesteps=steps)
     shift = TimeShift(
@@ -383,6 +398,17 @@ def _flow_grid(values: Config, steps: int, patch_size: int) -> TimeGrid:
     return SizedFlow(shift=shift, patch_size=patch_size, num_timesteps=steps)
 
 
+_UNSUPPORTED_FLOW = {"invert_sigmas": (False,)}
+_EDM_SIGMAS = {
+    "sigma_min": 0.002,
+    "sigma_max": 80.0,
+    "sigma_data": 0.5,
+    "sigma_schedule": "karras",
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "rho": 7.0,
+    "final_sigmas_type": "zero",
+}
 _FLOW = {
     "num_train_timesteps": 1000,
     "shift": 1.0,
@@ -395,6 +421,89 @@ _FLOW = {
     "shift_terminal": None,
     "time_shift_type": "exponential",
 }
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _EDM:
+    """Schedulers that work in sigma, with EDM's preconditioning.
+
+    Attributes:
+        sampler, planner: from the options.
+        repeats: see `EDMSteps`.
+    """
+
+    sampler: Callable[[Config], Sampler]
+    planner: Callable[[Config], Planner] = lambda values: NoPlan()
+    repeats: bool = False
+
+    def __call__(self, values: Config, patch_size: int) -> Sampling:
+        low, high, data = (float(values[f"sigma_{name}"]) for name in ("min", "max", "data"))
+        if low >= high:
+            raise UserError(f"scheduler config: sigma_min = {low} must be below sigma_max = {high}")
+        kinds = {"epsilon": EDM(sigma_data=data), "v_prediction": NegativeEDM(sigma_data=data)}
+        return Sampling(
+            schedule=EDMSchedule(sigma_max=high),
+            prediction_type=choose(kinds, values["prediction_type"], "scheduler config: prediction_type"),
+            network_input=NetworkInput(time="log_sigma", time_scale=0.25, sigma_data=data),
+            sampler=self.sampler(values),
+            time_grid=EDMSteps(
+                sigma_min=low,
+                sigma_max=high,
+                rho=float(values["rho"]),
+                respacing=values["sigma_schedule"],
+                repeats=self.repeats,
+                planner=self.planner(values),
+            ),
+            options=RunOptions(final_t=0.0 if values["final_sigmas_type"] == "zero" else low / high),
+        )
+
+
+def _edm_dpm_solver(values: Config) -> Sampler:
+    if values["algorithm_type"] == "sde-dpmsolver++" and values["solver_order"] == 3:
+        raise UserError(
+            "scheduler config: algorithm_type = 'sde-dpmsolver++' with solver_order = 3 fails in"
+            " EDMDPMSolverMultistepScheduler of diffusers: set solver_order to 2"
+        )
+    return _dpm_solver(values)
+
+
+def _singlestep(values: Config) -> Sampler:
+    eta, midpoint = _ALGORITHMS[values["algorithm_type"]], _SOLVERS[values["solver_type"]] == "midpoint"
+    order = int(values["solver_order"])
+    if values["algorithm_type"] == "deis" and values["final_sigmas_type"] == "zero":
+        raise UserError(
+            "scheduler config: algorithm_type = 'deis' does not go with final_sigmas_type = 'zero': set"
+            " algorithm_type to 'dpmsolver++' or final_sigmas_type to 'sigma_min'"
+        )
+    if eta and order == 3 and not midpoint:
+        raise UserError(
+            "scheduler config: solver_type = 'heun' of order 3 with algorithm_type = 'sde-dpmsolver++' is not"
+            " supported: set solver_type to 'midpoint' or solver_order to 2"
+        )
+    return DPMSolverSinglestep(order=order, midpoint=midpoint, eta=eta)
+
+
+def _single_orders(values: Config) -> SingleOrders:
+    return SingleOrders(
+        order=int(values["solver_order"]),
+        lower=bool(values["lower_order_final"]),
+        to_data=values["final_sigmas_type"] == "zero",
+    )
+
+
+def _sa_solver(values: Config) -> Sampler:
+    return SASolver(
+        predictor_order=int(values["predictor_order"]),
+        corrector_order=int(values["corrector_order"]),
+        published=True,
+    )
+
+
+def _tcd(values: Config) -> Sampler:
+    # What diffusers' pipelines give its eta by default.
+    return TimestepTCD(
+        gamma=0.0, schedule=_schedule(values), num_timesteps=int(values["num_train_timesteps"])
+    )
+
 
 FLOW = "FlowMatchEulerDiscreteScheduler"
 """The class of flows."""
@@ -583,11 +692,110 @@ SCHEDULER_CLASSES: dict[str, SchedulerClass] = {
             final="first",
         ),
     ),
+    "DPMSolverSinglestepScheduler": SchedulerClass(
+        defaults=_BETAS
+        | _CLIPPING
+        | _RESPACED
+        | _ENDS
+        | _FLOW_SIGMAS
+        | {
+            "solver_order": 2,
+            "algorithm_type": "dpmsolver++",
+            "solver_type": "midpoint",
+            "lower_order_final": False,
+            "final_sigmas_type": "zero",
+            "lambda_min_clipped": float("-inf"),
+            "variance_type": None,
+        },
+        only=_UNSUPPORTED | {"variance_type": (None,), "algorithm_type": tuple(_ALGORITHMS)},
+        read=_Discrete(
+            sampler=_singlestep,
+            planner=_single_orders,
+            conventions=dataclasses.replace(_MULTISTEP, repeats=False),
+            final="final_sigmas_type",
+        ),
+    ),
+    "SASolverScheduler": SchedulerClass(
+        defaults=_BETAS
+        | _CLIPPING
+        | _RESPACED
+        | _ENDS
+        | {
+            "predictor_order": 2,
+            "corrector_order": 2,
+            "tau_func": None,
+            "algorithm_type": "data_prediction",
+            "lower_order_final": True,
+            "use_flow_sigmas": False,
+            "flow_shift": 1.0,
+            "lambda_min_clipped": float("-inf"),
+            "variance_type": None,
+            "timestep_spacing": "linspace",
+        },
+        only=_UNSUPPORTED
+        | {"variance_type": (None,), "tau_func": (None,), "algorithm_type": ("data_prediction",)},
+        read=_Discrete(
+            sampler=_sa_solver,
+            planner=lambda values: Stochastic(
+                orders=Orders(
+                    order=int(values["predictor_order"]),
+                    rule="remaining",
+                    lower=bool(values["lower_order_final"]),
+                    divides=4,
+                )
+            ),
+            conventions=_MULTISTEP,
+            final="first",
+        ),
+    ),
+    "TCDScheduler": SchedulerClass(
+        defaults=_LATENT_BETAS
+        | _CLIPPING
+        | _CLIPPED_SAMPLE
+        | {
+            "clip_sample": False,
+            "original_inference_steps": 50,
+            "set_alpha_to_one": True,
+            "timestep_spacing": "leading",
+            "timestep_scaling": 10.0,
+            "rescale_betas_zero_snr": False,
+        },
+        only=_UNSUPPORTED,
+        read=functools.partial(_distilled, sampler=_tcd, final=1.0),
+    ),
+    "EDMEulerScheduler": SchedulerClass(
+        defaults=_EDM_SIGMAS,
+        only={"prediction_type": ("epsilon", "v_prediction")},
+        read=_EDM(sampler=lambda values: Euler(), repeats=True),
+    ),
+    "EDMDPMSolverMultistepScheduler": SchedulerClass(
+        defaults=_EDM_SIGMAS
+        | _CLIPPING
+        | {
+            "solver_order": 2,
+            "algorithm_type": "dpmsolver++",
+            "solver_type": "midpoint",
+            "lower_order_final": True,
+            "euler_at_final": False,
+        },
+        only=_UNSUPPORTED
+        | {"algorithm_type": tuple(_ALGORITHMS), "prediction_type": ("epsilon", "v_prediction")},
+        read=_EDM(sampler=_edm_dpm_solver, planner=_short_orders),
+    ),
     FLOW: SchedulerClass(
         defaults=_FLOW | _RESPACED | _ENDS | {"stochastic_sampling": False},
-        only=_UNSUPPORTED
-        | {"shift_terminal": (None,), "stochastic_sampling": (False,)}
-        | dict.fromkeys(_RESPACED, (False,)),
-        read=functools.partial(_flow, sampler=Euler()),
+        only=_UNSUPPORTED_FLOW,
+        read=lambda values, patch_size: _flow(
+            values, patch_size, LCM(boundary=False) if values["stochastic_sampling"] else Euler()
+        ),
+    ),
+    "FlowMatchHeunDiscreteScheduler": SchedulerClass(
+        defaults={"num_train_timesteps": 1000, "shift": 1.0},
+        read=functools.partial(_flow, sampler=Heun()),
+    ),
+    "FlowMatchLCMScheduler": SchedulerClass(
+        defaults=_FLOW | _RESPACED | _ENDS | {"scale_factors": None, "upscale_mode": "bicubic"},
+        only=_UNSUPPORTED_FLOW | {"scale_factors": (None, [])},
+        read=functools.partial(_flow, sampler=LCM(boundary=False)),
     ),
 }

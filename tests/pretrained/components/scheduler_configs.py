@@ -62,12 +62,19 @@ AXES: dict[str, list[list[dict]]] = {
     "DPMSolverMultistepScheduler": [*DPM, SPACINGS, ZERO_SNR, either("euler_at_final", False, False, True), either("use_lu_lambdas", False, False, True)],
     "UniPCMultistepScheduler": [SPACINGS, SCHEDULES, ZERO_SNR, predicting(*ALL), RESPACED, ENDS, FINAL, either("lower_order_final", True, True, False), either("solver_order", 1, 2, 2, 3), either("solver_type", "bh2", "bh1", "midpoint"), either("disable_corrector", [], [], [0, 1], [3])],
     "DEISMultistepScheduler": [SPACINGS, SCHEDULES, predicting(*ALL), RESPACED, ENDS, LOWER, either("solver_order", 1, 2, 3), either("solver_type", "logrho", "midpoint")],
-    "FlowMatchEulerDiscreteScheduler": [either("shift", 1.0, 3.0, 1.7)],
+    "DPMSolverSinglestepScheduler": [*DPM[:-2], either("algorithm_type", "dpmsolver++", "dpmsolver++", "sde-dpmsolver++"), [{}, {}, {}, {"lambda_min_clipped": -5.1}]],
+    "SASolverScheduler": [SPACINGS, SCHEDULES, predicting(*ALL), RESPACED, ENDS, LOWER, either("predictor_order", 2, 1, 3), either("corrector_order", 2, 1, 3), [{}, {}, {}, {"lambda_min_clipped": -5.1}]],
+    "TCDScheduler": [SCHEDULES, ZERO_SNR, predicting(*ALL), either("original_inference_steps", 50, 100, 40)],
+    "EDMEulerScheduler": [predicting(*NOISE_OR_V), FINAL, either("sigma_data", 0.5, 1.0), either("sigma_schedule", "karras", "exponential"), either("sigma_max", 80.0, 120.0), either("rho", 7.0, 5.0)],
+    "EDMDPMSolverMultistepScheduler": [predicting(*NOISE_OR_V), FINAL, LOWER, either("sigma_data", 0.5, 1.0), either("sigma_schedule", "karras", "exponential"), either("solver_order", 1, 2, 3), either("solver_type", "midpoint", "heun"), either("algorithm_type", "dpmsolver++", "dpmsolver++", "sde-dpmsolver++"), either("euler_at_final", False, False, True)],
+    "FlowMatchEulerDiscreteScheduler": [either("shift", 1.0, 3.0, 1.7), RESPACED, [{}, {}, {"shift_terminal": 0.02}], [{}, {}, {"sigma_min": 0.01}], either("stochastic_sampling", False, False, True)],
+    "FlowMatchHeunDiscreteScheduler": [either("shift", 1.0, 3.0, 1.7)],
+    "FlowMatchLCMScheduler": [either("shift", 1.0, 3.0, 1.7), RESPACED, [{}, {}, {"shift_terminal": 0.02}]],
 }  # fmt: skip
 
 COUNTS = {name: 24 for name in AXES} | {
     "DPMSolverMultistepScheduler": 60, "UniPCMultistepScheduler": 45, "EulerDiscreteScheduler": 40,
-    "DEISMultistepScheduler": 30, "FlowMatchEulerDiscreteScheduler": 6,
+    "DEISMultistepScheduler": 30, "FlowMatchHeunDiscreteScheduler": 8, "DPMSolverSinglestepScheduler": 36,
 }  # fmt: skip
 
 
