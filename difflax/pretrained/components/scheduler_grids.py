@@ -9,8 +9,9 @@ diffusers' own convention (version 0.42), which has no other source.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
+import jax.numpy as jnp
 import numpy as np
 import scipy.stats
 from jaxtyping import Float
@@ -119,19 +120,39 @@ class Run:
     def stride(self) -> int:
         return self.total // self.count
 
-    def levels_at(self, timesteps: np.ndarray) -> NoiseLevel:
+    def levels_at(self, timesteps: np.ndarray) -> "Points":
         """The levels of whole timesteps; those below zero are the end."""
         inside = timesteps >= 0
         bar = self.table[np.clip(timesteps, 0, self.total - 1).astype(int)].astype(np.float64)
         alpha = np.where(inside, np.sqrt(bar), self.end[0])
         sigma = np.where(inside, np.sqrt(1 - bar), self.end[1])
-        return level(np.maximum(timesteps + 1, 0) / self.total, alpha, sigma)
+        return Points(np.maximum(timesteps + 1, 0) / self.total, alpha, sigma)
 
 
-def level(t: np.ndarray, alpha: np.ndarray, sigma: np.ndarray, plan: StepPlan | None = None) -> NoiseLevel:
-    """Levels whose rates of change nobody asks for."""
-    unknown = np.full_like(alpha, np.nan)
-    return NoiseLevel(t, alpha, sigma, unknown, unknown, plan)
+class Points(NamedTuple):
+    """Noise levels in NumPy, each ``[n]``."""
+
+    t: np.ndarray
+    alpha: np.ndarray
+    sigma: np.ndarray
+
+    def level(self, plan: Mapping[str, Any] | None = None) -> NoiseLevel:
+        """The same as a `NoiseLevel` whose rates of change nobody asks for, each with the plan of its step."""
+        t, alpha, sigma = (jnp.asarray(a, jnp.float64) for a in self)
+        unknown = jnp.full_like(alpha, jnp.nan)
+        fields = {name: _as_jax(_after_first(value)) for name, value in (plan or {}).items()}
+        return NoiseLevel(t, alpha, sigma, unknown, unknown, StepPlan(**fields) if fields else None)
+
+
+def _after_first(values: Any) -> Any:
+    """``n`` values (or points) with the first repeated before them: no step ends at the first level."""
+    if isinstance(values, Points):
+        return Points(*map(_after_first, values))
+    return np.concatenate([values[:1], values]).astype(np.float64)
+
+
+def _as_jax(values: Any) -> Any:
+    return values.level() if isinstance(values, Points) else jnp.asarray(values)
 
 
 @runtime_checkable
@@ -204,19 +225,19 @@ class SchedulerGrid:
         t = np.append((run.timesteps + 1) / total, end_t)
         if self._repeats(run):
             t[-1] = 0.0
-        fields = dict(self.planner.plan(run))
-        # No step ends at the first level: its entry is never read.
-        plan = {name: _after_first(value) for name, value in fields.items()}
-        if not np.array_equal(run.shown, run.timesteps):
-            plan["shown"] = np.append((run.shown + 1) / total, end_t)
+        plan = self.planner.plan(run)
         alpha, sigma = run.alpha.copy(), run.sigma.copy()
         if "landing" in plan:
             alpha[-1], sigma[-1] = plan["landing"].alpha[-1], plan["landing"].sigma[-1]
-        return level(t, alpha, sigma, StepPlan(**plan) if plan else None)
+        levels = Points(t, alpha, sigma).level(plan)
+        if np.array_equal(run.shown, run.timesteps):
+            return levels
+        shown = jnp.asarray(np.append((run.shown + 1) / total, end_t))
+        return levels.replace(plan=(levels.plan or StepPlan()).replace(shown=shown))
 
     def _repeats(self, run: Run) -> bool:
         """The last step goes nowhere, and is taken all the same: its evaluation corrects the step before."""
-        return self.conventions.repeats and run.sigma[-1] == run.sigma[-2]
+        return self.conventions.repeats and bool(run.sigma[-1] == run.sigma[-2])
 
     def _table(self, schedule: NoiseSchedule) -> Float[np.ndarray, " t"]:
         table = rounded_table(schedule)
@@ -291,19 +312,12 @@ class SchedulerGrid:
 
     def _respaced(self, sigmas: np.ndarray, spaced: np.ndarray, num_steps: int) -> Float[np.ndarray, " m"]:
         if self.respacing == "log_linear":
-            return np.exp(_linspace(np.log(sigmas[-1]), np.log(sigmas[0]), num_steps + 1))
+            return np.exp(_linspace(*(float(np.log(s)) for s in (sigmas[-1], sigmas[0])), num_steps + 1))
         over = spaced if self.conventions.over_steps else sigmas[::-1]
         low, high = self.ends
         low = float(over[-1]) if low is None else low
         high = float(over[0]) if high is None else high
         return RESPACINGS[self.respacing](low, high, num_steps)
-
-
-def _after_first(values: Any) -> Any:
-    """``n`` values (or levels) with the first repeated before them."""
-    if isinstance(values, NoiseLevel):
-        return level(*(_after_first(a) for a in (values.t, values.alpha, values.sigma)))
-    return np.concatenate([values[:1], values]).astype(np.float64)
 
 
 def _karras(low: float, high: float, n: int, rho: float = 7.0) -> np.ndarray:
@@ -447,7 +461,7 @@ class Halfway:
         middle = np.sqrt(now.astype(np.float64) * np.where(end > 0, end, now))
         knots = np.sqrt((np.float32(1) - run.table) / run.table)
         alpha = 1 / np.sqrt(1 + middle**2)
-        return {"via": level((_timesteps_of(middle, knots) + 1) / run.total, alpha, middle * alpha)}
+        return {"via": Points((_timesteps_of(middle, knots) + 1) / run.total, alpha, middle * alpha)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -495,10 +509,9 @@ class EDMSteps:
         least = sigma[-1] if self.repeats else self.sigma_min
         least = sigma[-1] if abs(least / sigma[-1] - 1) < 1e-6 else least
         sigma = np.append(sigma, 0.0 if float(last.sigma) == 0 else least)
-        alpha, steps = np.ones_like(sigma), np.arange(num_steps)
+        alpha, steps = np.ones_like(sigma), np.arange(float(num_steps))
         run = Run(timesteps=steps, shown=steps, alpha=alpha, sigma=sigma, table=alpha, end=(1.0, sigma[-1]))
-        plan = {name: _after_first(value) for name, value in self.planner.plan(run).items()}
-        return level(sigma / self.sigma_max, alpha, sigma, StepPlan(**plan) if plan else None)
+        return Points(sigma / self.sigma_max, alpha, sigma).level(self.planner.plan(run))
 
     def _sigmas(self, num_steps: int) -> Float[np.ndarray, " n"]:
         if self.respacing == "exponential":

@@ -89,6 +89,9 @@ VALUES: dict[str, Values] = {
     "timestep_scaling": _number(0),
     "timestep_spacing": _one_of("linspace", "leading", "trailing"),
     "timestep_type": _one_of("discrete", "continuous"),
+    "variance_type": _optional(
+        _one_of("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range")
+    ),
     "trained_betas": _optional(
         Values("a list of at least two numbers in (0, 1]", _list(lambda v: is_number(v) and 0 < v <= 1, 2))
     ),
@@ -111,7 +114,7 @@ OTHER_OPTIONS = frozenset({
     "noise_sampler_seed", "num_inference_steps", "num_policy_substeps", "num_vec_classes",
     "s", "s_noise", "sample_max_value", "sampling_eps", "scale_factors", "scaler", "scheduler_type", "snr",
     "snr_shift_scale", "solver_p", "stage_range", "stages", "t_lim_ode", "t_lim_ode_below", "t_max", "t_min",
-    "tail_step_multiplier", "tail_steps", "tau_func", "threshold", "upscale_mode", "variance_type",
+    "tail_step_multiplier", "tail_steps", "tau_func", "threshold", "upscale_mode",
     # Of earlier versions, without effect in this one.
     "tensor_format", "timestep_values",
 })  # fmt: skip

@@ -191,6 +191,14 @@ def _respacing(values: Config) -> Any:
     return _RESPACING_OF[asked[0]] if asked else None
 
 
+def _ends(values: Config) -> tuple[float | None, float | None]:
+    """The least and the greatest sigma of a respacing, where the config gives them."""
+    low, high = (None if v is None else float(v) for v in (values.get("sigma_min"), values.get("sigma_max")))
+    if low is not None and high is not None and low >= high:
+        raise UserError(f"scheduler config: sigma_min = {low} must be below sigma_max = {high}")
+    return low, high
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Discrete:
     """Schedulers over a discrete process.
@@ -219,9 +227,7 @@ class _Discrete:
         if values.get("interpolation_type") == "log_linear":
             respacing = respacing or "log_linear"
             conventions = dataclasses.replace(conventions, over_steps=False)
-        ends = (values.get("sigma_min"), values.get("sigma_max")) if respacing in self.reads_ends else (None,) * 2
-        if None not in ends and ends[0] >= ends[1]:
-            raise UserError(f"scheduler config: sigma_min = {ends[0]} must be below sigma_max = {ends[1]}")
+        ends = _ends(values) if respacing in self.reads_ends else (None, None)
         continuous = values.get("timestep_type") == "continuous" and values["prediction_type"] == "v_prediction"
         return Sampling(
             schedule=_schedule(values),
@@ -240,7 +246,7 @@ class _Discrete:
                 steps_offset=int(values["steps_offset"]) if "steps_offset" in values else 0,
                 respacing=respacing,
                 ends=ends,
-                clipped=values.get("lambda_min_clipped", float("-inf")),
+                clipped=float(values.get("lambda_min_clipped", "-inf")),
                 conventions=conventions,
                 planner=self.planner(values),
             ),
@@ -328,7 +334,7 @@ _VARIANCES = {
 
 
 def _ddpm(values: Config) -> Sampler:
-    variance = choose(_VARIANCES, values["variance_type"], "scheduler config: variance_type")
+    variance = _VARIANCES[values["variance_type"]]
     spacing, offset = values["timestep_spacing"], values["steps_offset"]
     if variance != "small" and (spacing == "trailing" or (spacing == "leading" and offset)):
         raise UserError(
@@ -383,8 +389,12 @@ def _flow_grid(values: Config, steps: int, patch_size: int) -> TimeGrid:
     terminal = values.get("shift_terminal")
     if terminal is None and respacing is None:
         return inner
-    ends = (values["sigma_min"], values["sigma_max"])
-    return ShapedFlow(inner=inner, terminal=terminal, respacing=respacing, ends=ends)
+    return ShapedFlow(
+        inner=inner,
+        terminal=None if terminal is None else float(terminal),
+        respacing=respacing,
+        ends=_ends(values),
+    )
 
 
 def _shifted(values: Config, steps: int, patch_size: int) -> CheckpointFlow | SizedFlow:
@@ -436,9 +446,9 @@ class _EDM:
     repeats: bool = False
 
     def __call__(self, values: Config, patch_size: int) -> Sampling:
-        low, high, data = (float(values[f"sigma_{name}"]) for name in ("min", "max", "data"))
-        if low >= high:
-            raise UserError(f"scheduler config: sigma_min = {low} must be below sigma_max = {high}")
+        (low, high), data = _ends(values), float(values["sigma_data"])
+        if low is None or high is None:
+            raise UserError("scheduler config: sigma_min and sigma_max must be numbers above 0, not null")
         kinds = {"epsilon": EDM(sigma_data=data), "v_prediction": NegativeEDM(sigma_data=data)}
         return Sampling(
             schedule=EDMSchedule(sigma_max=high),
@@ -534,7 +544,7 @@ SCHEDULER_CLASSES: dict[str, SchedulerClass] = {
         | _CLIPPING
         | _CLIPPED_SAMPLE
         | {"variance_type": "fixed_small", "timestep_spacing": "leading", "rescale_betas_zero_snr": False},
-        only=_UNSUPPORTED,
+        only=_UNSUPPORTED | {"variance_type": tuple(_VARIANCES)},
         read=_Discrete(sampler=_ddpm),
     ),
     "LCMScheduler": SchedulerClass(
@@ -693,7 +703,7 @@ SCHEDULER_CLASSES: dict[str, SchedulerClass] = {
         ),
     ),
     "DPMSolverSinglestepScheduler": SchedulerClass(
-        defaults=_BETAS
+        defaults={name: value for name, value in _BETAS.items() if name != "steps_offset"}
         | _CLIPPING
         | _RESPACED
         | _ENDS

@@ -70,13 +70,12 @@ def levels_and_start(sampling: Sampling, steps: int):
     return levels, start * weights()["start"]
 
 
-def run_ours(sampling: Sampling, steps: int) -> np.ndarray:
+def run_ours(sampling: Sampling, steps: int):
     """The image after every step, in the coordinates of diffusers' class."""
     levels, x = levels_and_start(sampling, steps)
     step = step_of(sampling.sampler, sampling.schedule, sampling.prediction_type, sampling.network_input)
     keys = jax.random.split(jax.random.key(0), ROWS)
     state, images = sampling.sampler.init(x, keys), [x]
-    levels = jax.tree.map(np.asarray, levels)
     for i in range(len(levels.t) - 1):
         own = jax.vmap(jax.random.fold_in, (0, None))(keys, i)
         x, state = step(x, levels[i], levels[i + 1], own, state)
