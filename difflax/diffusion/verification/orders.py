@@ -230,8 +230,9 @@ CLAIMS = {
     "dpmpp_3m (published)": Claim(sampler=DPMSolver3M(published=True), order=2),
     "dpmpp_singlestep (order 2)": Claim(sampler=DPMSolverSinglestep(), order=2),
     "dpmpp_singlestep (order 3)": Claim(sampler=DPMSolverSinglestep(order=3, midpoint=False), order=3),
-    "sa_solver (tau 0)": Claim(sampler=SASolver(tau=0.0), order=2),
-    "sa_solver (tau 0, orders 3)": Claim(sampler=SASolver(tau=0.0, predictor_order=3, corrector_order=3), order=3),
+    "sa_solver (tau 0, predictor 1)": Claim(sampler=SASolver(tau=0.0, predictor_order=1), order=2),
+    "sa_solver (tau 0, corrector 3)": Claim(sampler=SASolver(tau=0.0, corrector_order=3), order=3),
+    "sa_solver (tau 0, published)": Claim(sampler=SASolver(tau=0.0, published=True), order=2),
     "tcd (gamma 0)": Claim(sampler=TCD(gamma=0.0), order=1),
     "unipc (order 1)": Claim(sampler=UniPC(order=1), order=2),
     "unipc (order 2, bh1)": Claim(sampler=UniPC(order=2, variant="bh1"), order=3),
@@ -251,7 +252,9 @@ CLAIMS = {
     "ddpm (large)": Claim(sampler=DDPM(variance="large"), order=1, noises=white_noises, steps=COARSE),
     "ddim (eta 1)": Claim(sampler=DDIM(eta=1.0), order=1, noises=white_noises, steps=COARSE),
     "euler_ancestral": Claim(sampler=EulerAncestral(), order=1, noises=white_noises, steps=COARSE),
-    "sa_solver": Claim(sampler=SASolver(), order=2, noises=white_noises, steps=COARSE),
+    "sa_solver (published)": Claim(
+        sampler=SASolver(published=True), order=2, noises=white_noises, steps=COARSE
+    ),
     "dpm2_ancestral": Claim(sampler=DPM2Ancestral(), order=2, noises=white_noises, steps=COARSE),
     "dpmpp_sde": Claim(sampler=DPMSolverSDE(), order=2, noises=half_step_noises, steps=(32, 64, 128)),
     "dpmpp_2m_sde": Claim(sampler=DPMSolver2MSDE(), order=2, noises=brownian_noises, steps=COARSE),

@@ -115,6 +115,7 @@ OTHER_OPTIONS = frozenset({
     "s", "s_noise", "sample_max_value", "sampling_eps", "scale_factors", "scaler", "scheduler_type", "snr",
     "snr_shift_scale", "solver_p", "stage_range", "stages", "t_lim_ode", "t_lim_ode_below", "t_max", "t_min",
     "tail_step_multiplier", "tail_steps", "tau_func", "threshold", "upscale_mode",
+    "mask_token_id", "noise_mode", "s_churn", "s_max", "s_min", "schedule_mode", "tsr_k", "tsr_sigma",
     # Of earlier versions, without effect in this one.
     "tensor_format", "timestep_values",
 })  # fmt: skip
