@@ -63,8 +63,8 @@ class Request:
         image: start from this picture, or edit it where the checkpoint does that: uint8, or in [0, 1]; one
             for all, or one an image.
         mask: make the image anew where this is above a half, and keep ``image`` elsewhere.
-        strength: how far ``image`` is noised, in (0, 1]: the share of the steps that is taken. By default what
-            the pipeline of the checkpoint in diffusers takes: 0.8 (XL 0.3, SD3 0.6), and with a mask 1 (XL
+        strength: how far ``image`` is noised, in (0, 1]: the share of the steps that is taken. By default
+            what the checkpoint's pipeline in diffusers takes: 0.8 (XL 0.3, SD3 0.6), and with a mask 1 (XL
             0.9999, SD3 0.6).
         invert: the prompt that describes ``image``: start from its DDIM inversion under this prompt, not from
             noise, so that what ``prompt`` does not change stays. Up to ``strength``, by default 1.
@@ -183,7 +183,7 @@ class Request:
         takes_image = any(c.takes_image for c in model.conditions)
         whole_run = mask is not None or takes_image
         usual = defaults.strength if mask is None else defaults.mask_strength
-        usual = 1.0 if takes_image and mask is None or self.invert is not None else usual
+        usual = 1.0 if (takes_image and mask is None) or self.invert is not None else usual
         strength = usual if self.strength is None else self.strength
         # A mask at full strength leaves nothing of what was under it.
         begins: Begins = "noise" if whole_run and strength == 1 else "image"

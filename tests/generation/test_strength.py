@@ -1,4 +1,4 @@
-"""How many steps an image-to-image run takes, and how far it noises by default: as diffusers' pipelines do."""
+"""Steps of image-to-image runs, and how far they noise by default: as diffusers' pipelines do."""
 
 import inspect
 
@@ -8,7 +8,17 @@ from difflax.diffusion.time_grids import Leading, sampling_levels
 from difflax.diffusion.time_grids.sequences import PARTS, levels_from
 from difflax.pretrained.families import FAMILIES
 
-SHARES = [(10, 0.75), (20, 0.33), (50, 0.35), (25, 0.75), (50, 0.58), (28, 0.6), (30, 0.3), (50, 0.9999), (7, 1.0)]
+SHARES = [
+    (10, 0.75),
+    (20, 0.33),
+    (50, 0.35),
+    (25, 0.75),
+    (50, 0.58),
+    (28, 0.6),
+    (30, 0.3),
+    (50, 0.9999),
+    (7, 1.0),
+]
 
 
 @pytest.mark.parametrize(("rounds", "counts"), [("down", [7, 6, 17, 18, 28, 16, 9, 49, 7]),

@@ -101,8 +101,9 @@ def sample(
         denoise: a denoiser, guided or not.
         sampler: static settings.
         levels: ``[n + 1]`` levels from ``sampling_levels``. A level that repeats its predecessor costs
-            nothing (``pad_levels``). A level noisier than its predecessor is a jump back by the exact forward process
-            (``restart_levels``, ``repaint_levels``), after which the sampler and guidance start afresh.
+            nothing (``pad_levels``). A level noisier than its predecessor is a jump back by the exact forward
+            process (``restart_levels``, ``repaint_levels``), after which the sampler and guidance start
+            afresh.
         x_init: ``[b, ...]`` at ``levels[0]``; from pure noise ``sigma * normal`` (``initial_noise``).
         keys: one a sample. A sample depends on its own key, not on the batch around it.
         conditioning: what ``denoise`` takes, ``Guided`` under a guidance.

@@ -56,13 +56,17 @@ class SASolver:
         nodes = jnp.concatenate([h_last[None], lams - lams[0]])[: self.corrector_order]
         estimates = jnp.concatenate([prediction.x0[None], past])[: self.corrector_order]
         available = jnp.minimum(count + 1, self.corrector_order)
-        corrected = fixed + (alpha * self.integral(nodes, estimates, available, h_last, tau_last)).astype(x.dtype)
+        corrected = fixed + (alpha * self.integral(nodes, estimates, available, h_last, tau_last)).astype(
+            x.dtype
+        )
         x = jnp.where(count > 0, corrected, x)
 
         past = jnp.concatenate([prediction.x0[None], past])[: self._kept]
         lams = jnp.concatenate([lam[None], lams])[: self._kept]
         count = jnp.where(now.alpha > 0, jnp.minimum(count + 1, self._kept), 0)
-        tau = jnp.asarray(self.tau if next.plan is None or next.plan.tau is None else next.plan.tau, lam.dtype)
+        tau = jnp.asarray(
+            self.tau if next.plan is None or next.plan.tau is None else next.plan.tau, lam.dtype
+        )
         h = half_log_snr_step(now, next)
         inside = jnp.isfinite(h)
         h = jnp.where(inside, h, 1)
@@ -71,7 +75,9 @@ class SASolver:
         noise = next.sigma * jnp.sqrt(-jnp.expm1(-2 * tau**2 * h))
         fixed = (kept * x + noise * z).astype(x.dtype)
         order = jnp.minimum(jnp.clip(count, 1, self.predictor_order), next.max_order).astype(int)
-        change = self.integral(lams[: self.predictor_order] - lam, past[: self.predictor_order], order, h, tau)
+        change = self.integral(
+            lams[: self.predictor_order] - lam, past[: self.predictor_order], order, h, tau
+        )
         made = jnp.where(inside, fixed + (next.alpha * change).astype(x.dtype), straight(prediction, next))
         count = jnp.where(inside, count, 0)
         return made, (past, lams, count, (fixed, next.alpha, h, tau))
@@ -84,7 +90,7 @@ class SASolver:
         h: Float[Array, ""],
         tau: Float[Array, ""],
     ) -> Array:
-        """``int_0^h k e^(-k (h - s)) x0(s) ds`` of the polynomial through the first ``available`` estimates."""
+        """``int_0^h k e^(-k (h - s)) x0(s) ds`` of a polynomial through ``available`` of the estimates."""
         k = 1 + tau**2
         weights = ramped_weights(nodes, available, 0.0, h, lambda s: k * jnp.exp(-k * (h - s)))
         if self.published and len(nodes) > 1:

@@ -13,7 +13,7 @@ from difflax.diffusion.schedules.base import NoiseLevel, unscheduled_level
 class TCD(Stateless):
     """Jump along the trajectory to a level below the next one, and noise back up to it (algorithm 4).
 
-    ``x_s = alpha_s x0 + sigma_s eps``, then the forward process from s to the next level; s is ``(1 - gamma)``
+    ``x_s = alpha_s x0 + sigma_s eps``, then the forward process from s to the next level; s is ``1 - gamma``
     times the next level's time, counted in the angle ``arctan(sigma / alpha)``, which the cosine schedule's
     time is. ``gamma`` = 0 is DDIM, 1 is the sampling of consistency models.
 

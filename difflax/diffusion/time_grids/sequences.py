@@ -86,7 +86,9 @@ def levels_from(levels: NoiseLevel, strength: float, rounds: Literal["down", "up
     require(0 < strength <= 1, f"strength must lie in (0, 1], got {strength}")
     steps = levels.t.shape[0] - 1
     taken = min(PARTS[rounds](steps, strength), steps)
-    require(taken > 0, f"strength = {strength} of {steps} steps is no step: give a greater one, or more steps")
+    require(
+        taken > 0, f"strength = {strength} of {steps} steps is no step: give a greater one, or more steps"
+    )
     return levels[steps - taken :]
 
 

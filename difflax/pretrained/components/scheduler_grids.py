@@ -1,5 +1,4 @@
-"""The steps of diffusers' schedulers: noise levels, the times that networks are told, and what is special
-about single steps.
+"""The steps of diffusers' schedulers: noise levels, and the times that networks are told.
 
 diffusers keeps its tables in float32, rounds times in some classes and not in others, and steps by fixed
 strides where the times are not equally far apart. A network that reads its time shows all of it, so here the
@@ -8,8 +7,8 @@ diffusers' own convention (version 0.42), which has no other source.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -22,15 +21,10 @@ from difflax.diffusion.schedules.base import NoiseLevel, NoiseSchedule, StepPlan
 from difflax.diffusion.schedules.discrete import TableSchedule
 from difflax.diffusion.time_grids import CheckpointFlow, FlowGrid, SizedFlow
 from difflax.diffusion.time_shift import TimeShift
+from difflax.pretrained.components.scheduler_plans import NoPlan, Planner, Points, Run, timesteps_of
 
 Respacing = Literal["karras", "exponential", "beta", "lu", "log_linear"]
 """Other spacings of ``sigma / alpha`` than that of the times."""
-
-LARGEST_SIGMA = np.float32((1 - 2.0**-24) / 2.0**-24) ** np.float32(0.5)
-"""What stands for an infinite ``sigma / alpha`` at zero terminal SNR in classes that step in it."""
-
-_SHORT = 15
-"""Runs of fewer steps end with lower orders."""
 
 
 def _linspace(start: float, end: float, count: int) -> Float[np.ndarray, " t"]:
@@ -90,89 +84,6 @@ class Conventions:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
-    """The steps of a run before anything is special about them.
-
-    Attributes:
-        timesteps: of the steps' starts, as they are.
-        shown: the same as networks are told them.
-        alpha, sigma: of the steps' starts and the end, ``n + 1``.
-        table: ``alpha_bar``.
-        end: alpha and sigma where the last step lands if nothing else is said.
-    """
-
-    timesteps: Float[np.ndarray, " n"]
-    shown: Float[np.ndarray, " n"]
-    alpha: Float[np.ndarray, " n1"]
-    sigma: Float[np.ndarray, " n1"]
-    table: Float[np.ndarray, " t"]
-    end: tuple[float, float]
-
-    @property
-    def count(self) -> int:
-        return len(self.timesteps)
-
-    @property
-    def total(self) -> int:
-        return len(self.table)
-
-    @property
-    def stride(self) -> int:
-        return self.total // self.count
-
-    def levels_at(self, timesteps: np.ndarray) -> "Points":
-        """The levels of whole timesteps; those below zero are the end."""
-        inside = timesteps >= 0
-        bar = self.table[np.clip(timesteps, 0, self.total - 1).astype(int)].astype(np.float64)
-        alpha = np.where(inside, np.sqrt(bar), self.end[0])
-        sigma = np.where(inside, np.sqrt(1 - bar), self.end[1])
-        return Points(np.maximum(timesteps + 1, 0) / self.total, alpha, sigma)
-
-
-class Points(NamedTuple):
-    """Noise levels in NumPy, each ``[n]``."""
-
-    t: np.ndarray
-    alpha: np.ndarray
-    sigma: np.ndarray
-
-    def level(self, plan: Mapping[str, Any] | None = None) -> NoiseLevel:
-        """The same as a `NoiseLevel` whose rates of change nobody asks for, each with the plan of its step."""
-        t, alpha, sigma = (jnp.asarray(a, jnp.float64) for a in self)
-        unknown = jnp.full_like(alpha, jnp.nan)
-        fields = {name: _as_jax(_after_first(value)) for name, value in (plan or {}).items()}
-        return NoiseLevel(t, alpha, sigma, unknown, unknown, StepPlan(**fields) if fields else None)
-
-
-def _after_first(values: Any) -> Any:
-    """``n`` values (or points) with the first repeated before them: no step ends at the first level."""
-    if isinstance(values, Points):
-        return Points(*map(_after_first, values))
-    return np.concatenate([values[:1], values]).astype(np.float64)
-
-
-def _as_jax(values: Any) -> Any:
-    return values.level() if isinstance(values, Points) else jnp.asarray(values)
-
-
-@runtime_checkable
-class Planner(Protocol):
-    """What is special about the steps of a class."""
-
-    def plan(self, run: Run) -> Mapping[str, Any]:
-        """Fields of the `StepPlan` of the n levels that the steps end at."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class NoPlan:
-    """Nothing is."""
-
-    def plan(self, run: Run) -> Mapping[str, Any]:
-        return {}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class SchedulerGrid:
     """The steps of one of diffusers' schedulers over a discrete process (a `LevelGrid`).
 
@@ -192,8 +103,8 @@ class SchedulerGrid:
     respacing: Respacing | None = None
     ends: tuple[float | None, float | None] = (None, None)
     clipped: float = -np.inf
-    conventions: Conventions = Conventions()
-    planner: Planner = NoPlan()
+    conventions: Conventions = dataclasses.field(default_factory=Conventions)
+    planner: Planner = dataclasses.field(default_factory=NoPlan)
 
     def times(self, schedule: NoiseSchedule, num_steps: int) -> Float[np.ndarray, " n"]:
         """The times that a network is told."""
@@ -290,7 +201,7 @@ class SchedulerGrid:
         ratio = self._respaced(sigmas, ratio, num_steps)
         if self.respacing == "log_linear":
             return timesteps, timesteps, ratio
-        timesteps = _timesteps_of(ratio, sigmas)
+        timesteps = timesteps_of(ratio, sigmas)
         shown = np.round(timesteps) if self.respacing in self.conventions.rounded else timesteps
         return timesteps, np.trunc(shown) if self.conventions.truncated else shown, ratio
 
@@ -337,133 +248,6 @@ RESPACINGS = {"karras": _karras, "exponential": _exponential, "beta": _beta, "lu
 """``(least, greatest, n) -> sigmas``, from the greatest to the least."""
 
 
-def _timesteps_of(sigma: Float[np.ndarray, " n"], table: Float[np.ndarray, " t"]) -> Float[np.ndarray, " n"]:
-    """The timesteps whose ``sigma / alpha`` in logarithms, linear between the table's entries, is ``sigma``."""
-    knots, wanted = np.log(table), np.log(np.maximum(sigma, 1e-10))
-    i = np.clip(np.searchsorted(knots, wanted, side="right") - 1, 0, len(knots) - 2)
-    share = np.clip((knots[i] - wanted) / (knots[i] - knots[i + 1]), 0, 1)
-    return (1 - share) * i + share * (i + 1)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Orders:
-    """The order of every step of a solver that takes lower orders towards the end.
-
-    Attributes:
-        order: the highest.
-        rule: of the class, see `_RULES`.
-        lower: take lower orders at the end (``lower_order_final``).
-        first_at_last: the last step is of first order in any case.
-        divides: from which order on the solver divides by the length of a step.
-        uncorrected: steps that are not corrected.
-    """
-
-    order: int
-    rule: Literal["short", "remaining"]
-    lower: bool = True
-    first_at_last: bool = False
-    divides: int = 3
-    uncorrected: tuple[int, ...] = ()
-
-    def plan(self, run: Run) -> Mapping[str, Any]:
-        highest = _RULES[self.rule](self, run.count)
-        # Rounding decides whether two such levels are equal, and everything beyond first order with it.
-        stays = abs(run.sigma[-1] / run.sigma[-2] - 1) < 1e-6
-        require(
-            not (stays and highest[-1] >= self.divides),
-            "the last step goes nowhere, and of that order diffusers makes no image of it: set"
-            " final_sigmas_type to 'zero', lower_order_final to true or solver_order to 1",
-        )
-        fields: dict[str, Any] = {"order": highest}
-        if self.uncorrected:
-            fields["corrector"] = ~np.isin(np.arange(run.count), self.uncorrected)
-        return fields
-
-
-def _short(orders: Orders, n: int) -> np.ndarray:
-    """Short runs end with second and first order."""
-    highest = np.full(n, orders.order)
-    lower = orders.lower and n < _SHORT
-    if lower:
-        highest[-2:] = np.minimum(highest[-2:], 2)
-    if lower or orders.first_at_last:
-        highest[-1] = 1
-    return highest
-
-
-def _remaining(orders: Orders, n: int) -> np.ndarray:
-    """No step has a higher order than steps are left."""
-    left = np.arange(n, 0, -1)
-    return np.minimum(orders.order, left) if orders.lower else np.full(n, orders.order)
-
-
-_RULES = {"short": _short, "remaining": _remaining}
-
-
-@dataclasses.dataclass(frozen=True)
-class Strided:
-    """DDIM: every step goes T // n timesteps down, wherever the next one starts."""
-
-    def plan(self, run: Run) -> Mapping[str, Any]:
-        landing = run.timesteps - run.stride
-        if np.array_equal(landing[:-1], run.timesteps[1:]) and landing[-1] < 0:
-            return {}
-        return {"landing": run.levels_at(landing)}
-
-
-@dataclasses.dataclass(frozen=True)
-class StridedMultistep:
-    """PLMS: the same, and the first step is corrected as if it came from one stride above its end."""
-
-    def plan(self, run: Run) -> Mapping[str, Any]:
-        if run.count == 1:
-            return {"order": np.ones(1)}
-        strided = Strided().plan(run)
-        if not strided:
-            return {}
-        above = np.append(run.timesteps[1:], 0) + run.stride
-        require(
-            above[0] < run.total, "the first step of diffusers' PNDM starts above the process: take more steps"
-        )
-        return {**strided, "via": run.levels_at(np.minimum(above, run.total - 1))}
-
-
-@dataclasses.dataclass(frozen=True)
-class RungeKuttaMultistep:
-    """PNDM: three steps of four evaluations, two of them half a stride above the step's end."""
-
-    def plan(self, run: Run) -> Mapping[str, Any]:
-        require(run.count >= 4, "PNDM with Runge-Kutta steps (skip_prk_steps = false) takes at least 4 steps")
-        half = run.stride // 2
-        early = np.arange(run.count) < 3
-        landing = run.timesteps - np.where(early, half, run.stride)
-        via = np.append(run.timesteps[1:], -half) + half
-        return {"landing": run.levels_at(landing), "via": run.levels_at(via)}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Halfway:
-    """DPM-2: the second evaluation at the geometric mean of ``sigma / alpha``.
-
-    Attributes:
-        ancestral: the step goes to the lower level from which noise leads back up.
-    """
-
-    ancestral: bool = False
-
-    def plan(self, run: Run) -> Mapping[str, Any]:
-        ratio = (run.sigma / run.alpha).astype(np.float32)
-        now, end = ratio[:-1], ratio[1:]
-        if self.ancestral:
-            # A difference of nearly equal numbers, in float32 as diffusers takes it.
-            added = np.sqrt(end**2 * (now**2 - end**2) / now**2)
-            end = np.sqrt(np.maximum(end**2 - added**2, 0))
-        middle = np.sqrt(now.astype(np.float64) * np.where(end > 0, end, now))
-        knots = np.sqrt((np.float32(1) - run.table) / run.table)
-        alpha = 1 / np.sqrt(1 + middle**2)
-        return {"via": Points((_timesteps_of(middle, knots) + 1) / run.total, alpha, middle * alpha)}
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DistilledSteps(SchedulerGrid):
     """Evenly from every T/k-th timestep, on which a consistency model was distilled.
@@ -497,7 +281,7 @@ class EDMSteps:
     rho: float
     respacing: Literal["karras", "exponential"]
     repeats: bool
-    planner: Planner = NoPlan()
+    planner: Planner = dataclasses.field(default_factory=NoPlan)
 
     def times(self, schedule: NoiseSchedule, num_steps: int) -> Float[np.ndarray, " n"]:
         """``sigma / sigma_max``, the time of EDM's schedule."""
@@ -517,46 +301,6 @@ class EDMSteps:
         if self.respacing == "exponential":
             return _exponential(self.sigma_min, self.sigma_max, num_steps)
         return _karras(self.sigma_min, self.sigma_max, num_steps, self.rho)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SingleOrders:
-    """The orders of a singlestep solver's steps: blocks of 1, 2, … up to the highest.
-
-    Attributes:
-        order: the highest.
-        lower: end with lower orders, so that any number of steps is whole blocks and such an end.
-        to_data: the last step is of first order.
-    """
-
-    order: int
-    lower: bool
-    to_data: bool
-
-    def plan(self, run: Run) -> Mapping[str, Any]:
-        n, p = run.count, self.order
-        orders = np.arange(n) % p + 1
-        # Blocks that do not come out even, and steps to the data, take the lower end in any case.
-        if p > 1 and n % p == 0 and (self.lower or self.to_data):
-            orders[-1] = 1
-        if self.to_data:
-            orders[-1] = 1
-        return {"order": orders}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Stochastic:
-    """SA-Solver: orders, and noise in the middle of the process alone.
-
-    Attributes:
-        orders: of the predictor.
-    """
-
-    orders: Orders
-
-    def plan(self, run: Run) -> Mapping[str, Any]:
-        middle = (run.shown >= 200) & (run.shown <= 800)
-        return {**self.orders.plan(run), "tau": middle.astype(np.float64)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

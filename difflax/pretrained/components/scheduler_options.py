@@ -53,6 +53,7 @@ def _list(item: Callable[[Any], bool], least: int) -> Callable[[Any], bool]:
 
 _FLAG = Values("true or false", lambda v: v is None or isinstance(v, bool))
 _ANY = Values("anything", lambda v: True)
+_LEARNED = ("learned", "learned_range")
 _SOLVERS = ("midpoint", "heun", "logrho", "bh1", "bh2")
 
 VALUES: dict[str, Values] = {
@@ -90,7 +91,7 @@ VALUES: dict[str, Values] = {
     "timestep_spacing": _one_of("linspace", "leading", "trailing"),
     "timestep_type": _one_of("discrete", "continuous"),
     "variance_type": _optional(
-        _one_of("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range")
+        _one_of(*(f"fixed_{size}{log}" for size in ("small", "large") for log in ("", "_log")), *_LEARNED)
     ),
     "trained_betas": _optional(
         Values("a list of at least two numbers in (0, 1]", _list(lambda v: is_number(v) and 0 < v <= 1, 2))
@@ -150,8 +151,8 @@ def read_options(name: str, config: Config, defaults: Config, only: Mapping[str,
         if key in only and given not in only[key]:
             supported = " or ".join(map(repr, only[key]))
             raise UserError(
-                f"scheduler config: {key} = {value!r} is not supported of {name}, only {supported}: set it, or"
-                " choose another scheduler"
+                f"scheduler config: {key} = {value!r} is not supported of {name}, only {supported}: set it,"
+                " or choose another scheduler"
             )
         values[key] = given
     return values

@@ -48,31 +48,131 @@ DPM = [
 ]  # fmt: skip
 
 AXES: dict[str, list[list[dict]]] = {
-    "DDIMScheduler": [UNCLIPPED, SPACINGS, SCHEDULES, ZERO_SNR, predicting(*ALL), either("set_alpha_to_one", True, False)],
-    "PNDMScheduler": [SPACINGS, SCHEDULES, predicting(*NOISE_OR_V), either("set_alpha_to_one", True, False), either("skip_prk_steps", True, True, False)],
-    "DDPMScheduler": [UNCLIPPED, SPACINGS, SCHEDULES, ZERO_SNR, predicting(*ALL), either("variance_type", "fixed_small", "fixed_small_log", "fixed_large")],
-    "LCMScheduler": [SCHEDULES, ZERO_SNR, predicting(*ALL), either("original_inference_steps", 50, 100, 40), either("timestep_scaling", 10.0, 0.01)],
-    "EulerDiscreteScheduler": [SPACINGS, SCHEDULES, ZERO_SNR, predicting(*ALL), RESPACED, ENDS, FINAL, either("interpolation_type", "linear", "linear", "log_linear"), either("timestep_type", "discrete", "discrete", "continuous")],
+    "DDIMScheduler": [
+        UNCLIPPED,
+        SPACINGS,
+        SCHEDULES,
+        ZERO_SNR,
+        predicting(*ALL),
+        either("set_alpha_to_one", True, False),
+    ],
+    "PNDMScheduler": [
+        SPACINGS,
+        SCHEDULES,
+        predicting(*NOISE_OR_V),
+        either("set_alpha_to_one", True, False),
+        either("skip_prk_steps", True, True, False),
+    ],
+    "DDPMScheduler": [
+        UNCLIPPED,
+        SPACINGS,
+        SCHEDULES,
+        ZERO_SNR,
+        predicting(*ALL),
+        either("variance_type", "fixed_small", "fixed_small_log", "fixed_large"),
+    ],
+    "LCMScheduler": [
+        SCHEDULES,
+        ZERO_SNR,
+        predicting(*ALL),
+        either("original_inference_steps", 50, 100, 40),
+        either("timestep_scaling", 10.0, 0.01),
+    ],
+    "EulerDiscreteScheduler": [
+        SPACINGS,
+        SCHEDULES,
+        ZERO_SNR,
+        predicting(*ALL),
+        RESPACED,
+        ENDS,
+        FINAL,
+        either("interpolation_type", "linear", "linear", "log_linear"),
+        either("timestep_type", "discrete", "discrete", "continuous"),
+    ],
     "EulerAncestralDiscreteScheduler": [SPACINGS, SCHEDULES, ZERO_SNR, predicting(*NOISE_OR_V)],
     "LMSDiscreteScheduler": [SPACINGS, SCHEDULES, predicting(*ALL), RESPACED, ENDS],
     "HeunDiscreteScheduler": [SPACINGS, SCHEDULES, predicting(*ALL), RESPACED, ENDS],
     "KDPM2DiscreteScheduler": [SPACINGS, SCHEDULES, predicting(*NOISE_OR_V), RESPACED, ENDS],
     # Its lower level is a difference of near numbers, lost in float32 where sigma / alpha is 2e4.
     "KDPM2AncestralDiscreteScheduler": [SPACINGS, SCHEDULES[:2], predicting(*NOISE_OR_V), RESPACED, ENDS],
-    "DPMSolverMultistepScheduler": [*DPM, SPACINGS, ZERO_SNR, either("euler_at_final", False, False, True), either("use_lu_lambdas", False, False, True)],
-    "UniPCMultistepScheduler": [SPACINGS, SCHEDULES, ZERO_SNR, predicting(*ALL), RESPACED, ENDS, FINAL, either("lower_order_final", True, True, False), either("solver_order", 1, 2, 2, 3), either("solver_type", "bh2", "bh1", "midpoint"), either("disable_corrector", [], [], [0, 1], [3])],
-    "DEISMultistepScheduler": [SPACINGS, SCHEDULES, predicting(*ALL), RESPACED, ENDS, LOWER, either("solver_order", 1, 2, 3), either("solver_type", "logrho", "midpoint")],
-    "DPMSolverSinglestepScheduler": [*DPM[:-2], either("algorithm_type", "dpmsolver++", "dpmsolver++", "sde-dpmsolver++"), [{}, {}, {}, {"lambda_min_clipped": -5.1}]],
-    "SASolverScheduler": [SPACINGS, SCHEDULES, predicting(*ALL), RESPACED, ENDS, LOWER, either("predictor_order", 2, 1, 3), either("corrector_order", 2, 1, 3), [{}, {}, {}, {"lambda_min_clipped": -5.1}]],
+    "DPMSolverMultistepScheduler": [
+        *DPM,
+        SPACINGS,
+        ZERO_SNR,
+        either("euler_at_final", False, False, True),
+        either("use_lu_lambdas", False, False, True),
+    ],
+    "UniPCMultistepScheduler": [
+        SPACINGS,
+        SCHEDULES,
+        ZERO_SNR,
+        predicting(*ALL),
+        RESPACED,
+        ENDS,
+        FINAL,
+        either("lower_order_final", True, True, False),
+        either("solver_order", 1, 2, 2, 3),
+        either("solver_type", "bh2", "bh1", "midpoint"),
+        either("disable_corrector", [], [], [0, 1], [3]),
+    ],
+    "DEISMultistepScheduler": [
+        SPACINGS,
+        SCHEDULES,
+        predicting(*ALL),
+        RESPACED,
+        ENDS,
+        LOWER,
+        either("solver_order", 1, 2, 3),
+        either("solver_type", "logrho", "midpoint"),
+    ],
+    "DPMSolverSinglestepScheduler": [
+        *DPM[:-2],
+        either("algorithm_type", "dpmsolver++", "dpmsolver++", "sde-dpmsolver++"),
+        [{}, {}, {}, {"lambda_min_clipped": -5.1}],
+    ],
+    "SASolverScheduler": [
+        SPACINGS,
+        SCHEDULES,
+        predicting(*ALL),
+        RESPACED,
+        ENDS,
+        LOWER,
+        either("predictor_order", 2, 1, 3),
+        either("corrector_order", 2, 1, 3),
+        [{}, {}, {}, {"lambda_min_clipped": -5.1}],
+    ],
     "TCDScheduler": [SCHEDULES, ZERO_SNR, predicting(*ALL), either("original_inference_steps", 50, 100, 40)],
-    "EDMEulerScheduler": [predicting(*NOISE_OR_V), FINAL, either("sigma_data", 0.5, 1.0), either("sigma_schedule", "karras", "exponential"), either("sigma_max", 80.0, 120.0), either("rho", 7.0, 5.0)],
-    "EDMDPMSolverMultistepScheduler": [predicting(*NOISE_OR_V), FINAL, LOWER, either("sigma_data", 0.5, 1.0), either("sigma_schedule", "karras", "exponential"), either("solver_order", 1, 2, 3), either("solver_type", "midpoint", "heun"), either("algorithm_type", "dpmsolver++", "dpmsolver++", "sde-dpmsolver++"), either("euler_at_final", False, False, True)],
-    "FlowMatchEulerDiscreteScheduler": [either("shift", 1.0, 3.0, 1.7), RESPACED, [{}, {}, {"shift_terminal": 0.02}], [{}, {}, {"sigma_min": 0.01}], either("stochastic_sampling", False, False, True)],
+    "EDMEulerScheduler": [
+        predicting(*NOISE_OR_V),
+        FINAL,
+        either("sigma_data", 0.5, 1.0),
+        either("sigma_schedule", "karras", "exponential"),
+        either("sigma_max", 80.0, 120.0),
+        either("rho", 7.0, 5.0),
+    ],
+    "EDMDPMSolverMultistepScheduler": [
+        predicting(*NOISE_OR_V),
+        FINAL,
+        LOWER,
+        either("sigma_data", 0.5, 1.0),
+        either("sigma_schedule", "karras", "exponential"),
+        either("solver_order", 1, 2, 3),
+        either("solver_type", "midpoint", "heun"),
+        either("algorithm_type", "dpmsolver++", "dpmsolver++", "sde-dpmsolver++"),
+        either("euler_at_final", False, False, True),
+    ],
+    "FlowMatchEulerDiscreteScheduler": [
+        either("shift", 1.0, 3.0, 1.7),
+        RESPACED,
+        [{}, {}, {"shift_terminal": 0.02}],
+        [{}, {}, {"sigma_min": 0.01}],
+        either("stochastic_sampling", False, False, True),
+    ],
     "FlowMatchHeunDiscreteScheduler": [either("shift", 1.0, 3.0, 1.7)],
     "FlowMatchLCMScheduler": [either("shift", 1.0, 3.0, 1.7), RESPACED, [{}, {}, {"shift_terminal": 0.02}]],
-}  # fmt: skip
+}
 
-COUNTS = {name: 24 for name in AXES} | {
+COUNTS = dict.fromkeys(AXES, 24) | {
     "DPMSolverMultistepScheduler": 60, "UniPCMultistepScheduler": 45, "EulerDiscreteScheduler": 40,
     "DEISMultistepScheduler": 30, "FlowMatchHeunDiscreteScheduler": 8, "DPMSolverSinglestepScheduler": 36,
 }  # fmt: skip
@@ -109,7 +209,9 @@ def generated() -> list[Case]:
             for order in orders:
                 first = i < len(order)
                 config |= order[i if first else rng.integers(len(order))]
-            case = Case(config, int(STEPS[(3 * i + index) % len(STEPS)] if i < len(STEPS) else rng.choice(STEPS)))
+            case = Case(
+                config, int(STEPS[(3 * i + index) % len(STEPS)] if i < len(STEPS) else rng.choice(STEPS))
+            )
             if str(case) not in seen:
                 seen.add(str(case))
                 cases.append(case)

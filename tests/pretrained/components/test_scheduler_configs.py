@@ -16,7 +16,15 @@ from difflax.diffusion.samplers.base import BoundDenoiser, sample
 from difflax.diffusion.time_grids import pad_levels
 from difflax.pretrained.components.schedulers import SCHEDULER_CLASSES, Sampling, read_scheduler
 
-from tests.pretrained.components.scheduler_configs import AXES, LATENT, ROWS, Case, network, noise_of_level, weights
+from tests.pretrained.components.scheduler_configs import (
+    AXES,
+    LATENT,
+    ROWS,
+    Case,
+    network,
+    noise_of_level,
+    weights,
+)
 
 FILE = pathlib.Path(__file__).parents[2] / "fixtures" / "scheduler_configs.npz"
 
@@ -31,7 +39,7 @@ def stored_cases() -> list[tuple[Case, np.ndarray, float]]:
     return list(zip(cases, runs, rounding, strict=True))
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def denoiser(schedule, prediction_type, network_input):
     parameters = {name: jnp.asarray(value) for name, value in weights().items()}
 
@@ -41,7 +49,7 @@ def denoiser(schedule, prediction_type, network_input):
     return make_denoiser(toy, schedule, prediction_type, network_input=network_input)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def step_of(sampler, schedule, prediction_type, network_input):
     """One compiled step of a sampler, whatever the grid."""
     denoise = with_memory(denoiser(schedule, prediction_type, network_input))
@@ -63,9 +71,7 @@ def known_path(monkeypatch):
 
 
 def levels_and_start(sampling: Sampling, steps: int):
-    levels = sampling.options.levels(
-        sampling.schedule, sampling.time_grid, steps, sampling.prediction_type
-    )
+    levels = sampling.options.levels(sampling.schedule, sampling.time_grid, steps, sampling.prediction_type)
     start = jnp.hypot(levels.alpha[0], levels.sigma[0]) if sampling.unit_start else levels.sigma[0]
     return levels, start * weights()["start"]
 
@@ -88,7 +94,7 @@ IN_SIGMA = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "LMSDis
 
 
 def difference(case: Case, theirs: np.ndarray) -> float | str:
-    """The largest of a run, relative to the largest pixel of each step; or what is said against the config."""
+    """The largest of a run, relative to its steps' largest pixels; or what is said against the config."""
     try:
         ours, levels = run_ours(read_scheduler(case.config), case.steps)
     except (UserError, ValueError) as error:
@@ -129,7 +135,9 @@ FAST = ("DDIMScheduler", "EulerDiscreteScheduler", "PNDMScheduler", "FlowMatchEu
 """Those whose samplers take no more than a few programs."""
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in FAST else [pytest.mark.slow]) for n in NAMES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in FAST else [pytest.mark.slow]) for n in NAMES]
+)
 def test_stored_runs(name):
     cases = [stored for stored in stored_cases() if stored[0].name == name]
     compared = sum(check(*case) for case in cases)
@@ -197,15 +205,25 @@ def test_options_and_defaults_of_every_class_are_diffusers_own():
             if key != "self"
         }
         # Read by respacings, though the class does not name them.
-        ours = {key: value for key, value in kind.defaults.items() if key in theirs or key not in ("sigma_min", "sigma_max")}
+        ours = {
+            key: value
+            for key, value in kind.defaults.items()
+            if key in theirs or key not in ("sigma_min", "sigma_max")
+        }
         assert ours == theirs, name
     from difflax.pretrained.components.scheduler_options import OTHER_OPTIONS, VALUES
 
-    known = set(OTHER_OPTIONS) | set(VALUES) | {key for kind in SCHEDULER_CLASSES.values() for key in kind.defaults}
+    known = (
+        set(OTHER_OPTIONS)
+        | set(VALUES)
+        | {key for kind in SCHEDULER_CLASSES.values() for key in kind.defaults}
+    )
     for name in dir(diffusers):
         if name.endswith("Scheduler") and isinstance(getattr(diffusers, name), type):
             parameters = inspect.signature(getattr(diffusers, name).__init__).parameters
-            missing = {
-                key for key, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
-            } - known - {"self"}
+            missing = (
+                {key for key, p in parameters.items() if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+                - known
+                - {"self"}
+            )
             assert not missing, (name, missing)

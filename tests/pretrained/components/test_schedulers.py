@@ -47,7 +47,11 @@ BAD = [
     ("DDIMScheduler", {"made_up_option": 1}, "no scheduler has an option 'made_up_option'"),
     ("DDIMScheduler", {"steps_ofset": 1}, "'steps_ofset', did you mean 'steps_offset'"),
     ("DDIMScheduler", {"clip_sample": False, "thresholding": True}, "thresholding = True"),
-    ("PNDMScheduler", {"beta_schedule": "cubic"}, "beta_schedule = 'cubic' of PNDMScheduler must be 'linear' or"),
+    (
+        "PNDMScheduler",
+        {"beta_schedule": "cubic"},
+        "beta_schedule = 'cubic' of PNDMScheduler must be 'linear' or",
+    ),
     ("PNDMScheduler", {"prediction_type": "noise"}, "prediction_type = 'noise'"),
     ("PNDMScheduler", {"prediction_type": "sample"}, "prediction_type = 'sample' is not supported"),
     ("PNDMScheduler", {"prediction_type": ["epsilon"]}, "prediction_type"),
@@ -65,10 +69,18 @@ BAD = [
     ("PNDMScheduler", {"num_train_timesteps": None}, "num_train_timesteps = None"),
     ("PNDMScheduler", {"trained_betas": []}, "trained_betas"),
     ("PNDMScheduler", {"trained_betas": [0.1, "a"]}, "trained_betas"),
-    ("PNDMScheduler", {"trained_betas": [0.1, 0.2]}, "trained_betas has 2 entries, num_train_timesteps = 1000"),
+    (
+        "PNDMScheduler",
+        {"trained_betas": [0.1, 0.2]},
+        "trained_betas has 2 entries, num_train_timesteps = 1000",
+    ),
     ("UniPCMultistepScheduler", {"solver_order": 4}, "solver_order = 4"),
     ("UniPCMultistepScheduler", {"solver_type": "bh3"}, "solver_type = 'bh3'"),
-    ("UniPCMultistepScheduler", {"solver_type": "bh1"}, "solver_type = 'bh1' with final_sigmas_type = 'zero'"),
+    (
+        "UniPCMultistepScheduler",
+        {"solver_type": "bh1"},
+        "solver_type = 'bh1' with final_sigmas_type = 'zero'",
+    ),
     ("UniPCMultistepScheduler", {"predict_x0": False}, "predict_x0 = False"),
     ("UniPCMultistepScheduler", {"disable_corrector": 3}, "disable_corrector = 3"),
     ("UniPCMultistepScheduler", {"use_flow_sigmas": True}, "use_flow_sigmas = True"),
@@ -76,10 +88,18 @@ BAD = [
     ("DPMSolverMultistepScheduler", {"algorithm_type": "deis"}, "algorithm_type = 'deis' does not go with"),
     ("DPMSolverMultistepScheduler", {"variance_type": "learned"}, "variance_type = 'learned'"),
     ("DPMSolverMultistepScheduler", {"lambda_min_clipped": math.nan}, "lambda_min_clipped = nan"),
-    ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True, "use_lu_lambdas": True}, "exclude each other"),
+    (
+        "DPMSolverMultistepScheduler",
+        {"use_karras_sigmas": True, "use_lu_lambdas": True},
+        "exclude each other",
+    ),
     ("EulerDiscreteScheduler", {"final_sigmas_type": "sigmamin"}, "final_sigmas_type = 'sigmamin'"),
     ("EulerDiscreteScheduler", {"interpolation_type": "cubic"}, "interpolation_type = 'cubic'"),
-    ("EulerDiscreteScheduler", {"use_karras_sigmas": True, "sigma_min": 3, "sigma_max": 1}, "sigma_min = 3.0"),
+    (
+        "EulerDiscreteScheduler",
+        {"use_karras_sigmas": True, "sigma_min": 3, "sigma_max": 1},
+        "sigma_min = 3.0",
+    ),
     ("EulerDiscreteScheduler", {"use_karras_sigmas": True, "sigma_min": -1}, "sigma_min = -1"),
     ("DDPMScheduler", {"clip_sample": False, "variance_type": "learned"}, "variance_type = 'learned'"),
     ("LCMScheduler", {"original_inference_steps": 0}, "original_inference_steps = 0"),
@@ -116,7 +136,12 @@ def test_bad_values_are_one_line(name, value):
 @pytest.mark.parametrize("name", SCHEDULER_CLASSES)
 def test_options_of_other_classes_and_private_keys_are_of_no_effect(name):
     config = {"_class_name": name, "clip_sample": False}
-    others = {"skip_prk_steps": True, "set_alpha_to_one": True, "_diffusers_version": "0.42", "masking_schedule": "x"}
+    others = {
+        "skip_prk_steps": True,
+        "set_alpha_to_one": True,
+        "_diffusers_version": "0.42",
+        "masking_schedule": "x",
+    }
     read = SCHEDULER_CLASSES[name].defaults
     others = {key: value for key, value in others.items() if key not in read}
     assert read_scheduler(config | others) == read_scheduler(config)
