@@ -102,7 +102,7 @@ class NoPlan:
 
 
 def timesteps_of(sigma: Float[np.ndarray, " n"], table: Float[np.ndarray, " t"]) -> Float[np.ndarray, " n"]:
-    """The timesteps whose ``sigma / alpha`` is ``sigma``, linear in logarithms between the table's entries."""
+    """The timesteps whose ``sigma / alpha`` is ``sigma``, linear in logarithms between entries."""
     knots, wanted = np.log(table), np.log(np.maximum(sigma, 1e-10))
     i = np.clip(np.searchsorted(knots, wanted, side="right") - 1, 0, len(knots) - 2)
     share = np.clip((knots[i] - wanted) / (knots[i] - knots[i + 1]), 0, 1)
