@@ -21,7 +21,7 @@ from difflax.diffusion.schedules.base import NoiseLevel, NoiseSchedule, StepPlan
 from difflax.diffusion.schedules.discrete import TableSchedule
 from difflax.diffusion.time_grids import CheckpointFlow, FlowGrid, SizedFlow
 from difflax.diffusion.time_shift import TimeShift
-from difflax.pretrained.components.scheduler_plans import NoPlan, Planner, Points, Run, timesteps_of
+from difflax.pretrained.components.scheduler_plans import NoPlan, Planner, Points, Steps, timesteps_of
 
 Respacing = Literal["karras", "exponential", "beta", "lu", "log_linear"]
 """Other spacings of ``sigma / alpha`` than that of the times."""
@@ -128,10 +128,10 @@ class SchedulerGrid:
             sigma = ratio[: len(timesteps)] * alpha
         end = self._end(table, ratio, len(timesteps), float(last.sigma) == 0)
         alpha, sigma = np.append(alpha, end[0]), np.append(sigma, end[1])
-        run = Run(timesteps=timesteps, shown=shown, alpha=alpha, sigma=sigma, table=table, end=end)
+        run = Steps(timesteps=timesteps, shown=shown, alpha=alpha, sigma=sigma, table=table, end=end)
         return self._planned(run)
 
-    def _planned(self, run: Run) -> NoiseLevel:
+    def _planned(self, run: Steps) -> NoiseLevel:
         total, end_t = run.total, 0.0 if run.end[1] == 0 else 1 / run.total
         t = np.append((run.timesteps + 1) / total, end_t)
         if self._repeats(run):
@@ -146,7 +146,7 @@ class SchedulerGrid:
         shown = jnp.asarray(np.append((run.shown + 1) / total, end_t))
         return levels.replace(plan=(levels.plan or StepPlan()).replace(shown=shown))
 
-    def _repeats(self, run: Run) -> bool:
+    def _repeats(self, run: Steps) -> bool:
         """The last step goes nowhere, and is taken all the same: its evaluation corrects the step before."""
         return self.conventions.repeats and bool(run.sigma[-1] == run.sigma[-2])
 
@@ -294,7 +294,7 @@ class EDMSteps:
         least = sigma[-1] if abs(least / sigma[-1] - 1) < 1e-6 else least
         sigma = np.append(sigma, 0.0 if float(last.sigma) == 0 else least)
         alpha, steps = np.ones_like(sigma), np.arange(float(num_steps))
-        run = Run(timesteps=steps, shown=steps, alpha=alpha, sigma=sigma, table=alpha, end=(1.0, sigma[-1]))
+        run = Steps(timesteps=steps, shown=steps, alpha=alpha, sigma=sigma, table=alpha, end=(1.0, sigma[-1]))
         return Points(sigma / self.sigma_max, alpha, sigma).level(self.planner.plan(run))
 
     def _sigmas(self, num_steps: int) -> Float[np.ndarray, " n"]:

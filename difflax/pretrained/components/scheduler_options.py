@@ -26,7 +26,7 @@ class Values:
 
 def is_number(value: Any) -> bool:
     """Whether a JSON value is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return type(value) in (int, float) and math.isfinite(value)
 
 
 def _whole(low: int, high: int = 10**6) -> Values:
@@ -40,7 +40,7 @@ def _number(low: float | int, high: float | int = math.inf) -> Values:
 
 
 def _one_of(*names: str) -> Values:
-    return Values(" or ".join(map(repr, names)), lambda v: isinstance(v, str) and v in names)
+    return Values(" or ".join(map(repr, names)), lambda v: v in names)
 
 
 def _optional(values: Values) -> Values:
@@ -48,16 +48,16 @@ def _optional(values: Values) -> Values:
 
 
 def _list(item: Callable[[Any], bool], least: int) -> Callable[[Any], bool]:
-    return lambda v: isinstance(v, list | tuple) and len(v) >= least and all(map(item, v))
+    return lambda v: type(v) in (list, tuple) and len(v) >= least and all(map(item, v))
 
 
-_FLAG = Values("true or false", lambda v: v is None or isinstance(v, bool))
+_FLAG = Values("true or false", lambda v: v is None or type(v) is bool)
 _ANY = Values("anything", lambda v: True)
 _LEARNED = ("learned", "learned_range")
 _SOLVERS = ("midpoint", "heun", "logrho", "bh1", "bh2")
 
 VALUES: dict[str, Values] = {
-    "algorithm_type": Values("a name", lambda v: isinstance(v, str)),
+    "algorithm_type": _one_of("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++", "deis", "data_prediction", "noise_prediction"),
     "base_image_seq_len": _whole(1),
     "base_shift": _number(-100, 100),
     "beta_end": _number(0, 1),
@@ -68,7 +68,7 @@ VALUES: dict[str, Values] = {
     "final_sigmas_type": _one_of("zero", "sigma_min"),
     "interpolation_type": _one_of("linear", "log_linear"),
     "lambda_min_clipped": Values(
-        "a number or -Infinity", lambda v: is_number(v) or (isinstance(v, float) and v == -math.inf)
+        "a number or -Infinity", lambda v: is_number(v) or v == -math.inf
     ),
     "max_image_seq_len": _whole(1),
     "max_shift": _number(-100, 100),

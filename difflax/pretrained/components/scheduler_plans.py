@@ -1,6 +1,6 @@
 """What is special about single steps of diffusers' schedulers: orders, landings, second evaluations.
 
-A `Planner` says it of the steps of a `Run`; the grids of `scheduler_grids` put it into the levels.
+A `Planner` says it of the steps of a `Steps`; the grids of `scheduler_grids` put it into the levels.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ _SHORT = 15
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
+class Steps:
     """The steps of a run before anything is special about them.
 
     Attributes:
@@ -88,7 +88,7 @@ def _as_jax(values: Any) -> Any:
 class Planner(Protocol):
     """What is special about the steps of a class."""
 
-    def plan(self, run: Run) -> Mapping[str, Any]:
+    def plan(self, run: Steps) -> Mapping[str, Any]:
         """Fields of the `StepPlan` of the n levels that the steps end at."""
         ...
 
@@ -97,7 +97,7 @@ class Planner(Protocol):
 class NoPlan:
     """Nothing is."""
 
-    def plan(self, run: Run) -> Mapping[str, Any]:
+    def plan(self, run: Steps) -> Mapping[str, Any]:
         return {}
 
 
@@ -129,7 +129,7 @@ class Orders:
     divides: int = 3
     uncorrected: tuple[int, ...] = ()
 
-    def plan(self, run: Run) -> Mapping[str, Any]:
+    def plan(self, run: Steps) -> Mapping[str, Any]:
         highest = _RULES[self.rule](self, run.count)
         # Rounding decides whether two such levels are equal, and everything beyond first order with it.
         stays = abs(run.sigma[-1] / run.sigma[-2] - 1) < 1e-6
@@ -168,7 +168,7 @@ _RULES = {"short": _short, "remaining": _remaining}
 class Strided:
     """DDIM: every step goes T // n timesteps down, wherever the next one starts."""
 
-    def plan(self, run: Run) -> Mapping[str, Any]:
+    def plan(self, run: Steps) -> Mapping[str, Any]:
         landing = run.timesteps - run.stride
         if np.array_equal(landing[:-1], run.timesteps[1:]) and landing[-1] < 0:
             return {}
@@ -179,7 +179,7 @@ class Strided:
 class StridedMultistep:
     """PLMS: the same, and the first step is corrected as if it came from one stride above its end."""
 
-    def plan(self, run: Run) -> Mapping[str, Any]:
+    def plan(self, run: Steps) -> Mapping[str, Any]:
         if run.count == 1:
             return {"order": np.ones(1)}
         strided = Strided().plan(run)
@@ -197,7 +197,7 @@ class StridedMultistep:
 class RungeKuttaMultistep:
     """PNDM: three steps of four evaluations, two of them half a stride above the step's end."""
 
-    def plan(self, run: Run) -> Mapping[str, Any]:
+    def plan(self, run: Steps) -> Mapping[str, Any]:
         require(run.count >= 4, "PNDM with Runge-Kutta steps (skip_prk_steps = false) takes at least 4 steps")
         half = run.stride // 2
         early = np.arange(run.count) < 3
@@ -216,7 +216,7 @@ class Halfway:
 
     ancestral: bool = False
 
-    def plan(self, run: Run) -> Mapping[str, Any]:
+    def plan(self, run: Steps) -> Mapping[str, Any]:
         ratio = (run.sigma / run.alpha).astype(np.float32)
         now, end = ratio[:-1], ratio[1:]
         if self.ancestral:
@@ -243,7 +243,7 @@ class SingleOrders:
     lower: bool
     to_data: bool
 
-    def plan(self, run: Run) -> Mapping[str, Any]:
+    def plan(self, run: Steps) -> Mapping[str, Any]:
         n, p = run.count, self.order
         orders = np.arange(n) % p + 1
         # Blocks that do not come out even, and steps to the data, take the lower end in any case.
@@ -264,6 +264,6 @@ class Stochastic:
 
     orders: Orders
 
-    def plan(self, run: Run) -> Mapping[str, Any]:
+    def plan(self, run: Steps) -> Mapping[str, Any]:
         middle = (run.shown >= 200) & (run.shown <= 800)
         return {**self.orders.plan(run), "tau": middle.astype(np.float64)}

@@ -74,7 +74,7 @@ def remaining_orders(values: Config) -> Orders:
     )
 
 
-VARIANCES = {
+DDPM_VARIANCES = {
     "fixed_small": "small",
     "fixed_small_log": "small",
     "fixed_large": "large",
@@ -83,7 +83,7 @@ VARIANCES = {
 
 
 def ddpm(values: Config) -> Sampler:
-    variance = VARIANCES[values["variance_type"]]
+    variance = DDPM_VARIANCES[values["variance_type"]]
     spacing, offset = values["timestep_spacing"], values["steps_offset"]
     if variance != "small" and (spacing == "trailing" or (spacing == "leading" and offset)):
         raise UserError(

@@ -45,7 +45,7 @@ from difflax.pretrained.components.scheduler_reading import (
 from difflax.pretrained.components.scheduler_solvers import (
     ALGORITHMS,
     UNIPC_VARIANTS,
-    VARIANCES,
+    DDPM_VARIANCES,
     ddpm,
     dpm_solver,
     edm_dpm_solver,
@@ -191,7 +191,7 @@ SCHEDULER_CLASSES: dict[str, SchedulerClass] = {
         | _CLIPPING
         | _CLIPPED_SAMPLE
         | {"variance_type": "fixed_small", "timestep_spacing": "leading", "rescale_betas_zero_snr": False},
-        only=_UNSUPPORTED | {"variance_type": tuple(VARIANCES)},
+        only=_UNSUPPORTED | {"variance_type": tuple(DDPM_VARIANCES)},
         read=Discrete(sampler=ddpm),
     ),
     "LCMScheduler": SchedulerClass(
