@@ -134,16 +134,24 @@ class _Pseudo:
 
     def output(self, prediction: Prediction, level: NoiseLevel) -> Array:
         """What is extrapolated, of a prediction at ``level``."""
-        if self.extrapolates == "eps":
-            return prediction.eps
-        alpha, sigma, _ = _unit(level)
-        return alpha * prediction.eps - sigma * prediction.x0
+        return _OUTPUTS[self.extrapolates](prediction, *_unit(level)[:2])
 
     def moved(self, x: Array, start: NoiseLevel, end: NoiseLevel, out: Array) -> Array:
         """``x`` from one level to another by an output that is not its own; needs alpha > 0."""
         alpha, sigma, length = _unit(start)
-        eps = out if self.extrapolates == "eps" else alpha * out + sigma * x / length
+        eps = _NOISES[self.extrapolates](out, x / length, alpha, sigma)
         return Segment(start, end).transfer(x, eps)
+
+
+_OUTPUTS = {
+    "eps": lambda prediction, alpha, sigma: prediction.eps,
+    "v": lambda prediction, alpha, sigma: alpha * prediction.eps - sigma * prediction.x0,
+}
+_NOISES = {
+    "eps": lambda out, x, alpha, sigma: out,
+    "v": lambda out, x, alpha, sigma: alpha * out + sigma * x,
+}
+"""The noise that an output says of the image ``x`` of unit length."""
 
 
 def _unit(level: NoiseLevel) -> tuple[Array, Array, Array]:

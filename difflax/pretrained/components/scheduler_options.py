@@ -107,6 +107,9 @@ VALUES: dict[str, Values] = {
 )  # fmt: skip
 """What an option may be set to, for those that are read; the others are of no effect."""
 
+TO_DATA = {"zero": True, "sigma_min": False, None: False}
+"""Whether a ``final_sigmas_type`` goes down to the data; ``None``: of a class that has none."""
+
 OTHER_OPTIONS = frozenset({
     "alpha_cum_end", "alpha_cum_start", "block_length", "clip_denoised", "clip_sample_range", "correct_steps",
     "corrector_k", "corrector_selection", "corrector_selection_tau", "corrector_steps",

@@ -21,7 +21,7 @@ from difflax.pretrained.components.scheduler_grids import (
     SchedulerGrid,
     ShapedFlow,
 )
-from difflax.pretrained.components.scheduler_options import Config
+from difflax.pretrained.components.scheduler_options import TO_DATA, Config
 from difflax.pretrained.components.scheduler_plans import NoPlan, Planner
 from difflax.pretrained.components.scheduler_samplers import NegativeEDM
 
@@ -166,7 +166,7 @@ class Discrete:
         first = {
             "data": False,
             "first": True,
-            "final_sigmas_type": values.get("final_sigmas_type") == "sigma_min",
+            "final_sigmas_type": not TO_DATA[values.get("final_sigmas_type")],
             "set_alpha_to_one": not values.get("set_alpha_to_one"),
         }
         return 1 / steps if first[self.final] else 0.0
@@ -257,5 +257,5 @@ class Preconditioned:
                 repeats=self.repeats,
                 planner=self.planner(values),
             ),
-            options=RunOptions(final_t=0.0 if values["final_sigmas_type"] == "zero" else low / high),
+            options=RunOptions(final_t=0.0 if TO_DATA[values["final_sigmas_type"]] else low / high),
         )

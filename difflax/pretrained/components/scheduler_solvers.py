@@ -15,26 +15,24 @@ from difflax.diffusion.samplers import (
     SASolver,
 )
 from difflax.diffusion.samplers.base import Sampler
-from difflax.pretrained.components.scheduler_options import Config
+from difflax.pretrained.components.scheduler_options import TO_DATA, Config
 from difflax.pretrained.components.scheduler_plans import Orders, SingleOrders
 from difflax.pretrained.components.scheduler_reading import read_schedule
 from difflax.pretrained.components.scheduler_samplers import Published3MSDE, TimestepTCD
 
-SOLVERS = {
-    "midpoint": "midpoint", "heun": "heun", "logrho": "midpoint", "bh1": "midpoint", "bh2": "midpoint",
-}  # fmt: skip
-"""diffusers reads the names of other classes' solvers as the usual one."""
+SOLVERS = {"midpoint": True, "heun": False, "logrho": True, "bh1": True, "bh2": True}  # fmt: skip
+"""Whether the midpoint is meant: diffusers reads the names of other classes' solvers as the usual one."""
 UNIPC_VARIANTS = {"bh1": "bh1", "bh2": "bh2", "midpoint": "bh2", "heun": "bh2", "logrho": "bh2"}
 ALGORITHMS = {"dpmsolver++": 0.0, "deis": 0.0, "sde-dpmsolver++": 1.0}
 
 
 def dpm_solver(values: Config) -> Sampler:
-    if values["algorithm_type"] == "deis" and values["final_sigmas_type"] == "zero":
+    if values["algorithm_type"] == "deis" and TO_DATA[values["final_sigmas_type"]]:
         raise UserError(
             "scheduler config: algorithm_type = 'deis' does not go with final_sigmas_type = 'zero': set"
             " algorithm_type to 'dpmsolver++' or final_sigmas_type to 'sigma_min'"
         )
-    eta, midpoint = ALGORITHMS[values["algorithm_type"]], SOLVERS[values["solver_type"]] == "midpoint"
+    eta, midpoint = ALGORITHMS[values["algorithm_type"]], SOLVERS[values["solver_type"]]
     if values["solver_order"] < 3:
         return DPMSolver2M(eta=eta, midpoint=midpoint)
     if eta:
@@ -47,20 +45,20 @@ def short_orders(values: Config) -> Orders:
         order=int(values["solver_order"]),
         rule="short",
         lower=values["lower_order_final"],
-        first_at_last=bool(values.get("euler_at_final")) or values.get("final_sigmas_type") == "zero",
+        first_at_last=bool(values.get("euler_at_final")) or TO_DATA[values.get("final_sigmas_type")],
         divides={"heun": 2}.get(values["solver_type"], 3) if "euler_at_final" in values else 4,
     )
 
 
 def remaining_orders(values: Config) -> Orders:
     order = int(values["solver_order"])
-    if values["solver_type"] == "bh1" and values["final_sigmas_type"] == "zero":
+    if values["solver_type"] == "bh1" and TO_DATA[values["final_sigmas_type"]]:
         raise UserError(
             "scheduler config: solver_type = 'bh1' with final_sigmas_type = 'zero' makes no image in"
             " UniPCMultistepScheduler of diffusers: set solver_type to 'bh2' or final_sigmas_type to"
             " 'sigma_min'"
         )
-    if order > 1 and not values["lower_order_final"] and values["final_sigmas_type"] == "zero":
+    if order > 1 and not values["lower_order_final"] and TO_DATA[values["final_sigmas_type"]]:
         raise UserError(
             "scheduler config: lower_order_final = False with final_sigmas_type = 'zero' makes no image in"
             " UniPCMultistepScheduler of diffusers: set lower_order_final to True or final_sigmas_type to"
@@ -116,9 +114,9 @@ def edm_dpm_solver(values: Config) -> Sampler:
 
 
 def singlestep(values: Config) -> Sampler:
-    eta, midpoint = ALGORITHMS[values["algorithm_type"]], SOLVERS[values["solver_type"]] == "midpoint"
+    eta, midpoint = ALGORITHMS[values["algorithm_type"]], SOLVERS[values["solver_type"]]
     order = int(values["solver_order"])
-    if values["algorithm_type"] == "deis" and values["final_sigmas_type"] == "zero":
+    if values["algorithm_type"] == "deis" and TO_DATA[values["final_sigmas_type"]]:
         raise UserError(
             "scheduler config: algorithm_type = 'deis' does not go with final_sigmas_type = 'zero': set"
             " algorithm_type to 'dpmsolver++' or final_sigmas_type to 'sigma_min'"
@@ -135,7 +133,7 @@ def single_orders(values: Config) -> SingleOrders:
     return SingleOrders(
         order=int(values["solver_order"]),
         lower=bool(values["lower_order_final"]),
-        to_data=values["final_sigmas_type"] == "zero",
+        to_data=TO_DATA[values["final_sigmas_type"]],
     )
 
 

@@ -97,15 +97,15 @@ def read_scheduler(config: Config, *, patch_size: int = 2) -> Sampling:
         raise UserError(f"scheduler config of {name}: {error}") from error
 
 
-_BETAS = {
+_UNSPACED_BETAS = {
     "num_train_timesteps": 1000,
     "beta_start": 0.0001,
     "beta_end": 0.02,
     "beta_schedule": "linear",
     "trained_betas": None,
     "prediction_type": "epsilon",
-    "steps_offset": 0,
 }
+_BETAS = _UNSPACED_BETAS | {"steps_offset": 0}
 _KARRAS_BETAS = _BETAS | {"beta_start": 0.00085, "beta_end": 0.012}
 _LATENT_BETAS = _KARRAS_BETAS | {"beta_schedule": "scaled_linear"}
 _CLIPPING = {"thresholding": False, "dynamic_thresholding_ratio": 0.995, "sample_max_value": 1.0}
@@ -350,7 +350,7 @@ SCHEDULER_CLASSES: dict[str, SchedulerClass] = {
         ),
     ),
     "DPMSolverSinglestepScheduler": SchedulerClass(
-        defaults={name: value for name, value in _BETAS.items() if name != "steps_offset"}
+        defaults=_UNSPACED_BETAS
         | _CLIPPING
         | _RESPACED
         | _ENDS
