@@ -7,6 +7,7 @@ diffusers' own convention (version 0.42), which has no other source.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -298,9 +299,8 @@ class EDMSteps:
         return Points(sigma / self.sigma_max, alpha, sigma).level(self.planner.plan(run))
 
     def _sigmas(self, num_steps: int) -> Float[np.ndarray, " n"]:
-        if self.respacing == "exponential":
-            return _exponential(self.sigma_min, self.sigma_max, num_steps)
-        return _karras(self.sigma_min, self.sigma_max, num_steps, self.rho)
+        kinds = {"exponential": _exponential, "karras": functools.partial(_karras, rho=self.rho)}
+        return kinds[self.respacing](self.sigma_min, self.sigma_max, num_steps)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

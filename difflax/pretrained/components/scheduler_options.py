@@ -54,10 +54,13 @@ def _list(item: Callable[[Any], bool], least: int) -> Callable[[Any], bool]:
 _FLAG = Values("true or false", lambda v: v is None or type(v) is bool)
 _ANY = Values("anything", lambda v: True)
 _LEARNED = ("learned", "learned_range")
+_ALGORITHMS = (
+    "dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++", "deis", "data_prediction", "noise_prediction",
+)  # fmt: skip
 _SOLVERS = ("midpoint", "heun", "logrho", "bh1", "bh2")
 
 VALUES: dict[str, Values] = {
-    "algorithm_type": _one_of("dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++", "deis", "data_prediction", "noise_prediction"),
+    "algorithm_type": _one_of(*_ALGORITHMS),
     "base_image_seq_len": _whole(1),
     "base_shift": _number(-100, 100),
     "beta_end": _number(0, 1),

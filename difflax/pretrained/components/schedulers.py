@@ -44,8 +44,8 @@ from difflax.pretrained.components.scheduler_reading import (
 )
 from difflax.pretrained.components.scheduler_solvers import (
     ALGORITHMS,
-    UNIPC_VARIANTS,
     DDPM_VARIANCES,
+    UNIPC_VARIANTS,
     ddpm,
     dpm_solver,
     edm_dpm_solver,
@@ -162,6 +162,8 @@ _MULTISTEP = Conventions(
 )
 _DPM_ROUNDED = dataclasses.replace(_MULTISTEP, rounded=frozenset({"karras", "lu"}), repeats=False)
 
+
+_OF_COSINE = {"squaredcos_cap_v2": dataclasses.replace(_DPM_ROUNDED, rounded=frozenset())}
 
 FLOW = "FlowMatchEulerDiscreteScheduler"
 """The class of flows."""
@@ -294,9 +296,7 @@ SCHEDULER_CLASSES: dict[str, SchedulerClass] = {
         read=lambda values, patch_size: Discrete(
             sampler=dpm_solver,
             planner=short_orders,
-            conventions=_DPM_ROUNDED
-            if values["beta_schedule"] != "squaredcos_cap_v2"
-            else dataclasses.replace(_DPM_ROUNDED, rounded=frozenset()),
+            conventions=_OF_COSINE.get(values["beta_schedule"], _DPM_ROUNDED),
             final="final_sigmas_type",
         )(values, patch_size),
     ),
