@@ -55,8 +55,14 @@ _FLAG = Values("true or false", lambda v: v is None or type(v) is bool)
 _ANY = Values("anything", lambda v: True)
 _LEARNED = ("learned", "learned_range")
 _ALGORITHMS = (
-    "dpmsolver", "dpmsolver++", "sde-dpmsolver", "sde-dpmsolver++", "deis", "data_prediction", "noise_prediction",
-)  # fmt: skip
+    "dpmsolver",
+    "dpmsolver++",
+    "sde-dpmsolver",
+    "sde-dpmsolver++",
+    "deis",
+    "data_prediction",
+    "noise_prediction",
+)
 _SOLVERS = ("midpoint", "heun", "logrho", "bh1", "bh2")
 
 VALUES: dict[str, Values] = {

@@ -105,7 +105,7 @@ def lcm(values: Config) -> Sampler:
 
 
 def edm_dpm_solver(values: Config) -> Sampler:
-    if values["algorithm_type"] == "sde-dpmsolver++" and values["solver_order"] == 3:
+    if ALGORITHMS[values["algorithm_type"]] and values["solver_order"] == 3:
         raise UserError(
             "scheduler config: algorithm_type = 'sde-dpmsolver++' with solver_order = 3 fails in"
             " EDMDPMSolverMultistepScheduler of diffusers: set solver_order to 2"
