@@ -3,7 +3,8 @@
 A denoiser is all that guidance and samplers ever see. It knows the schedule that its network was trained
 under, so it may be asked at any noise level: a level's time is taken from the level, or found from its
 log-SNR where the level has none, and an image on another path (another schedule, variance-exploding
-coordinates) is rescaled onto the network's own. The answer ``(x0, eps)`` is the same on every path.
+coordinates) is rescaled onto the network's own. The answer ``(x0, eps)`` is the same on every path. What is
+signal and what is noise is the level's to say, also where the network is told another time (`StepPlan`).
 """
 
 import dataclasses
@@ -26,7 +27,7 @@ example.
 
 
 TIMES: dict[str, Callable[[NoiseLevel], Array]] = {
-    "t": lambda level: level.t,
+    "t": lambda level: level.shown,
     "sigma": lambda level: level.sigma,
     "log_sigma": lambda level: jnp.log(level.sigma) - jnp.log(level.alpha),
 }
@@ -94,6 +95,8 @@ def make_denoiser(
         own = noise_level(schedule, time_of(schedule, level))
         # The ratio of the two paths' lengths is finite at both ends, where alpha or sigma is zero.
         scale = jnp.hypot(own.alpha, own.sigma) / jnp.hypot(level.alpha, level.sigma)
+        # The level says how much noise there is, the time only what the network is told of it.
+        own = own.replace(alpha=scale * level.alpha, sigma=scale * level.sigma, plan=level.plan)
         x_own = (x * expand(scale, x)).astype(x.dtype)
         x_in, time = network_inputs(x_own, own, network_input)
         out = network(x_in, time, conditioning).astype(x.dtype)
@@ -114,6 +117,11 @@ def split_variance(
     if out.shape[-1] != 2 * channels:
         return out, None
     return out[..., :channels], (out[..., channels:] + 1) / 2
+
+
+def time_shown(schedule: NoiseSchedule, level: NoiseLevel) -> Float[Array, "*n"]:
+    """The time that a network trained under ``schedule`` is told at ``level``."""
+    return jnp.where(jnp.isnan(level.shown), schedule.t_from_log_snr(level.log_snr), level.shown)
 
 
 def time_of(schedule: NoiseSchedule, level: NoiseLevel) -> Float[Array, "*n"]:

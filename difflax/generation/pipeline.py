@@ -88,7 +88,9 @@ class Pipeline:
             num_steps=checkpoint.num_steps if num_steps is None else num_steps,
             guidance=checkpoint.guidance if guidance is None else guidance,
             options=sampling.options,
-            strength=0.3 if any(kind.begun for kind in conditions) else 0.8,
+            strength=checkpoint.strength.picture,
+            mask_strength=checkpoint.strength.mask,
+            strength_rounds=checkpoint.strength.rounds,
             height=height,
             width=width,
         )

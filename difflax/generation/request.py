@@ -3,7 +3,7 @@
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +31,8 @@ class Defaults:
     Attributes:
         sampler, time_grid, num_steps, guidance: of a run.
         options: what a run does with its time grid.
-        strength: how far a picture is noised.
+        strength, mask_strength: how far a picture is noised, and one with a mask.
+        strength_rounds: how a strength becomes a whole number of steps, see `levels_from`.
         height, width: of the images, in pixels.
     """
 
@@ -41,6 +42,8 @@ class Defaults:
     guidance: Guidance
     options: RunOptions = dataclasses.field(default_factory=RunOptions)
     strength: float = 0.8
+    mask_strength: float = 1.0
+    strength_rounds: Literal["down", "up"] = "down"
     height: int
     width: int
 
@@ -63,8 +66,9 @@ class Request:
         image: start from this picture, or edit it where the checkpoint does that: uint8, or in [0, 1]; one
             for all, or one an image.
         mask: make the image anew where this is above a half, and keep ``image`` elsewhere.
-        strength: how far ``image`` is noised, in (0, 1]: the share of the steps that is taken. Default 0.8
-            (refiners 0.3), and 1 with a mask.
+        strength: how far ``image`` is noised, in (0, 1]: the share of the steps that is taken. By default
+            what the checkpoint's pipeline in diffusers takes: 0.8 (XL 0.3, SD3 0.6), and with a mask 1 (XL
+            0.9999, SD3 0.6).
         invert: the prompt that describes ``image``: start from its DDIM inversion under this prompt, not from
             noise, so that what ``prompt`` does not change stays. Up to ``strength``, by default 1.
         denoising_start: the share of the run that another model has made: go on from its ``latents``.
@@ -212,8 +216,10 @@ class Request:
                 " wanted: resize it, or give height and width"
             )
         mask = None if self.mask is None else read_masks(self.mask, count, rows.height, rows.width)
-        whole_run = mask is not None or any(c.takes_image for c in model.conditions)
-        usual = 1.0 if whole_run or self.invert is not None else defaults.strength
+        takes_image = any(c.takes_image for c in model.conditions)
+        whole_run = mask is not None or takes_image
+        usual = defaults.strength if mask is None else defaults.mask_strength
+        usual = 1.0 if (takes_image and mask is None) or self.invert is not None else usual
         strength = usual if self.strength is None else self.strength
         # A mask at full strength leaves nothing of what was under it.
         begins: Begins = "noise" if whole_run and strength == 1 else "image"

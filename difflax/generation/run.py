@@ -13,14 +13,13 @@ from jaxtyping import Array, Float
 from difflax.core.types import UserError
 from difflax.diffusion.guidance import Guidance
 from difflax.diffusion.time_grids import pad_levels
-from difflax.diffusion.time_grids.sequences import levels_from
 from difflax.generation.conditions import Encoders, Told
 from difflax.generation.devices import Devices
 from difflax.generation.model import Model
 from difflax.generation.program import Each, Program, Shared, decode, length_on_path
 from difflax.generation.request import Defaults, Request
 from difflax.generation.rows import Rows
-from difflax.generation.settings import part_of, run_guidance, run_levels, run_sampler
+from difflax.generation.settings import part_of, run_guidance, run_levels, run_sampler, started_late
 from difflax.models.autoencoder import encode_images as encode_batch
 from difflax.parallel.sharding import fetch
 
@@ -71,7 +70,7 @@ class Run:
             warnings.warn(UNCONDITIONAL, UnconditionalWarning, stacklevel=4)
         num_steps = defaults.num_steps if request.num_steps is None else request.num_steps
         levels = run_levels(model, defaults, num_steps, rows.shape[:2])
-        levels = levels if rows.strength == 1 else levels_from(levels, rows.strength)
+        levels = started_late(levels, rows.strength, defaults)
         levels = part_of(levels, model, defaults, rows.start, rows.end)
         if rows.mask is not None and not any(kind.takes_mask for kind in model.conditions):
             levels = defaults.options.repainting(levels)

@@ -6,12 +6,12 @@ import numpy as np
 
 from difflax.core.spelling import choose
 from difflax.core.types import UserError
-from difflax.diffusion.denoisers import time_of
+from difflax.diffusion.denoisers import time_shown
 from difflax.diffusion.guidance import Guidance
 from difflax.diffusion.samplers import SAMPLERS
 from difflax.diffusion.samplers.base import Sampler
 from difflax.diffusion.schedules import NoiseLevel
-from difflax.diffusion.time_grids.sequences import levels_between
+from difflax.diffusion.time_grids.sequences import levels_between, levels_from
 from difflax.generation.model import Model
 from difflax.generation.request import Defaults
 from difflax.generation.rows import Rows, finite
@@ -36,6 +36,18 @@ def run_levels(
         raise UserError(f"num_steps={num_steps}: {error}") from error
 
 
+def started_late(levels: NoiseLevel, strength: float, defaults: Defaults) -> NoiseLevel:
+    """The share ``strength`` of a run, its last steps.
+
+    Raises:
+        UserError: that is no step.
+    """
+    try:
+        return levels_from(levels, strength, defaults.strength_rounds)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
 def part_of(
     levels: NoiseLevel, model: Model, defaults: Defaults, start: float | None, end: float | None
 ) -> NoiseLevel:
@@ -50,7 +62,7 @@ def part_of(
         raise UserError("a run that goes back up (restart) has no parts: give no denoising_start or _end")
     limits = [None if share is None else model.network_input.boundary(share) for share in (start, end)]
     try:
-        return levels_between(levels, np.asarray(time_of(model.schedule, levels)), *limits)
+        return levels_between(levels, np.asarray(time_shown(model.schedule, levels)), *limits)
     except ValueError as error:
         raise UserError(f"denoising_start={start}, denoising_end={end}: {error}") from error
 

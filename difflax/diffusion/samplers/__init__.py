@@ -15,6 +15,9 @@ from difflax.diffusion.samplers.edm import Euler, Heun
 from difflax.diffusion.samplers.lcm import LCM
 from difflax.diffusion.samplers.multistep import DEIS, LMS, PLMS, PNDM
 from difflax.diffusion.samplers.ode import DPM2, RK4, Adaptive, DPM2Ancestral
+from difflax.diffusion.samplers.sa_solver import SASolver
+from difflax.diffusion.samplers.singlestep import DPMSolverSinglestep
+from difflax.diffusion.samplers.tcd import TCD
 from difflax.diffusion.samplers.unipc import UniPC
 
 SAMPLERS = {
@@ -28,6 +31,7 @@ SAMPLERS = {
     "dpmpp_2s": DPMSolver2S,
     "dpmpp_2m": DPMSolver2M,
     "dpmpp_3m": DPMSolver3M,
+    "dpmpp_singlestep": DPMSolverSinglestep,
     "dpmpp_sde": DPMSolverSDE,
     "dpmpp_2m_sde": DPMSolver2MSDE,
     "dpmpp_3m_sde": DPMSolver3MSDE,
@@ -39,6 +43,8 @@ SAMPLERS = {
     "rk4": RK4,
     "adaptive": Adaptive,
     "lcm": LCM,
+    "tcd": TCD,
+    "sa_solver": SASolver,
 }
 
 __all__ = [
@@ -52,6 +58,7 @@ __all__ = [
     "PNDM",
     "RK4",
     "SAMPLERS",
+    "TCD",
     "Adaptive",
     "DPM2Ancestral",
     "DPMSolver2M",
@@ -60,9 +67,11 @@ __all__ = [
     "DPMSolver3M",
     "DPMSolver3MSDE",
     "DPMSolverSDE",
+    "DPMSolverSinglestep",
     "Euler",
     "EulerAncestral",
     "Heun",
+    "SASolver",
     "UniPC",
     "initial_noise",
     "sample",

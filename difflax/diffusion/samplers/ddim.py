@@ -22,7 +22,7 @@ class DDIM(Stateless):
         require(0 <= self.eta <= 1, f"sampler.eta must lie in [0, 1], got {self.eta}")
 
     def step(self, denoise, x, now, next, keys, state):
-        down, std = ancestral(now, next, self.eta)
+        down, std = ancestral(now, next.landed, self.eta)
         x_next = straight(denoise(x, now), down)
         if self.eta > 0:
             x_next = x_next + std * normal(keys, x.shape[1:], x.dtype)

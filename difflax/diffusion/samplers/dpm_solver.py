@@ -56,11 +56,13 @@ class _Multistep:
         (x0_1, h_1), (x0_2, h_2), path_keys = state
         prediction = denoise(x, now)
         h = half_log_snr_step(now, next)
+        h_1 = jnp.where(next.max_order >= 2, h_1, jnp.inf)
+        h_2 = jnp.where(next.max_order >= 3, h_2, jnp.inf)
         first = over(h, h_1) * (prediction.x0 - x0_1)  # h x0' to first order
         second = over(h, h_2) * (x0_1 - x0_2)
         change = self.change(h, h_1, h_2, first, second)
         x_next = noisy_straight(prediction, now, next, self.eta, path_keys) + next.alpha * change
-        return x_next, ((prediction.x0, h), (x0_1, h_1), path_keys)
+        return x_next, ((prediction.x0, h), (x0_1, state[0][1]), path_keys)
 
     def change(self, h, h_1, h_2, first, second):
         """The integral of x0's change along the step, over alpha'."""
@@ -134,9 +136,12 @@ class DPMSolver3M(_Multistep):
         curvature = jnp.where(have_three, jnp.where(jnp.isfinite(h), h, 0) / span, 0) * (first - second)
         slope = first + jnp.where(have_three, h_1 / span, 0) * (first - second)
         two = (midpoint_weight if self.midpoint else linear_weight)(h, self.eta) * first
-        quadratic = quadratic_weight(h, self.eta) / (2 if self.published else 1)
-        three = linear_weight(h, self.eta) * slope + quadratic * curvature
+        three = linear_weight(h, self.eta) * slope + self.curvature_weight(h) * curvature
         return jnp.where(have_three, three, two)
+
+    def curvature_weight(self, h: Float[Array, ""]) -> Float[Array, ""]:
+        """Of the parabola's curvature."""
+        return quadratic_weight(h, self.eta) / (2 if self.published else 1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

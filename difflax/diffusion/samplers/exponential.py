@@ -46,7 +46,7 @@ def adams_weights(
 ) -> Float[Array, " k"]:
     """``int_start^end density(s) L_j(s) ds`` for the Lagrange polynomials L_j of ``nodes``."""
     s = start + (end - start) * (_NODES + 1) / 2
-    weights = density(s) * _WEIGHTS / 2 * (end - start)
+    weights = density(s) * (_WEIGHTS / 2) * (end - start)
     count = nodes.shape[0]
     basis = []
     for j in range(count):

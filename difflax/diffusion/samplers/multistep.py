@@ -7,14 +7,17 @@ DDIM's but for LMS, whose polynomial in rho reaches to 0.
 """
 
 import dataclasses
+from typing import Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from difflax.diffusion.checks import require
+from difflax.diffusion.predictions import Prediction
 from difflax.diffusion.samplers.base import Segment, decay, straight
 from difflax.diffusion.samplers.dpm_solver import between_log_snr
 from difflax.diffusion.samplers.exponential import ramped_weights
+from difflax.diffusion.schedules.base import NoiseLevel
 
 
 class _AdamsBashforth:
@@ -39,7 +42,8 @@ class _AdamsBashforth:
         share = jnp.where(inside, decay(now, next), 0.5)  # rho at the end, in units of rho now
         # Distances in log rho, the latest first; rho is measured in units of its value now.
         nodes = jnp.concatenate([jnp.zeros(1, log_rhos.dtype), log_rhos - log_rho])
-        weights = self.weights(nodes, jnp.minimum(count, self.order - 1) + 1, share)[1:]
+        available = jnp.minimum(jnp.minimum(count, self.order - 1) + 1, next.max_order).astype(int)
+        weights = self.weights(nodes, available, share)[1:]
         scale = next.alpha * now.sigma / jnp.where(now.alpha > 0, now.alpha, 1)
         weights = jnp.where(inside, scale * weights, 0).astype(x.dtype)
         change = jnp.tensordot(weights, noises - prediction.eps, 1) if self.order > 1 else 0
@@ -101,24 +105,59 @@ _PLMS = (
 class _Pseudo:
     """The constant Adams-Bashforth coefficients of equal time steps, moved by DDIM's transfer (eq. 11 and
     12).
+
+    Attributes:
+        extrapolates: what the coefficients are for: the noise, as published, or v.
+        reaches_data: also in the step to the data; else that is DDIM's.
     """
+
+    extrapolates: Literal["eps", "v"]
+    reaches_data: bool
 
     def init(self, x, keys):
         return jnp.zeros((3, *x.shape), x.dtype), jnp.zeros((), int)
 
     def step(self, denoise, x, now, next, keys, state):
-        noises, count = state
+        outputs, count = state
         prediction = denoise(x, now)
-        inside = (now.alpha > 0) & (next.sigma > 0)
-        warming = inside & (count < self.warm_steps)
-        noise = self.warm_noise(denoise, x, now, next, prediction, warming)
+        inside = (now.alpha > 0) & ((next.sigma > 0) | self.reaches_data) & (next.max_order > 1)
+        warming = inside & (next.sigma > 0) & (count < self.warm_steps)
+        out = self.output(prediction, now)
         row = jnp.asarray(_PLMS, x.dtype)[jnp.clip(count, 0, 3)]
-        extrapolated = row[0] * prediction.eps + jnp.tensordot(row[1:], noises, 1)
-        noise = jnp.where(warming, noise, extrapolated)
-        step = next.sigma - now.sigma * next.alpha / jnp.where(now.alpha > 0, now.alpha, 1)
-        change = jnp.where(inside, step, 0) * (noise - prediction.eps)
-        kept = jnp.concatenate([prediction.eps[None], noises])[:3]
-        return straight(prediction, next) + change, (kept, jnp.where(now.alpha > 0, count + 1, count))
+        extrapolated = row[0] * out + jnp.tensordot(row[1:], outputs, 1)
+        start, warm = self.warm(denoise, x, now, next, prediction, warming)
+        usual = self.moved(x, now, next.landed, extrapolated)
+        x_next = jnp.where(warming, self.moved(x, start, next, warm), usual)
+        x_next = jnp.where(inside, x_next, straight(prediction, next.landed))
+        kept = jnp.concatenate([out[None], outputs])[:3]
+        return x_next, (kept, jnp.where(now.alpha > 0, count + 1, count))
+
+    def output(self, prediction: Prediction, level: NoiseLevel) -> Array:
+        """What is extrapolated, of a prediction at ``level``."""
+        return _OUTPUTS[self.extrapolates](prediction, *_unit(level)[:2])
+
+    def moved(self, x: Array, start: NoiseLevel, end: NoiseLevel, out: Array) -> Array:
+        """``x`` from one level to another by an output that is not its own; needs alpha > 0."""
+        alpha, sigma, length = _unit(start)
+        eps = _NOISES[self.extrapolates](out, x / length, alpha, sigma)
+        return Segment(start, end).transfer(x, eps)
+
+
+_OUTPUTS = {
+    "eps": lambda prediction, alpha, sigma: prediction.eps,
+    "v": lambda prediction, alpha, sigma: alpha * prediction.eps - sigma * prediction.x0,
+}
+_NOISES = {
+    "eps": lambda out, x, alpha, sigma: out,
+    "v": lambda out, x, alpha, sigma: alpha * out + sigma * x,
+}
+"""The noise that an output says of the image ``x`` of unit length."""
+
+
+def _unit(level: NoiseLevel) -> tuple[Array, Array, Array]:
+    """``alpha`` and ``sigma`` over their length, and the length."""
+    length = jnp.hypot(level.alpha, level.sigma)
+    return level.alpha / length, level.sigma / length, length
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -129,26 +168,34 @@ class PLMS(_Pseudo):
     steps of the ODE's own variable, which no schedule has.
     """
 
+    extrapolates: Literal["eps", "v"] = "eps"
+    reaches_data: bool = False
     evaluations = 1
     warm_steps = 1
 
-    def warm_noise(self, denoise, x, now, next, prediction, warming):
-        second = denoise.when(warming, straight(prediction, next), next, otherwise=prediction)
-        return (prediction.eps + second.eps) / 2
+    def warm(self, denoise, x, now, next, prediction, warming):
+        second = denoise.when(warming, straight(prediction, next.landed), next, otherwise=prediction)
+        start = now if next.plan is None or next.plan.via is None else next.plan.via
+        return start, (self.output(prediction, now) + self.output(second, next)) / 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PNDM(_Pseudo):
     """PNDM: three pseudo Runge-Kutta steps (four evaluations each, the middle in log-SNR), then PLMS."""
 
+    extrapolates: Literal["eps", "v"] = "eps"
+    reaches_data: bool = False
     evaluations = 1
     warm_steps = 3
 
-    def warm_noise(self, denoise, x, now, next, prediction, warming):
-        middle = between_log_snr(now, next, 0.5)
-        to_middle, to_next = Segment(now, middle), Segment(now, next)
-        e1 = prediction
-        e2 = denoise.when(warming, to_middle.transfer(x, e1.eps), middle, otherwise=e1)
-        e3 = denoise.when(warming, to_middle.transfer(x, e2.eps), middle, otherwise=e1)
-        e4 = denoise.when(warming, to_next.transfer(x, e3.eps), next, otherwise=e1)
-        return (e1.eps + 2 * e2.eps + 2 * e3.eps + e4.eps) / 6
+    def warm(self, denoise, x, now, next, prediction, warming):
+        planned = next.plan is not None and next.plan.via is not None
+        middle = next.plan.via if planned else between_log_snr(now, next, 0.5)
+        e1 = self.output(prediction, now)
+        x1 = self.moved(x, now, next.landed if planned else middle, e1)
+        e2 = self.output(denoise.when(warming, x1, middle, otherwise=prediction), middle)
+        x2 = self.moved(x, now, middle, e2)
+        e3 = self.output(denoise.when(warming, x2, middle, otherwise=prediction), middle)
+        x3 = self.moved(x, now, next, e3)
+        e4 = self.output(denoise.when(warming, x3, next, otherwise=prediction), next)
+        return now, (e1 + 2 * e2 + 2 * e3 + e4) / 6

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from difflax.core.streams import normal
 from difflax.diffusion.checks import require
 from difflax.diffusion.samplers.base import Segment, Stateless, ancestral, between, straight
-from difflax.diffusion.schedules.base import expand, unscheduled_level
+from difflax.diffusion.schedules.base import NoiseLevel, expand, unscheduled_level
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,18 +31,24 @@ class DPM2(Stateless):
     def step(self, denoise, x, now, next, keys, state):
         down, std = ancestral(now, next, self.eta)
         first = denoise(x, now)
-        # The share of the segment at which sigma / alpha is its ends' geometric mean; half from pure noise.
-        rise = now.sigma * jnp.sqrt(now.alpha * down.alpha) - now.alpha * jnp.sqrt(now.sigma * down.sigma)
-        fall = down.alpha * jnp.sqrt(now.sigma * down.sigma) - down.sigma * jnp.sqrt(now.alpha * down.alpha)
-        inside = (now.alpha > 0) & (down.sigma > 0)
-        fraction = jnp.where(inside, rise / jnp.where(inside, rise + fall, 1), 0.5)
-        middle = between(now, down, fraction)
+        planned = None if next.plan is None else next.plan.via
+        middle = geometric_middle(now, down) if planned is None else planned
         second = denoise.when(down.sigma > 0, straight(first, middle), middle, otherwise=first)
         segment = Segment(now, down)
         x_next = straight(first, down) + segment.slope(second) - segment.slope(first)
         if self.eta > 0:
             x_next = x_next + std * normal(keys, x.shape[1:], x.dtype)
         return x_next, state
+
+
+def geometric_middle(now: NoiseLevel, down: NoiseLevel) -> NoiseLevel:
+    """The level of the segment at which sigma / alpha is its ends' geometric mean; half way from pure noise
+    or to the data.
+    """
+    rise = now.sigma * jnp.sqrt(now.alpha * down.alpha) - now.alpha * jnp.sqrt(now.sigma * down.sigma)
+    fall = down.alpha * jnp.sqrt(now.sigma * down.sigma) - down.sigma * jnp.sqrt(now.alpha * down.alpha)
+    inside = (now.alpha > 0) & (down.sigma > 0)
+    return between(now, down, jnp.where(inside, rise / jnp.where(inside, rise + fall, 1), 0.5))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -54,7 +54,8 @@ class UniPC:
         if self.corrector:
             change = self.change(past, lams, order_last, h_last, current=prediction.x0)
             corrected = first_order + (alpha * change).astype(x.dtype)
-            shift = jnp.where((order_last > 0) & jnp.isfinite(h_last), corrected - x, 0)
+            allowed = True if now.plan is None or now.plan.corrector is None else now.plan.corrector > 0
+            shift = jnp.where((order_last > 0) & jnp.isfinite(h_last) & allowed, corrected - x, 0)
         else:
             shift = jnp.zeros_like(x)
         # From pure noise there is no past to extrapolate: its half-log-SNR is -inf.
@@ -64,7 +65,7 @@ class UniPC:
         lams = jnp.concatenate([lam[None], lams])[: self.order]
         count = jnp.where(usable, jnp.minimum(count + 1, self.order), 0)
         h = half_log_snr_step(now, next)
-        order = jnp.where(jnp.isfinite(h), jnp.maximum(count, 1), 1)
+        order = jnp.where(jnp.isfinite(h), jnp.clip(count, 1, next.max_order), 1).astype(int)
         base = straight(prediction, next) + (next.sigma / now.sigma) * shift
         change = jnp.where(jnp.isfinite(h), self.change(past, lams, order, h, current=None), 0)
         order = jnp.where(usable, order, 0)

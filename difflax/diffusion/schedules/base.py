@@ -22,6 +22,30 @@ from jaxtyping import Array, Float, Shaped
 
 
 @flax.struct.dataclass
+class StepPlan:
+    """What a checkpoint's own scheduler fixes about one step, beside where it starts and ends.
+
+    A level carries the plan of the step that ends there; only `shown` is of the level itself. ``None``: the
+    sampler's own way.
+
+    Attributes:
+        shown: the time that the network is told at this level, where the scheduler rounds it.
+        order: the highest order that the step is taken with.
+        corrector: 1 where the step is corrected afterwards, 0 where it is not.
+        tau: the strength of a stochastic step's noise.
+        landing: the level that the step is made for, where the next one starts as if from another.
+        via: the level of the step's second evaluation.
+    """
+
+    shown: Float[Array, "*n"] | None = None
+    order: Float[Array, "*n"] | None = None
+    corrector: Float[Array, "*n"] | None = None
+    tau: Float[Array, "*n"] | None = None
+    landing: "NoiseLevel | None" = None
+    via: "NoiseLevel | None" = None
+
+
+@flax.struct.dataclass
 class NoiseLevel:
     """One point of the forward process, or an array of them.
 
@@ -32,6 +56,7 @@ class NoiseLevel:
         sigma: noise scale, >= 0.
         alpha_dot: d alpha / dt.
         sigma_dot: d sigma / dt.
+        plan: of the step that ends at this level, where a checkpoint's scheduler makes one.
     """
 
     t: Float[Array, "*n"]
@@ -39,6 +64,22 @@ class NoiseLevel:
     sigma: Float[Array, "*n"]
     alpha_dot: Float[Array, "*n"]
     sigma_dot: Float[Array, "*n"]
+    plan: StepPlan | None = None
+
+    @property
+    def shown(self) -> Float[Array, "*n"]:
+        """The time that a network is told at this level."""
+        return self.t if self.plan is None or self.plan.shown is None else self.plan.shown
+
+    @property
+    def landed(self) -> "NoiseLevel":
+        """The level that the step ending here is made for."""
+        return self if self.plan is None or self.plan.landing is None else self.plan.landing
+
+    @property
+    def max_order(self) -> Float[Array, "*n"] | float:
+        """The highest order of the step ending here."""
+        return float("inf") if self.plan is None or self.plan.order is None else self.plan.order
 
     @property
     def log_snr(self) -> Float[Array, "*n"]:

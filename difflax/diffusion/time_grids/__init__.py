@@ -1,6 +1,12 @@
 """Which times to sample at; a grid's line in `TIME_GRIDS` makes it selectable by name in every config."""
 
-from difflax.diffusion.time_grids.base import TimeGrid, check_levels, data_level, pad_levels, sampling_levels
+from difflax.diffusion.time_grids.base import (
+    TimeGrid,
+    check_levels,
+    data_level,
+    pad_levels,
+    sampling_levels,
+)
 from difflax.diffusion.time_grids.continuous import (
     AlignYourSteps,
     Beta,

@@ -24,6 +24,14 @@ class TimeGrid(abc.ABC):
     def times(self, schedule: NoiseSchedule, num_steps: int) -> np.ndarray | Array:
         """The times at which the steps start."""
 
+    def levels(self, schedule: NoiseSchedule, num_steps: int, last: NoiseLevel) -> NoiseLevel:
+        """The levels at which the steps start, and where the last one lands: those of the schedule, and
+        ``last``, but for the schedulers of checkpoints, which round and step in ways of their own
+        (`StepPlan`).
+        """
+        times = np.asarray(self.times(schedule, num_steps), np.float64)
+        return jax.tree.map(jnp.append, noise_level(schedule, times), last)
+
     @property
     def time_shift(self) -> TimeShift | None:
         """How far a flow's times are moved, for the image that the grid is of; ``None``: it moves none."""
@@ -49,8 +57,7 @@ def sampling_levels(
         grid: where the steps start.
         num_steps: at least 1.
         prediction_type: if given, the grid is refused where the network's output cannot tell x0 from the
-        noise
-            (noise prediction at zero SNR).
+            noise (noise prediction at zero SNR).
         final_t: where the last step lands: 0, the data (alpha 1, sigma 0), or a time before it (Stable
             Diffusion's ``set_alpha_to_one = false``: 1 / 1000).
 
@@ -62,10 +69,8 @@ def sampling_levels(
     require(0 <= final_t < 1, f"final_t must lie in [0, 1), got {final_t}")
     dtype = as_time(0.0).dtype
     with jax.ensure_compile_time_eval(), jax.enable_x64(True):
-        times = np.asarray(grid.times(schedule, num_steps), np.float64)
-        levels = noise_level(schedule, times)
         last = noise_level(schedule, final_t) if final_t else data_level()
-        levels = jax.tree.map(jnp.append, levels, last)
+        levels = grid.levels(schedule, num_steps, last)
         check_levels(levels, prediction_type)
     return jax.tree.map(lambda a: jnp.asarray(a, dtype), levels)
 
@@ -86,7 +91,7 @@ def check_levels(levels: NoiseLevel, prediction_type: PredictionType | None = No
     require(bool(falls), "the time grid must go from noise to data: its times are not strictly decreasing")
     if prediction_type is None:
         return
-    starts = jax.tree.map(lambda a: jnp.asarray(a)[:-1], levels)
+    starts = levels[:-1]
     det = np.asarray(determinant(prediction_type, starts))
     singular = ~np.isfinite(det) | (det == 0)
     if singular.any():

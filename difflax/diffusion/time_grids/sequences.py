@@ -1,5 +1,7 @@
 """What can be done with the levels of a run: other coordinates, jumps back, a late start."""
 
+from typing import Literal
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
@@ -16,7 +18,12 @@ def variance_exploding(levels: NoiseLevel) -> NoiseLevel:
     """
     require(bool(np.all(np.asarray(levels.alpha) > 0)), "a level without signal has no finite sigma / alpha")
     one, nothing = jnp.ones_like(levels.alpha), jnp.full_like(levels.alpha, jnp.nan)
-    return NoiseLevel(levels.t, one, levels.sigma / levels.alpha, nothing, nothing)
+    plan = levels.plan
+    if plan is not None:
+        passed = (plan.landing, plan.via)
+        landing, via = (None if level is None else variance_exploding(level) for level in passed)
+        plan = plan.replace(landing=landing, via=via)
+    return NoiseLevel(levels.t, one, levels.sigma / levels.alpha, nothing, nothing, plan)
 
 
 def without_times(levels: NoiseLevel) -> NoiseLevel:
@@ -60,15 +67,29 @@ def repaint_levels(levels: NoiseLevel, jump: int = 10, repeats: int = 10) -> Noi
     return levels[np.array(order)]
 
 
-def levels_from(levels: NoiseLevel, strength: float) -> NoiseLevel:
+PARTS = {"down": lambda n, share: int(n * share), "up": lambda n, share: n - int(n - n * share)}
+"""How many of n steps a share of them is, where it is no whole number."""
+
+
+def levels_from(levels: NoiseLevel, strength: float, rounds: Literal["down", "up"] = "down") -> NoiseLevel:
     """The last part of a run, for image-to-image (SDEdit, Meng et al., arXiv:2108.01073).
 
-    ``strength`` in (0, 1] is the share of the steps that is taken, rounded to a step, at least one. Start
-    with ``add_noise(image, noise, levels[0])``.
+    Start with ``add_noise(image, noise, levels[0])``.
+
+    Args:
+        strength: the share of the steps that is taken, in (0, 1].
+        rounds: to whole steps, as `PARTS` has it.
+
+    Raises:
+        ValueError: in one line, for another share, or one of less than a step.
     """
     require(0 < strength <= 1, f"strength must lie in (0, 1], got {strength}")
     steps = levels.t.shape[0] - 1
-    return levels[steps - max(1, round(steps * strength)) :]
+    taken = min(PARTS[rounds](steps, strength), steps)
+    require(
+        taken > 0, f"strength = {strength} of {steps} steps is no step: give a greater one, or more steps"
+    )
+    return levels[steps - taken :]
 
 
 def levels_between(

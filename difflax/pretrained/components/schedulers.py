@@ -1,277 +1,80 @@
 """diffusers' ``scheduler_config.json`` as schedule, prediction type, sampler and time grid.
 
-The one place that knows diffusers' scheduler classes and their conventions: timesteps 0 … T - 1 that stand
-for t = 1/T … 1, defaults that differ from class to class, where the noise's standard deviation starts, and
-where the last step lands. A key that a file leaves out has its class's default, as in diffusers.
+`SCHEDULER_CLASSES` has a line for each class of diffusers that is supported, with every option that the class
+reads. An option is read as diffusers reads it or is an error; one that only other classes have is of no
+effect, as in diffusers, and one that no class has is an error. A key that a file leaves out has its class's
+default.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
-
-import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array
+import functools
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 from difflax.core.spelling import choose
 from difflax.core.types import UserError
-from difflax.diffusion.denoisers import NetworkInput
-from difflax.diffusion.predictions import X0, Epsilon, FlowVelocity, PredictionType, V
 from difflax.diffusion.samplers import (
     DDIM,
-    DDPM,
     DEIS,
     DPM2,
     LCM,
     LMS,
-    PLMS,
-    PNDM,
     DPM2Ancestral,
-    DPMSolver2M,
-    DPMSolver3M,
     Euler,
     EulerAncestral,
     Heun,
     UniPC,
 )
-from difflax.diffusion.samplers.base import Sampler
-from difflax.diffusion.schedules import BetaTable, Cosine, Linear, RectifiedFlow, ScaledLinear
-from difflax.diffusion.schedules.base import NoiseSchedule, as_time, log_snr
-from difflax.diffusion.time_grids import (
-    Beta,
-    CheckpointFlow,
-    Distilled,
-    Karras,
-    Leading,
-    Linspace,
-    SizedFlow,
-    TimeGrid,
-    Trailing,
-    UniformLogSNR,
+from difflax.pretrained.components.scheduler_grids import Conventions
+from difflax.pretrained.components.scheduler_options import Config, read_options
+from difflax.pretrained.components.scheduler_plans import (
+    Halfway,
+    Orders,
+    RungeKuttaMultistep,
+    Stochastic,
+    Strided,
+    StridedMultistep,
 )
-from difflax.diffusion.time_grids.run import RunOptions
-from difflax.diffusion.time_shift import TimeShift
+from difflax.pretrained.components.scheduler_reading import (
+    Discrete,
+    Preconditioned,
+    Sampling,
+    read_distilled,
+    read_flow,
+)
+from difflax.pretrained.components.scheduler_solvers import (
+    ALGORITHMS,
+    DDPM_VARIANCES,
+    UNIPC_VARIANTS,
+    ddpm,
+    dpm_solver,
+    edm_dpm_solver,
+    lcm,
+    pndm,
+    remaining_orders,
+    sa_solver,
+    short_orders,
+    single_orders,
+    singlestep,
+    tcd,
+)
 
-Config = Mapping[str, Any]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How a checkpoint is meant to be sampled.
-
-    Attributes:
-        options: where the last step lands, and whether steps go along straight lines in ``sigma / alpha``.
-        unit_start: a run starts from noise of the length that images have on the path (1 on a
-            variance-preserving one), not of the first level's sigma.
-    """
-
-    schedule: NoiseSchedule
-    prediction_type: PredictionType
-    network_input: NetworkInput
-    sampler: Sampler
-    time_grid: TimeGrid
-    options: RunOptions = dataclasses.field(default_factory=RunOptions)
-    unit_start: bool = True
-
-    def time_shift(self, latent: tuple[int, int]) -> TimeShift | None:
-        """How far a flow's times are moved for an image whose latent has that height and width; ``None`` for
-        other models.
-        """
-        return self.time_grid.of_latent(latent).time_shift
+__all__ = ["FLOW", "SCHEDULER_CLASSES", "Sampling", "SchedulerClass", "read_scheduler"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Respaced(TimeGrid):
-    """Another spacing of ``sigma / alpha`` between the ends of ``over``, or of the whole table."""
-
-    kind: Literal["karras", "exponential", "beta"]
-    over: TimeGrid | None = None
-
-    def times(self, schedule: NoiseSchedule, num_steps: int) -> Array:
-        ends: dict[str, float] = {}
-        if self.over is not None:
-            high, *_, low = np.asarray(self.over.times(schedule, max(num_steps, 2)))
-            ends = {
-                name: float(jnp.exp(-log_snr(schedule, as_time(t)) / 2))
-                for name, t in (("sigma_min", low), ("sigma_max", high))
-            }
-        grids = {
-            "karras": Karras,
-            "exponential": UniformLogSNR,
-            "beta": lambda **ends: Beta(over="sigma", **ends),
-        }
-        return grids[self.kind](**ends).times(schedule, num_steps)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Class:
+class SchedulerClass:
     """A scheduler class of diffusers.
 
     Attributes:
-        sampler: from its config.
-        spacing: default of ``timestep_spacing``.
-        defaults: of the keys whose default is not the common one.
-        multistep: its timesteps leave the lowest out, and other spacings go over the whole table.
-        rounded: its ``linspace`` has whole timesteps.
-        karras_start: starts from noise of the first sigma unless the spacing is "leading".
-        final: from its config, whether the last step lands on the data, and not on the first timestep.
-        variance_exploding: see `RunOptions`.
+        defaults: of all options that it reads.
+        only: values of options that have a counterpart here, where not all have one.
+        read: the sampling of its options, and of the network's patch size.
     """
 
-    sampler: Callable[[Config], Sampler]
-    spacing: str = "linspace"
-    defaults: Config = dataclasses.field(default_factory=dict)
-    multistep: bool = False
-    rounded: bool = True
-    karras_start: bool = False
-    final: Callable[[Config], bool] = lambda config: True
-    variance_exploding: bool = False
-
-
-def _final_sigma(config: Config) -> bool:
-    ends = {"zero": True, "sigma_min": False}
-    return choose(ends, config["final_sigmas_type"], "scheduler config: final_sigmas_type")
-
-
-def _final_alpha(config: Config) -> bool:
-    return bool(config["set_alpha_to_one"])
-
-
-def _dpm_solver(config: Config) -> Sampler:
-    kind, order = config["algorithm_type"], config["solver_order"]
-    eta = choose(_ETA, kind, "scheduler config: algorithm_type")
-    midpoint = choose(_MIDPOINT, config["solver_type"], "scheduler config: solver_type")
-    if order == 1 and eta == 0:
-        return DDIM()
-    if order == 2:
-        return DPMSolver2M(eta=eta, midpoint=midpoint)
-    if order == 3:
-        return DPMSolver3M(eta=eta, midpoint=midpoint, published=True)
-    raise UserError(f"scheduler config: {kind} of solver_order = {order} is not supported, only 2 and 3")
-
-
-def _ddpm(config: Config) -> Sampler:
-    kinds = {"fixed_small": "small", "fixed_large": "large", "learned_range": "learned_range"}
-    return DDPM(variance=choose(kinds, config["variance_type"], "scheduler config: variance_type"))
-
-
-def _unipc(config: Config) -> Sampler:
-    if not config["predict_x0"]:
-        raise UserError("scheduler config: predict_x0 = false of UniPC is not supported, only true")
-    return UniPC(order=config["solver_order"], variant=config["solver_type"])
-
-
-_ETA = {"dpmsolver++": 0.0, "sde-dpmsolver++": 1.0}
-_MIDPOINT = {"heun": False} | dict.fromkeys(("midpoint", "logrho", "bh1", "bh2"), True)
-"""By ``solver_type``; diffusers reads the last three, which are other solvers', as the midpoint."""
-
-_DPM = {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint"}
-_KARRAS = {"beta_start": 0.00085, "beta_end": 0.012}
-
-SCHEDULER_CLASSES: dict[str, _Class] = {
-    "DDIMScheduler": _Class(
-        sampler=lambda config: DDIM(),
-        spacing="leading",
-        defaults={"set_alpha_to_one": True, "clip_sample": True},
-        final=_final_alpha,
-    ),
-    # With v prediction diffusers extrapolates v and PLMS here the noise: close, not the same.
-    "PNDMScheduler": _Class(
-        sampler=lambda config: PLMS() if config["skip_prk_steps"] else PNDM(),
-        spacing="leading",
-        defaults={"skip_prk_steps": False, "set_alpha_to_one": False},
-        final=_final_alpha,
-    ),
-    "DDPMScheduler": _Class(
-        sampler=_ddpm,
-        spacing="leading",
-        defaults={"clip_sample": True, "variance_type": "fixed_small"},
-    ),
-    "LCMScheduler": _Class(
-        sampler=lambda config: LCM(timestep_scaling=config["timestep_scaling"]),
-        spacing="leading",
-        defaults=_KARRAS
-        | {"beta_schedule": "scaled_linear", "timestep_scaling": 10.0, "original_inference_steps": 50},
-    ),
-    "EulerDiscreteScheduler": _Class(
-        sampler=lambda config: Euler(), rounded=False, karras_start=True, final=_final_sigma
-    ),
-    "EulerAncestralDiscreteScheduler": _Class(
-        sampler=lambda config: EulerAncestral(), rounded=False, karras_start=True
-    ),
-    "LMSDiscreteScheduler": _Class(sampler=lambda config: LMS(), rounded=False, karras_start=True),
-    "HeunDiscreteScheduler": _Class(
-        sampler=lambda config: Heun(),
-        defaults=_KARRAS,
-        rounded=False,
-        karras_start=True,
-        variance_exploding=True,
-    ),
-    "KDPM2DiscreteScheduler": _Class(
-        sampler=lambda config: DPM2(),
-        defaults=_KARRAS,
-        rounded=False,
-        karras_start=True,
-        variance_exploding=True,
-    ),
-    "KDPM2AncestralDiscreteScheduler": _Class(
-        sampler=lambda config: DPM2Ancestral(),
-        defaults=_KARRAS,
-        rounded=False,
-        karras_start=True,
-        variance_exploding=True,
-    ),
-    "DPMSolverMultistepScheduler": _Class(
-        sampler=_dpm_solver, defaults=_DPM, multistep=True, final=_final_sigma
-    ),
-    "UniPCMultistepScheduler": _Class(
-        sampler=_unipc,
-        defaults={"solver_order": 2, "solver_type": "bh2", "predict_x0": True},
-        multistep=True,
-        final=_final_sigma,
-    ),
-    "DEISMultistepScheduler": _Class(
-        sampler=lambda config: DEIS(order=config["solver_order"]),
-        defaults={"solver_order": 2},
-        multistep=True,
-        final=lambda config: False,
-    ),
-}
-FLOW = "FlowMatchEulerDiscreteScheduler"
-
-_COMMON = {
-    "num_train_timesteps": 1000,
-    "beta_start": 0.0001,
-    "beta_end": 0.02,
-    "beta_schedule": "linear",
-    "trained_betas": None,
-    "prediction_type": "epsilon",
-    "steps_offset": 0,
-    "rescale_betas_zero_snr": False,
-    "final_sigmas_type": "zero",
-}
-_ABSENT = {
-    "clip_sample": False,
-    "thresholding": False,
-    "use_lu_lambdas": False,
-    "use_flow_sigmas": False,
-    "use_dynamic_shifting": False,
-    "timestep_type": "discrete",
-    "interpolation_type": "linear",
-}
-"""Options that are supported only in the state that leaves them out."""
-
-_ABSENT_FROM_FLOWS = {
-    "invert_sigmas": False,
-    "shift_terminal": None,
-    "stochastic_sampling": False,
-    "use_karras_sigmas": False,
-    "use_exponential_sigmas": False,
-    "use_beta_sigmas": False,
-}
-"""The same of `FLOW`."""
-
-_PREDICTIONS = {"epsilon": Epsilon(), "v_prediction": V(), "sample": X0()}
+    defaults: Config
+    only: Mapping[str, Collection[Any]] = dataclasses.field(default_factory=dict)
+    read: Callable[[Config, int], Sampling]
 
 
 def read_scheduler(config: Config, *, patch_size: int = 2) -> Sampling:
@@ -281,76 +84,375 @@ def read_scheduler(config: Config, *, patch_size: int = 2) -> Sampling:
         patch_size: of the network, for a shift that depends on the number of its tokens.
 
     Raises:
-        UserError: a class or an option that has no counterpart here.
+        UserError: in one line, a class, an option or a value that is none, or has no counterpart here.
     """
     name = str(config.get("_class_name", "")).removeprefix("Flax")
-    kind = choose({FLOW: None} | SCHEDULER_CLASSES, name, "scheduler config: _class_name")
-    values = _COMMON | ({} if kind is None else dict(kind.defaults)) | dict(config)
-    for key, only in (_ABSENT_FROM_FLOWS if kind is None else _ABSENT).items():
-        if values.get(key, only) not in (only, None):
-            raise UserError(f"scheduler config: {key} = {values[key]!r} is not supported, only {only!r}")
-    steps = values["num_train_timesteps"]
-    if kind is None:
-        return Sampling(
-            schedule=RectifiedFlow(),
-            prediction_type=FlowVelocity(),
-            network_input=NetworkInput(time_scale=float(steps)),
-            sampler=Euler(),
-            time_grid=_flow_grid(values, patch_size),
-        )
-    spacing = values.get("timestep_spacing") or kind.spacing
-    return Sampling(
-        schedule=_schedule(values),
-        prediction_type=choose(_PREDICTIONS, values["prediction_type"], "scheduler config: prediction_type"),
-        network_input=NetworkInput(time_scale=float(steps), time_offset=-1.0),
-        sampler=kind.sampler(values),
-        time_grid=_grid(kind, spacing, values),
-        options=RunOptions(
-            final_t=0.0 if kind.final(values) else 1 / steps, variance_exploding=kind.variance_exploding
+    kind = choose(SCHEDULER_CLASSES, name, "scheduler config: _class_name")
+    values = read_options(name, config, kind.defaults, kind.only)
+    try:
+        return kind.read(values, patch_size)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"scheduler config of {name}: {error}") from error
+
+
+_UNSPACED_BETAS = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.0001,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "trained_betas": None,
+    "prediction_type": "epsilon",
+}
+_BETAS = _UNSPACED_BETAS | {"steps_offset": 0}
+_KARRAS_BETAS = _BETAS | {"beta_start": 0.00085, "beta_end": 0.012}
+_LATENT_BETAS = _KARRAS_BETAS | {"beta_schedule": "scaled_linear"}
+_CLIPPING = {"thresholding": False, "dynamic_thresholding_ratio": 0.995, "sample_max_value": 1.0}
+_CLIPPED_SAMPLE = {"clip_sample": True, "clip_sample_range": 1.0}
+_RESPACED = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
+_ENDS = {"sigma_min": None, "sigma_max": None}
+"""Read by respacings also of classes that do not name them."""
+_FLOW_SIGMAS = {
+    "use_flow_sigmas": False,
+    "flow_shift": 1.0,
+    "use_dynamic_shifting": False,
+    "time_shift_type": "exponential",
+}
+_UNSUPPORTED = dict.fromkeys(
+    ("thresholding", "clip_sample", "use_flow_sigmas", "use_dynamic_shifting"), (False,)
+)
+_WITHOUT_X0 = {"prediction_type": ("epsilon", "v_prediction")}
+
+
+_UNSUPPORTED_FLOW = {"invert_sigmas": (False,)}
+_EDM_SIGMAS = {
+    "sigma_min": 0.002,
+    "sigma_max": 80.0,
+    "sigma_data": 0.5,
+    "sigma_schedule": "karras",
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+    "rho": 7.0,
+    "final_sigmas_type": "zero",
+}
+_FLOW = {
+    "num_train_timesteps": 1000,
+    "shift": 1.0,
+    "use_dynamic_shifting": False,
+    "base_shift": 0.5,
+    "max_shift": 1.15,
+    "base_image_seq_len": 256,
+    "max_image_seq_len": 4096,
+    "invert_sigmas": False,
+    "shift_terminal": None,
+    "time_shift_type": "exponential",
+}
+
+
+_EULER = Conventions(fractional=True, in_sigma=True)
+_EULER_ROUNDED = dataclasses.replace(_EULER, rounded=frozenset({"karras"}))
+_MULTISTEP = Conventions(
+    endpoint=False,
+    truncated=True,
+    rounded=frozenset({"karras"}),
+    over_steps=False,
+    repeats=True,
+    in_sigma=True,
+)
+_DPM_ROUNDED = dataclasses.replace(_MULTISTEP, rounded=frozenset({"karras", "lu"}), repeats=False)
+
+
+_OF_COSINE = {"squaredcos_cap_v2": dataclasses.replace(_DPM_ROUNDED, rounded=frozenset())}
+
+FLOW = "FlowMatchEulerDiscreteScheduler"
+"""The class of flows."""
+
+SCHEDULER_CLASSES: dict[str, SchedulerClass] = {
+    "DDIMScheduler": SchedulerClass(
+        defaults=_BETAS
+        | _CLIPPING
+        | _CLIPPED_SAMPLE
+        | {"set_alpha_to_one": True, "timestep_spacing": "leading", "rescale_betas_zero_snr": False},
+        only=_UNSUPPORTED,
+        read=Discrete(
+            sampler=lambda values: DDIM(), planner=lambda values: Strided(), final="set_alpha_to_one"
         ),
-        unit_start=not kind.karras_start or spacing == "leading",
-    )
-
-
-def _schedule(values: Config) -> NoiseSchedule:
-    zero = bool(values["rescale_betas_zero_snr"])
-    if values["trained_betas"] is not None:
-        return BetaTable(table=tuple(map(float, values["trained_betas"])), zero_terminal_snr=zero)
-    steps = values["num_train_timesteps"]
-    ends = {"beta_start": float(values["beta_start"]), "beta_end": float(values["beta_end"])}
-    known: dict[str, Callable[[], NoiseSchedule]] = {
-        "linear": lambda: Linear(num_timesteps=steps, zero_terminal_snr=zero, **ends),
-        "scaled_linear": lambda: ScaledLinear(num_timesteps=steps, zero_terminal_snr=zero, **ends),
-        "squaredcos_cap_v2": lambda: Cosine(num_timesteps=steps, zero_terminal_snr=zero),
-    }
-    return choose(known, values["beta_schedule"], "scheduler config: beta_schedule")()
-
-
-def _flow_grid(values: Config, patch_size: int) -> TimeGrid:
-    steps = values["num_train_timesteps"]
-    if not values.get("use_dynamic_shifting"):
-        return CheckpointFlow(shift=float(values.get("shift", 1.0)), num_timesteps=steps)
-    kind = values.get("time_shift_type", "exponential")
-    shift = TimeShift(
-        mu=(float(values.get("base_shift", 0.5)), float(values.get("max_shift", 1.15))),
-        tokens=(values.get("base_image_seq_len", 256), values.get("max_image_seq_len", 4096)),
-        kind=choose({"exponential": kind, "linear": kind}, kind, "scheduler config: time_shift_type"),
-    )
-    return SizedFlow(shift=shift, patch_size=patch_size, num_timesteps=steps)
-
-
-def _grid(kind: _Class, spacing: str, values: Config) -> TimeGrid:
-    steps, offset = values["num_train_timesteps"], values["steps_offset"]
-    if "original_inference_steps" in values:
-        return Distilled(distilled_steps=values["original_inference_steps"], num_timesteps=steps)
-    whole = not kind.multistep
-    grids: dict[str, TimeGrid] = {
-        "linspace": Linspace(num_timesteps=steps, rounded=kind.rounded or kind.multistep, endpoint=whole),
-        "leading": Leading(num_timesteps=steps, steps_offset=offset, endpoint=whole),
-        "trailing": Trailing(num_timesteps=steps),
-    }
-    grid = choose(grids, spacing, "scheduler config: timestep_spacing")
-    for other in ("karras", "exponential", "beta"):
-        if values.get(f"use_{other}_sigmas"):
-            return Respaced(kind=other, over=None if kind.multistep else grid)
-    return grid
+    ),
+    "PNDMScheduler": SchedulerClass(
+        defaults=_BETAS | {"skip_prk_steps": False, "set_alpha_to_one": False, "timestep_spacing": "leading"},
+        only=_WITHOUT_X0,
+        read=Discrete(
+            sampler=pndm,
+            planner=lambda values: StridedMultistep() if values["skip_prk_steps"] else RungeKuttaMultistep(),
+            final="set_alpha_to_one",
+        ),
+    ),
+    "DDPMScheduler": SchedulerClass(
+        defaults=_BETAS
+        | _CLIPPING
+        | _CLIPPED_SAMPLE
+        | {"variance_type": "fixed_small", "timestep_spacing": "leading", "rescale_betas_zero_snr": False},
+        only=_UNSUPPORTED | {"variance_type": tuple(DDPM_VARIANCES)},
+        read=Discrete(sampler=ddpm),
+    ),
+    "LCMScheduler": SchedulerClass(
+        defaults=_LATENT_BETAS
+        | _CLIPPING
+        | _CLIPPED_SAMPLE
+        | {
+            "clip_sample": False,
+            "original_inference_steps": 50,
+            "set_alpha_to_one": True,
+            "timestep_spacing": "leading",
+            "timestep_scaling": 10.0,
+            "rescale_betas_zero_snr": False,
+        },
+        only=_UNSUPPORTED,
+        read=functools.partial(read_distilled, sampler=lcm, final=0.0),
+    ),
+    "EulerDiscreteScheduler": SchedulerClass(
+        defaults=_BETAS
+        | _RESPACED
+        | _ENDS
+        | {
+            "interpolation_type": "linear",
+            "timestep_spacing": "linspace",
+            "timestep_type": "discrete",
+            "rescale_betas_zero_snr": False,
+            "final_sigmas_type": "zero",
+        },
+        read=Discrete(
+            sampler=lambda values: Euler(), conventions=_EULER, final="final_sigmas_type", unit_start=False
+        ),
+    ),
+    "EulerAncestralDiscreteScheduler": SchedulerClass(
+        defaults=_BETAS | {"timestep_spacing": "linspace", "rescale_betas_zero_snr": False},
+        only=_WITHOUT_X0,
+        read=Discrete(sampler=lambda values: EulerAncestral(), conventions=_EULER, unit_start=False),
+    ),
+    "LMSDiscreteScheduler": SchedulerClass(
+        defaults=_BETAS | _RESPACED | _ENDS | {"timestep_spacing": "linspace"},
+        read=Discrete(
+            sampler=lambda values: LMS(),
+            conventions=_EULER,
+            unit_start=False,
+            reads_ends=("exponential", "beta"),
+        ),
+    ),
+    "HeunDiscreteScheduler": SchedulerClass(
+        defaults=_KARRAS_BETAS
+        | _RESPACED
+        | _ENDS
+        | _CLIPPED_SAMPLE
+        | {"clip_sample": False, "timestep_spacing": "linspace"},
+        only=_UNSUPPORTED,
+        read=Discrete(
+            sampler=lambda values: Heun(), conventions=_EULER, unit_start=False, variance_exploding=True
+        ),
+    ),
+    "KDPM2DiscreteScheduler": SchedulerClass(
+        defaults=_KARRAS_BETAS | _RESPACED | _ENDS | {"timestep_spacing": "linspace"},
+        only=_WITHOUT_X0,
+        read=Discrete(
+            sampler=lambda values: DPM2(),
+            planner=lambda values: Halfway(),
+            conventions=_EULER_ROUNDED,
+            unit_start=False,
+            variance_exploding=True,
+        ),
+    ),
+    "KDPM2AncestralDiscreteScheduler": SchedulerClass(
+        defaults=_KARRAS_BETAS | _RESPACED | _ENDS | {"timestep_spacing": "linspace"},
+        only=_WITHOUT_X0,
+        read=Discrete(
+            sampler=lambda values: DPM2Ancestral(),
+            planner=lambda values: Halfway(ancestral=True),
+            conventions=_EULER_ROUNDED,
+            unit_start=False,
+            variance_exploding=True,
+        ),
+    ),
+    "DPMSolverMultistepScheduler": SchedulerClass(
+        defaults=_BETAS
+        | _CLIPPING
+        | _RESPACED
+        | _ENDS
+        | _FLOW_SIGMAS
+        | {
+            "solver_order": 2,
+            "algorithm_type": "dpmsolver++",
+            "solver_type": "midpoint",
+            "lower_order_final": True,
+            "euler_at_final": False,
+            "use_lu_lambdas": False,
+            "final_sigmas_type": "zero",
+            "lambda_min_clipped": float("-inf"),
+            "variance_type": None,
+            "timestep_spacing": "linspace",
+            "rescale_betas_zero_snr": False,
+        },
+        only=_UNSUPPORTED | {"variance_type": (None,), "algorithm_type": tuple(ALGORITHMS)},
+        read=lambda values, patch_size: Discrete(
+            sampler=dpm_solver,
+            planner=short_orders,
+            conventions=_OF_COSINE.get(values["beta_schedule"], _DPM_ROUNDED),
+            final="final_sigmas_type",
+        )(values, patch_size),
+    ),
+    "UniPCMultistepScheduler": SchedulerClass(
+        defaults=_BETAS
+        | _CLIPPING
+        | _RESPACED
+        | _ENDS
+        | _FLOW_SIGMAS
+        | {
+            "solver_order": 2,
+            "predict_x0": True,
+            "solver_type": "bh2",
+            "lower_order_final": True,
+            "disable_corrector": [],
+            "solver_p": None,
+            "timestep_spacing": "linspace",
+            "final_sigmas_type": "zero",
+            "rescale_betas_zero_snr": False,
+            "shift_terminal": None,
+        },
+        only=_UNSUPPORTED | {"predict_x0": (True,), "solver_p": (None,), "shift_terminal": (None,)},
+        read=Discrete(
+            sampler=lambda values: UniPC(
+                order=int(values["solver_order"]), variant=UNIPC_VARIANTS[values["solver_type"]]
+            ),
+            planner=remaining_orders,
+            conventions=_MULTISTEP,
+            final="final_sigmas_type",
+        ),
+    ),
+    "DEISMultistepScheduler": SchedulerClass(
+        defaults=_BETAS
+        | _CLIPPING
+        | _RESPACED
+        | _ENDS
+        | _FLOW_SIGMAS
+        | {
+            "solver_order": 2,
+            "algorithm_type": "deis",
+            "solver_type": "logrho",
+            "lower_order_final": True,
+            "timestep_spacing": "linspace",
+        },
+        only=_UNSUPPORTED | {"algorithm_type": ("deis", "dpmsolver", "dpmsolver++")},
+        read=Discrete(
+            sampler=lambda values: DEIS(order=int(values["solver_order"])),
+            planner=short_orders,
+            conventions=_MULTISTEP,
+            final="first",
+        ),
+    ),
+    "DPMSolverSinglestepScheduler": SchedulerClass(
+        defaults=_UNSPACED_BETAS
+        | _CLIPPING
+        | _RESPACED
+        | _ENDS
+        | _FLOW_SIGMAS
+        | {
+            "solver_order": 2,
+            "algorithm_type": "dpmsolver++",
+            "solver_type": "midpoint",
+            "lower_order_final": False,
+            "final_sigmas_type": "zero",
+            "lambda_min_clipped": float("-inf"),
+            "variance_type": None,
+        },
+        only=_UNSUPPORTED | {"variance_type": (None,), "algorithm_type": tuple(ALGORITHMS)},
+        read=Discrete(
+            sampler=singlestep,
+            planner=single_orders,
+            conventions=dataclasses.replace(_MULTISTEP, repeats=False),
+            final="final_sigmas_type",
+        ),
+    ),
+    "SASolverScheduler": SchedulerClass(
+        defaults=_BETAS
+        | _CLIPPING
+        | _RESPACED
+        | _ENDS
+        | {
+            "predictor_order": 2,
+            "corrector_order": 2,
+            "tau_func": None,
+            "algorithm_type": "data_prediction",
+            "lower_order_final": True,
+            "use_flow_sigmas": False,
+            "flow_shift": 1.0,
+            "lambda_min_clipped": float("-inf"),
+            "variance_type": None,
+            "timestep_spacing": "linspace",
+        },
+        only=_UNSUPPORTED
+        | {"variance_type": (None,), "tau_func": (None,), "algorithm_type": ("data_prediction",)},
+        read=Discrete(
+            sampler=sa_solver,
+            planner=lambda values: Stochastic(
+                orders=Orders(
+                    order=int(values["predictor_order"]),
+                    rule="remaining",
+                    lower=bool(values["lower_order_final"]),
+                    divides=4,
+                )
+            ),
+            conventions=_MULTISTEP,
+            final="first",
+        ),
+    ),
+    "TCDScheduler": SchedulerClass(
+        defaults=_LATENT_BETAS
+        | _CLIPPING
+        | _CLIPPED_SAMPLE
+        | {
+            "clip_sample": False,
+            "original_inference_steps": 50,
+            "set_alpha_to_one": True,
+            "timestep_spacing": "leading",
+            "timestep_scaling": 10.0,
+            "rescale_betas_zero_snr": False,
+        },
+        only=_UNSUPPORTED,
+        read=functools.partial(read_distilled, sampler=tcd, final=1.0),
+    ),
+    "EDMEulerScheduler": SchedulerClass(
+        defaults=_EDM_SIGMAS,
+        only={"prediction_type": ("epsilon", "v_prediction")},
+        read=Preconditioned(sampler=lambda values: Euler(), repeats=True),
+    ),
+    "EDMDPMSolverMultistepScheduler": SchedulerClass(
+        defaults=_EDM_SIGMAS
+        | _CLIPPING
+        | {
+            "solver_order": 2,
+            "algorithm_type": "dpmsolver++",
+            "solver_type": "midpoint",
+            "lower_order_final": True,
+            "euler_at_final": False,
+        },
+        only=_UNSUPPORTED
+        | {"algorithm_type": tuple(ALGORITHMS), "prediction_type": ("epsilon", "v_prediction")},
+        read=Preconditioned(sampler=edm_dpm_solver, planner=short_orders),
+    ),
+    FLOW: SchedulerClass(
+        defaults=_FLOW | _RESPACED | _ENDS | {"stochastic_sampling": False},
+        only=_UNSUPPORTED_FLOW,
+        read=lambda values, patch_size: read_flow(
+            values, patch_size, LCM(boundary=False) if values["stochastic_sampling"] else Euler()
+        ),
+    ),
+    "FlowMatchHeunDiscreteScheduler": SchedulerClass(
+        defaults={"num_train_timesteps": 1000, "shift": 1.0},
+        read=functools.partial(read_flow, sampler=Heun()),
+    ),
+    "FlowMatchLCMScheduler": SchedulerClass(
+        defaults=_FLOW | _RESPACED | _ENDS | {"scale_factors": None, "upscale_mode": "bicubic"},
+        only=_UNSUPPORTED_FLOW | {"scale_factors": (None, [])},
+        read=functools.partial(read_flow, sampler=LCM(boundary=False)),
+    ),
+}

@@ -15,7 +15,7 @@ from difflax.models.autoencoder import Autoencoder
 from difflax.models.functional import Functional
 from difflax.pretrained.components.schedulers import Sampling
 from difflax.pretrained.components.text_encoders import TextPart, named_towers
-from difflax.pretrained.families.family import DENOISERS, Configs
+from difflax.pretrained.families.family import DENOISERS, Configs, Strength
 from difflax.pretrained.format.safetensors import Tensors
 from difflax.pretrained.format.torch_names import from_torch
 from difflax.text.prompts import PromptEncoder
@@ -98,6 +98,11 @@ class Checkpoint:
     def num_steps(self) -> int:
         """The default of its pipeline in diffusers."""
         return self.configs.family.steps(self.configs)
+
+    @property
+    def strength(self) -> Strength:
+        """The defaults of its image-to-image pipelines in diffusers."""
+        return self.configs.family.strength
 
     @property
     def image_size(self) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from etils import epath
 from flax import nnx
@@ -81,6 +81,20 @@ CHANNELS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Strength:
+    """How far a family's image-to-image pipelines in diffusers noise a picture, each a share of the steps.
+
+    Attributes:
+        picture, mask: by default, of a picture and of one with a mask.
+        rounds: to whole steps, see `difflax.diffusion.time_grids.sequences.levels_from`.
+    """
+
+    picture: float = 0.8
+    mask: float = 1.0
+    rounds: Literal["down", "up"] = "down"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Family(abc.ABC):
     """What is a family's own.
 
@@ -94,6 +108,7 @@ class Family(abc.ABC):
         autoencoder: the class of its autoencoder.
         text: its text encoders, in their order.
         guidance_scale, num_steps: the defaults of its pipeline in diffusers.
+        strength: of its image-to-image pipelines.
         check_latent: refuses a latent of that height and width, which a network of a config cannot read;
             ``None``: it reads all.
         original: how one file in the original layout holds it; ``None``: not read.
@@ -109,6 +124,7 @@ class Family(abc.ABC):
     text: tuple[TextPart, ...]
     guidance_scale: float
     num_steps: int
+    strength: Strength = Strength()
     check_latent: Callable[[Config, int, int], None] | None = None
     original: Original | None = None
 

@@ -16,7 +16,7 @@ from difflax.pretrained.components.clip import ClipPart
 from difflax.pretrained.components.schedulers import FLOW
 from difflax.pretrained.components.t5 import T5Part
 from difflax.pretrained.components.text_encoders import EncoderOptions
-from difflax.pretrained.families.family import Config, Configs, Family
+from difflax.pretrained.families.family import Config, Configs, Family, Strength
 from difflax.pretrained.format.layout import MISSING
 from difflax.pretrained.format.safetensors import Tensors
 from difflax.pretrained.single_file.autoencoder import infer_autoencoder_config
@@ -175,6 +175,7 @@ STABLE_DIFFUSION_3 = StableDiffusion3(
     text=(_CLIP_L, _BIG_G, _T5),
     guidance_scale=7.0,
     num_steps=28,
+    strength=Strength(picture=0.6, mask=0.6, rounds="up"),
     check_latent=check_latent,
     original=Original(
         mark=f"{DENOISER}joint_blocks.",

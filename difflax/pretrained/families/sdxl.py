@@ -13,7 +13,7 @@ from difflax.core.types import UserError
 from difflax.models.size_conditioning import size_conditions
 from difflax.pretrained.components.clip import ClipPart
 from difflax.pretrained.components.text_encoders import EncoderOptions
-from difflax.pretrained.families.family import DENOISERS, Config, Configs
+from difflax.pretrained.families.family import DENOISERS, Config, Configs, Strength
 from difflax.pretrained.families.sd import BETAS, UNetFamily, heads_of_64, infer_unet, unet_names
 from difflax.pretrained.format.layout import INDEX
 from difflax.pretrained.format.safetensors import Tensors
@@ -114,6 +114,7 @@ STABLE_DIFFUSION_XL = StableDiffusionXL(
     channels=("mask",),
     text=(_CLIP_L, _BIG_G),
     guidance_scale=5.0,
+    strength=Strength(picture=0.3, mask=0.9999),
     original=Original(
         mark="conditioner.",
         towers=(

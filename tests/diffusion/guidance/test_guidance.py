@@ -307,6 +307,7 @@ def test_affine_guidance_does_not_depend_on_the_prediction_type(x64, name):
         "two_condition": TwoConditions(cond, other, null),
     }.get(name, Guided(cond, null))
     x = jax.random.normal(jax.random.key(5), (3, 3))
+    level = noise_level(SCHEDULES["cosine"](), LEVEL.t)  # in float64
     results = []
     for kind in PREDICTIONS.values():
         schedule = SCHEDULES["cosine"]()
@@ -318,7 +319,7 @@ def test_affine_guidance_does_not_depend_on_the_prediction_type(x64, name):
         pair = WithWeak(
             *(make_denoiser(functools.partial(network, strength=s), schedule, kind()) for s in (1.0, 0.8))
         )
-        results.append(ONE_IS_OFF[name](4.0).wrap(pair)(x, LEVEL, conditions).x0)
+        results.append(ONE_IS_OFF[name](4.0).wrap(pair)(x, level, conditions).x0)
     for result in results[1:]:
         np.testing.assert_allclose(result, results[0], rtol=1e-8)
 

@@ -1,6 +1,7 @@
-"""What diffusers' schedulers are compared with: each case in their words and in ours.
+"""What diffusers' schedulers are compared with: each case in their words and in ours, by the samplers' names.
 
-Left out, because diffusers does something else there than the method's paper:
+A checkpoint's config is read as diffusers reads it: see test_scheduler_configs. Left out here, because
+diffusers does something else there than the method's paper:
 - churn in its Euler and Heun: the network is evaluated before the noise is added, not after;
 - PNDM with v-prediction: it extrapolates v, not the noise;
 - DDIM and PNDM on spacings whose stride is not T // n (linspace, uneven trailing): steps leave the grid;

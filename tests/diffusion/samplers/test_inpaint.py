@@ -60,7 +60,7 @@ def test_image_to_image_starts_at_a_noise_level():
     part = levels_from(LEVELS, 0.5)
     assert part.t.shape == (21,)
     np.testing.assert_array_equal(part.t, LEVELS.t[20:])
-    assert levels_from(LEVELS, 1.0).t.shape == LEVELS.t.shape and levels_from(LEVELS, 1e-3).t.shape == (2,)
+    assert levels_from(LEVELS, 1.0).t.shape == LEVELS.t.shape
     image = jnp.asarray([[0.8, 0.8], [-1.0, -1.0]])
     keys = jax.random.split(jax.random.key(0), 2)
     start = add_noise(image, jax.random.normal(jax.random.key(1), (2, 2)), part[0])
@@ -87,6 +87,7 @@ def test_restart_keeps_the_law_and_the_order_of_levels():
         lambda: restart_levels(LEVELS, 1, 2, -1),
         lambda: repaint_levels(LEVELS, 0),
         lambda: levels_from(LEVELS, 0.0),
+        lambda: levels_from(LEVELS, 1e-3),
         lambda: levels_from(LEVELS, float("nan")),
     ],
 )

@@ -15,7 +15,7 @@ import pytest
 from difflax.core.types import Conditioning
 from difflax.diffusion.denoisers import make_denoiser
 from difflax.diffusion.predictions import PREDICTIONS
-from difflax.diffusion.samplers import DDIM, DDPM, LCM, SAMPLERS, Adaptive, initial_noise, sample
+from difflax.diffusion.samplers import DDIM, DDPM, LCM, SAMPLERS, TCD, Adaptive, initial_noise, sample
 from difflax.diffusion.schedules import SCHEDULES
 from difflax.diffusion.schedules.base import unscheduled_level
 from difflax.diffusion.time_grids import Even, UniformLogSNR, pad_levels, sampling_levels
@@ -34,12 +34,13 @@ STOCHASTIC = {
     "dpmpp_sde": half_step_noises,
     "dpmpp_2m_sde": brownian_noises,
     "dpmpp_3m_sde": brownian_noises,
+    "sa_solver": white_noises,
 }
 FIRST_ORDER = ("ddim", "euler", "ddpm", "euler_ancestral")
 DETERMINISTIC = {
     name: Adaptive(rtol=1e-5, atol=1e-7) if name == "adaptive" else kind()
     for name, kind in SAMPLERS.items()
-    if name not in (*STOCHASTIC, "lcm")
+    if name not in (*STOCHASTIC, "lcm", "tcd")
 }
 
 
@@ -115,6 +116,17 @@ def test_lcm_has_the_law_of_its_recursion(x64):
         variance = (alpha[i + 1] * gain) ** 2 * variance + sigma[i + 1] ** 2
     np.testing.assert_allclose(std, np.sqrt(variance), rtol=1e-9)
     np.testing.assert_allclose(mean, trial.data.mean, rtol=1e-9)
+
+
+def test_tcd_goes_from_ddim_to_consistency_sampling(x64):
+    """gamma 0 makes no noise, gamma 1 all of it anew; the same noise, so the same images."""
+    data, levels = Gaussian(), levels_of(SCHEDULES["linear"]())
+    start, keys = levels.sigma[0] * jnp.ones((2, 3)), jax.random.split(jax.random.key(0), 2)
+    for ours, other in ((TCD(gamma=0.0), DDIM()), (TCD(gamma=1.0), LCM(boundary=False))):
+        made, expected = (
+            sample(data.denoise, sampler, levels, start, keys, conditioning=None) for sampler in (ours, other)
+        )
+        np.testing.assert_allclose(made, expected, atol=1e-9)
 
 
 def test_the_adaptive_pair_is_as_exact_as_it_is_asked(x64):

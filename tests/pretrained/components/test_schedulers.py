@@ -1,17 +1,18 @@
-"""Scheduler configs of checkpoints, against diffusers' schedulers run on the same denoiser."""
+"""Scheduler configs of checkpoints: what is read, and what is said of configs that are wrong.
 
-import jax
-import jax.numpy as jnp
+How the runs of diffusers' schedulers are met is in test_scheduler_configs.
+"""
+
+import math
+
 import numpy as np
 import pytest
-from difflax.core.types import Conditioning, UserError
-from difflax.diffusion.denoisers import make_denoiser
+from difflax.core.types import UserError
 from difflax.diffusion.predictions import V
-from difflax.diffusion.samplers import PLMS, sample
+from difflax.diffusion.samplers import PLMS
 from difflax.diffusion.schedules import ScaledLinear
 from difflax.diffusion.time_grids import sampling_levels
-from difflax.diffusion.time_grids.sequences import variance_exploding
-from difflax.pretrained.components.schedulers import read_scheduler
+from difflax.pretrained.components.schedulers import SCHEDULER_CLASSES, read_scheduler
 
 STABLE = {
     "beta_start": 0.00085,
@@ -23,123 +24,7 @@ STABLE = {
     "set_alpha_to_one": False,
     "skip_prk_steps": True,
 }
-CASES = [
-    ("PNDMScheduler", {}, 20, 1e-4),
-    ("DDIMScheduler", {}, 20, 1e-4),
-    ("DDIMScheduler", {"prediction_type": "v_prediction"}, 50, 1e-4),
-    ("DDIMScheduler", {"set_alpha_to_one": True, "steps_offset": 0}, 30, 1e-4),
-    ("DDIMScheduler", {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True}
-     | {"prediction_type": "v_prediction"}, 20, 1e-4),
-    ("EulerDiscreteScheduler", {"timestep_spacing": "leading"}, 20, 1e-4),
-    ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}, 20, 1e-4),
-    ("EulerDiscreteScheduler", {}, 20, 2e-3),  # between timesteps the tables are interpolated differently
-    ("EulerDiscreteScheduler", {"timestep_spacing": "leading", "use_karras_sigmas": True}, 20, 2e-3),
-    ("LMSDiscreteScheduler", {"timestep_spacing": "leading"}, 20, 1e-3),
-    ("HeunDiscreteScheduler", {"timestep_spacing": "leading"}, 20, 1e-3),
-    ("KDPM2DiscreteScheduler", {"timestep_spacing": "leading"}, 20, 2e-3),
-    ("DPMSolverMultistepScheduler", {}, 20, 1e-4),
-    ("DPMSolverMultistepScheduler", {"timestep_spacing": "leading", "solver_type": "heun"}, 20, 1e-4),
-    ("DPMSolverMultistepScheduler", {"solver_order": 3, "timestep_spacing": "trailing"}, 20, 1e-4),
-    ("UniPCMultistepScheduler", {}, 20, 1e-4),
-    ("DEISMultistepScheduler", {"solver_order": 3}, 20, 1e-4),
-]  # fmt: skip
-
-
-def out(x, time, numpy):
-    """A smooth network that depends on the image and the time, the same in NumPy, PyTorch and JAX."""
-    return numpy.sin(2.0 * x + 0.004 * time) + 0.3 * x
-
-
-def run_ours(sampling, noise, steps):
-    levels = sampling_levels(
-        sampling.schedule,
-        sampling.time_grid,
-        steps,
-        prediction_type=sampling.prediction_type,
-        final_t=sampling.options.final_t,
-    )
-    if sampling.options.variance_exploding:
-        levels = variance_exploding(levels)
-    start = levels.sigma[0]
-    if sampling.unit_start:
-        start = jnp.hypot(levels.alpha[0], levels.sigma[0])
-
-    def network(x, time, conditioning):
-        return out(x, time[:, None], jnp)
-
-    denoise = make_denoiser(
-        network, sampling.schedule, sampling.prediction_type, network_input=sampling.network_input
-    )
-    keys = jax.random.split(jax.random.key(0), len(noise))
-    return sample(denoise, sampling.sampler, levels, start * noise, keys, conditioning=Conditioning())
-
-
-@pytest.mark.parity
-@pytest.mark.parametrize(("name", "more", "steps", "tolerance"), CASES)
-def test_runs_as_diffusers_does(name, more, steps, tolerance):
-    torch = pytest.importorskip("torch")
-    import diffusers
-
-    config = STABLE | more
-    theirs = getattr(diffusers, name).from_config(config)
-    noise = np.random.default_rng(0).standard_normal((16, 4)).astype(np.float32)
-    theirs.set_timesteps(steps)
-    x = torch.from_numpy(noise) * theirs.init_noise_sigma
-    for time in theirs.timesteps:
-        x = theirs.step(out(theirs.scale_model_input(x, time), float(time), torch), time, x).prev_sample
-    ours = run_ours(read_scheduler({"_class_name": name} | config), jnp.asarray(noise), steps)
-    assert np.abs(x.numpy()).max() > 1
-    assert np.abs(np.asarray(ours) - x.numpy()).max() / np.abs(x.numpy()).max() < tolerance
-
-
-@pytest.mark.parity
-@pytest.mark.parametrize("name", ["EulerAncestralDiscreteScheduler", "KDPM2AncestralDiscreteScheduler",
-                                  "DDPMScheduler", "LCMScheduler"])  # fmt: skip
-def test_random_ones_have_the_same_timesteps(name):
-    pytest.importorskip("torch")
-    import diffusers
-
-    config = STABLE | {"timestep_spacing": "leading", "variance_type": "fixed_small"}
-    theirs = getattr(diffusers, name).from_config(config)
-    theirs.set_timesteps(10)
-    sampling = read_scheduler({"_class_name": name} | config)
-    times = np.asarray(sampling.time_grid.times(sampling.schedule, 10))
-    expected = theirs.timesteps.numpy()
-    if name == "KDPM2AncestralDiscreteScheduler":  # every second one is a step's middle
-        expected = expected[::2]
-    np.testing.assert_allclose(1000 * times - 1, expected, atol=1e-4)
-
-
-@pytest.mark.parity
-@pytest.mark.parametrize("shift", [1.0, 3.0])
-def test_flows_have_the_same_sigmas(shift):
-    pytest.importorskip("torch")
-    import diffusers
-
-    theirs = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
-    theirs.set_timesteps(28)
-    sampling = read_scheduler({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": shift})
-    levels = sampling_levels(sampling.schedule, sampling.time_grid, 28)
-    np.testing.assert_allclose(levels.sigma, theirs.sigmas, atol=1e-6)
-
-
-@pytest.mark.parity
-def test_defaults_of_every_class_are_diffusers_own():
-    """A file without ``timestep_spacing``, ``clip_sample``, … means what it means to diffusers."""
-    pytest.importorskip("torch")
-    import inspect
-
-    import diffusers
-    from difflax.pretrained.components import schedulers
-
-    for name, kind in schedulers.SCHEDULER_CLASSES.items():
-        theirs = {
-            key: parameter.default
-            for key, parameter in inspect.signature(getattr(diffusers, name).__init__).parameters.items()
-        }
-        ours = schedulers._COMMON | {"timestep_spacing": kind.spacing} | dict(kind.defaults)
-        both = {key for key in ours if key in theirs}
-        assert {key: ours[key] for key in both} == {key: theirs[key] for key in both}, name
+"""As Stable Diffusion's folders have it, whatever their class: options of other classes are of no effect."""
 
 
 def test_stable_diffusion_1_and_2():
@@ -155,33 +40,129 @@ def test_stable_diffusion_1_and_2():
     assert isinstance(second.prediction_type, V)
 
 
-@pytest.mark.parametrize("solver", ["logrho", "bh1", "bh2"])
-def test_other_solvers_types_are_the_midpoint_as_in_diffusers(solver):
-    """Configs that were made for another scheduler's class have them."""
-    given = {"_class_name": "DPMSolverMultistepScheduler"}
-    assert read_scheduler(given | {"solver_type": solver}) == read_scheduler(given)
-    assert read_scheduler(given | {"solver_type": "heun"}) != read_scheduler(given)
+BAD = [
+    ("PNDMSheduler", {}, "did you mean 'PNDMScheduler'"),
+    ("", {}, "_class_name"),
+    ("DDIMScheduler", {}, "clip_sample = True is not supported of DDIMScheduler, only False: set it"),
+    ("DDIMScheduler", {"made_up_option": 1}, "no scheduler has an option 'made_up_option'"),
+    ("DDIMScheduler", {"steps_ofset": 1}, "'steps_ofset', did you mean 'steps_offset'"),
+    ("DDIMScheduler", {"clip_sample": False, "thresholding": True}, "thresholding = True"),
+    (
+        "PNDMScheduler",
+        {"beta_schedule": "cubic"},
+        "beta_schedule = 'cubic' of PNDMScheduler must be 'linear' or",
+    ),
+    ("PNDMScheduler", {"prediction_type": "noise"}, "prediction_type = 'noise'"),
+    ("PNDMScheduler", {"prediction_type": "sample"}, "prediction_type = 'sample' is not supported"),
+    ("PNDMScheduler", {"prediction_type": ["epsilon"]}, "prediction_type"),
+    ("PNDMScheduler", {"timestep_spacing": "even"}, "timestep_spacing = 'even'"),
+    ("PNDMScheduler", {"timestep_spacing": None}, "timestep_spacing = None"),
+    ("PNDMScheduler", {"steps_offset": -1}, "steps_offset = -1"),
+    ("PNDMScheduler", {"steps_offset": 0.5}, "steps_offset = 0.5"),
+    ("PNDMScheduler", {"steps_offset": True}, "steps_offset = True"),
+    ("PNDMScheduler", {"skip_prk_steps": "true"}, "skip_prk_steps = 'true'"),
+    ("PNDMScheduler", {"beta_start": 2.0, "beta_end": 3.0}, "beta_start = 2.0"),
+    ("PNDMScheduler", {"beta_start": 0.02, "beta_end": 0.01}, "beta_start"),
+    ("PNDMScheduler", {"beta_start": math.nan}, "beta_start = nan"),
+    ("PNDMScheduler", {"beta_end": "0.02"}, "beta_end = '0.02'"),
+    ("PNDMScheduler", {"num_train_timesteps": 0}, "num_train_timesteps = 0"),
+    ("PNDMScheduler", {"num_train_timesteps": None}, "num_train_timesteps = None"),
+    ("PNDMScheduler", {"trained_betas": []}, "trained_betas"),
+    ("PNDMScheduler", {"trained_betas": [0.1, "a"]}, "trained_betas"),
+    (
+        "PNDMScheduler",
+        {"trained_betas": [0.1, 0.2]},
+        "trained_betas has 2 entries, num_train_timesteps = 1000",
+    ),
+    ("UniPCMultistepScheduler", {"solver_order": 4}, "solver_order = 4"),
+    ("UniPCMultistepScheduler", {"solver_type": "bh3"}, "solver_type = 'bh3'"),
+    (
+        "UniPCMultistepScheduler",
+        {"solver_type": "bh1"},
+        "solver_type = 'bh1' with final_sigmas_type = 'zero'",
+    ),
+    ("UniPCMultistepScheduler", {"predict_x0": False}, "predict_x0 = False"),
+    ("UniPCMultistepScheduler", {"disable_corrector": 3}, "disable_corrector = 3"),
+    ("UniPCMultistepScheduler", {"use_flow_sigmas": True}, "use_flow_sigmas = True"),
+    ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver"}, "algorithm_type = 'dpmsolver'"),
+    ("DPMSolverMultistepScheduler", {"algorithm_type": "deis"}, "algorithm_type = 'deis' does not go with"),
+    ("DPMSolverMultistepScheduler", {"variance_type": "learned"}, "variance_type = 'learned'"),
+    ("DPMSolverMultistepScheduler", {"lambda_min_clipped": math.nan}, "lambda_min_clipped = nan"),
+    (
+        "DPMSolverMultistepScheduler",
+        {"use_karras_sigmas": True, "use_lu_lambdas": True},
+        "exclude each other",
+    ),
+    ("EulerDiscreteScheduler", {"final_sigmas_type": "sigmamin"}, "final_sigmas_type = 'sigmamin'"),
+    ("EulerDiscreteScheduler", {"interpolation_type": "cubic"}, "interpolation_type = 'cubic'"),
+    (
+        "EulerDiscreteScheduler",
+        {"use_karras_sigmas": True, "sigma_min": 3, "sigma_max": 1},
+        "sigma_min = 3.0",
+    ),
+    ("EulerDiscreteScheduler", {"use_karras_sigmas": True, "sigma_min": -1}, "sigma_min = -1"),
+    ("DDPMScheduler", {"clip_sample": False, "variance_type": "learned"}, "variance_type = 'learned'"),
+    ("LCMScheduler", {"original_inference_steps": 0}, "original_inference_steps = 0"),
+    ("LCMScheduler", {"original_inference_steps": 2000}, "must not exceed num_train_timesteps"),
+    ("SASolverScheduler", {"algorithm_type": "noise_prediction"}, "algorithm_type = 'noise_prediction'"),
+    ("EDMEulerScheduler", {"sigma_min": None}, "sigma_min"),
+    ("EDMEulerScheduler", {"sigma_data": 0}, "sigma_data = 0"),
+    ("FlowMatchEulerDiscreteScheduler", {"shift": None}, "shift = None"),
+    ("FlowMatchEulerDiscreteScheduler", {"shift": 0}, "shift = 0"),
+    ("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}, "invert_sigmas = True"),
+    ("FlowMatchLCMScheduler", {"scale_factors": [2.0]}, r"scale_factors = \[2.0\]"),
+]
 
 
-@pytest.mark.parametrize(
-    ("config", "says"),
-    [
-        ({"_class_name": "PNDMSheduler"}, "did you mean 'PNDMScheduler'"),
-        ({}, "_class_name"),
-        ({"_class_name": "DDIMScheduler"}, "clip_sample"),
-        ({"_class_name": "PNDMScheduler", "beta_schedule": "cubic"}, "beta_schedule='cubic'"),
-        ({"_class_name": "PNDMScheduler", "prediction_type": "noise"}, "prediction_type='noise'"),
-        ({"_class_name": "PNDMScheduler", "timestep_spacing": "even"}, "timestep_spacing='even'"),
-        ({"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver"}, "algorithm_type"),
-        ({"_class_name": "DPMSolverMultistepScheduler", "use_lu_lambdas": True}, "use_lu_lambdas"),
-        ({"_class_name": "DPMSolverMultistepScheduler", "solver_type": "heuns"}, "did you mean 'heun'"),
-        (
-            {"_class_name": "DPMSolverMultistepScheduler", "final_sigmas_type": "one"},
-            "valid: sigma_min, zero",
-        ),
-        ({"_class_name": "EulerDiscreteScheduler", "interpolation_type": "log_linear"}, "interpolation_type"),
-    ],
-)
-def test_what_has_no_counterpart(config, says):
-    with pytest.raises(UserError, match=says):
-        read_scheduler(config)
+@pytest.mark.parametrize(("name", "options", "says"), BAD)
+def test_what_has_no_counterpart(name, options, says):
+    """One line that names the option, its value and what is right."""
+    with pytest.raises(UserError, match=says) as caught:
+        read_scheduler({"_class_name": name} | options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", SCHEDULER_CLASSES)
+@pytest.mark.parametrize("value", [math.nan, -1, "x", [], {}])
+def test_bad_values_are_one_line(name, value):
+    """Whatever stands in a file: the option is read, or one line names it."""
+    for key in SCHEDULER_CLASSES[name].defaults:
+        try:
+            read_scheduler({"_class_name": name, "clip_sample": False} | {key: value})
+        except UserError as error:
+            assert key in str(error) and "\n" not in str(error), (key, str(error))
+
+
+@pytest.mark.parametrize("name", SCHEDULER_CLASSES)
+def test_options_of_other_classes_and_private_keys_are_of_no_effect(name):
+    config = {"_class_name": name, "clip_sample": False}
+    others = {
+        "skip_prk_steps": True,
+        "set_alpha_to_one": True,
+        "_diffusers_version": "0.42",
+        "masking_schedule": "x",
+    }
+    read = SCHEDULER_CLASSES[name].defaults
+    others = {key: value for key, value in others.items() if key not in read}
+    assert read_scheduler(config | others) == read_scheduler(config)
+
+
+def test_names_of_other_classes_solvers_are_the_usual_one():
+    for name, usual, others in (
+        ("UniPCMultistepScheduler", "bh2", ("midpoint", "heun", "logrho")),
+        ("DPMSolverMultistepScheduler", "midpoint", ("logrho", "bh1", "bh2")),
+        ("DEISMultistepScheduler", "logrho", ("midpoint", "heun", "bh1", "bh2")),
+    ):
+        for other in others:
+            first, second = (
+                read_scheduler({"_class_name": name, "solver_type": kind}) for kind in (usual, other)
+            )
+            assert first.sampler == second.sampler, (name, other)
+
+
+def test_steps_that_diffusers_cannot_make():
+    sampling = read_scheduler(STABLE | {"_class_name": "DDIMScheduler", "timestep_spacing": "trailing"})
+    with pytest.raises(ValueError, match="take another one"):
+        sampling.options.levels(sampling.schedule, sampling.time_grid, 61)  # 1000 / 61 rounds to 62 steps
+    with pytest.raises(ValueError, match="only 1000 timesteps for 1001 steps"):
+        sampling.options.levels(sampling.schedule, sampling.time_grid, 1001)

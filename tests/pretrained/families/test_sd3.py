@@ -254,8 +254,8 @@ class TestBadInput:
             ("transformer/config.json", {"in_channels": 33}, "in_channels = 33 is not supported"),
             ("transformer/config.json", {"num_layers": 4}, "missing transformer_blocks.3."),
             ("text_encoder_3/config.json", {"model_type": "bert"}, "a T5 is needed"),
-            ("scheduler/scheduler_config.json", {"use_karras_sigmas": True}, "use_karras_sigmas = True"),
-            ("scheduler/scheduler_config.json", {"shift_terminal": 0.1}, "shift_terminal = 0.1"),
+            ("scheduler/scheduler_config.json", {"invert_sigmas": True}, "invert_sigmas = True"),
+            ("scheduler/scheduler_config.json", {"shift_terminal": 2}, "shift_terminal = 2"),
             ("model_index.json", {"_class_name": "StableDiffusion4Pipeline"}, "StableDiffusion4Pipeline"),
         ],
     )
