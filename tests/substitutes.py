@@ -196,8 +196,11 @@ class Sandbox:
             return
         for name in paths_of(words):
             self.provide(name)
+        # Another one may have left its results there, which are not replaced.
+        if words[1] == "launch":
+            for script in self.folder.glob("difflax.*"):
+                script.unlink()
         if words[1] == "ablate":
-            # Another one may have left its results there.
             output = next(word.partition("=")[2] for word in words if word.startswith("--output="))
             shutil.rmtree(self.folder / output, ignore_errors=True)
         if words[1] == "plan":

@@ -1,9 +1,6 @@
 """What the machine has to hold, asked before anything large is made."""
 
 import os
-import shutil
-
-from etils import epath
 
 from difflax.core.types import UserError
 
@@ -34,23 +31,4 @@ def check_memory(count: float | int, what: str) -> None:
         raise UserError(
             f"{what} would need {size_of(count)} of memory, this machine has {size_of(host_memory())}:"
             " make it smaller"
-        )
-
-
-def check_disk(count: float | int, folder: epath.PathLike, what: str) -> None:
-    """Refuses what the disk below a folder cannot hold; an object store holds everything.
-
-    Raises:
-        UserError: the bytes are more than are free there.
-    """
-    place = str(folder)
-    if "://" in place:
-        return
-    while place and not os.path.isdir(place):
-        place = os.path.dirname(place)
-    free = shutil.disk_usage(place or ".").free
-    if count > free:
-        raise UserError(
-            f"{what} would need {size_of(count)} on disk, {size_of(free)} are free at {place or '.'}: make it"
-            " smaller"
         )

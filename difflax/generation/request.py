@@ -110,7 +110,8 @@ class Request:
         own = [field.name for field in dataclasses.fields(cls)]
         if len(arguments) == 1 and isinstance(arguments[0], cls):
             made = {name: getattr(arguments[0], name) for name in own}
-            named, arguments = {**made, **made.pop("options"), **named}, ()
+            options = made.pop("options")
+            named, arguments = {**made, **options, **named}, ()
         positional = [p for p in inspect.signature(cls).parameters.values() if p.kind != p.KEYWORD_ONLY]
         if len(arguments) > len(positional):
             raise UserError(f"a call takes {len(positional)} arguments without names, {len(arguments)} given")

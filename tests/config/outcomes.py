@@ -433,6 +433,7 @@ def evaluation(values, tools):
         model=types.SimpleNamespace(step=1),
         defaults=types.SimpleNamespace(guidance=None, sampler=None, num_steps=1),
         devices=types.SimpleNamespace(batch_size=1),
+        fingerprint=str,
     )
     tools.monkeypatch.setattr(difflax.cli.ablate, "read_model", lambda flags: model)
     flags = main.parse(evaluate, "evaluate", [f"--workdir={workdir}", f"--output={tools.fresh()}"])
