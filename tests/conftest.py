@@ -1,9 +1,9 @@
 """Run-time checks of every public signature's shapes and types, in tests only."""
 
+import ctypes
 import gc
 import os
 import pathlib
-import resource
 import shutil
 import tempfile
 
@@ -33,14 +33,21 @@ def pytest_sessionfinish():
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
+MEMORY = 0.5 * os.sysconf("SC_PHYS_PAGES") / int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+"""Pages that a worker may hold: half of the machine's, shared among the workers."""
+
+
 @pytest.fixture(scope="module", autouse=True)
 def programs():
-    """Lets go of compiled programs once a worker has several gigabytes of them."""
+    """Lets go of compiled programs once a worker holds too much: what it needs of them again is compiled anew."""
     yield
     pages = pathlib.Path("/proc/self/statm")  # Linux has it
-    if pages.exists() and int(pages.read_text().split()[1]) * resource.getpagesize() > 3e9:
+    if pages.exists() and int(pages.read_text().split()[1]) > MEMORY:
         jax.clear_caches()
         gc.collect()
+        # What is free goes back to the machine, so that the next module does not find as much again.
+        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+            trim(0)
 
 
 @pytest.fixture(scope="session", autouse=True)
