@@ -33,16 +33,13 @@ def pytest_sessionfinish():
         shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
-MEMORY = 0.5 * os.sysconf("SC_PHYS_PAGES") / int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
-"""Pages that a worker may hold: half of the machine's, shared among the workers."""
-
-
 @pytest.fixture(scope="module", autouse=True)
 def programs():
-    """Lets go of compiled programs once a worker holds too much: what it needs of them again is compiled anew."""
+    """Lets go of compiled programs once the workers hold more than half of the machine's memory."""
     yield
-    pages = pathlib.Path("/proc/self/statm")  # Linux has it
-    if pages.exists() and int(pages.read_text().split()[1]) > MEMORY:
+    held = pathlib.Path("/proc/self/statm")  # Linux has it
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    if held.exists() and int(held.read_text().split()[1]) * workers > 0.5 * os.sysconf("SC_PHYS_PAGES"):
         jax.clear_caches()
         gc.collect()
         # What is free goes back to the machine, so that the next module does not find as much again.
