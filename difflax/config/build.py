@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from difflax.config.schema import Section
+from difflax.config.schema import Field, Section
 from difflax.core.types import UserError
 
 
@@ -21,17 +21,19 @@ def build_section(section: Section, values: Mapping[str, Any] | tuple | None, wh
         return None
     name, _ = section.split(values)
     where_own = where if name is None else f"{where} ({name})"
-
-    def read(fields: Mapping[str, Any]) -> dict[str, Any]:
-        made = {}
-        for key, field in fields.items():
-            value = values[key]
-            below = field.section is not None and not field.section.holds_value(value)
-            made[key] = build_section(field.section, value, f"{where}.{key}") if below else value
-        return made
-
-    own, beside = read(section.own(name, where)), read(section.around())
+    own, beside = (
+        _built_fields(fields, values, where) for fields in (section.own(name, where), section.around())
+    )
     return called(where_own, section.make, section.cls(name, where), own, beside)
+
+
+def _built_fields(fields: Mapping[str, Field], values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    made = {}
+    for key, field in fields.items():
+        value = values[key]
+        below = field.section is not None and not field.section.holds_value(value)
+        made[key] = build_section(field.section, value, f"{where}.{key}") if below else value
+    return made
 
 
 def called(where: str, function: Callable[..., Any], *args: Any, **fields: Any) -> Any:
