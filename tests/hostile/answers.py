@@ -1,34 +1,70 @@
 """What every door must answer to a hostile input: one short line, status 2, at once, with no memory to speak
 of."""
 
-import resource
+import contextlib
+import pathlib
+import re
 import time
+from collections.abc import Iterator
+
+import pytest
+from difflax.core.types import UserError
 
 from tests.runs import command
 
 LONGEST, SECONDS, MEMORY = 500, 5.0, 500 * 2**20
+PROCESS = pathlib.Path("/proc/self")
 
 
-def peak() -> int:
-    """Of this process, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def memory(kind: str) -> int:
+    """``VmRSS``, what this process holds, or ``VmHWM``, the most since `at_once` began: bytes, on Linux."""
+    status = PROCESS / "status"
+    found = re.search(rf"{kind}:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return 1024 * int(found[1]) if found else 0
+
+
+@contextlib.contextmanager
+def at_once() -> Iterator[None]:
+    """What happens inside takes little time and memory."""
+    if (PROCESS / "clear_refs").exists():
+        (PROCESS / "clear_refs").write_text("5")  # the peak is counted from here
+    before, start = memory("VmRSS"), time.process_time()
+    yield
+    taken, more = time.process_time() - start, memory("VmHWM") - before
+    assert taken < SECONDS, taken
+    assert more < MEMORY, more
 
 
 def refused(*arguments: str) -> str:
     """The one line that a command answers with."""
-    memory, start = peak(), time.process_time()
-    status, _, errors = command(*arguments)
-    taken = time.process_time() - start
+    with at_once():
+        status, _, errors = command(*arguments)
     assert status == 2, (status, errors)
-    return checked(errors.removesuffix("\n"), taken, peak() - memory)
+    return checked(errors.removesuffix("\n"))
 
 
-def checked(line: str, taken: float, memory: int) -> str:
+@contextlib.contextmanager
+def answered() -> Iterator[None]:
+    """What happens inside goes well, or is answered by a `UserError` of one line."""
+    with at_once():
+        try:
+            yield
+        except UserError as error:
+            checked(str(error))
+
+
+@contextlib.contextmanager
+def refusal() -> Iterator[None]:
+    """What happens inside is answered by a `UserError` of one line."""
+    with at_once(), pytest.raises(UserError) as caught:
+        yield
+    checked(str(caught.value))
+
+
+def checked(line: str) -> str:
     """The line of an answer, if it is one."""
     assert line and len(line.splitlines()) == 1, line
     # Beside the name of the program.
     assert len(line) <= LONGEST + len("difflax: error: "), line
     assert "Traceback" not in line
-    assert taken < SECONDS, taken
-    assert memory < MEMORY, memory
     return line

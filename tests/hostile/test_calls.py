@@ -1,17 +1,15 @@
 """Hostile arguments of a pipeline's call: a UserError in one line, before anything is encoded or compiled."""
 
 import difflax
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from difflax.core.types import UserError
 from difflax.generation.arguments import READERS
 from difflax.generation.request import Request
 from PIL import Image
 
 from tests.fixtures import make_stable_diffusion as reference
-from tests.hostile.answers import checked
+from tests.hostile.answers import refusal
 
 NAN, INF = float("nan"), float("inf")
 NUMBERS = ("7", b"7", [], {}, NAN, INF, -INF, 1j, 10**400, object(), True, np.ones(3))
@@ -83,9 +81,8 @@ def pipeline(tmp_path_factory):
 @pytest.mark.parametrize(("name", "index"), CASES)
 def test_is_answered_in_one_line(name, index, pipeline):
     arguments = {"prompt": "a cat", "num_steps": 1, name: VALUES[name][index]}
-    with jax.log_compiles(False), pytest.raises(UserError) as refusal:
+    with refusal():
         pipeline(**arguments)
-    checked(str(refusal.value), 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -93,13 +90,13 @@ def test_is_answered_in_one_line(name, index, pipeline):
 )
 def test_a_mask_that_is_none(mask, pipeline):
     picture = Image.new("RGB", (64, 64))
-    with pytest.raises(UserError):
+    with refusal():
         pipeline("a cat", image=picture, mask=mask)
 
 
 def test_arguments_that_are_given_twice_or_not_at_all(pipeline):
     for arguments, named in ((("a", None, 1), {"guidance_scale": 1}), ((), {}), (("a",) * 20, {})):
-        with pytest.raises(UserError):
+        with refusal():
             pipeline(*arguments, **named)
 
 

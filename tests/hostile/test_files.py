@@ -9,13 +9,12 @@ import difflax
 import jax.numpy as jnp
 import pytest
 from difflax.config.files import read_workdir
-from difflax.core.types import UserError
 from difflax.pretrained.components.text_encoders import EncoderOptions, load_text_encoders
 from difflax.pretrained.families import read_configs
 from etils import epath
 
 from tests.fixtures import make_stable_diffusion as reference
-from tests.hostile.answers import checked, refused
+from tests.hostile.answers import answered, refusal, refused
 from tests.runs import load_config
 
 BAD = (None, -5, 0, "a", [], {}, [None], True, math.nan, 10**30, 1.5)
@@ -54,15 +53,12 @@ def survives(path, read):
     try:
         for made in (*WHOLE, *({**whole, key: bad} for key in whole for bad in BAD)):
             path.write_text(json.dumps(made))
-            try:
+            with answered():
                 read()
-            except UserError as error:
-                checked(str(error), 0, 0)
         for text in ("", "{", "\0", "[" * 100_000, '{"a": 1} b', good[: len(good) // 2]):
             path.write_text(text)
-            with pytest.raises(UserError) as refusal:
+            with refusal():
                 read()
-            checked(str(refusal.value), 0, 0)
     finally:
         path.write_text(good)
 
@@ -99,11 +95,10 @@ def test_a_number_that_no_network_has(name, key, bad, folder):
     good = path.read_text()
     path.write_text(json.dumps(json.loads(good) | {key: bad}))
     try:
-        with pytest.raises(UserError) as refusal:
+        with refusal():
             read(folder)
     finally:
         path.write_text(good)
-    checked(str(refusal.value), 0, 0)
 
 
 @pytest.mark.parametrize("name", [*FILES, *SLOW])
@@ -117,10 +112,8 @@ def test_something_else_in_place_of_a_file(name, kind, folder, tmp_path):
         path.mkdir()
     elif kind == "circle":
         os.symlink(path, path)
-    try:
+    with answered():
         read(copy)
-    except UserError as error:
-        checked(str(error), 0, 0)
 
 
 @pytest.fixture
@@ -147,19 +140,17 @@ def test_sections_of_the_config_of_a_workdir(workdir):
         for key in fields if isinstance(fields, dict) else ():
             for bad in BAD[::3]:
                 path.write_text(json.dumps(whole | {section: fields | {key: bad}}))
-                try:
+                with answered():
                     read_workdir(workdir)
-                except UserError as error:
-                    checked(str(error), 0, 0)
 
 
 def test_a_workdir_that_is_none(tmp_path):
     (tmp_path / "file").write_text("x")
     os.symlink(tmp_path / "loop", tmp_path / "loop")
     for path in (tmp_path / "file", tmp_path / "loop", tmp_path / ("n" * 300), "a\0b", "gs://bucket/x"):
-        with pytest.raises(UserError):
+        with refusal():
             difflax.load(path)
-        with pytest.raises(UserError):
+        with refusal():
             difflax.from_pretrained(path)
 
 
@@ -170,9 +161,8 @@ def test_a_sweep_that_is_none(tmp_path):
     path = tmp_path / "scales" / "sweep.json"
     for text in ("", "[]", "3", "null", "{", "\0", '{"seeds": 3}'):
         path.write_text(text)
-        with pytest.raises(UserError) as refusal:
+        with refusal():
             sweep(tmp_path, scales=[1])
-        checked(str(refusal.value), 0, 0)
 
 
 def test_a_picture_that_would_fill_the_memory(tmp_path):
