@@ -66,16 +66,18 @@ class Channels:
         more: it has as many channels as a latent, and so many more.
         use: what such a checkpoint is for.
         does: what it does, as a sentence about it goes on.
+        required: whether diffusers' pipeline for it runs no network without these channels.
     """
 
     more: int
     use: str
     does: str
+    required: bool = False
 
 
 CHANNELS = {
     "mask": Channels(1, "inpainting", "fills masks in"),
-    "picture": Channels(0, "editing", "edits images"),
+    "picture": Channels(0, "editing", "edits images", required=True),
 }
 """By the names of the conditions."""
 
@@ -104,7 +106,8 @@ class Family(abc.ABC):
         denoiser: where diffusers keeps the denoising network, one of `DENOISERS`.
         network: its class, which is called as diffusers calls it.
         sample_size: height and width that it was trained at, in latent pixels, where its config is silent.
-        channels: of `CHANNELS`, what it may read beside the noise.
+        channels: of `CHANNELS`, what it may read beside the noise, and the class of the pipeline that gives
+            it.
         autoencoder: the class of its autoencoder.
         text: its text encoders, in their order.
         guidance_scale, num_steps: the defaults of its pipeline in diffusers.
@@ -119,7 +122,7 @@ class Family(abc.ABC):
     denoiser: str = "transformer"
     network: type[nnx.Module]
     sample_size: int
-    channels: tuple[str, ...] = ()
+    channels: Mapping[str, str] = dataclasses.field(default_factory=dict)
     autoencoder: AutoencoderKind = KL
     text: tuple[TextPart, ...]
     guidance_scale: float
@@ -180,6 +183,17 @@ class Family(abc.ABC):
             )
         return known[given][0]
 
+    def pipeline(self, configs: "Configs") -> str:
+        """The class of pipeline that diffusers runs the network in: that of its channels, or the one that the
+        index names, where it runs a network without them.
+        """
+        reads = self.channel_conditions(configs)
+        if reads:
+            return self.channels[reads[0]]
+        given = str(configs.index.get("_class_name", "")).removeprefix("Flax")
+        others = {self.channels[name] for name in self.channels if CHANNELS[name].required}
+        return given if given in set(self.pipelines) - others else self.pipelines[0]
+
     def sampling(self, configs: "Configs") -> Sampling:
         """What its scheduler config means."""
         return read_scheduler(configs.scheduler, patch_size=configs.network.get("patch_size", 2))
@@ -205,7 +219,7 @@ class Family(abc.ABC):
         others = [name for name in components(configs.index) if name not in written]
         gone = dict.fromkeys(others, MISSING) | {n: e for n, e in written.items() if e == MISSING}
         new = {n: e for n, e in written.items() if n not in configs.index}
-        return {**configs.index, **new, **gone}
+        return {**configs.index, "_class_name": self.pipeline(configs), **new, **gone}
 
     def read(self, folder: epath.Path) -> "Configs":
         """The configs of a pipeline folder of the family.

@@ -52,7 +52,12 @@ class UNetFamily(Family):
 
     def stated(self, configs: Configs) -> Config:
         """The lines of a saved ``model_index.json`` that are of no component."""
-        return {"_class_name": self.pipelines[0]}
+        return {"_class_name": self.pipeline(configs)}
+
+    def guidance(self, configs: Configs, conditions: Sequence[str]) -> Guidance:
+        if "picture" in conditions:
+            return TwoConditionGuidance(text_scale=self.guidance_scale, image_scale=1.5)
+        return super().guidance(configs, conditions)
 
     def index(self, configs: Configs, written: Mapping[str, list]) -> Config:
         """Without a safety checker, which diffusers takes from the index."""
@@ -66,18 +71,8 @@ class StableDiffusion(UNetFamily):
     """1.x and 2.x."""
 
     def stated(self, configs: Configs) -> Config:
-        kinds = {(): "", ("picture",): "InstructPix2Pix", ("mask",): "Inpaint"}
-        kind = kinds[self.channel_conditions(configs)]
-        return {
-            "_class_name": f"StableDiffusion{kind}Pipeline",
-            "requires_safety_checker": False,
-            "safety_checker": MISSING,
-        }
-
-    def guidance(self, configs: Configs, conditions: Sequence[str]) -> Guidance:
-        if "picture" in conditions:
-            return TwoConditionGuidance(text_scale=self.guidance_scale, image_scale=1.5)
-        return super().guidance(configs, conditions)
+        safety = {"requires_safety_checker": False, "safety_checker": MISSING}
+        return {**super().stated(configs), **safety}
 
 
 UNET_NAMES = {
@@ -211,7 +206,10 @@ STABLE_DIFFUSION = StableDiffusion(
         "StableDiffusionInpaintPipelineLegacy",
         "StableDiffusionInstructPix2PixPipeline",
     ),
-    channels=("mask", "picture"),
+    channels={
+        "mask": "StableDiffusionInpaintPipeline",
+        "picture": "StableDiffusionInstructPix2PixPipeline",
+    },
     text=(_TOWER,),
     guidance_scale=7.5,
     original=Original(

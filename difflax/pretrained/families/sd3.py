@@ -169,7 +169,12 @@ _T5 = T5Part(number=3, optional=True, remedy="fetch it again, or leave it out wi
 
 STABLE_DIFFUSION_3 = StableDiffusion3(
     title="Stable Diffusion 3",
-    pipelines=("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline"),
+    pipelines=(
+        "StableDiffusion3Pipeline",
+        "StableDiffusion3Img2ImgPipeline",
+        "StableDiffusion3InpaintPipeline",
+    ),
+    channels={"mask": "StableDiffusion3InpaintPipeline"},
     network=SD3Transformer2DModel,
     sample_size=128,
     text=(_CLIP_L, _BIG_G, _T5),

@@ -28,6 +28,10 @@ ZEROS, SCORES = "force_zeros_for_empty_prompt", "requires_aesthetics_score"
 """In the index: no prompt is zeros, and the network reads a score."""
 
 
+COSXL = "is_cosxl_edit"
+"""In the index: the picture that is edited is read at unit variance, on EDM's schedule."""
+
+
 class StableDiffusionXL(UNetFamily):
     """XL and its refiner."""
 
@@ -41,6 +45,11 @@ class StableDiffusionXL(UNetFamily):
     def conditions(self, configs: Configs, encoder: PromptEncoder, where: str) -> tuple[str, ...]:
         text, *channels = super().conditions(configs, encoder, where)
         what = f"the {DENOISERS[self.denoiser]} {where}"
+        if configs.index.get(COSXL):
+            raise UserError(
+                f"{INDEX} has {COSXL} = true: a CosXL reads the picture in other numbers, which is not"
+                " supported"
+            )
         sizes = size_conditions(configs.network, encoder.pooled_width, what)
         scored = "size_and_score" in sizes
         if sizes and scored != bool(configs.index.get(SCORES, False)):
@@ -54,8 +63,8 @@ class StableDiffusionXL(UNetFamily):
         return bool(index.get(ZEROS, True))
 
     def stated(self, configs: Configs) -> Config:
-        kept = ("_class_name", ZEROS, SCORES)
-        return {name: configs.index[name] for name in kept if name in configs.index}
+        kept = {name: configs.index[name] for name in (ZEROS, SCORES) if name in configs.index}
+        return {**super().stated(configs), **kept}
 
 
 def infer_options(unet: Tensors, firsts: Sequence[int]) -> Config:
@@ -110,8 +119,16 @@ _BIG_G = ClipPart(
 
 STABLE_DIFFUSION_XL = StableDiffusionXL(
     title="Stable Diffusion XL",
-    pipelines=("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"),
-    channels=("mask",),
+    pipelines=(
+        "StableDiffusionXLPipeline",
+        "StableDiffusionXLImg2ImgPipeline",
+        "StableDiffusionXLInpaintPipeline",
+        "StableDiffusionXLInstructPix2PixPipeline",
+    ),
+    channels={
+        "mask": "StableDiffusionXLInpaintPipeline",
+        "picture": "StableDiffusionXLInstructPix2PixPipeline",
+    },
     text=(_CLIP_L, _BIG_G),
     guidance_scale=5.0,
     strength=Strength(picture=0.3, mask=0.9999),
@@ -126,6 +143,7 @@ STABLE_DIFFUSION_XL = StableDiffusionXL(
         denoiser_names=functools.partial(unet_names, vector="add_embedding"),
         infer=infer,
         asks_prediction=True,
+        zero_snr_scheduler="EulerDiscreteScheduler",
         example="stabilityai/stable-diffusion-xl-base-1.0",
     ),
 )

@@ -1,0 +1,146 @@
+"""Every class of pipeline that makes an image from a picture, each held against its own in diffusers on the
+same random weights.
+"""
+
+import json
+import types
+
+import difflax
+import numpy as np
+import pytest
+import safetensors.numpy
+from difflax.pretrained.families import FAMILIES
+
+from tests.fixtures import make_sdxl, make_stable_diffusion, make_stable_diffusion_3
+
+# On one worker, so that every checkpoint's program is compiled once.
+pytestmark = pytest.mark.xdist_group("inpainting")
+
+SIZE = {"height": 48, "width": 64}
+CASES = {
+    # class of the index: the family, and the channels that its network reads
+    "StableDiffusionImg2ImgPipeline": ("sd15", 4),
+    "StableDiffusionInpaintPipeline": ("sd15", 4),
+    "StableDiffusionXLImg2ImgPipeline": ("xl", 4),
+    "StableDiffusionXLInpaintPipeline-4": ("xl", 4),
+    "StableDiffusionXLInpaintPipeline-9": ("xl", 9),
+    "StableDiffusionXLInstructPix2PixPipeline": ("xl", 8),
+    "StableDiffusion3Img2ImgPipeline": ("sd3", 16),
+    "StableDiffusion3InpaintPipeline-16": ("sd3", 16),
+    "StableDiffusion3InpaintPipeline-33": ("sd3", 33),
+}
+BUILD = {
+    "sd15": ("unet", "conv_in", lambda folder: make_stable_diffusion.build("sd15", folder)),
+    "xl": ("unet", "conv_in", lambda folder: make_sdxl.build("base", folder, depths=(1, 1, 1))),
+    "sd3": (
+        "transformer",
+        "pos_embed.proj",
+        lambda folder: make_stable_diffusion_3.build("sd3_medium", folder),
+    ),
+}
+
+
+def build(name, folder):
+    """The folder of a case, whose first layer has as many channels as it says."""
+    kind, channels = CASES[name]
+    part, first, make = BUILD[kind]
+    make(folder)
+    index = json.loads((folder / "model_index.json").read_text()) | {"_class_name": name.partition("-")[0]}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    config = json.loads((folder / part / "config.json").read_text())
+    (folder / part / "config.json").write_text(json.dumps(config | {"in_channels": channels}))
+    [path] = (folder / part).glob("*.safetensors")
+    tensors = safetensors.numpy.load_file(path)
+    kernel = tensors[f"{first}.weight"]
+    more = np.random.default_rng(7).standard_normal((len(kernel), channels, *kernel.shape[2:]))
+    wide = (more * kernel.std()).astype(kernel.dtype)
+    wide[:, : kernel.shape[1]] = kernel
+    safetensors.numpy.save_file(tensors | {f"{first}.weight": wide}, path, metadata={"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request, tmp_path_factory):
+    """The name of a case, its folder, and the pipeline that is loaded from it."""
+    folder = build(request.param, tmp_path_factory.mktemp("inpainting") / "given")
+    options = {"t5_length": make_stable_diffusion_3.LENGTH} if CASES[request.param][0] == "sd3" else {}
+    return request.param, folder, difflax.from_pretrained(str(folder), variant="fp16", **options)
+
+
+def test_it_is_saved_under_its_own_name(case, tmp_path):
+    name, _, pipeline = case
+    pipeline.save_pretrained(tmp_path / "saved")
+    index = json.loads((tmp_path / "saved" / "model_index.json").read_text())
+    assert index["_class_name"] == name.partition("-")[0]
+
+
+def test_networks_with_more_channels_get_the_pipeline_that_gives_them():
+    """Whatever the index said: diffusers runs such a network in no other."""
+    for family in FAMILIES.values():
+        for condition, pipeline in family.channels.items():
+            assert pipeline in family.pipelines
+            count = {"mask": 9, "picture": 8} if family.denoiser == "unet" else {"mask": 33}
+            configs = types.SimpleNamespace(
+                index={"_class_name": family.pipelines[0]},
+                network={"in_channels": count[condition]},
+                autoencoder={"latent_channels": 4 if family.denoiser == "unet" else 16},
+            )
+            assert family.pipeline(configs) == pipeline
+
+
+@pytest.mark.parity
+@pytest.mark.slow
+@pytest.mark.parametrize(("steps", "strength"), [(7, 0.75), (11, 1.0)])
+def test_images_are_those_of_diffusers(case, steps, strength, monkeypatch):
+    torch = pytest.importorskip("torch")
+    import diffusers
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+    name, folder, pipeline = case
+    # The mean of the autoencoder's posterior, not a draw from it.
+    monkeypatch.setattr(
+        DiagonalGaussianDistribution,
+        "sample",
+        lambda self, generator=None: DiagonalGaussianDistribution.mode(self),
+    )
+    theirs = getattr(diffusers, name.partition("-")[0]).from_pretrained(
+        folder, variant="fp16", torch_dtype=torch.float32
+    )
+    theirs.set_progress_bar_config(disable=True)
+    y, x = np.mgrid[:48, :64] / 48
+    picture = np.stack([0.5 + 0.4 * np.sin(5 * x + 3 * y), y, 1 - x / 1.4], -1).astype(np.float32)
+    mask = np.zeros((48, 64), np.float32)
+    mask[8:40, 16:56] = 1
+    latent = (1, theirs.vae.config.latent_channels, 6, 8)
+    noise = torch.randn(latent, generator=torch.Generator().manual_seed(3))
+    run = {"guidance_scale": 3.0, "num_steps": steps}
+    more = {"image": picture, "latents": noise.permute(0, 2, 3, 1).numpy()}
+    given = {"image": torch.from_numpy(picture.transpose(2, 0, 1)[None])}
+    if "Inpaint" in name:
+        more["mask"], given["mask_image"] = mask, torch.from_numpy(mask[None, None])
+        given |= SIZE
+    if "Pix2Pix" in name:
+        given |= SIZE
+        more["image_guidance_scale"] = given["image_guidance_scale"] = 1.5
+    else:
+        more["strength"] = given["strength"] = strength
+    if "3" in name.partition("-")[0]:
+        given["max_sequence_length"] = make_stable_diffusion_3.LENGTH
+    made = pipeline("a photograph of a red cat", "blurry", **run, **more)
+    latents = theirs(
+        "a photograph of a red cat",
+        negative_prompt="blurry",
+        num_inference_steps=steps,
+        guidance_scale=3.0,
+        generator=torch.Generator().manual_seed(3),
+        output_type="latent",
+        **given,
+    ).images
+    config = theirs.vae.config
+    with torch.no_grad():
+        unscaled = latents / config.scaling_factor + (config.shift_factor or 0.0)
+        image = theirs.vae.decode(unscaled).sample[0].permute(1, 2, 0).numpy()
+    expected = np.clip(image / 2 + 0.5, 0, 1)
+    assert expected.std() > 0.02
+    difference = np.abs(made[0] - expected).max()
+    assert difference < 1e-4, f"{difference:.1e}"
