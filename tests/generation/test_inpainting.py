@@ -9,7 +9,11 @@ import difflax
 import numpy as np
 import pytest
 import safetensors.numpy
-from difflax.pretrained.families import FAMILIES
+from difflax.pretrained.families import FAMILIES, read_configs
+from difflax.pretrained.families.family import denoiser_network
+from difflax.pretrained.format.layout import DIFFUSERS
+from difflax.pretrained.format.safetensors import open_weights
+from difflax.pretrained.format.torch_names import check_names
 
 from tests.fixtures import make_sdxl, make_stable_diffusion, make_stable_diffusion_3
 
@@ -60,14 +64,28 @@ def build(name, folder):
 
 @pytest.fixture(scope="module", params=CASES)
 def case(request, tmp_path_factory):
-    """The name of a case, its folder, and the pipeline that is loaded from it."""
-    folder = build(request.param, tmp_path_factory.mktemp("inpainting") / "given")
-    options = {"t5_length": make_stable_diffusion_3.LENGTH} if CASES[request.param][0] == "sd3" else {}
-    return request.param, folder, difflax.from_pretrained(str(folder), variant="fp16", **options)
+    """The name of a case, and its folder."""
+    return request.param, build(request.param, tmp_path_factory.mktemp("inpainting") / "given")
 
 
-def test_it_is_saved_under_its_own_name(case, tmp_path):
-    name, _, pipeline = case
+@pytest.fixture(scope="module")
+def pipeline(case):
+    name, folder = case
+    options = {"t5_length": make_stable_diffusion_3.LENGTH} if CASES[name][0] == "sd3" else {}
+    return difflax.from_pretrained(str(folder), variant="fp16", **options)
+
+
+def test_it_is_read_and_its_network_has_a_name_there(case):
+    name, folder = case
+    configs = read_configs(folder)
+    assert configs.family.pipeline(configs) == name.partition("-")[0]
+    network = denoiser_network(configs.family.network, json.dumps(configs.network), "float32")
+    check_names(open_weights(folder / configs.denoiser, DIFFUSERS, variant="fp16"), network.abstract(), name)
+
+
+@pytest.mark.slow
+def test_it_is_saved_under_its_own_name(case, pipeline, tmp_path):
+    name, _ = case
     pipeline.save_pretrained(tmp_path / "saved")
     index = json.loads((tmp_path / "saved" / "model_index.json").read_text())
     assert index["_class_name"] == name.partition("-")[0]
@@ -98,12 +116,12 @@ def posterior_mean(monkeypatch):
 
 @pytest.mark.parity
 @pytest.mark.slow
-def test_images_are_those_of_diffusers(case, posterior_mean):
+def test_images_are_those_of_diffusers(case, pipeline, posterior_mean):
     """From a part of the run, and those that fill a mask from the whole of it, too."""
     import diffusers
     import torch
 
-    name, folder, pipeline = case
+    name, folder = case
     kind = name.partition("-")[0]
     theirs = getattr(diffusers, kind).from_pretrained(folder, variant="fp16", torch_dtype=torch.float32)
     theirs.set_progress_bar_config(disable=True)
