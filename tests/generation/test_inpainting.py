@@ -149,7 +149,7 @@ def both(kind, ours, theirs, steps, strength):
         given |= {"height": 48, "width": 64}
     named = {"image_guidance_scale": 1.5} if "Pix2Pix" in kind else {"strength": strength}
     prompts = {"prompt": "a photograph of a red cat", "negative_prompt": "blurry", "guidance_scale": 3.0}
-    made = ours(**prompts, num_steps=steps, **more, **named)
+    made = ours(**prompts, num_steps=steps, height=48, width=64, **more, **named)
     if "3" in kind:
         named["max_sequence_length"] = make_stable_diffusion_3.LENGTH
     latents = theirs(
