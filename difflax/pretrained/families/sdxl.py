@@ -44,7 +44,10 @@ class StableDiffusionXL(UNetFamily):
 
     def conditions(self, configs: Configs, encoder: PromptEncoder, where: str) -> tuple[str, ...]:
         if configs.index.get(COSXL, False):
-            raise UserError(f"{INDEX} {where}: {COSXL} is not supported, whose network reads a scaled picture")
+            raise UserError(
+                f"{INDEX} {where} has {COSXL} = true: a CosXL reads the picture in other numbers, which is"
+                " not supported"
+            )
         text, *channels = super().conditions(configs, encoder, where)
         what = f"the {DENOISERS[self.denoiser]} {where}"
         sizes = size_conditions(configs.network, encoder.pooled_width, what)
@@ -136,6 +139,7 @@ STABLE_DIFFUSION_XL = StableDiffusionXL(
         denoiser_names=functools.partial(unet_names, vector="add_embedding"),
         infer=infer,
         asks_prediction=True,
+        zero_snr_scheduler="EulerDiscreteScheduler",
         example="stabilityai/stable-diffusion-xl-base-1.0",
     ),
 )

@@ -24,7 +24,7 @@ MISSING = [None, None]
 
 
 def class_name(config: Mapping[str, Any]) -> str:
-    """The class of diffusers that an index or a config names, without the mark of its Flax form; ``""``: none."""
+    """The class of diffusers that an index or a config names, its Flax form too; ``""``: none."""
     return str(config.get("_class_name", "")).removeprefix("Flax")
 
 
