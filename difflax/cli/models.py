@@ -89,7 +89,14 @@ def define_pretrained_flags(values: flags.FlagValues) -> None:
         "prediction_type",
         None,
         "with one file of Stable Diffusion 2.x, for which it must be given: epsilon (base models) or"
-        " v_prediction (768 pixels)",
+        " v_prediction (768 pixels); of 1.x and XL: what a tensor v_pred in it says, or epsilon",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "zero_terminal_snr",
+        None,
+        "with one file of Stable Diffusion 1.x, 2.x or XL: its schedule ends without signal, where every run"
+        " starts; without it: where the file has a tensor ztsnr",
         flag_values=values,
     )
     flags.DEFINE_multi_string(
@@ -121,7 +128,8 @@ def load_pretrained(values: flags.FlagValues):
     """The pipeline of ``--pretrained``."""
     from difflax import runs
 
-    names = ("dtype", "variant", "revision", "config", "tokenizer", "prediction_type", "t5", "t5_length")
+    said = ("config", "tokenizer", "prediction_type", "zero_terminal_snr")
+    names = ("dtype", "variant", "revision", *said, "t5", "t5_length")
     given = {name: values[name].value for name in names}
     pipeline = runs.from_pretrained(values.pretrained, **given, mesh=read_mesh(values))
     return with_additions(values, pipeline)

@@ -35,6 +35,8 @@ class Program:
         weak_network, perturbation: of the worse model that a guidance goes away from.
         shape: of one latent.
         begins, trajectory: see `Rows` and `Request`.
+        redraws: whether what a mask keeps gets other noise at every step (RePaint), not that of the start.
+        whole: whether the run goes to its last step, after which what a mask keeps is the picture's own.
     """
 
     network: Functional
@@ -48,6 +50,8 @@ class Program:
     unit_start: bool
     begins: Begins
     trajectory: bool
+    redraws: bool
+    whole: bool
     mesh: Mesh
 
     def denoiser(
@@ -100,7 +104,8 @@ def sample_batch(program: Program, shared: Shared, each: Each) -> tuple[Array, A
     x_init = STARTS[program.begins](program, shared.levels, each, keys, plain)
     sampler = program.sampler
     if each.mask is not None:
-        sampler = Inpaint(sampler=sampler, known=each.known, mask=1 - each.mask)
+        noise = None if program.redraws else _noise(program, each, keys)
+        sampler = Inpaint(sampler=sampler, known=each.known, mask=1 - each.mask, noise=noise)
     with jax.sharding.use_abstract_mesh(program.mesh.abstract_mesh):
         made = sample(
             shared.guidance.wrap(denoise),
@@ -111,7 +116,10 @@ def sample_batch(program: Program, shared: Shared, each: Each) -> tuple[Array, A
             conditioning=each.conditioning,
             return_trajectory=program.trajectory,
         )
-    return made if program.trajectory else (made, None)
+    made, estimates = made if program.trajectory else (made, None)
+    if each.mask is not None and program.whole:
+        made = each.mask * made + (1 - each.mask) * each.known
+    return made, estimates
 
 
 def _from_noise(program: Program, levels: NoiseLevel, each: Each, keys: Array, denoise: Denoiser) -> Array:

@@ -98,6 +98,8 @@ class Run:
             unit_start=model.unit_start,
             begins=rows.begins,
             trajectory=request.trajectory,
+            redraws=defaults.options.repaint is not None,
+            whole=rows.end is None,
             mesh=devices.mesh,
         )
         return cls(

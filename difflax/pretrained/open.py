@@ -16,7 +16,7 @@ from difflax.pretrained.families.base import Checkpoint
 from difflax.pretrained.format.hub import download
 from difflax.pretrained.format.layout import AUTOENCODER, DIFFUSERS
 from difflax.pretrained.format.safetensors import open_weights
-from difflax.pretrained.open_file import load_file
+from difflax.pretrained.open_file import FileOptions, load_file
 
 
 def open_checkpoint(
@@ -27,9 +27,7 @@ def open_checkpoint(
     revision: str | None = None,
     cache_dir: str | None = None,
     local_files_only: bool = False,
-    config: epath.PathLike | None = None,
-    tokenizer: epath.PathLike | None = None,
-    prediction_type: str | None = None,
+    single: FileOptions = FileOptions(),
     t5: bool | None = None,
     t5_length: int | None = None,
     place: Callable[[Params], Params] | None = None,
@@ -38,6 +36,7 @@ def open_checkpoint(
 
     Args:
         dtype: of the computation and of the parameters.
+        single: what is said of a single file.
         place: shapes of the denoising network's parameters to their shardings, which they are read
             straight to.
 
@@ -46,14 +45,11 @@ def open_checkpoint(
             another kind's.
     """
     options = EncoderOptions(dtype=dtype, variant=variant, t5=t5, t5_length=t5_length)
-    single = {"config": config, "tokenizer": tokenizer, "prediction_type": prediction_type}
     if said := unreachable(source):
         raise UserError(f"{shown(os.fspath(source))}: {said}")
     if is_file(source):
-        return load_file(epath.Path(source), options, place=place, **single)
-    for name, value in single.items():
-        if value is not None:
-            raise UserError(f"{name}={os.fspath(value)!r} is for a single file, {source} is none")
+        return load_file(epath.Path(source), options, single, place)
+    single.check_unused(source)
     folder = download(
         source,
         revision=revision,

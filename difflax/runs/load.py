@@ -23,6 +23,7 @@ from difflax.parallel.sharding import MeshShape, sharded_shapes, shardings
 from difflax.pretrained.families.base import Checkpoint
 from difflax.pretrained.families.family import CHANNELS
 from difflax.pretrained.open import open_checkpoint
+from difflax.pretrained.open_file import FileOptions
 from difflax.runs.diffusion import make_pipeline, read_text_encoder, weak_model
 from difflax.training.objectives.base import network_params
 from difflax.training.runtime.checkpoints import Checkpoints
@@ -82,6 +83,7 @@ def from_pretrained(
     config: epath.PathLike | None = None,
     tokenizer: epath.PathLike | None = None,
     prediction_type: str | None = None,
+    zero_terminal_snr: bool | None = None,
     t5: bool | None = None,
     t5_length: int | None = None,
     mesh: MeshShape | None = None,
@@ -96,7 +98,8 @@ def from_pretrained(
         revision, cache_dir, local_files_only: of the Hub, see `difflax.pretrained.format.hub.download`.
         batch_size: images in one call of the network; 4 a device by default.
         tile: edge of the tiles, in pixels, in which larger images are decoded; ``None`` decodes in one piece.
-        config, tokenizer, prediction_type: of a single file, see `difflax.pretrained.open_file`.
+        config, tokenizer, prediction_type, zero_terminal_snr: of a single file, see
+            `difflax.pretrained.open_file.FileOptions`.
         t5, t5_length: of Stable Diffusion 3's third text encoder: ``False`` leaves it out; tokens a prompt,
             256 by default.
         mesh: of the devices that make images; ``None``: those of this process along ``data``.
@@ -116,9 +119,12 @@ def from_pretrained(
         revision=revision,
         cache_dir=cache_dir,
         local_files_only=local_files_only,
-        config=config,
-        tokenizer=tokenizer,
-        prediction_type=prediction_type,
+        single=FileOptions(
+            config=config,
+            tokenizer=tokenizer,
+            prediction_type=prediction_type,
+            zero_terminal_snr=zero_terminal_snr,
+        ),
         t5=t5,
         t5_length=t5_length,
     )

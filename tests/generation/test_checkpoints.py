@@ -16,6 +16,7 @@ import safetensors.numpy
 from difflax.core.types import UserError
 from difflax.diffusion.time_grids.run import RunOptions
 from difflax.generation import program as sampling
+from difflax.generation.run import UnconditionalWarning
 from difflax.models.autoencoder import Identity
 from PIL import Image
 
@@ -70,8 +71,11 @@ def test_sizes_that_no_latent_has(pipeline, size):
 
 
 def test_guidance_of_zero_is_unconditional_and_of_one_is_off(pipeline):
-    """Not the other way round, and not 1 for 0 (diffusers #9680)."""
-    cat, dog = (pipeline(p, guidance_scale=0.0, **SMALL) for p in ("a cat", "a dog"))
+    """Not the other way round, and not 1 for 0 (diffusers #9680); who means "off" by 0, as the cards of turbo
+    models do, is told what to give.
+    """
+    with pytest.warns(UnconditionalWarning, match=r"is off there, give guidance_scale=1"):
+        cat, dog = (pipeline(p, guidance_scale=0.0, **SMALL) for p in ("a cat", "a dog"))
     np.testing.assert_allclose(cat, dog, atol=1e-5)
     a, b = (pipeline("a cat", n, guidance_scale=1.0, **SMALL) for n in ("blurry", "two dogs"))
     np.testing.assert_allclose(a, b, atol=1e-5)
@@ -307,6 +311,10 @@ class TestCommands:
         self.run(*common, f"--image={tmp_path / 'in.png'}", "--strength=0.5", f"--output={tmp_path / 'b'}")
         self.run(*common, f"--image={tmp_path / 'in.png'}", f"--mask={tmp_path / 'mask.png'}",
                  f"--output={tmp_path / 'c'}")  # fmt: skip
+        first = (tmp_path / "a" / "0000_seed0.png").read_bytes()
+        self.run(*common, "--prompt=a dog", "--height=32", "--width=40", f"--output={tmp_path / 'a'}")
+        assert (tmp_path / "a" / "0000_seed0.png").read_bytes() == first  # nothing is replaced
+        assert Image.open(tmp_path / "a" / "0002_seed0.png").text["prompt"] == "a dog"
         for name in "abc":
             assert Image.open(tmp_path / name / "0000_seed0.png").size == (40, 32)
 

@@ -37,7 +37,7 @@ def test_a_share_of_less_than_a_step_is_none():
 
 
 def family(name):
-    return next(f for f in FAMILIES.values() if f.pipelines[0] == name)
+    return next(f for f in FAMILIES.values() if f.pipelines[0].name == name)
 
 
 @pytest.mark.parity

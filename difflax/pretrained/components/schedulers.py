@@ -58,6 +58,7 @@ from difflax.pretrained.components.scheduler_solvers import (
     singlestep,
     tcd,
 )
+from difflax.pretrained.format.layout import class_name
 
 __all__ = ["FLOW", "SCHEDULER_CLASSES", "Sampling", "SchedulerClass", "read_scheduler"]
 
@@ -86,7 +87,7 @@ def read_scheduler(config: Config, *, patch_size: int = 2) -> Sampling:
     Raises:
         UserError: in one line, a class, an option or a value that is none, or has no counterpart here.
     """
-    name = str(config.get("_class_name", "")).removeprefix("Flax")
+    name = class_name(config)
     kind = choose(SCHEDULER_CLASSES, name, "scheduler config: _class_name")
     values = read_options(name, config, kind.defaults, kind.only)
     try:

@@ -11,7 +11,7 @@ from difflax.core.types import UserError
 from difflax.pretrained.components.text_encoders import EncoderOptions
 from difflax.pretrained.families import sd, sd3, sdxl
 from difflax.pretrained.families.family import Configs, Family
-from difflax.pretrained.format.layout import INDEX
+from difflax.pretrained.format.layout import INDEX, class_name
 
 FAMILIES: dict[str, Family] = {
     "stable_diffusion": sd.STABLE_DIFFUSION,
@@ -29,8 +29,8 @@ def read_configs(folder: epath.PathLike) -> Configs:
     folder = epath.Path(folder)
     if not (folder / INDEX).is_file():
         raise UserError(f"no {INDEX} in {folder}: give a pipeline folder in diffusers' layout")
-    name = str(read_json(folder / INDEX).get("_class_name", "")).removeprefix("Flax")
-    known = {pipeline: family for family in FAMILIES.values() for pipeline in family.pipelines}
+    name = class_name(read_json(folder / INDEX))
+    known = {pipeline.name: family for family in FAMILIES.values() for pipeline in family.pipelines}
     return choose(known, name, f"{folder / INDEX}: _class_name").read(folder)
 
 

@@ -19,7 +19,7 @@ from difflax.core.bounds import Width
 from difflax.core.documents import read_json
 from difflax.core.kinds import takes_of
 from difflax.core.types import Params, UserError
-from difflax.diffusion.guidance import ClassifierFreeGuidance, Guidance
+from difflax.diffusion.guidance import ClassifierFreeGuidance, Guidance, TwoConditionGuidance
 from difflax.models.autoencoder import Autoencoder
 from difflax.models.functional import Functional, functional
 from difflax.pretrained.components.autoencoder import KL, AutoencoderKind
@@ -38,6 +38,7 @@ from difflax.pretrained.format.layout import (
     SCHEDULER,
     SCHEDULER_CONFIG,
     check_class,
+    class_name,
     components,
     write_model,
 )
@@ -81,6 +82,22 @@ CHANNELS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class PipelineClass:
+    """A class of diffusers' pipelines, of which a folder may say that it is.
+
+    Attributes:
+        name: in ``model_index.json``.
+        reads: what its network may read beside the noise, of `CHANNELS`; `TEXT`: nothing.
+        guidance_scale, num_steps: the defaults of its call in diffusers; ``None``: the family's.
+    """
+
+    name: str
+    reads: tuple[str, ...] = (TEXT,)
+    guidance_scale: float | None = None
+    num_steps: int | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Strength:
     """How far a family's image-to-image pipelines in diffusers noise a picture, each a share of the steps.
 
@@ -100,11 +117,11 @@ class Family(abc.ABC):
 
     Attributes:
         title: what error lines call it.
-        pipelines: its classes in a ``model_index.json``, the plain one first.
+        pipelines: its classes in a ``model_index.json``, the plain one first, and of those whose networks
+            read the same beside the noise first the one that a new folder is of.
         denoiser: where diffusers keeps the denoising network, one of `DENOISERS`.
         network: its class, which is called as diffusers calls it.
         sample_size: height and width that it was trained at, in latent pixels, where its config is silent.
-        channels: of `CHANNELS`, what it may read beside the noise.
         autoencoder: the class of its autoencoder.
         text: its text encoders, in their order.
         guidance_scale, num_steps: the defaults of its pipeline in diffusers.
@@ -115,11 +132,10 @@ class Family(abc.ABC):
     """
 
     title: str
-    pipelines: tuple[str, ...]
+    pipelines: tuple[PipelineClass, ...]
     denoiser: str = "transformer"
     network: type[nnx.Module]
     sample_size: int
-    channels: tuple[str, ...] = ()
     autoencoder: AutoencoderKind = KL
     text: tuple[TextPart, ...]
     guidance_scale: float
@@ -132,6 +148,18 @@ class Family(abc.ABC):
     def own_options(self) -> set[str]:
         """Those of `EncoderOptions` that one of its text encoders reads, and no other kind does."""
         return {name for part in self.text for name in part.own_options}
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Of `CHANNELS`, what its networks may read beside the noise."""
+        read = {name for pipeline in self.pipelines for name in pipeline.reads}
+        return tuple(name for name in CHANNELS if name in read)
+
+    def pipeline(self, configs: "Configs") -> PipelineClass:
+        """The class of a folder: its own, or the first whose network reads what its network reads."""
+        [kind] = self.channel_conditions(configs) or (TEXT,)
+        fitting = {pipeline.name: pipeline for pipeline in self.pipelines if kind in pipeline.reads}
+        return fitting.get(class_name(configs.index), next(iter(fitting.values())))
 
     @abc.abstractmethod
     def text_widths(self, network: Config) -> tuple[int, int | None]:
@@ -186,11 +214,14 @@ class Family(abc.ABC):
 
     def guidance(self, configs: "Configs", conditions: Sequence[str]) -> Guidance:
         """The default of its pipeline in diffusers, for a network that reads ``conditions``."""
-        return ClassifierFreeGuidance(scale=self.guidance_scale)
+        scale = self.pipeline(configs).guidance_scale or self.guidance_scale
+        if "picture" in conditions:
+            return TwoConditionGuidance(text_scale=scale, image_scale=1.5)
+        return ClassifierFreeGuidance(scale=scale)
 
     def steps(self, configs: "Configs") -> int:
         """The default of its pipeline in diffusers."""
-        return self.num_steps
+        return self.pipeline(configs).num_steps or self.num_steps
 
     def zero_null(self, index: Config) -> bool:
         """Whether no prompt is the zero condition, and not that of an empty prompt."""
@@ -205,7 +236,7 @@ class Family(abc.ABC):
         others = [name for name in components(configs.index) if name not in written]
         gone = dict.fromkeys(others, MISSING) | {n: e for n, e in written.items() if e == MISSING}
         new = {n: e for n, e in written.items() if n not in configs.index}
-        return {**configs.index, **new, **gone}
+        return {**configs.index, "_class_name": self.pipeline(configs).name, **new, **gone}
 
     def read(self, folder: epath.Path) -> "Configs":
         """The configs of a pipeline folder of the family.
@@ -323,7 +354,7 @@ class Configs:
         write_model(folder / AUTOENCODER, DIFFUSERS, self.autoencoder, to_torch(autoencoder_params))
         (folder / SCHEDULER).mkdir(exist_ok=True)
         write_json(folder / SCHEDULER / SCHEDULER_CONFIG, self.scheduler)
-        scheduler = str(self.scheduler["_class_name"]).removeprefix("Flax")
+        scheduler = class_name(self.scheduler)
         written = {
             SCHEDULER: ["diffusers", scheduler],
             self.denoiser: ["diffusers", family.network.__name__],

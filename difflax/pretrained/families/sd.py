@@ -11,10 +11,9 @@ from flax import nnx
 
 from difflax.core.spelling import choose
 from difflax.core.types import UserError
-from difflax.diffusion.guidance import Guidance, TwoConditionGuidance
 from difflax.models.unet import UNet2DConditionModel, reads_pooled
 from difflax.pretrained.components.clip import ClipPart
-from difflax.pretrained.families.family import Config, Configs, Family
+from difflax.pretrained.families.family import Config, Configs, Family, PipelineClass
 from difflax.pretrained.format.layout import MISSING
 from difflax.pretrained.format.safetensors import Tensors
 from difflax.pretrained.single_file.autoencoder import infer_autoencoder_config
@@ -52,7 +51,7 @@ class UNetFamily(Family):
 
     def stated(self, configs: Configs) -> Config:
         """The lines of a saved ``model_index.json`` that are of no component."""
-        return {"_class_name": self.pipelines[0]}
+        return {"_class_name": self.pipeline(configs).name}
 
     def index(self, configs: Configs, written: Mapping[str, list]) -> Config:
         """Without a safety checker, which diffusers takes from the index."""
@@ -66,18 +65,8 @@ class StableDiffusion(UNetFamily):
     """1.x and 2.x."""
 
     def stated(self, configs: Configs) -> Config:
-        kinds = {(): "", ("picture",): "InstructPix2Pix", ("mask",): "Inpaint"}
-        kind = kinds[self.channel_conditions(configs)]
-        return {
-            "_class_name": f"StableDiffusion{kind}Pipeline",
-            "requires_safety_checker": False,
-            "safety_checker": MISSING,
-        }
-
-    def guidance(self, configs: Configs, conditions: Sequence[str]) -> Guidance:
-        if "picture" in conditions:
-            return TwoConditionGuidance(text_scale=self.guidance_scale, image_scale=1.5)
-        return super().guidance(configs, conditions)
+        more = {"requires_safety_checker": False, "safety_checker": MISSING}
+        return super().stated(configs) | more
 
 
 UNET_NAMES = {
@@ -193,7 +182,7 @@ def infer(unet: Tensors, autoencoder: Tensors, found: Sequence[Tower], predictio
     trained, kind = choose(PUBLISHED, predicts, "prediction_type")
     heads, size = (heads_of_64(config), trained) if second else (8, 64)
     return {
-        "index": {"_class_name": STABLE_DIFFUSION.pipelines[0]},
+        "index": {"_class_name": STABLE_DIFFUSION.pipelines[0].name},
         "network": config | {"attention_head_dim": heads, "sample_size": size},
         "autoencoder": infer_autoencoder_config(autoencoder, sample_size=512, scaling_factor=0.18215),
         "scheduler": BETAS | kind | {"prediction_type": predicts},
@@ -205,13 +194,12 @@ _TOWER = ClipPart()
 STABLE_DIFFUSION = StableDiffusion(
     title="Stable Diffusion 1.x or 2.x",
     pipelines=(
-        "StableDiffusionPipeline",
-        "StableDiffusionImg2ImgPipeline",
-        "StableDiffusionInpaintPipeline",
-        "StableDiffusionInpaintPipelineLegacy",
-        "StableDiffusionInstructPix2PixPipeline",
+        PipelineClass(name="StableDiffusionPipeline"),
+        PipelineClass(name="StableDiffusionImg2ImgPipeline"),
+        PipelineClass(name="StableDiffusionInpaintPipeline", reads=("text", "mask")),
+        PipelineClass(name="StableDiffusionInpaintPipelineLegacy"),
+        PipelineClass(name="StableDiffusionInstructPix2PixPipeline", reads=("picture",), num_steps=100),
     ),
-    channels=("mask", "picture"),
     text=(_TOWER,),
     guidance_scale=7.5,
     original=Original(

@@ -16,7 +16,7 @@ from difflax.pretrained.components.clip import ClipPart
 from difflax.pretrained.components.schedulers import FLOW
 from difflax.pretrained.components.t5 import T5Part
 from difflax.pretrained.components.text_encoders import EncoderOptions
-from difflax.pretrained.families.family import Config, Configs, Family, Strength
+from difflax.pretrained.families.family import Config, Configs, Family, PipelineClass, Strength
 from difflax.pretrained.format.layout import MISSING
 from difflax.pretrained.format.safetensors import Tensors
 from difflax.pretrained.single_file.autoencoder import infer_autoencoder_config
@@ -169,7 +169,11 @@ _T5 = T5Part(number=3, optional=True, remedy="fetch it again, or leave it out wi
 
 STABLE_DIFFUSION_3 = StableDiffusion3(
     title="Stable Diffusion 3",
-    pipelines=("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline"),
+    pipelines=(
+        PipelineClass(name="StableDiffusion3Pipeline"),
+        PipelineClass(name="StableDiffusion3Img2ImgPipeline", num_steps=50),
+        PipelineClass(name="StableDiffusion3InpaintPipeline", reads=("text", "mask"), num_steps=50),
+    ),
     network=SD3Transformer2DModel,
     sample_size=128,
     text=(_CLIP_L, _BIG_G, _T5),
@@ -198,7 +202,7 @@ STABLE_DIFFUSION_3 = StableDiffusion3(
 )
 
 _INDEX = {
-    "_class_name": STABLE_DIFFUSION_3.pipelines[0],
+    "_class_name": STABLE_DIFFUSION_3.pipelines[0].name,
     "_diffusers_version": "0.36.0",
     "feature_extractor": MISSING,
     "image_encoder": MISSING,

@@ -13,7 +13,7 @@ from difflax.core.types import UserError
 from difflax.models.size_conditioning import size_conditions
 from difflax.pretrained.components.clip import ClipPart
 from difflax.pretrained.components.text_encoders import EncoderOptions
-from difflax.pretrained.families.family import DENOISERS, Config, Configs, Strength
+from difflax.pretrained.families.family import DENOISERS, Config, Configs, PipelineClass, Strength
 from difflax.pretrained.families.sd import BETAS, UNetFamily, heads_of_64, infer_unet, unet_names
 from difflax.pretrained.format.layout import INDEX
 from difflax.pretrained.format.safetensors import Tensors
@@ -28,6 +28,10 @@ ZEROS, SCORES = "force_zeros_for_empty_prompt", "requires_aesthetics_score"
 """In the index: no prompt is zeros, and the network reads a score."""
 
 
+COSXL = "is_cosxl_edit"
+"""In the index of an editing checkpoint: its network reads latents of unit variance, which no other does."""
+
+
 class StableDiffusionXL(UNetFamily):
     """XL and its refiner."""
 
@@ -39,6 +43,11 @@ class StableDiffusionXL(UNetFamily):
         return JoinedEncoder(tuple(encoders.values()), along="features", pooled=(1,))
 
     def conditions(self, configs: Configs, encoder: PromptEncoder, where: str) -> tuple[str, ...]:
+        if configs.index.get(COSXL, False):
+            raise UserError(
+                f"{INDEX} {where} has {COSXL} = true: a CosXL reads the picture in other numbers, which is"
+                " not supported"
+            )
         text, *channels = super().conditions(configs, encoder, where)
         what = f"the {DENOISERS[self.denoiser]} {where}"
         sizes = size_conditions(configs.network, encoder.pooled_width, what)
@@ -54,8 +63,8 @@ class StableDiffusionXL(UNetFamily):
         return bool(index.get(ZEROS, True))
 
     def stated(self, configs: Configs) -> Config:
-        kept = ("_class_name", ZEROS, SCORES)
-        return {name: configs.index[name] for name in kept if name in configs.index}
+        kept = {name: configs.index[name] for name in (ZEROS, SCORES) if name in configs.index}
+        return super().stated(configs) | kept
 
 
 def infer_options(unet: Tensors, firsts: Sequence[int]) -> Config:
@@ -84,7 +93,7 @@ def infer(unet: Tensors, autoencoder: Tensors, found: Sequence[Tower], predictio
     config, firsts = infer_unet(unet)
     return {
         "index": {
-            "_class_name": STABLE_DIFFUSION_XL.pipelines[1 if refiner else 0],
+            "_class_name": STABLE_DIFFUSION_XL.pipelines[1 if refiner else 0].name,
             ZEROS: not refiner,
             SCORES: refiner,
         },
@@ -110,8 +119,12 @@ _BIG_G = ClipPart(
 
 STABLE_DIFFUSION_XL = StableDiffusionXL(
     title="Stable Diffusion XL",
-    pipelines=("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"),
-    channels=("mask",),
+    pipelines=(
+        PipelineClass(name="StableDiffusionXLPipeline"),
+        PipelineClass(name="StableDiffusionXLImg2ImgPipeline"),
+        PipelineClass(name="StableDiffusionXLInpaintPipeline", reads=("text", "mask"), guidance_scale=7.5),
+        PipelineClass(name="StableDiffusionXLInstructPix2PixPipeline", reads=("picture",), num_steps=100),
+    ),
     text=(_CLIP_L, _BIG_G),
     guidance_scale=5.0,
     strength=Strength(picture=0.3, mask=0.9999),
@@ -126,6 +139,7 @@ STABLE_DIFFUSION_XL = StableDiffusionXL(
         denoiser_names=functools.partial(unet_names, vector="add_embedding"),
         infer=infer,
         asks_prediction=True,
+        zero_snr_scheduler="EulerDiscreteScheduler",
         example="stabilityai/stable-diffusion-xl-base-1.0",
     ),
 )

@@ -23,6 +23,11 @@ MISSING = [None, None]
 """In the index: a component that the pipeline's class has, but not this folder."""
 
 
+def class_name(config: Mapping[str, Any]) -> str:
+    """The class of diffusers that an index or a config names, its Flax form too; ``""``: none."""
+    return str(config.get("_class_name", "")).removeprefix("Flax")
+
+
 def numbered(name: str, number: int) -> str:
     """A component's name where a pipeline has several, from 1."""
     return name if number == 1 else f"{name}_{number}"
@@ -52,9 +57,8 @@ def check_model(config: Mapping[str, Any], kind: str, where: str, needed: str) -
 
 def check_class(config: Mapping[str, Any], name: str, where: Any) -> None:
     """Refuses a ``config.json`` of a class of diffusers that is neither ``name`` nor its Flax form."""
-    given = config.get("_class_name", name)
-    if str(given).removeprefix("Flax") != name:
-        raise UserError(f"{where}: _class_name = {given!r} is not supported, only {name!r}")
+    if "_class_name" in config and class_name(config) != name:
+        raise UserError(f"{where}: _class_name = {config['_class_name']!r} is not supported, only {name!r}")
 
 
 def write_model(

@@ -5,7 +5,6 @@ encoders are differs from family to family.
 """
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -17,15 +16,6 @@ from difflax.pretrained.single_file.text import Tower
 
 DENOISER, FIRST_STAGE = "model.diffusion_model.", "first_stage_model."
 """What stands before the names of the denoising network's tensors, and of the autoencoder's."""
-
-TRAINING_LEFTOVERS = re.compile(
-    r"model_ema\.|(alphas_cumprod|betas|log_one_minus|posterior_|sqrt_|lvlb_weights|logvar|scale_factor)"
-    r"|global_step|first_stage_model\.loss\.|model\.ema|cond_stage_model\.model\.(logit_scale|attn_mask)"
-    r"|cond_stage_model\.(logit_scale|.*position_ids)"
-    r"|denoiser\.sigmas|conditioner\.embedders\.\d\.(.*position_ids|(model\.)?(logit_scale|attn_mask))"
-    r"|text_encoders\.\w+\.(logit_scale|.*position_ids)"
-)
-"""Names of tensors that no network has."""
 
 Files = Mapping[str, Mapping[str, Any]]
 """``index``, ``network``, ``autoencoder`` and ``scheduler``: the configs of a pipeline folder."""
@@ -42,7 +32,9 @@ class Original:
         autoencoder_names: the same of the autoencoder.
         infer: configs from the tensors of denoising network and autoencoder, the towers that are there, and
             the prediction type that was given.
-        asks_prediction: whether a prediction type may be given.
+        asks_prediction: whether a prediction type and a schedule without signal at its end may be given, or
+            are marked.
+        zero_snr_scheduler: the class of diffusers for such a schedule.
         example: a repository of the Hub with what files may lack.
     """
 
@@ -52,6 +44,7 @@ class Original:
     infer: Callable[[Tensors, Tensors, Sequence[Tower], str | None], Files]
     autoencoder_names: Callable[[Tensors, Mapping[str, Any]], Tensors] = autoencoder_names
     asks_prediction: bool = False
+    zero_snr_scheduler: str = "DDIMScheduler"
     example: str
 
     def grouped(self, tensors: Tensors, path: Any, title: str) -> dict[str, Tensors]:

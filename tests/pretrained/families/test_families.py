@@ -142,7 +142,7 @@ def test_classes_and_defaults_are_those_of_diffusers(name):
     diffusers = pytest.importorskip("diffusers")
     family = FAMILIES[name]
     assert hasattr(diffusers, family.network.__name__) and hasattr(diffusers, family.autoencoder.name)
-    plain = getattr(diffusers, family.pipelines[0])
+    plain = getattr(diffusers, family.pipelines[0].name)
     defaults = {key: p.default for key, p in inspect.signature(plain.__call__).parameters.items()}
     assert defaults["num_inference_steps"] == family.num_steps
     assert defaults["guidance_scale"] == family.guidance_scale

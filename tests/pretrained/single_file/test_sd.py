@@ -4,16 +4,21 @@ import json
 
 import difflax
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
 from difflax.core.types import UserError
 from difflax.models.unet import UNet2DConditionModel
+from difflax.pretrained.components.text_encoders import EncoderOptions
 from difflax.pretrained.families import sd, sdxl
 from difflax.pretrained.families.family import Configs, denoiser_network
+from difflax.pretrained.open_file import FileOptions, load_file
 from difflax.pretrained.single_file.autoencoder import autoencoder_names
 from difflax.pretrained.single_file.clip import infer_text_config
+from difflax.pretrained.single_file.extras import of_networks
 from difflax.text.t5_encoder import ZeroEncoder
+from etils import epath
 
 from tests.fixtures import full_width, make_sdxl, make_shapes
 from tests.fixtures import make_stable_diffusion as reference
@@ -117,6 +122,126 @@ def test_files_that_do_not_fit(lost, new, says, tmp_path):
     safetensors.numpy.save_file(tensors, tmp_path / "one.safetensors")
     with pytest.raises(UserError, match=says):
         difflax.from_pretrained(str(tmp_path / "one.safetensors"), config=str(folder))
+
+
+EMPTY = np.zeros(0, np.float32)
+MARKS = [
+    # markers in the file, what is said, whether it predicts v, whether its schedule ends without signal
+    ((), {"prediction_type": "epsilon"}, False, False),
+    (("v_pred",), {}, True, False),
+    (("v_pred", "ztsnr"), {}, True, True),
+    (("v_pred", "ztsnr"), {"zero_terminal_snr": False}, True, False),
+    (("ztsnr",), {"prediction_type": "v_prediction"}, True, True),
+    ((), {"prediction_type": "v_prediction", "zero_terminal_snr": True}, True, True),
+    (("v_pred",), {"prediction_type": "epsilon"}, False, False),
+]
+
+
+def check_marks(folder, path, tensors, marks, said, v, zero):
+    """How a file with ``marks`` is sampled: the schedule by the rescaling of Lin et al. (2024), algorithm 1,
+    and the run's first level. ``folder``: with the configs.
+    """
+    safetensors.numpy.save_file(tensors | dict.fromkeys(marks, EMPTY), path)
+    single = FileOptions(config=folder, **said)
+    sampling = load_file(epath.Path(path), EncoderOptions(dtype=jnp.float32), single).sampling
+    assert type(sampling.prediction_type).__name__ == ("V" if v else "Epsilon")
+    root = np.sqrt(np.cumprod(1 - np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2))
+    right = (root - root[-1]) * root[0] / (root[0] - root[-1]) if zero else root
+    alpha, _ = sampling.schedule.alpha_sigma(jnp.arange(1, 1001) / 1000)
+    np.testing.assert_allclose(alpha, right, atol=2e-6)
+    if zero:
+        levels = sampling.options.levels(sampling.schedule, sampling.time_grid, 7, sampling.prediction_type)
+        assert levels.t[0] == 1 and float(levels.alpha[0] / levels.sigma[0]) < 1e-3
+
+
+@pytest.mark.parametrize("mark", MARKS, ids=str)
+def test_markers_of_how_it_was_trained(mark, tiny_files):
+    for folder, path, tensors in tiny_files:
+        check_marks(folder, path, tensors, *mark)
+
+
+@pytest.fixture(scope="module")
+def tiny_files(tmp_path_factory):
+    """A folder of 1.x and one of 2.x, each with its file in the original layout and the file's tensors."""
+    root = tmp_path_factory.mktemp("files")
+    folders = [reference.build(name, root / name) for name in ("sd15", "sd21_v")]
+    paths = [folder.with_suffix(".safetensors") for folder in folders]
+    return [(f, p, original_file(f, p)) for f, p in zip(folders, paths, strict=True)]
+
+
+def test_no_signal_at_the_end_does_not_go_with_noise_prediction(tiny_files):
+    folder, path, tensors = tiny_files[0]
+    safetensors.numpy.save_file(tensors | {"ztsnr": EMPTY}, path)
+    with pytest.raises(UserError, match="give prediction_type=v_prediction, or zero_terminal_snr=False"):
+        difflax.from_pretrained(str(path), config=str(folder))
+
+
+@pytest.mark.parametrize(("name", "what"), [("edm_mean", "Playground"), ("edm_vpred.sigma_max", "CosXL")])
+def test_what_a_marker_says_and_is_not_read(tiny_files, name, what):
+    _, path, tensors = tiny_files[0]
+    safetensors.numpy.save_file(tensors | {name: EMPTY}, path)
+    with pytest.raises(UserError, match=f"marked by {name}: .*{what}"):
+        difflax.from_pretrained(str(path))
+
+
+HARMLESS = [
+    "model_ema.diffusion_modelinput_blocks00weight",
+    "model_ema.num_updates",
+    "first_stage_model.model_ema.decay",
+    "alphas_cumprod",
+    "alphas_cumprod_prev",
+    "betas",
+    "sqrt_recipm1_alphas_cumprod",
+    "posterior_mean_coef1",
+    "log_one_minus_alphas_cumprod",
+    "lvlb_weights",
+    "logvar",
+    "denoiser.sigmas",
+    "log_sigmas",
+    "scale_factor",
+    "global_step",
+    "epoch",
+    "pytorch-lightning_version",
+    "optimizer_states.0.state.0.exp_avg",
+    "lr_schedulers.0",
+    "callbacks.0",
+    "hyper_parameters.lr",
+    "first_stage_model.loss.logvar",
+    "cond_stage_model.logit_scale",
+    "embedding_manager.string_to_param_dict.cat",
+    "cond_stage_model.transformer.embeddings.position_ids",
+    "cond_stage_model.transformer.text_model.embeddings.position_ids",
+    "cond_stage_model.transformer.text_projection.weight",
+    "conditioner.embedders.0.transformer.text_model.embeddings.position_ids",
+    "conditioner.embedders.0.transformer.text_projection.weight",
+    "conditioner.embedders.1.model.logit_scale",
+]
+OF_NETWORKS = [
+    "model.diffusion_model.label_emb.0.0.weight",
+    "first_stage_model.decoder.more",
+    "control_model.input_blocks.0",
+    "cond_stage_model.transformer.text_model.more",
+    "conditioner.embedders.1.model.text_projection",
+    "surprise",
+    "depth_model.model.weight",
+]
+
+
+def test_leftovers_of_training_are_read_over_and_nothing_else_is():
+    tensors = dict.fromkeys([*HARMLESS, *OF_NETWORKS], EMPTY)
+    assert sorted(of_networks(tensors)) == sorted(OF_NETWORKS)
+
+
+def test_a_file_with_leftovers_is_the_same_model(tiny_files):
+    folder, path, tensors = tiny_files[0]
+    models = []
+    for more in ((), [name for name in HARMLESS if not name.startswith("conditioner")]):
+        metadata = {"format": "pt", "modelspec.title": "mine"} if more else None
+        safetensors.numpy.save_file(tensors | dict.fromkeys(more, EMPTY), path, metadata=metadata)
+        given = FileOptions(config=folder)
+        models.append(load_file(epath.Path(path), EncoderOptions(dtype=jnp.float32), given))
+    jax.tree.map(np.testing.assert_array_equal, models[0].networks, models[1].networks)
+    assert models[0].configs == models[1].configs
 
 
 class Shaped:
@@ -228,6 +353,15 @@ class TestXL:
         assert one.model.text_encoder.fingerprint() == whole.model.text_encoder.fingerprint()
         assert one.model.configs == whole.model.configs
         assert one.model.conditions == whole.model.conditions
+
+    def test_markers_of_how_it_was_trained(self, both):
+        folder, path = both
+        tensors = safetensors.numpy.load_file(path)
+        for mark in MARKS[2:5]:
+            check_marks(folder, path, tensors, *mark)
+        safetensors.numpy.save_file(tensors | {"v_pred": EMPTY, "ztsnr": EMPTY}, path)
+        made = difflax.from_pretrained(str(path), config=str(folder)).model
+        assert type(made.prediction_type).__name__ == "V" and made.schedule.zero_terminal_snr
 
     @pytest.mark.parametrize(("name", "list_of"), [("base", "sdxl_unet"), ("refiner", "sdxl_refiner_unet")])
     def test_the_structure_is_found_from_names_and_shapes(self, name, list_of):

@@ -343,7 +343,7 @@ def test_a_cut_file_and_options_of_others(checkpoint_of, tmp_path):
     cut.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UserError, match=r"cut.safetensors is not a readable safetensors file"):
         difflax.from_pretrained(str(cut), config=str(folder))
-    with pytest.raises(UserError, match=r"prediction_type='epsilon' is for Stable Diffusion 2.x files"):
+    with pytest.raises(UserError, match=r"prediction_type='epsilon' is for files of Stable Diffusion 1.x"):
         difflax.from_pretrained(str(path), prediction_type="epsilon")
     with pytest.raises(UserError, match="t5_length = 0 must be at least 1"):
         difflax.from_pretrained(str(path), t5_length=0)
