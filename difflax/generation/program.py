@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.struct
 import jax
@@ -19,7 +19,7 @@ from difflax.diffusion.guidance import Guidance
 from difflax.diffusion.inversion import invert
 from difflax.diffusion.predictions import PredictionType
 from difflax.diffusion.samplers.base import Sampler, sample
-from difflax.diffusion.samplers.inpaint import Inpaint
+from difflax.diffusion.samplers.inpaint import Inpaint, InpaintOneNoise
 from difflax.diffusion.schedules import NoiseLevel, NoiseSchedule, add_noise, noise_level
 from difflax.generation.rows import Begins
 from difflax.models.autoencoder import Autoencoder
@@ -35,8 +35,7 @@ class Program:
         weak_network, perturbation: of the worse model that a guidance goes away from.
         shape: of one latent.
         begins, trajectory: see `Rows` and `Request`.
-        redraws: whether what a mask keeps gets other noise at every step (RePaint), not that of the start.
-        whole: whether the run goes to its last step, after which what a mask keeps is the picture's own.
+        known_noise: see `RunOptions`.
     """
 
     network: Functional
@@ -50,8 +49,7 @@ class Program:
     unit_start: bool
     begins: Begins
     trajectory: bool
-    redraws: bool
-    whole: bool
+    known_noise: Literal["fresh", "start"]
     mesh: Mesh
 
     def denoiser(
@@ -102,10 +100,9 @@ def sample_batch(program: Program, shared: Shared, each: Each) -> tuple[Array, A
         weak = program.denoiser(program.weak_network, shared.weak_params, program.perturbation)
         denoise = WithWeak(denoise, weak)
     x_init = STARTS[program.begins](program, shared.levels, each, keys, plain)
-    sampler = program.sampler
+    sampler, finish = program.sampler, lambda latents: latents
     if each.mask is not None:
-        noise = None if program.redraws else _noise(program, each, keys)
-        sampler = Inpaint(sampler=sampler, known=each.known, mask=1 - each.mask, noise=noise)
+        sampler, finish = INPAINTING[program.known_noise](program, each, keys)
     with jax.sharding.use_abstract_mesh(program.mesh.abstract_mesh):
         made = sample(
             shared.guidance.wrap(denoise),
@@ -116,10 +113,22 @@ def sample_batch(program: Program, shared: Shared, each: Each) -> tuple[Array, A
             conditioning=each.conditioning,
             return_trajectory=program.trajectory,
         )
-    made, estimates = made if program.trajectory else (made, None)
-    if each.mask is not None and program.whole:
-        made = each.mask * made + (1 - each.mask) * each.known
-    return made, estimates
+    latents, estimates = made if program.trajectory else (made, None)
+    return finish(latents), estimates
+
+
+def _fresh(program: Program, each: Each, keys: Array) -> tuple[Sampler, Callable[[Array], Array]]:
+    return Inpaint(sampler=program.sampler, known=each.known, mask=1 - each.mask), lambda latents: latents
+
+
+def _start(program: Program, each: Each, keys: Array) -> tuple[Sampler, Callable[[Array], Array]]:
+    noise = _noise(program, each, keys)
+    sampler = InpaintOneNoise(sampler=program.sampler, known=each.known, mask=1 - each.mask, noise=noise)
+    return sampler, sampler.finished
+
+
+INPAINTING = {"fresh": _fresh, "start": _start}
+"""What steps where a part is kept, and what it makes of the last image, by ``known_noise``."""
 
 
 def _from_noise(program: Program, levels: NoiseLevel, each: Each, keys: Array, denoise: Denoiser) -> Array:

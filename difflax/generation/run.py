@@ -70,12 +70,12 @@ class Run:
             warnings.warn(UNCONDITIONAL, UnconditionalWarning, stacklevel=4)
         num_steps = defaults.num_steps if request.num_steps is None else request.num_steps
         levels = run_levels(model, defaults, num_steps, rows.shape[:2])
-        levels = started_late(levels, rows.strength, defaults)
+        sampler = run_sampler(request.sampler, defaults.sampler)
+        levels = started_late(levels, rows, defaults, sampler)
         levels = part_of(levels, model, defaults, rows.start, rows.end)
         if rows.mask is not None and not any(kind.takes_mask for kind in model.conditions):
             levels = defaults.options.repainting(levels)
         guidance = run_guidance(defaults.guidance, request.guidance_scale, model, rows, levels)
-        sampler = run_sampler(request.sampler, defaults.sampler)
         if rows.source is not None and not levels.alpha[0] > 0:
             raise UserError(
                 "invert: nothing of the picture is left at the run's first noise level: give a strength below"
@@ -98,8 +98,7 @@ class Run:
             unit_start=model.unit_start,
             begins=rows.begins,
             trajectory=request.trajectory,
-            redraws=defaults.options.repaint is not None,
-            whole=rows.end is None,
+            known_noise=defaults.options.known_noise,
             mesh=devices.mesh,
         )
         return cls(

@@ -11,7 +11,7 @@ from difflax.diffusion.guidance import Guidance
 from difflax.diffusion.samplers import SAMPLERS
 from difflax.diffusion.samplers.base import Sampler
 from difflax.diffusion.schedules import NoiseLevel
-from difflax.diffusion.time_grids.sequences import levels_between, levels_from
+from difflax.diffusion.time_grids.sequences import last_steps, levels_between, levels_from
 from difflax.generation.model import Model
 from difflax.generation.request import Defaults
 from difflax.generation.rows import Rows, finite
@@ -36,14 +36,16 @@ def run_levels(
         raise UserError(f"num_steps={num_steps}: {error}") from error
 
 
-def started_late(levels: NoiseLevel, strength: float, defaults: Defaults) -> NoiseLevel:
-    """The share ``strength`` of a run, its last steps.
+def started_late(levels: NoiseLevel, rows: Rows, defaults: Defaults, sampler: Sampler) -> NoiseLevel:
+    """The share of a run that the strength of ``rows`` is, its last steps. Samplers of some checkpoints have
+    a way of their own to start late (``started_late``), which an inversion, that goes up the levels, has not.
 
     Raises:
         UserError: that is no step.
     """
+    late = getattr(sampler, "started_late", last_steps) if rows.begins != "inversion" else last_steps
     try:
-        return levels_from(levels, strength, defaults.strength_rounds)
+        return levels_from(levels, rows.strength, defaults.strength_rounds, late)
     except ValueError as error:
         raise UserError(str(error)) from error
 

@@ -101,9 +101,9 @@ def sample(
         denoise: a denoiser, guided or not.
         sampler: static settings.
         levels: ``[n + 1]`` levels from ``sampling_levels``. A level that repeats its predecessor costs
-            nothing (``pad_levels``). A level noisier than its predecessor is a jump back by the exact forward
-            process (``restart_levels``, ``repaint_levels``), after which the sampler and guidance start
-            afresh.
+            nothing (``pad_levels``), nor does one whose `StepPlan` has order 0. A level noisier than its
+            predecessor is a jump back by the exact forward process (``restart_levels``,
+            ``repaint_levels``), after which the sampler and guidance start afresh.
         x_init: ``[b, ...]`` at ``levels[0]``; from pure noise ``sigma * normal`` (``initial_noise``).
         keys: one a sample. A sample depends on its own key, not on the batch around it.
         conditioning: what ``denoise`` takes, ``Guided`` under a guidance.
@@ -135,7 +135,7 @@ def sample(
         # Compared crosswise: sigma / alpha is infinite where no signal is left.
         gain = next.alpha * now.sigma - now.alpha * next.sigma
         same = (next.alpha == now.alpha) & (next.sigma == now.sigma) & ~(next.t < now.t)
-        branch = jnp.where(same, 0, jnp.where(gain < 0, 1, 2))
+        branch = jnp.where(same | (next.max_order == 0), 0, jnp.where(gain < 0, 1, 2))
         carry = jax.lax.switch(branch, [stay, jump_back, step], carry, now, next, step_keys)
         return carry, carry[3] if return_trajectory else None
 

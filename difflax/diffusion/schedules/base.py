@@ -30,7 +30,8 @@ class StepPlan:
 
     Attributes:
         shown: the time that the network is told at this level, where the scheduler rounds it.
-        order: the highest order that the step is taken with.
+        order: the highest order that the step is taken with; 0 is no step: the image at the level before is
+            taken for one at this level.
         corrector: 1 where the step is corrected afterwards, 0 where it is not.
         tau: the strength of a stochastic step's noise.
         landing: the level that the step is made for, where the next one starts as if from another.

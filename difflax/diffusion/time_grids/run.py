@@ -1,6 +1,7 @@
 """What a sampling run does with its time grid."""
 
 import dataclasses
+from typing import Literal
 
 import jax
 
@@ -63,6 +64,9 @@ class RunOptions:
     restart: goes back up and down again.
     repaint: the same all along a run that makes a part of an image anew; other runs do not read it.
     final_t: where the last step lands: 0 is the data.
+    known_noise: of the kept part of an image whose other part is made anew by a network that reads no mask:
+        "fresh" at every step (Song et al., arXiv:2011.13456, section 5), or "start", the run's own at all
+        steps, as diffusers' pipelines have it.
     """
 
     schedule: NoiseSchedule | None = None
@@ -70,9 +74,14 @@ class RunOptions:
     restart: Restart | None = None
     repaint: Repaint | None = None
     final_t: float = 0.0
+    known_noise: Literal["fresh", "start"] = "fresh"
 
     def __post_init__(self):
         require(self.restart is None or self.repaint is None, "restart and repaint exclude each other")
+        require(
+            self.repaint is None or self.known_noise == "fresh",
+            "repaint goes back up with noise of its own: it needs known_noise='fresh'",
+        )
 
     def levels(
         self,

@@ -1,5 +1,6 @@
 """What can be done with the levels of a run: other coordinates, jumps back, a late start."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax.numpy as jnp
@@ -71,7 +72,17 @@ PARTS = {"down": lambda n, share: int(n * share), "up": lambda n, share: n - int
 """How many of n steps a share of them is, where it is no whole number."""
 
 
-def levels_from(levels: NoiseLevel, strength: float, rounds: Literal["down", "up"] = "down") -> NoiseLevel:
+def last_steps(levels: NoiseLevel, taken: int) -> NoiseLevel:
+    """The last ``taken`` steps of a run."""
+    return levels[levels.t.shape[0] - 1 - taken :]
+
+
+def levels_from(
+    levels: NoiseLevel,
+    strength: float,
+    rounds: Literal["down", "up"] = "down",
+    late: Callable[[NoiseLevel, int], NoiseLevel] = last_steps,
+) -> NoiseLevel:
     """The last part of a run, for image-to-image (SDEdit, Meng et al., arXiv:2108.01073).
 
     Start with ``add_noise(image, noise, levels[0])``.
@@ -79,6 +90,7 @@ def levels_from(levels: NoiseLevel, strength: float, rounds: Literal["down", "up
     Args:
         strength: the share of the steps that is taken, in (0, 1].
         rounds: to whole steps, as `PARTS` has it.
+        late: which levels a run of that many last steps has, where a sampler has a way of its own.
 
     Raises:
         ValueError: in one line, for another share, or one of less than a step.
@@ -89,7 +101,7 @@ def levels_from(levels: NoiseLevel, strength: float, rounds: Literal["down", "up
     require(
         taken > 0, f"strength = {strength} of {steps} steps is no step: give a greater one, or more steps"
     )
-    return levels[steps - taken :]
+    return late(levels, taken)
 
 
 def levels_between(

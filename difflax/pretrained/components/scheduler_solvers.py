@@ -7,8 +7,6 @@ from difflax.core.types import UserError
 from difflax.diffusion.samplers import (
     DDPM,
     LCM,
-    PLMS,
-    PNDM,
     DPMSolver2M,
     DPMSolver3M,
     DPMSolverSinglestep,
@@ -18,7 +16,12 @@ from difflax.diffusion.samplers.base import Sampler
 from difflax.pretrained.components.scheduler_options import TO_DATA, Config
 from difflax.pretrained.components.scheduler_plans import Orders, SingleOrders
 from difflax.pretrained.components.scheduler_reading import read_schedule
-from difflax.pretrained.components.scheduler_samplers import Published3MSDE, TimestepTCD
+from difflax.pretrained.components.scheduler_samplers import (
+    CountedPLMS,
+    CountedPNDM,
+    Published3MSDE,
+    TimestepTCD,
+)
 
 SOLVERS = {"midpoint": True, "heun": False, "logrho": True, "bh1": True, "bh2": True}  # fmt: skip
 """Whether the midpoint is meant: diffusers reads the names of other classes' solvers as the usual one."""
@@ -93,7 +96,7 @@ def ddpm(values: Config) -> Sampler:
 
 
 def pndm(values: Config) -> Sampler:
-    kind = PLMS if values["skip_prk_steps"] else PNDM
+    kind = CountedPLMS if values["skip_prk_steps"] else CountedPNDM
     extrapolated = {"epsilon": "eps", "v_prediction": "v"}
     return kind(extrapolates=extrapolated[values["prediction_type"]], reaches_data=True)
 

@@ -91,7 +91,9 @@ def read_scheduler(config: Config, *, patch_size: int = 2) -> Sampling:
     kind = choose(SCHEDULER_CLASSES, name, "scheduler config: _class_name")
     values = read_options(name, config, kind.defaults, kind.only)
     try:
-        return kind.read(values, patch_size)
+        sampling = kind.read(values, patch_size)
+        options = dataclasses.replace(sampling.options, known_noise="start")
+        return dataclasses.replace(sampling, options=options)
     except UserError:
         raise
     except ValueError as error:
