@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from difflax.diffusion.denoisers import with_memory
 from difflax.diffusion.predictions import Prediction
-from difflax.diffusion.samplers import DDIM, DDPM, DPMSolver2M, sample
-from difflax.diffusion.samplers.inpaint import Inpaint
+from difflax.diffusion.samplers import DDIM, DDPM, SAMPLERS, DPMSolver2M, sample
+from difflax.diffusion.samplers.base import BoundDenoiser
+from difflax.diffusion.samplers.inpaint import Inpaint, InpaintOneNoise
 from difflax.diffusion.schedules import SCHEDULES, add_noise
 from difflax.diffusion.schedules.base import expand
 from difflax.diffusion.time_grids import UniformLogSNR, sampling_levels
@@ -94,3 +96,32 @@ def test_restart_keeps_the_law_and_the_order_of_levels():
 def test_bad_sequences_are_refused(make):
     with pytest.raises(ValueError, match=r"restart|repaint|strength"):
         make()
+
+
+@pytest.mark.parametrize("name", ["ddim", "heun", "plms", "dpm2", "unipc"])
+def test_every_look_but_the_first_sees_the_known_part_under_the_same_noise(name):
+    """Those within a step included, at the level that the network is asked at; at the end it is as given."""
+    rng = np.random.default_rng(0)
+    known, noise, start = (jnp.asarray(rng.normal(size=(1, 2)), jnp.float32) for _ in range(3))
+    seen = []
+
+    def look(x, level, conditioning=None):
+        seen.append((np.asarray(x), level))
+        return correlated(x, level)
+
+    sampler = InpaintOneNoise(
+        sampler=SAMPLERS[name](), known=known, mask=jnp.asarray([1.0, 0.0]), noise=noise
+    )
+    levels = LEVELS[10:14]
+    keys = jax.random.split(jax.random.key(0), 1)
+    x, state = start, sampler.init(start, keys)
+    with jax.disable_jit():
+        for i in range(3):
+            bound = BoundDenoiser(with_memory(look), None, ())
+            x, state = sampler.step(bound, x, levels[i], levels[i + 1], keys, state)
+    np.testing.assert_array_equal(seen[0][0], start)
+    assert len(seen) >= 3
+    for image, level in seen[1:]:
+        expected = level.alpha * known[0, 0] + level.sigma * noise[0, 0]
+        np.testing.assert_allclose(image[0, 0], expected, rtol=1e-6)
+    np.testing.assert_array_equal(sampler.finished(x), jnp.stack([known[:, 0], x[:, 1]], 1))
