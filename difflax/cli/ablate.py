@@ -124,18 +124,18 @@ def _sweep(
         config = {**config, "guidance": values.guidance}
 
     def generate(prompts, seeds, scale):
-        return pipeline(
-            prompts,
-            negative,
-            # The guidance as it is, also where its scale changes along the run.
-            None if scales is None else scale,
-            num_steps=values.num_steps,
-            sampler=values.sampler,
-            seed=seeds.tolist(),
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UnconditionalWarning)  # a sweep that contains 0 means it
+            return pipeline(
+                prompts,
+                negative,
+                # The guidance as it is, also where its scale changes along the run.
+                None if scales is None else scale,
+                num_steps=values.num_steps,
+                sampler=values.sampler,
+                seed=seeds.tolist(),
+            )
 
-    # A sweep that contains 0 means it.
-    warnings.simplefilter("ignore", UnconditionalWarning)
     result = run_ablation(
         generate,
         groups,

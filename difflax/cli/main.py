@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import re
 import sys
 from collections.abc import Callable, Sequence
 
@@ -9,6 +10,7 @@ from absl import flags
 
 from difflax.cli.help import command_help
 from difflax.core.files import reason, unreachable
+from difflax.core.several import several
 from difflax.core.spelling import nearest, shown
 from difflax.core.types import CTRL_C, Interrupted, UserError
 
@@ -71,6 +73,10 @@ def _run(name: str, argv: Sequence[str]) -> None:
         command.run(values, *rest)
 
 
+OUT_OF_MEMORY = re.compile("RESOURCE_EXHAUSTED|MemoryError|Unable to allocate|[Oo]ut of memory")
+"""What JAX and NumPy say then."""
+
+
 def ending(work: Callable[[], None]) -> int:
     """Does ``work``; its exit status, after a line about what was wrong: bad input, a full disk, a machine
     that is wanted back, Ctrl-C.
@@ -85,10 +91,16 @@ def ending(work: Callable[[], None]) -> int:
         return interruption.status
     except KeyboardInterrupt:
         print(
-            "difflax: stopped by Ctrl-C: the same command, started again, goes on",
+            "difflax: stopped by Ctrl-C: what is complete is kept, and train, ablate and cache go on with it",
             file=sys.stderr,
         )
         return CTRL_C
+    except (MemoryError, RuntimeError) as error:
+        said = " ".join(str(error).split()) or "MemoryError"
+        if not OUT_OF_MEMORY.search(said):
+            raise
+        print(f"difflax: error: {UserError(f'out of memory, make it smaller: {said}')}", file=sys.stderr)
+        return 2
     except OSError as error:
         # What the machine refuses (a full disk, a file that went away) is no fault of the program.
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -101,6 +113,13 @@ def ending(work: Callable[[], None]) -> int:
     return 0
 
 
+SENTENCES = re.compile(r"(negative_)?prompt(_\d)?$|invert$")
+"""Flags whose values are no paths, whatever they look like."""
+
+LONGEST_FLAG = 500
+"""Characters; the parser looks for the nearest spelling of an unknown one."""
+
+
 def parse(command, name: str, argv: Sequence[str]) -> flags.FlagValues | None:
     """The command's flags; ``None`` after printing its help."""
     values = flags.FlagValues()
@@ -110,14 +129,18 @@ def parse(command, name: str, argv: Sequence[str]) -> flags.FlagValues | None:
         if argument in HELPS:
             print(HELPS[argument](command.__doc__, values))
             return None
+    for argument in argv:
+        flag = argument.partition("=")[0]
+        if len(flag) > LONGEST_FLAG:
+            raise UserError(f"no flag {shown(flag)} (difflax {name} --help lists the flags)")
     try:
         rest = values(arguments)
     except flags.Error as error:
         raise UserError(f"{str(error).strip()} (difflax {name} --help lists the flags)") from error
-    for argument in argv:
-        flag, _, value = argument.partition("=")
-        if said := unreachable(value or flag):
-            raise UserError(f"{shown(argument)}: {said}")
+    for flag in (values[name] for name in values if values[name].present and not SENTENCES.match(name)):
+        for text in map(str, several(flag.value)):
+            if said := unreachable(text):
+                raise UserError(f"--{flag.name}={shown(text)}: {said}")
     if rest[1:]:
         raise UserError(
             f"what is {shown(rest[1])}? Flags are --name=value (difflax {name} --help lists them)"

@@ -78,14 +78,17 @@ def read_config_file(name: str, overrides: Sequence[Override] = ()) -> ConfigDic
         if get_config is None:
             raise UserError(f"{path} has no function get_config")
         config = get_config(argument) if argument else get_config()
-    except (Exception, SystemExit) as error:  # whatever a user's file does
+        if not hasattr(config, "items"):
+            raise UserError(f"get_config returns {shown(config)}: return an ml_collections.ConfigDict")
+        values = dict(config.items())
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a user's file does
         raise UserError(f"--config={name}{_line_of(error, path)}: {_said(error)}") from error
-    if not hasattr(config, "items"):
-        raise UserError(
-            f"--config={name}: get_config of {path} returns {shown(config)}: return an"
-            " ml_collections.ConfigDict"
-        )
-    return ConfigDict(resolve(config, list(overrides)), type_safe=False).lock()
+    try:
+        return ConfigDict(resolve(values, list(overrides)), type_safe=False).lock()
+    except (TypeError, ValueError, RecursionError) as error:  # of values that no config holds
+        raise UserError(f"--config={name}: {_said(error)}") from error
 
 
 def _line_of(error: BaseException, path: str) -> str:
@@ -98,7 +101,10 @@ def _line_of(error: BaseException, path: str) -> str:
 
 def _said(error: BaseException) -> str:
     """What an exception says: its type too, where that is no difflax's own."""
-    text = " ".join(str(error).split()) or "no reason is given"
+    try:
+        text = " ".join(str(error).split()) or "no reason is given"
+    except Exception:
+        text = "its text cannot be made"
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
@@ -167,9 +173,16 @@ def claim_workdir(workdir: epath.PathLike, experiment: Experiment) -> None:
             )
     elif workdir.exists() and any(path.name != LOCK for path in workdir.iterdir()):
         raise UserError(f"{workdir} is not empty and no workdir of difflax: choose another --workdir")
-    workdir.mkdir(parents=True, exist_ok=True)
+    _store(path, experiment)
+
+
+def _store(path: epath.Path, experiment: Experiment) -> None:
+    """Writes the resolved config, unless it is there already."""
+    text = json.dumps(experiment.resolved, indent=2) + "\n"
+    if path.exists() and path.read_text() == text:
+        return
     with atomic_write(path, "w") as file:
-        file.write(json.dumps(experiment.resolved, indent=2) + "\n")
+        file.write(text)
 
 
 def resolved_values(workdir: epath.PathLike) -> dict[str, Any]:
@@ -197,8 +210,7 @@ def change_workdir(workdir: epath.PathLike, experiment: Experiment) -> str:
         raise UserError(
             f"{workdir} holds a run with another config ({other}); --change is for {', '.join(CHANGEABLE)}"
         )
-    with atomic_write(workdir / "config.json", "w") as file:
-        file.write(json.dumps(experiment.resolved, indent=2) + "\n")
+    _store(workdir / "config.json", experiment)
     return _first(differences(stored, experiment.resolved)) or "nothing: the config is the workdir's own"
 
 

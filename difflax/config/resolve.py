@@ -179,7 +179,7 @@ def read_text(field: Field, text: str, where: str) -> Any:
     """
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         value = {"true": True, "false": False}.get(text.lower(), text)
     value, section = values_of(value), field.section
     if section is not None and not section.holds_value(value):

@@ -57,6 +57,9 @@ Vocabulary = Annotated[int, Range(1, 2**24)]
 Depth = Annotated[int, Range(1, 512)]
 """How many layers follow each other; each is built by itself."""
 
+BlockDepth = Annotated[int, Range(1, 32)]
+"""The same within a block, of which a network has several; the deepest in use have 10."""
+
 Edge = Annotated[int, Range(1, 2**15)]
 """Of an image, in pixels."""
 

@@ -180,8 +180,8 @@ def reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
 
 
-_PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
-"""What reads the paths of each object store."""
+_PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
+"""What reads the paths of each object store; other addresses are read by nothing here."""
 
 
 def unreachable(path: epath.PathLike) -> str:
@@ -190,8 +190,12 @@ def unreachable(path: epath.PathLike) -> str:
     scheme, slashes, _ = name.partition("://")
     if "\0" in name:
         return "it holds a NUL character: leave it out"
-    package = _PACKAGES.get(scheme, "") if slashes else ""
-    if package and importlib.util.find_spec(package) is None:
+    if not slashes or "/" in scheme:
+        return ""
+    if scheme not in _PACKAGES:
+        return f"no files of {scheme}:// are read: give a path, or one of {', '.join(_PACKAGES)}://"
+    package = _PACKAGES[scheme]
+    if importlib.util.find_spec(package) is None:
         return f"paths of {scheme}:// are read by a package that is not here: pip install {package}"
     return ""
 
@@ -239,7 +243,11 @@ def writable_file(path: epath.PathLike, where: str) -> epath.Path:
 
 
 def _check_names(path: epath.Path, where: str) -> None:
-    """Refuses names of more bytes than file systems have, with room for `_unfinished`'s."""
+    """Refuses names and paths of more bytes than file systems have, with room for `_unfinished`'s and for
+    what is written below.
+    """
+    if len(os.fsencode(os.path.abspath(path))) > 4096 - 512:
+        raise UserError(f"{where} cannot be written to: the path is too long")
     if any(len(os.fsencode(part)) > 255 - 34 for part in path.parts):
         raise UserError(f"{where} cannot be written to: a name in it is too long")
 

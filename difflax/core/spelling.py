@@ -19,7 +19,10 @@ def nearest(name: Any, known: Iterable[Any]) -> str:
 
 def shown(value: Any) -> str:
     """A value in an error, not longer than 80 characters."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # a number of thousands of digits, an object whose own text fails
+        text = f"a value of type {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:60]}… ({len(text):,} characters)"
 
 

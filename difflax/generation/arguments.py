@@ -3,6 +3,7 @@
 What arguments ask of each other and of the model is the request's (`Request.rows`).
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -41,7 +42,7 @@ def _(value: str, name: str) -> str:
 @texts.register(tuple)
 @texts.register(np.ndarray)
 def _(value: Any, name: str) -> tuple[str, ...]:
-    if np.ndim(value) == 0:
+    if getattr(value, "shape", None) == ():
         raise UserError(f"{name} is an array without an axis: give a text, or a list of texts")
     return tuple(text(item, f"{name}[{i}]") for i, item in enumerate(value))
 
@@ -49,7 +50,7 @@ def _(value: Any, name: str) -> tuple[str, ...]:
 def text(value: Any, name: str) -> str:
     """One text."""
     read = texts(value, name)
-    if np.ndim(read):
+    if read != value and not hasattr(value, "encode"):
         raise UserError(f"{name}={shown(value)}: give a text")
     return str(read)
 
@@ -84,7 +85,9 @@ def truth(value: Any, name: str) -> bool:
 
 def sampler(value: Any, name: str) -> Any:
     """The name of a sampler, or one itself."""
-    if hasattr(value, "step"):
+    if hasattr(value, "step") and dataclasses.is_dataclass(value):
+        if hasattr(value, "__name__"):
+            raise UserError(f"{name}={value.__name__}: give a sampler, {value.__name__}(), or its name")
         return value
     choose(SAMPLERS, text(value, name), name)
     return value
@@ -92,9 +95,10 @@ def sampler(value: Any, name: str) -> Any:
 
 def numbers(value: Any, name: str) -> Any:
     """Latents: an array of floating point."""
-    if np.ndim(value) != 4 or not np.issubdtype(getattr(value, "dtype", object), np.floating):
+    kind = getattr(value, "dtype", object)
+    if len(getattr(value, "shape", ())) != 4 or not np.issubdtype(kind, np.floating):
         raise UserError(f"{name} must be an array of numbers, [images, height, width, channels]")
-    if not np.all(np.isfinite(np.asarray(value, np.float32))):
+    if not np.isfinite(np.asarray(value, np.float32)).all():
         raise UserError(f"{name} holds numbers that are not finite")
     return value
 

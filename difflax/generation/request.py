@@ -172,10 +172,11 @@ class Request:
         edges = {name: getattr(defaults, name) if edge is None else edge for name, edge in edges.items()}
         shape = model.autoencoder.latent_shape(edges["height"], edges["width"])
         total = len(prompts) * count
-        values = total * edges["height"] * edges["width"] * model.autoencoder.channels
-        check_memory(
-            4 * values, f"{total:,} images of {edges['height']} × {edges['width']} pixels in one call"
-        )
+        pixels = edges["height"] * edges["width"]
+        size = f"{edges['height']} × {edges['width']} pixels"
+        autoencoder = model.autoencoder
+        check_memory(4 * total * pixels * autoencoder.channels, f"{total:,} images of {size} in one call")
+        check_memory(4 * pixels * autoencoder.widest, f"decoding one image of {size}")
         if self.latents is not None and tuple(self.latents.shape) != (total, *shape):
             raise UserError(f"latents have shape {tuple(self.latents.shape)}, {(total, *shape)} is needed")
         for condition in model.conditions:

@@ -66,21 +66,24 @@ class Rows:
 
 
 def _is_scalar(value: Any, *kinds: str) -> bool:
-    """Whether NumPy counts a value's type among ``kinds`` of numbers, see `numpy.isdtype`."""
-    return np.isdtype(np.dtype(type(value)), kinds)
+    """Whether NumPy counts a value's type, an array's without axes too, among ``kinds`` of numbers, see
+    `numpy.isdtype`.
+    """
+    kind = value.dtype if getattr(value, "shape", None) == () else type(value)
+    return np.isdtype(np.dtype(kind), kinds)
 
 
 def finite(value: Any, name: str) -> float:
     """A number of a request.
 
     Raises:
-        UserError: it is no finite real number.
+        UserError: it is no finite real number of float32, in which networks and guidances compute.
     """
     try:
         number = float(value) if _is_scalar(value, "integral", "real floating") else math.nan
     except OverflowError:
         number = math.inf
-    if not math.isfinite(number):
+    if not abs(number) <= float(np.finfo(np.float32).max):
         raise UserError(f"{name}={shown(value)}: give a finite number")
     return number
 

@@ -23,10 +23,12 @@ class Autoencoder(Protocol):
     """Images to latents and back.
 
     ``channels`` is the number of an image's. ``log_volume`` is the logarithm of what ``encode`` multiplies
-    volumes by, per value; ``None`` where it loses a part of the image.
+    volumes by, per value; ``None`` where it loses a part of the image. ``widest`` is how many channels a
+    pixel has at most on the way.
     """
 
     channels: int
+    widest: int
     log_volume: float | None
 
     def encode(
@@ -67,6 +69,10 @@ class Identity:
     channels: int = 3
     log_volume = 0.0
 
+    @property
+    def widest(self) -> int:
+        return self.channels
+
     def encode(
         self, params: Params, images: Float[Array, "b h w c"], key: Key[Array, ""] | None = None
     ) -> Float[Array, "b h w c"]:
@@ -94,6 +100,10 @@ class Patchify:
     patch_size: int = 2
     channels: int = 3
     log_volume = 0.0
+
+    @property
+    def widest(self) -> int:
+        return self.channels
 
     def __post_init__(self):
         if self.patch_size < 1:
@@ -137,6 +147,10 @@ class CosineTransform:
     def __post_init__(self):
         if self.whitening < 0:
             raise ValueError(f"whitening must not be negative, got {self.whitening}")
+
+    @property
+    def widest(self) -> int:
+        return self.channels
 
     @property
     def log_volume(self) -> float:

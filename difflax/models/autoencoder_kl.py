@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Key
 
-from difflax.core.bounds import Depth, Edge, Positive, Width
+from difflax.core.bounds import BlockDepth, Edge, Positive, Width
 from difflax.core.spelling import choose
 from difflax.core.types import Params, UserError
 from difflax.models.attention import Attention
@@ -60,7 +60,7 @@ class AutoencoderKLConfig:
     down_block_types: tuple[str, ...] = (DOWN_BLOCK,)
     up_block_types: tuple[str, ...] = (UP_BLOCK,)
     block_out_channels: tuple[Width, ...] = (64,)
-    layers_per_block: Depth = 1
+    layers_per_block: BlockDepth = 1
     act_fn: str = "silu"
     latent_channels: Width = 4
     norm_num_groups: Width = 32
@@ -309,6 +309,11 @@ class KLAutoencoder:
     def channels(self) -> int:
         """Channels of an image."""
         return self.config.in_channels
+
+    @property
+    def widest(self) -> int:
+        """Channels of a pixel in the decoder's last block; in tiles only few pixels are there."""
+        return self.config.block_out_channels[0] if self.tile is None else self.channels
 
     def encode(
         self, params: Params, images: Float[Array, "b h w c"], key: Key[Array, ""] | None = None

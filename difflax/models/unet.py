@@ -20,7 +20,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int, Key
 
-from difflax.core.bounds import Count, Depth, Edge, NotNegative, Positive, Range, Width
+from difflax.core.bounds import BlockDepth, Count, Depth, Edge, NotNegative, Positive, Range, Width
 from difflax.core.several import several
 from difflax.core.spelling import choose
 from difflax.core.types import Conditioning, UserError
@@ -111,7 +111,7 @@ class UNet2DConditionModel(nnx.Module):
         up_block_types: Sequence[str] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
         only_cross_attention: bool | Sequence[bool] = False,
         block_out_channels: Sequence[Width] = (320, 640, 1280, 1280),
-        layers_per_block: Depth | Sequence[Depth] = 2,
+        layers_per_block: BlockDepth | Sequence[BlockDepth] = 2,
         downsample_padding: Annotated[int, Range(0, 1)] = 1,
         mid_block_scale_factor: Positive = 1.0,
         dropout: float | int = 0.0,
@@ -119,8 +119,8 @@ class UNet2DConditionModel(nnx.Module):
         norm_num_groups: Width = 32,
         norm_eps: NotNegative = 1e-5,
         cross_attention_dim: Width | Sequence[Width] = 1280,
-        transformer_layers_per_block: Depth | Sequence[Depth | Sequence[Depth]] = 1,
-        reverse_transformer_layers_per_block: Sequence[Depth | Sequence[Depth]] | None = None,
+        transformer_layers_per_block: BlockDepth | Sequence[BlockDepth | Sequence[BlockDepth]] = 1,
+        reverse_transformer_layers_per_block: Sequence[BlockDepth | Sequence[BlockDepth]] | None = None,
         attention_head_dim: Width | Sequence[Width] = 8,
         use_linear_projection: bool = False,
         upcast_attention: bool = False,

@@ -119,6 +119,10 @@ class Plan:
         return found
 
 
+MAX_VIRTUAL = 1024
+"""CPU devices; each takes memory and time to make."""
+
+
 def topology_devices(topology: str) -> list[Any]:
     """The devices of a machine: ``"v5e:4x4"`` (any TPU slice that libtpu knows, without having one),
     ``"2*v5e:4x4"`` (so many slices), ``"cpu:8"`` (virtual, before JAX has started), or ``"here"``.
@@ -130,6 +134,8 @@ def topology_devices(topology: str) -> list[Any]:
         return jax.devices()
     kind, _, shape = topology.partition(":")
     if kind == "cpu" and shape.isdecimal() and int(shape):
+        if int(shape) > MAX_VIRTUAL:
+            raise UserError(f"--topology={topology}: give at most {MAX_VIRTUAL:,} virtual devices")
         with contextlib.suppress(RuntimeError):  # JAX has started
             jax.config.update("jax_num_cpu_devices", int(shape))
         devices = jax.devices("cpu")

@@ -36,7 +36,7 @@ def read_section(text: str) -> Mapping[str, Any]:
         return {"name": text}
     try:
         section = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         section = None
     if not GUIDANCE.takes(section):
         example = "\"{'name': 'apg', 'scale': 4.0}\""

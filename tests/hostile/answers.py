@@ -54,9 +54,9 @@ def answered() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def refusal() -> Iterator[None]:
-    """What happens inside is answered by a `UserError` of one line."""
-    with at_once(), pytest.raises(UserError) as caught:
+def refusal(says: str = "") -> Iterator[None]:
+    """What happens inside is answered by a `UserError` of one line that says it."""
+    with at_once(), pytest.raises(UserError, match=says) as caught:
         yield
     checked(str(caught.value))
 

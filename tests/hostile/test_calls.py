@@ -4,6 +4,8 @@ import difflax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from difflax.core import memory
+from difflax.diffusion.samplers import DDIM
 from difflax.generation.arguments import READERS
 from difflax.generation.request import Request
 from PIL import Image
@@ -12,7 +14,7 @@ from tests.fixtures import make_stable_diffusion as reference
 from tests.hostile.answers import refusal
 
 NAN, INF = float("nan"), float("inf")
-NUMBERS = ("7", b"7", [], {}, NAN, INF, -INF, 1j, 10**400, object(), True, np.ones(3))
+NUMBERS = ("7", b"7", [], {}, NAN, INF, -INF, 1j, 10**400, 10**5000, object(), True, np.ones(3))
 WHOLE = (*NUMBERS, 1.5, 0, -8, 10**9, 2**63, np.float32(1))
 TEXTS = (
     7,
@@ -24,6 +26,7 @@ TEXTS = (
     [b"a"],
     ["a", 1],
     [["a"]],
+    [["a"], ["b", "c"]],
     np.array(1),
     {"a": 1},
     "a".encode,
@@ -33,14 +36,22 @@ TRUTHS = ("True", 2, None, [], NAN, object())
 VALUES = {
     "prompt": (*TEXTS, None, [], ()),
     "negative_prompt": (*TEXTS, [], ["a", "b"]),
-    "guidance_scale": NUMBERS,
+    "guidance_scale": (*NUMBERS, 1e39, -1e308),
     "num_steps": WHOLE,
-    "sampler": ("ddmi", "", 7, b"ddim", None.__class__, [], object()),
+    "sampler": ("ddmi", "", 7, b"ddim", None.__class__, [], object(), DDIM),
     "seed": (*NUMBERS[:-1], None, 1.5, -1, 2**32, 2**63, [0, 1], [-1], [None], "0", ["0"]),
     "height": WHOLE,
     "width": WHOLE,
     "num_images": (*WHOLE, None),
-    "latents": ("a", 1, [1], np.zeros(3, np.float32), np.full((1, 8, 8, 4), NAN, np.float32), {}),
+    "latents": (
+        "a",
+        1,
+        [1],
+        [[1], [1, 2]],
+        np.zeros(3, np.float32),
+        np.full((1, 8, 8, 4), NAN, np.float32),
+        {},
+    ),
     "strength": (*NUMBERS, 0.0, -1, 1.5, 0.5),
     "invert": (*TEXTS, "a picture"),
     "denoising_start": (*NUMBERS, 0.0, 1.0, 0.5),
@@ -114,6 +125,18 @@ def test_a_half_of_a_pair_of_surrogates_becomes_a_character(pipeline):
 def test_seeds_of_numpy_are_seeds():
     assert Request.of("a", seed=np.uint32(2**32 - 1)).seed == 2**32 - 1
     assert Request.of(["a", "b"], seed=np.array([1, 2])).seed == (1, 2)
+
+
+def test_scalars_of_jax_and_numpy_are_numbers():
+    read = Request.of("a", guidance_scale=jnp.float32(2.5), num_steps=np.array(7))
+    assert (read.guidance_scale, read.num_steps) == (2.5, 7)
+
+
+def test_an_image_that_no_machine_decodes(pipeline, monkeypatch):
+    """The decoder's widest layer counts, not only the image."""
+    monkeypatch.setattr(memory, "host_memory", lambda: 2**20)
+    with refusal("decoding one image of 256 × 256 pixels would need"):
+        pipeline("a", height=256, width=256, num_steps=1)
 
 
 def test_latents_of_jax_are_latents():

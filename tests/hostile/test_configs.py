@@ -64,6 +64,20 @@ FILES = {
     "a model that is a text": ("def get_config(): return {'model': 'unet'}", ["model"]),
     "a name that is a list": ("def get_config(): return {'model': {'name': ['x']}}", ["model"]),
     "keys that are numbers": ("def get_config(): return {'model': {'name': 'mmdit'}, 3: 4}", ["3"]),
+    "a circle": ("c = {}\nc['model'] = c\ndef get_config(): return c", ["RecursionError"]),
+    "a name that is an array": (
+        "import numpy\ndef get_config(): return {'model': {'name': numpy.array([1])}}",
+        ["unhashable"],
+    ),
+    "items that fail": (
+        "class C:\n    def items(self): raise KeyError('x')\ndef get_config(): return C()",
+        ["line 2", "KeyError"],
+    ),
+    "an error without a text": (
+        "class E(Exception):\n    def __str__(self): return 1 / 0\ndef get_config(): raise E",
+        ["line 3", "E: "],
+    ),
+    "an end": ("def get_config(): raise GeneratorExit", ["line 1", "GeneratorExit"]),
     "an unknown word": (
         "from difflax.config import start\ndef get_config():\n    return start.experiment('a', 'shapes')",
         ["line 3", "'a'"],

@@ -16,7 +16,8 @@ LAUNCH = ("launch", "slurm", "--config=a", "--workdir=b")
 
 WHOLE = ("", "x", "1.5", "nan", "inf", "1e309", "0x", "1,2", "None", "-1", "10" * 40)
 REAL = ("", "x", "nan", "inf", "-inf", "1e309", "1,2", "None", "1+1j")
-TEXTS_AS_PATHS = ("{file}", "{file}/below", "{loop}/x", "a\0b", "n" * 300, "gs://bucket/x", "s3://bucket/x")
+TEXTS_AS_PATHS = ("{file}", "{file}/below", "{loop}/x", "a\0b", "n" * 300, "gs://bucket/x", "http://x/y")
+TEXTS_AS_PATHS += ("s3://bucket/x", "file:///x", "hdfs://x", "/".join(["n" * 200] * 22), "/".join("n" * 3000))
 
 TABLE = {
     SAMPLE: {
@@ -27,7 +28,16 @@ TABLE = {
         "seed": (*WHOLE, "4294967296", "9223372036854775808"),
         "guidance_scale": REAL,
         "sampler": ("", "ddmi", "None", "DDIM " * 100),
-        "guidance": ("", "cgf", "{", "[" * 500, "{'name': 'cfg', 'scale': 'x'}", "{'scale': 1e999}", "7"),
+        "guidance": (
+            "",
+            "cgf",
+            "{",
+            "[" * 500,
+            "{{}:1}",
+            "{'name': 'cfg', 'scale': 'x'}",
+            "{'scale': 1e999}",
+            "7",
+        ),
         "lora": ("", "nowhere", "nowhere:x", "nowhere:nan", "{file}:inf", "a\0b"),
         "textual_inversion": ("nowhere", "a\0b"),
         "dtype": ("", "float", "int8", "float32x"),
@@ -65,7 +75,8 @@ TABLE = {
     PLAN: {
         "output": TEXTS_AS_PATHS[1:],
         "tokens": (*WHOLE, "0"),
-        "topology": ("", "x" * 9),
+        "topology": ("", "x" * 9, "cpu:20000", "cpu:0"),
+        "config.training.steps": ("{{}:1}", "1.5", "nan"),
         "config": ("{file}",),
     },
     LAUNCH: {"nodes": (*WHOLE, "0"), "hours": (*WHOLE, "0"), "name": ("A b", "$(x)", "ä ö")},
@@ -102,6 +113,16 @@ def test_is_answered_in_one_line(command, flag, value, places, monkeypatch):
     # Of what is opened the path is named.
     assert flag in line or flag == "pretrained", line
     assert sorted(places["folder"].parent.rglob("*")) == before
+
+
+def test_a_prompt_is_no_path(places):
+    for text in ("http://x", "gs://a cat"):
+        line = refused("sample", "--pretrained=nowhere", f"--prompt={text}", "--output=out", "--num_steps=0")
+        assert "num_steps" in line
+
+
+def test_a_flag_of_ten_thousand_characters():
+    assert "no flag" in refused("sample", "--" + "x" * 10_000 + "=1")
 
 
 def test_there_are_many_of_them():

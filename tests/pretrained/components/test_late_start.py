@@ -1,4 +1,4 @@
-"""Runs that start late (image-to-image) under schedulers of diffusers whose steps depend on where they start."""
+"""Late starts (image-to-image) under schedulers of diffusers whose steps depend on where a run starts."""
 
 import jax
 import jax.numpy as jnp
