@@ -1,4 +1,4 @@
-"""Late starts (image-to-image) under schedulers of diffusers whose steps depend on where a run starts."""
+"""Runs that start late (image-to-image) under a scheduler whose steps depend on where they start."""
 
 import jax
 import jax.numpy as jnp
