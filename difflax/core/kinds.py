@@ -1,8 +1,8 @@
 """What a field of a config takes: its annotation, read once, as kinds of values that say what they take.
 
-Annotations are checked here and nowhere else: a class that declares a ``Literal`` or a float gets one of its
-values or a finite number from every config. What is left to the class are ranges, and what its fields ask of
-each other.
+Annotations are checked here and nowhere else: a class that declares a ``Literal``, a float or a `Range` gets
+one of its values, a finite number or one inside from every config. What is left to the class is what its
+fields ask of each other.
 """
 
 import collections.abc

@@ -29,12 +29,16 @@ UNIPC_VARIANTS = {"bh1": "bh1", "bh2": "bh2", "midpoint": "bh2", "heun": "bh2", 
 ALGORITHMS = {"dpmsolver++": 0.0, "deis": 0.0, "sde-dpmsolver++": 1.0}
 
 
-def dpm_solver(values: Config) -> Sampler:
+def _check_deis(values: Config) -> None:
     if values["algorithm_type"] == "deis" and TO_DATA[values["final_sigmas_type"]]:
         raise UserError(
             "scheduler config: algorithm_type = 'deis' does not go with final_sigmas_type = 'zero': set"
             " algorithm_type to 'dpmsolver++' or final_sigmas_type to 'sigma_min'"
         )
+
+
+def dpm_solver(values: Config) -> Sampler:
+    _check_deis(values)
     eta, midpoint = ALGORITHMS[values["algorithm_type"]], SOLVERS[values["solver_type"]]
     if values["solver_order"] < 3:
         return DPMSolver2M(eta=eta, midpoint=midpoint)
@@ -119,11 +123,7 @@ def edm_dpm_solver(values: Config) -> Sampler:
 def singlestep(values: Config) -> Sampler:
     eta, midpoint = ALGORITHMS[values["algorithm_type"]], SOLVERS[values["solver_type"]]
     order = int(values["solver_order"])
-    if values["algorithm_type"] == "deis" and TO_DATA[values["final_sigmas_type"]]:
-        raise UserError(
-            "scheduler config: algorithm_type = 'deis' does not go with final_sigmas_type = 'zero': set"
-            " algorithm_type to 'dpmsolver++' or final_sigmas_type to 'sigma_min'"
-        )
+    _check_deis(values)
     if eta and order == 3 and not midpoint:
         raise UserError(
             "scheduler config: solver_type = 'heun' of order 3 with algorithm_type = 'sde-dpmsolver++' is not"
