@@ -156,7 +156,7 @@ def read_checkpoint(options: PretrainedOptions, workdir: epath.Path, mesh: Mesh 
             options.path,
             variant=options.variant or None,
             revision=options.revision or None,
-            config=options.config or None,
+            single=FileOptions(config=options.config or None),
             place=place,
             **third,
         )

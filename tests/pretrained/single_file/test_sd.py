@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from difflax.config.pretrained import PretrainedOptions
 from difflax.core.types import UserError
 from difflax.models.unet import UNet2DConditionModel
 from difflax.pretrained.components.text_encoders import EncoderOptions
@@ -17,6 +18,7 @@ from difflax.pretrained.open_file import FileOptions, load_file
 from difflax.pretrained.single_file.autoencoder import autoencoder_names
 from difflax.pretrained.single_file.clip import infer_text_config
 from difflax.pretrained.single_file.extras import of_networks
+from difflax.runs.load import read_checkpoint
 from difflax.text.t5_encoder import ZeroEncoder
 from etils import epath
 
@@ -167,6 +169,14 @@ def tiny_files(tmp_path_factory):
     folders = [reference.build(name, root / name) for name in ("sd15", "sd21_v")]
     paths = [folder.with_suffix(".safetensors") for folder in folders]
     return [(f, p, original_file(f, p)) for f, p in zip(folders, paths, strict=True)]
+
+
+def test_fine_tuning_starts_from_a_marked_file(tiny_files, tmp_path):
+    folder, path, tensors = tiny_files[0]
+    safetensors.numpy.save_file(tensors | {"v_pred": EMPTY, "ztsnr": EMPTY}, path)
+    options = PretrainedOptions(path=str(path), config=str(folder), dtype="float32")
+    sampling = read_checkpoint(options, epath.Path(tmp_path)).sampling
+    assert type(sampling.prediction_type).__name__ == "V" and sampling.schedule.zero_terminal_snr
 
 
 def test_no_signal_at_the_end_does_not_go_with_noise_prediction(tiny_files):
