@@ -26,7 +26,9 @@ pytestmark = pytest.mark.xdist_group("inpainting")
 CASES = {
     # class of the index: the family, and the channels that its network reads
     "StableDiffusionImg2ImgPipeline": ("sd", 4),
-    "StableDiffusionInpaintPipeline": ("sd", 4),
+    "StableDiffusionInpaintPipeline-4": ("sd", 4),
+    "StableDiffusionInpaintPipeline-9": ("sd", 9),
+    "StableDiffusionInstructPix2PixPipeline": ("sd", 8),
     "StableDiffusionXLImg2ImgPipeline": ("xl", 4),
     "StableDiffusionXLInpaintPipeline-4": ("xl", 4),
     "StableDiffusionXLInpaintPipeline-9": ("xl", 9),
