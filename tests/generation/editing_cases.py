@@ -179,7 +179,8 @@ def generated() -> list[Case]:
                 continue
             shares = SHARES if kind.gives == "ensemble" else np.roll(STRENGTHS, 2 * row + index)
             for n, share in zip(steps, np.resize(shares, len(steps)), strict=True):
-                if int(n * share) > 0:
+                # A step before the picture is there, and one after the base is done.
+                if int(n * share) > 0 and (kind.gives != "ensemble" or share < 1 - 1 / n):
                     cases.append(Case(kind=name, scheduler=scheduler, steps=int(n), share=float(share)))
     return cases
 
