@@ -155,6 +155,16 @@ def test_sample(arguments, says, trained, tmp_path):
     assert contents(trained) == before
 
 
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_place_for_results_that_is_none_is_said_before_the_model_is_looked_for(place, tmp_path):
+    (tmp_path / "file").write_text("")
+    for name in ("sample", "ablate", "convert", "evaluate"):
+        model = "workdir" if name == "evaluate" else "pretrained"
+        line = refused(name, f"--{model}={tmp_path / 'nowhere'}", *["--prompt=a cat"] * (name in "sample ablate"),
+                       f"--output={tmp_path / place}")  # fmt: skip
+        assert f"--output={tmp_path / place}: {tmp_path / 'file'} is a file and no folder" in line
+
+
 def test_no_workdir(tmp_path):
     assert "no workdir" in refused(
         "sample", f"--workdir={tmp_path}", "--prompt=a", f"--output={tmp_path / 'out'}"
