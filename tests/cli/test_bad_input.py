@@ -158,11 +158,14 @@ def test_sample(arguments, says, trained, tmp_path):
 @pytest.mark.parametrize("place", ["file", "file/below"])
 def test_a_place_for_results_that_is_none_is_said_before_the_model_is_looked_for(place, tmp_path):
     (tmp_path / "file").write_text("")
-    for name in ("sample", "ablate", "convert", "evaluate"):
-        model = "workdir" if name == "evaluate" else "pretrained"
-        line = refused(name, f"--{model}={tmp_path / 'nowhere'}", *["--prompt=a cat"] * (name in "sample ablate"),
-                       f"--output={tmp_path / place}")  # fmt: skip
-        assert f"--output={tmp_path / place}: {tmp_path / 'file'} is a file and no folder" in line
+    nowhere, output = tmp_path / "nowhere", f"--output={tmp_path / place}"
+    for given in (
+        ("sample", f"--pretrained={nowhere}", "--prompt=a cat"),
+        ("ablate", f"--pretrained={nowhere}", "--prompt=a cat"),
+        ("convert", f"--pretrained={nowhere}"),
+        ("evaluate", f"--workdir={nowhere}"),
+    ):
+        assert f"{output}: {tmp_path / 'file'} is a file and no folder" in refused(*given, output), given
 
 
 def test_no_workdir(tmp_path):
