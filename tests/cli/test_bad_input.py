@@ -155,6 +155,19 @@ def test_sample(arguments, says, trained, tmp_path):
     assert contents(trained) == before
 
 
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_place_for_results_that_is_none_is_said_before_the_model_is_looked_for(place, tmp_path):
+    (tmp_path / "file").write_text("")
+    nowhere, output = tmp_path / "nowhere", f"--output={tmp_path / place}"
+    for given in (
+        ("sample", f"--pretrained={nowhere}", "--prompt=a cat"),
+        ("ablate", f"--pretrained={nowhere}", "--prompt=a cat"),
+        ("convert", f"--pretrained={nowhere}"),
+        ("evaluate", f"--workdir={nowhere}"),
+    ):
+        assert f"{output}: {tmp_path / 'file'} is a file and no folder" in refused(*given, output), given
+
+
 def test_no_workdir(tmp_path):
     assert "no workdir" in refused(
         "sample", f"--workdir={tmp_path}", "--prompt=a", f"--output={tmp_path / 'out'}"

@@ -122,6 +122,11 @@ def test_a_half_of_a_pair_of_surrogates_becomes_a_character(pipeline):
     assert read.options["prompt_2"] == ("c\ufffd",)
 
 
+def test_the_last_images_seed_is_one_too(pipeline):
+    with pytest.raises(UserError, match="seed: the last image's would be 4294967296"):
+        pipeline("a cat", seed=2**32 - 1, num_images=2, num_steps=1)
+
+
 def test_seeds_of_numpy_are_seeds():
     assert Request.of("a", seed=np.uint32(2**32 - 1)).seed == 2**32 - 1
     assert Request.of(["a", "b"], seed=np.array([1, 2])).seed == (1, 2)

@@ -171,6 +171,22 @@ def tiny_files(tmp_path_factory):
     return [(f, p, original_file(f, p)) for f, p in zip(folders, paths, strict=True)]
 
 
+def test_flags_say_of_a_file_without_markers_how_it_was_trained(tiny_files, tmp_path):
+    folder, path, tensors = tiny_files[0]
+    safetensors.numpy.save_file(tensors, path)
+    said = ("--prediction_type=v_prediction", "--zero_terminal_snr")
+    given = ("convert", f"--pretrained={path}", f"--config={folder}", *said, f"--output={tmp_path / 'out'}")
+    status, _, errors = command(*given)
+    assert status == 0, errors
+    made = json.loads((tmp_path / "out" / "scheduler" / "scheduler_config.json").read_text())
+    expected = {
+        "prediction_type": "v_prediction",
+        "rescale_betas_zero_snr": True,
+        "timestep_spacing": "trailing",
+    }
+    assert made | expected == made
+
+
 def test_fine_tuning_starts_from_a_marked_file(tiny_files, tmp_path):
     folder, path, tensors = tiny_files[0]
     safetensors.numpy.save_file(tensors | {"v_pred": EMPTY, "ztsnr": EMPTY}, path)

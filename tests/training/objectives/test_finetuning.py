@@ -1,6 +1,9 @@
 """Fine-tuning of a tiny checkpoint of the true structure: the loss against PyTorch, and whole runs."""
 
 import re
+import signal
+import subprocess
+import sys
 
 import difflax
 import jax
@@ -10,6 +13,7 @@ import optax
 import pytest
 import safetensors.numpy
 from difflax.config.experiments import parse
+from difflax.config.pretrained import STORED
 from difflax.core import streams
 from difflax.diffusion.loss.time_samplers import sample_times
 from difflax.parallel.sharding import MeshShape
@@ -158,7 +162,11 @@ TINY = (
 
 
 def train(name, workdir, path, *more, steps=2):
-    return command(
+    return command(*arguments(name, workdir, path, *more, steps=steps))
+
+
+def arguments(name, workdir, path, *more, steps=2):
+    return (
         "train",
         f"--config={ROOT / 'configs' / name}",
         f"--workdir={workdir}",
@@ -179,6 +187,33 @@ def test_a_run_that_starts_again_reads_the_checkpoint_again(folder, pictures, tm
     expected = jax.tree.map(np.array, first)
     jax.tree.map(lambda array: array.delete(), first)
     jax.tree.map(np.testing.assert_array_equal, made.start(), expected)
+
+
+KILLED_WHILE_COPYING = """
+import os, signal, sys
+from difflax.cli.main import run
+from difflax.pretrained.families import family
+write = family.write_model
+def write_and_die(*arguments):
+    write(*arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+family.write_model = write_and_die
+run(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_while_it_copies_its_checkpoint_is_started_again(folder, pictures, tmp_path):
+    """A copy counts when it is whole; the same command goes on."""
+    workdir = tmp_path / "run"
+    given = arguments("lora_sd15.py", workdir, folder, f"--config.data.path={pictures}")
+    killed = subprocess.run([sys.executable, "-c", KILLED_WHILE_COPYING, *given], cwd=ROOT)
+    assert killed.returncode == -signal.SIGKILL
+    assert list(workdir.rglob("*.safetensors")) and not (workdir / STORED).exists()
+    status, _, errors = command(*given)
+    assert status == 0, errors
+    assert difflax.load(workdir).model.conditions
+    assert [path.name for path in workdir.iterdir() if STORED in path.name] == [STORED]
 
 
 @pytest.mark.slow
