@@ -19,7 +19,7 @@ from difflax.pretrained.families.family import Configs, Family
 from difflax.pretrained.format.hub import download
 from difflax.pretrained.format.layout import INDEX, has_component
 from difflax.pretrained.format.safetensors import PICKLES, Tensors, open_file, refusal
-from difflax.pretrained.single_file.extras import ZERO, V, marked, of_networks, to_zero_snr
+from difflax.pretrained.single_file.extras import V_MARK, ZERO_MARK, marked, of_networks, to_zero_snr
 from difflax.pretrained.single_file.original import DENOISER, FIRST_STAGE
 from difflax.pretrained.single_file.text import Beside, Tower
 from difflax.text.prompts import PromptEncoder
@@ -119,7 +119,7 @@ def _trained(
     predicts, zero_snr = marked(stored, path)
     if not family.original.asks_prediction:
         given = {"prediction_type": single.prediction_type, "zero_terminal_snr": single.zero_terminal_snr}
-        for name, value in {**given, V: predicts, ZERO: zero_snr}.items():
+        for name, value in {**given, V_MARK: predicts, ZERO_MARK: zero_snr}.items():
             if value is not None:
                 raise UserError(
                     f"{name}={value!r} is for files of Stable Diffusion 1.x, 2.x or XL, {path} is a"

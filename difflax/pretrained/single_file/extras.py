@@ -8,12 +8,12 @@ from difflax.core.types import UserError
 from difflax.pretrained.components.schedulers import SCHEDULER_CLASSES
 from difflax.pretrained.format.safetensors import Tensors
 
-V, ZERO = "v_pred", "ztsnr"
+V_MARK, ZERO_MARK = "v_pred", "ztsnr"
 """Tensors without numbers, by whose names ComfyUI, reForge and those who publish Stable Diffusion 1.x, 2.x
 and XL mark v prediction, and a schedule that ends without signal.
 """
 
-UNREAD = {
+UNSUPPORTED_MARKS = {
     "edm_mean": "EDM's preconditioning and its own latents (Playground 2.5)",
     "edm_std": "EDM's preconditioning and its own latents (Playground 2.5)",
     "edm_vpred.sigma_max": "v prediction on EDM's noise levels (CosXL)",
@@ -47,7 +47,7 @@ def of_networks(tensors: Tensors) -> Tensors:
     return {
         name: tensor
         for name, tensor in tensors.items()
-        if name not in (V, ZERO) and not _LEFTOVER.match(name)
+        if name not in (V_MARK, ZERO_MARK) and not _LEFTOVER.match(name)
     }
 
 
@@ -58,10 +58,10 @@ def marked(tensors: Tensors, path: Any) -> tuple[str | None, bool | None]:
     Raises:
         UserError: a marker of something that is not supported.
     """
-    for name, what in UNREAD.items():
+    for name, what in UNSUPPORTED_MARKS.items():
         if name in tensors:
             raise UserError(f"{path} is marked by {name}: {what} is not supported")
-    return "v_prediction" if V in tensors else None, True if ZERO in tensors else None
+    return "v_prediction" if V_MARK in tensors else None, True if ZERO_MARK in tensors else None
 
 
 def to_zero_snr(scheduler: Mapping[str, Any], otherwise: str, where: str) -> dict[str, Any]:
