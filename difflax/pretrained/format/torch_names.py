@@ -36,22 +36,30 @@ def check_names(tensors: Mapping[str, Any], abstract: Params, what: str) -> None
     """Whether ``tensors`` are those of ``abstract``; no tensor is read.
 
     Raises:
-        UserError: tensors are missing, left over or of another shape; it names every one.
+        UserError: tensors are missing, left over or of another shape; it names the first of each.
     """
     leaves = jax.tree_util.tree_flatten_with_path(abstract)[0]
     expected = {
         torch_name(path): tuple(leaf.shape[i] for i in _axes(path, leaf.ndim, TO_TORCH))
         for path, leaf in leaves
     }
-    problems = [f"missing {name}" for name in expected if name not in tensors]
-    problems += [f"unexpected {name}" for name in sorted(tensors.keys() - expected.keys())]
-    problems += [
-        f"{name} has shape {tuple(tensors[name].shape)} and not {shape}"
-        for name, shape in expected.items()
-        if name in tensors and tuple(tensors[name].shape) != shape
-    ]
+    problems = _first([f"missing {name}" for name in expected if name not in tensors])
+    problems += _first([f"unexpected {name}" for name in sorted(tensors.keys() - expected.keys())])
+    problems += _first(
+        [
+            f"{name} has shape {tuple(tensors[name].shape)} and not {shape}"
+            for name, shape in expected.items()
+            if name in tensors and tuple(tensors[name].shape) != shape
+        ]
+    )
     if problems:
         raise UserError(f"the weights do not fit {what}: {'; '.join(problems)}")
+
+
+def _first(problems: list[str], count: int = 3) -> list[str]:
+    """The first of them, and how many more there are: an error has room for that."""
+    more = len(problems) - count
+    return problems[:count] + ([f"and {more} more of the kind"] if more > 0 else [])
 
 
 def from_torch(

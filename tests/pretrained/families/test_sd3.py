@@ -251,8 +251,8 @@ class TestBadInput:
         ("file", "fields", "says"),
         [
             ("transformer/config.json", {"_class_name": "FluxTransformer2DModel"}, "only 'SD3Transformer2D"),
-            ("transformer/config.json", {"in_channels": 33}, "in_channels = 33 is not supported"),
-            ("transformer/config.json", {"num_layers": 4}, "missing transformer_blocks.3."),
+            ("transformer/config.json", {"in_channels": 17}, "in_channels = 17 is not supported"),
+            ("transformer/config.json", {"num_layers": 4}, "missing transformer_blocks."),
             ("text_encoder_3/config.json", {"model_type": "bert"}, "a T5 is needed"),
             ("scheduler/scheduler_config.json", {"invert_sigmas": True}, "invert_sigmas = True"),
             ("scheduler/scheduler_config.json", {"shift_terminal": 2}, "shift_terminal = 2"),
