@@ -159,10 +159,10 @@ SUBJECT = {**FOLDER, "name": "subject", "prompts": ("a sks",)}
         ({**FOLDER, "buckets": ((16, 10**9),)}, "GB of memory"),
         ({**FOLDER, "height": -8}, "height"),
         ({**FOLDER, "flip": float("nan")}, "flip"),
-        ({**SUBJECT, "height": 10**9}, "GB of memory"),
-        ({"name": "shapes", "train": 10**15}, "would need 630,000,000 GB on disk"),
-        ({"name": "shapes", "test": 10**9}, "would need 630 GB on disk"),
-        ({"name": "tfds", "builder": "x", "height": 10**9, "width": 64}, "GB of memory"),
+        ({**SUBJECT, "height": 10**9}, "height = 1000000000 must be at least 1 and at most 32,768"),
+        ({"name": "shapes", "train": 10**15}, "must be at least 1 and at most 100,000,000"),
+        ({"name": "shapes", "test": 10**9}, "must be at least 1 and at most 100,000,000"),
+        ({"name": "tfds", "builder": "x", "height": 10**9, "width": 64}, "at most 32,768"),
     ],
 )
 def test_what_it_would_need_is_said_at_once(section, says):

@@ -314,7 +314,7 @@ def test_the_structure_is_found_from_names_and_shapes(second):
         assert made.network[key] == config[key], key
     assert AutoencoderKLConfig.from_config(made.autoencoder) == vae_config
     _, autoencoder, sampling = made.build("float32")
-    assert type(sampling.sampler).__name__ == ("DDIM" if second else "PLMS")
+    assert type(sampling.sampler).__name__ == ("DDIM" if second else "CountedPLMS")
     assert autoencoder.latent_shape(512, 512) == (64, 64, 4)
 
 
