@@ -16,7 +16,7 @@ from absl import flags
 
 from difflax.cli.fields import define_flag, read_fields
 from difflax.core.descriptions import describe
-from difflax.core.files import writable_file
+from difflax.core.files import atomic_write, writable_file
 from difflax.core.types import UserError
 
 BELOW = "<!-- Written by hand from here on; difflax benchmark keeps it. -->"
@@ -53,12 +53,15 @@ def run(values: flags.FlagValues) -> None:
     """Runs the command."""
     import jax
 
+    from difflax.data.texts import read_text
     from difflax.evaluation.ablation.results import command_line
     from difflax.profiling import benchmark
     from difflax.profiling.benchmark_report import BenchmarkResult, markdown
 
+    kept = ""
     if values.output:
-        writable_file(values.output, f"--output={values.output}")
+        path = writable_file(values.output, f"--output={values.output}")
+        kept = read_text(path).partition(BELOW)[2] if path.exists() else ""
     case = benchmark.Case(**read_fields(values, benchmark.Case))
     tasks = list(dict.fromkeys(values.task))
     compare = _compare(values.pytorch)
@@ -92,10 +95,8 @@ def run(values: flags.FlagValues) -> None:
     )
     print(page)
     if values.output:
-        path = pathlib.Path(values.output)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = path.read_text().partition(BELOW)[2] if path.exists() else ""
-        path.write_text(page + (f"{BELOW}{kept}" if kept else ""))
+        with atomic_write(path, "w") as file:
+            file.write(page + (f"{BELOW}{kept}" if kept else ""))
 
 
 def _compare(wanted: bool | None) -> bool:

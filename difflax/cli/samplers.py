@@ -5,11 +5,11 @@ the table or writes it into a page. All of them take a minute or two on a CPU.
     difflax samplers --output=docs/samplers.md
 """
 
-import pathlib
 from collections.abc import Sequence
 
 from absl import flags
 
+from difflax.core.files import atomic_write, writable_file
 from difflax.core.types import UserError
 
 BEFORE, AFTER = "<!-- orders: difflax samplers -->", "<!-- end of orders -->"
@@ -29,6 +29,7 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
 def run(values: flags.FlagValues) -> None:
     """Runs the command."""
     from difflax.core.spelling import nearest
+    from difflax.data.texts import read_text
     from difflax.diffusion.verification.orders import CLAIMS, order_table
 
     names = list(CLAIMS) if values.names is None else values.names
@@ -38,11 +39,13 @@ def run(values: flags.FlagValues) -> None:
     if values.output is None:
         print(order_table(names))
         return
-    page = pathlib.Path(values.output)
-    text = page.read_text() if page.is_file() else ""
+    page = writable_file(values.output, f"--output={values.output}")
+    text = read_text(page) if page.exists() else ""
     if text.count(BEFORE) != 1 or text.count(AFTER) != 1 or text.index(BEFORE) > text.index(AFTER):
         raise UserError(f"--output={values.output}: no page with one {BEFORE} and one {AFTER} after it")
     before, rest = text.split(BEFORE)
     after = rest.split(AFTER)[1]
-    page.write_text(f"{before}{BEFORE}\n{order_table(names)}\n{AFTER}{after}")
+    table = order_table(names)
+    with atomic_write(page, "w") as file:
+        file.write(f"{before}{BEFORE}\n{table}\n{AFTER}{after}")
     print(f"{len(names)} samplers: {page}")

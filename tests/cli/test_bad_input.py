@@ -3,6 +3,10 @@
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 from difflax.core.files import held
@@ -176,3 +180,32 @@ def test_no_workdir(tmp_path):
 
 def test_unknown_command():
     assert "did you mean 'train'" in refused("trian")
+
+
+def test_a_page_that_is_no_text_is_said_before_anything_is_measured(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_bytes(b"\x00\xff\xfe")
+    for name in ("samplers", "benchmark"):
+        status, _, errors = command(name, f"--output={page}")
+        assert status == 2 and "page.md" in errors and len(errors.splitlines()) == 1, errors
+    assert page.read_bytes() == b"\x00\xff\xfe"
+
+
+def test_ctrl_c_during_the_first_imports_is_one_line(tmp_path):
+    """A module of the imports that takes its time."""
+    (tmp_path / "absl").mkdir()
+    (tmp_path / "absl" / "__init__.py").write_text("print(1, flush=True)\nimport time\ntime.sleep(60)\n")
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    script = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{script} from difflax.cli.entry import main; main()", "train"],
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        process.stdout.readline()
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.decode().splitlines() == ["difflax: stopped by Ctrl-C before it began"]

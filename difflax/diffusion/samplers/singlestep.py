@@ -26,6 +26,8 @@ class DPMSolverSinglestep:
 
     Every step evaluates the network once, so a block costs what a singlestep solver costs whose middle
     evaluations lie on the grid. What a step knows beyond its block's start is x0 at the steps before it.
+    Blocks begin with the run, so one whose steps leave a single one over ends with a step of first order:
+    with ``order`` 3 such a run converges with order 2.
 
     Attributes:
         order: steps of a block, 1 to 3.

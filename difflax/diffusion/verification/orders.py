@@ -229,7 +229,12 @@ CLAIMS = {
     "dpmpp_3m": Claim(sampler=DPMSolver3M(), order=3),
     "dpmpp_3m (published)": Claim(sampler=DPMSolver3M(published=True), order=2),
     "dpmpp_singlestep (order 2)": Claim(sampler=DPMSolverSinglestep(), order=2),
-    "dpmpp_singlestep (order 3)": Claim(sampler=DPMSolverSinglestep(order=3, midpoint=False), order=3),
+    "dpmpp_singlestep (order 3)": Claim(
+        sampler=DPMSolverSinglestep(order=3, midpoint=False), order=3, steps=(129, 258, 513)
+    ),
+    "dpmpp_singlestep (order 3, a step left over)": Claim(
+        sampler=DPMSolverSinglestep(order=3, midpoint=False), order=2, steps=(127, 256, 511)
+    ),
     "sa_solver (tau 0, predictor 1)": Claim(sampler=SASolver(tau=0.0, predictor_order=1), order=2),
     "sa_solver (tau 0, corrector 3)": Claim(sampler=SASolver(tau=0.0, corrector_order=3), order=3),
     "sa_solver (tau 0, published)": Claim(sampler=SASolver(tau=0.0, published=True), order=2),

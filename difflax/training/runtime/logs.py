@@ -16,7 +16,8 @@ from etils import epath
 from jaxtyping import Float, Int, Int64, UInt8
 
 from difflax.core.events import announce
-from difflax.core.files import atomic_write, remove_unfinished
+from difflax.core.files import atomic_write, reason, remove_unfinished
+from difflax.core.types import UserError
 
 
 class Logger:
@@ -47,7 +48,7 @@ class Logger:
         from tensorboardX import SummaryWriter
 
         remove_unfinished(self._path)
-        lines = self._path.read_text().splitlines(keepends=True) if self._path.exists() else []
+        lines = _lines(self._path)
         kept = [line for line in lines if line.endswith("\n") and _step_of(line) <= step]
         if kept != lines:
             with atomic_write(self._path, "w") as file:
@@ -103,7 +104,23 @@ class Order:
             file.write(json.dumps({"step": step, "rows": rows.tolist()}) + "\n")
 
 
+def _lines(path: epath.Path) -> list[str]:
+    """The lines of a file of metrics, damaged bytes in them replaced; none if it is not there.
+
+    Raises:
+        UserError: it cannot be read, as a folder of that name.
+    """
+    try:
+        return path.read_bytes().decode("ascii", "replace").splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {reason(error)}; move it away") from error
+
+
 def _step_of(line: str) -> float:
+    if "\ufffd" in line:
+        return float("inf")  # a damaged byte: what is written here is ASCII
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError, RecursionError):

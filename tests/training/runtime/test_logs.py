@@ -4,6 +4,8 @@ import json
 
 import pytest
 from difflax.core.chips import CHIPS
+from difflax.core.types import UserError
+from difflax.training.runtime.logs import Logger
 from difflax.training.runtime.throughput import Throughput
 
 from tests.training import toy
@@ -33,3 +35,16 @@ def test_hfu_is_the_share_of_the_chips_peak():
     line = speed.line(2)
     assert line["hfu"] * 197e12 == pytest.approx(line["tflops_per_device"] * 1e12)
     assert line["hfu"] * 197e12 * 4 * line["step_seconds"] == pytest.approx(1e15)
+
+
+def test_damaged_lines_are_done_again_and_a_folder_is_one_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    good = b'{"step": 1, "loss": 2.0}\n'
+    bad = (b'{"step": 2, "loss": \xff}\n', b"\xc3\n", b"[" * 100_000 + b"\n", b"3\n", b'{"step": "x"}\n')
+    path.write_bytes(b"".join([*bad, good, b'{"step": 9, "loss": 2.0}\n', b'{"step": 1, "lo']))
+    Logger(tmp_path, start=1, total=3, label="x").close()
+    assert path.read_bytes() == good
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(UserError, match=r"metrics.jsonl cannot be read: Is a directory"):
+        Logger(tmp_path, start=1, total=3, label="x")
