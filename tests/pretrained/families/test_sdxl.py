@@ -113,6 +113,7 @@ class TestRuns:
         made = both(reference.PROMPT, reference.NEGATIVE, latents=noise, micro=micro, **RUN, **SIZE)
         assert np.abs(made - tensors["both.image"]).max() < 2e-4
 
+    @pytest.mark.slow
     def test_the_refiners_noise_is_each_images_own_too(self, pipelines):
         both = Ensemble(pipelines["base"], pipelines["refiner"], handover=reference.HANDOVER)
         run = RUN | {"sampler": "euler_ancestral"}
