@@ -17,7 +17,7 @@ from absl import flags
 from etils import epath
 
 from difflax.cli.models import begin, define_model_flags, read_model
-from difflax.cli.sample import define_prompt_flags, read_prompts
+from difflax.cli.sample import define_prompt_flags, read_prompts, read_texts
 from difflax.core.types import UserError
 
 MAX_SEEDS = 10_000
@@ -74,8 +74,6 @@ def sweep(values: flags.FlagValues, scales: list[float] | None, likelihood: int 
         prompts = read_prompts(values)
     elif values.prompt or values.prompts_file or values.clip:
         raise UserError("--prompt, --prompts_file and --clip go with --pretrained: a run has its own")
-    from difflax.cli.sample import read_texts
-
     negative = read_texts(values).get("negative_prompt")
     if values.seeds is not None and not 1 <= values.seeds <= MAX_SEEDS:
         raise UserError(

@@ -13,5 +13,5 @@ def main() -> None:
         status = run(sys.argv[1:])
     except KeyboardInterrupt:
         print("difflax: stopped by Ctrl-C before it began", file=sys.stderr)
-        status = 130
+        status = 130  # `difflax.core.types.CTRL_C`, which is perhaps not imported
     sys.exit(status)

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from absl import flags
 
 from difflax.cli.fields import define_fields, read_fields
-from difflax.core.files import writable_file
+from difflax.core.files import atomic_write, writable_file
 from difflax.core.types import REQUEUE, Interrupted, UserError
 
 POSITIONAL = "scheduler"
@@ -48,8 +48,8 @@ def run(values: flags.FlagValues, arguments: Sequence[str]) -> None:
     script = scheduler.script(job)
     if path.exists() and path.read_bytes() != script.encode():
         raise UserError(f"{path} is there already, with other contents: delete it, or give another --output")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(script)
+    with atomic_write(path, "w") as file:
+        file.write(script)
     command = [*scheduler.submit, str(path)]
     if not values.submit:
         print(f"written: {path}; start it with: {' '.join(command)}")

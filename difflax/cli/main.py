@@ -91,7 +91,7 @@ def ending(work: Callable[[], None]) -> int:
         return interruption.status
     except KeyboardInterrupt:
         print(
-            "difflax: stopped by Ctrl-C: what is complete is kept, and train, ablate and cache go on with it",
+            "difflax: stopped by Ctrl-C: what is complete is kept; train, ablate and evaluate go on with it",
             file=sys.stderr,
         )
         return CTRL_C

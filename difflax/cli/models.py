@@ -6,6 +6,7 @@ from absl import flags
 
 from difflax.cli.train import define_processes, join_processes
 from difflax.config.pretrained import DTYPES
+from difflax.core.bounds import MAX_STEPS, MAX_TOKENS
 from difflax.core.files import writable_folder
 from difflax.core.spelling import choose
 from difflax.core.types import UserError
@@ -13,8 +14,6 @@ from difflax.diffusion.guidance import GUIDANCES
 from difflax.diffusion.samplers import SAMPLERS
 
 USUAL = "without it: that of the run or checkpoint"
-
-MAX_TOKENS = 10_000  # of a prompt
 
 
 def define_model_flags(values: flags.FlagValues) -> None:
@@ -196,7 +195,6 @@ def begin(values: flags.FlagValues) -> None:
     from etils import epath
 
     from difflax import runs
-    from difflax.generation.arguments import MAX_STEPS
     from difflax.generation.rows import whole
 
     if bool(values.workdir) == bool(values.pretrained):

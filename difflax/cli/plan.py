@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from difflax.core.bounds import MAX_TOKENS
 from difflax.core.files import atomic_write, writable_file
 
 
@@ -23,7 +24,7 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
         flag_values=values,
     )
     flags.DEFINE_integer(
-        "tokens", 77, "tokens of a caption", lower_bound=1, upper_bound=100_000, flag_values=values
+        "tokens", 77, "tokens of a caption", lower_bound=1, upper_bound=MAX_TOKENS, flag_values=values
     )
     flags.DEFINE_string(
         "output",

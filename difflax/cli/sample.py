@@ -22,7 +22,7 @@ import numpy as np
 from absl import flags
 from etils import epath
 
-from difflax.cli.models import USUAL, define_model_flags, load_model, read_mesh
+from difflax.cli.models import USUAL, begin, define_model_flags, read_mesh, read_model
 from difflax.cli.options import define_option_flags, read_options
 from difflax.core.types import UserError
 
@@ -226,7 +226,15 @@ def first_number(folder: epath.Path) -> int:
 def run(values: flags.FlagValues) -> None:
     """Runs the command."""
     request = read_request(values)
-    pipeline = load_model(values)
+    begin(values)
+    from difflax.parallel.processes import alone_in
+
+    with alone_in(values.output):
+        _sample(values, request)
+
+
+def _sample(values: flags.FlagValues, request) -> None:
+    pipeline = read_model(values)
     make = with_refiner(values, pipeline)
     import jax
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from etils import epath
 
 from difflax.config.schema import Section, part
-from difflax.core.bounds import Range, Vocabulary
+from difflax.core.bounds import Range, StepCount, Vocabulary
 from difflax.core.types import UserError
 from difflax.diffusion.loss.losses import PENALTIES, Penalty
 from difflax.diffusion.loss.noises import NOISES, Noise
@@ -166,7 +166,7 @@ class SamplingOptions:
     """
 
     sampler: Sampler
-    num_steps: Annotated[int, Range(1, 100_000)] = 50
+    num_steps: StepCount = 50
     time_grid: TimeGrid = part(TIME_GRIDS, "trailing")
     schedule: NoiseSchedule | None = part(SCHEDULES, optional=True)
     restart: Restart | None = None
@@ -224,7 +224,7 @@ class StepsOptions:
         num_steps: of a run.
     """
 
-    num_steps: Annotated[int, Range(1, 100_000)] = 50
+    num_steps: StepCount = 50
 
     def __post_init__(self):
         check_steps(self.num_steps)

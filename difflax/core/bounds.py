@@ -60,8 +60,16 @@ Depth = Annotated[int, Range(1, 512)]
 BlockDepth = Annotated[int, Range(1, 32)]
 """The same within a block, of which a network has several; the deepest in use have 10."""
 
-Edge = Annotated[int, Range(1, 2**15)]
+MAX_EDGE = 2**15
+Edge = Annotated[int, Range(1, MAX_EDGE)]
 """Of an image, in pixels."""
+
+MAX_STEPS = 100_000
+StepCount = Annotated[int, Range(1, MAX_STEPS)]
+"""Of a sampling run."""
+
+MAX_TOKENS = 10_000
+"""Of a prompt or caption; no encoder reads as many."""
 
 NotNegative = Annotated[float | int, Range(0)]
 """A number that may be nothing."""

@@ -27,8 +27,7 @@ def gaussian_blur(image: Float[Array, "b h w c"], std: float | Float[Array, ""])
 def coarse(image: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     """What is left of an image after one level of a Laplacian pyramid: halved and doubled again (Burt &
     Adelson, 1983, as kornia's ``pyrdown`` and ``pyrup`` do it: the binomial filter, mirrored at the borders,
-    before the one and after the other bilinear resize). An axis of fewer
-    than 3 pixels stays as it is.
+    before the one and after the other bilinear resize). An axis of fewer than 3 pixels stays as it is.
     """
     small = [max(size // 2, 1) if size >= 3 else size for size in image.shape[1:3]]
     halved = _resize(_binomial(image), small)

@@ -5,6 +5,7 @@ one of its values, a finite number or one inside from every config. What is left
 fields ask of each other.
 """
 
+import abc
 import collections.abc
 import dataclasses
 import math
@@ -18,7 +19,7 @@ from difflax.core.spelling import nearest, shown
 from difflax.core.types import UserError
 
 
-class ValueKind:
+class ValueKind(abc.ABC):
     """One of the types that an annotation joins.
 
     Attributes:
@@ -29,9 +30,9 @@ class ValueKind:
     words: str
     known: tuple[Any, ...] = ()
 
+    @abc.abstractmethod
     def takes(self, value: Any) -> bool:
         """Whether ``value``, as `difflax.config.values.values_of` gives it, is of this kind."""
-        raise NotImplementedError
 
     def read(self, value: Any, where: str) -> Any:
         """What a value that it takes becomes.

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from difflax.core.bounds import MAX_EDGE, MAX_STEPS
 from difflax.core.several import several
 from difflax.core.spelling import choose, shown
 from difflax.core.types import UserError
@@ -18,8 +19,6 @@ from difflax.diffusion.samplers import SAMPLERS
 from difflax.generation.rows import finite, whole
 
 SEEDS = (0, 2**32 - 1)
-MAX_STEPS = 100_000
-MAX_EDGE = 2**15  # pixels
 MAX_IMAGES = 100_000  # of a call
 
 

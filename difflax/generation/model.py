@@ -46,7 +46,7 @@ class Model:
             negative prompt is given.
         conditions: the kinds of condition that the network reads, text first.
         unit_start: whether a run starts from noise of unit variance at any level, see
-            `difflax.pretrained.components.schedulers.Sampling`.
+            `difflax.pretrained.components.scheduler_reading.Sampling`.
         weak: the worse model for guidances that need one.
         step: of training that the parameters come from.
         configs: the files of the checkpoint that it was loaded from, for saving.

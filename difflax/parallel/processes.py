@@ -58,6 +58,8 @@ def initialize(
         return
     if all(given) and not 0 <= process < processes:
         raise UserError(f"--process={process} must lie in 0 … {processes - 1}, as --processes={processes}")
+    if coordinator is not None:
+        _check_address(coordinator)
     if processes == 1:
         return
     try:
@@ -77,6 +79,15 @@ def initialize(
         # The first process alone finds its programs in the cache, and one that is read from there meets the
         # others' collectives in another order than one that was compiled: gloo then aborts.
         jax.config.update("jax_enable_compilation_cache", False)
+
+
+def _check_address(coordinator: str) -> None:
+    """Refuses an address that nothing listens on, and that would be waited for."""
+    host, _, port = coordinator.rpartition(":")
+    if not (host and port.isdecimal() and len(port) < 6 and 0 < int(port) < 2**16):
+        raise UserError(
+            f"--coordinator={coordinator}: give HOST:PORT of the first process, a port below 65536"
+        )
 
 
 def _scheduled() -> bool:

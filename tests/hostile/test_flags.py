@@ -121,6 +121,12 @@ def test_a_prompt_is_no_path(places):
         assert "num_steps" in line
 
 
+@pytest.mark.parametrize("address", ["x", "x:", ":80", "x:0", "x:99999999", "x:y", "x:-1", "x:" + "9" * 9999])
+def test_an_address_that_is_none_is_not_waited_for(address):
+    line = refused(*SAMPLE[:3], "--output=out", f"--coordinator={address}", "--processes=2", "--process=0")
+    assert "--coordinator=" in line
+
+
 def test_a_flag_of_ten_thousand_characters():
     assert "no flag" in refused("sample", "--" + "x" * 10_000 + "=1")
 

@@ -39,7 +39,7 @@ class VariationalBound:
 
     schedule: NoiseSchedule
     weight: float = 1e-3
-    steps: Annotated[int, Range(1, 1_000_000)] = 1000
+    steps: Annotated[int, Range(2, 1_000_000)] = 1000
 
     def __post_init__(self):
         require(self.steps >= 2, f"steps must be at least 2, got {self.steps}")

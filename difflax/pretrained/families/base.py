@@ -13,7 +13,7 @@ from difflax.core.types import Conditioning, Params
 from difflax.diffusion.guidance import Guidance
 from difflax.models.autoencoder import Autoencoder
 from difflax.models.functional import Functional
-from difflax.pretrained.components.schedulers import Sampling
+from difflax.pretrained.components.scheduler_reading import Sampling
 from difflax.pretrained.components.text_encoders import TextPart, named_towers
 from difflax.pretrained.families.family import DENOISERS, Configs, Strength
 from difflax.pretrained.format.safetensors import Tensors

@@ -23,7 +23,8 @@ from difflax.diffusion.guidance import ClassifierFreeGuidance, Guidance, TwoCond
 from difflax.models.autoencoder import Autoencoder
 from difflax.models.functional import Functional, functional
 from difflax.pretrained.components.autoencoder import KL, AutoencoderKind
-from difflax.pretrained.components.schedulers import Sampling, read_scheduler
+from difflax.pretrained.components.scheduler_reading import Sampling
+from difflax.pretrained.components.schedulers import read_scheduler
 from difflax.pretrained.components.text_encoders import (
     EncoderOptions,
     TextPart,

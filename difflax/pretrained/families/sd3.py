@@ -13,7 +13,7 @@ from typing import Any
 
 from difflax.models.mmdit import SD3Transformer2DModel, check_latent
 from difflax.pretrained.components.clip import ClipPart
-from difflax.pretrained.components.schedulers import FLOW
+from difflax.pretrained.components.scheduler_classes import FLOW
 from difflax.pretrained.components.t5 import T5Part
 from difflax.pretrained.components.text_encoders import EncoderOptions
 from difflax.pretrained.families.family import Config, Configs, Family, PipelineClass, Strength

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from difflax.core.types import UserError
-from difflax.pretrained.components.schedulers import SCHEDULER_CLASSES
+from difflax.pretrained.components.scheduler_classes import SCHEDULER_CLASSES
 from difflax.pretrained.format.safetensors import Tensors
 
 V_MARK, ZERO_MARK = "v_pred", "ztsnr"

@@ -15,7 +15,9 @@ from difflax.diffusion.denoisers import make_denoiser, with_memory
 from difflax.diffusion.samplers import dpm_solver
 from difflax.diffusion.samplers.base import BoundDenoiser, sample
 from difflax.diffusion.time_grids import pad_levels
-from difflax.pretrained.components.schedulers import SCHEDULER_CLASSES, Sampling, read_scheduler
+from difflax.pretrained.components.scheduler_classes import SCHEDULER_CLASSES
+from difflax.pretrained.components.scheduler_reading import Sampling
+from difflax.pretrained.components.schedulers import read_scheduler
 
 from tests.pretrained.components.scheduler_configs import (
     AXES,

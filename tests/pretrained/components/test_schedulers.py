@@ -12,7 +12,8 @@ from difflax.diffusion.predictions import V
 from difflax.diffusion.samplers import PLMS
 from difflax.diffusion.schedules import ScaledLinear
 from difflax.diffusion.time_grids import sampling_levels
-from difflax.pretrained.components.schedulers import SCHEDULER_CLASSES, read_scheduler
+from difflax.pretrained.components.scheduler_classes import SCHEDULER_CLASSES
+from difflax.pretrained.components.schedulers import read_scheduler
 
 STABLE = {
     "beta_start": 0.00085,
