@@ -135,8 +135,9 @@ def test_a_folder_that_another_process_writes_to_is_refused_before_anything_is_l
     with held(tmp_path / "run"):
         line = refused(*small_run(clip_folder, tmp_path / "run"))
         assert f"process {os.getpid()} on " in line and str(tmp_path / "run") in line
-        line = refused("ablate", f"--workdir={tmp_path / 'nowhere'}", f"--output={tmp_path / 'run'}")
-        assert f"process {os.getpid()} on " in line
+        for name, *more in (("ablate",), ("sample", "--prompt=a cat")):
+            line = refused(name, *more, f"--workdir={tmp_path / 'nowhere'}", f"--output={tmp_path / 'run'}")
+            assert f"process {os.getpid()} on " in line
     assert not (tmp_path / "run").exists()
 
 

@@ -171,7 +171,9 @@ class SchedulerGrid(TimeGrid):
             least = np.sqrt((np.float32(1) - table[0]) / table[0]).astype(np.float64)
             # A respacing that goes down to the table's own end misses it by rounding.
             least = ratio[-1] if abs(least / ratio[-1] - 1) < 1e-6 else least
-        return float(1 / np.sqrt(1 + least**2)), float(least / np.sqrt(1 + least**2))
+        # As the steps' own levels are made, so that one of the same ratio is equal to the last bit.
+        alpha = 1 / np.sqrt(1 + least**2)
+        return float(alpha), float(least * alpha)
 
     def steps(
         self, table: Float[np.ndarray, " t"], num_steps: int

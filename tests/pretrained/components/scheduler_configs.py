@@ -178,6 +178,15 @@ COUNTS = dict.fromkeys(AXES, 24) | {
 }  # fmt: skip
 
 
+PROCESSES: list[dict] = [
+    {"num_train_timesteps": 500},
+    {"num_train_timesteps": 1001},
+    {"num_train_timesteps": 200, "trained_betas": np.linspace(0.002, 0.08, 200).round(6).tolist()},
+    {"beta_start": 0.0005, "beta_end": 0.03},
+]
+"""Of other lengths, and other betas."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Case:
     """One config, and the number of steps of a run."""
@@ -195,6 +204,22 @@ class Case:
 
 
 def generated() -> list[Case]:
+    """All cases."""
+    usual = of_published_processes()
+    return usual + of_other_processes(usual)
+
+
+def of_other_processes(cases: list[Case]) -> list[Case]:
+    """The first configs of each class with another process, at the same numbers of steps."""
+    made = []
+    for name in AXES:
+        own = [case for case in cases if case.name == name]
+        for case, process in zip(own, PROCESSES, strict=False):
+            made.append(Case(case.config | process, case.steps))
+    return made
+
+
+def of_published_processes() -> list[Case]:
     """Every value of every option at least once, the rest of a class's configs at random."""
     cases: list[Case] = []
     for index, (name, axes) in enumerate(AXES.items()):
