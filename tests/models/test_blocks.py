@@ -70,7 +70,7 @@ def scans(jaxpr) -> int:
 
 
 @pytest.mark.parametrize("remat", ["none", pytest.param("full", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("make", "loops"), [(mmdit, 2), (unet, 4)])
+@pytest.mark.parametrize(("make", "loops"), [(mmdit, 2), pytest.param(unet, 4, marks=pytest.mark.slow)])
 def test_the_loop_gives_the_same_output_and_gradient(make, loops, remat, inputs):
     def run(**options):
         network = make(**options).apply

@@ -110,6 +110,7 @@ def test_work_after_the_last_checkpoint_is_done_again(whole, batches, tmp_path, 
     assert losses(workdir) == losses(broken)
 
 
+@pytest.mark.slow
 def test_training_learns(tmp_path, clip_folder):
     assert command(*small_run(clip_folder, tmp_path / "run", steps=60))[0] == 0
     curve = [loss for _, loss in losses(tmp_path / "run")]
