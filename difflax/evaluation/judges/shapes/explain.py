@@ -1,0 +1,142 @@
+"""What a picture says about objects whose outlines are known: texture, light, depth, and how well all fits.
+
+With every outline given, a picture is linear in the coverage of each object: ``I = A + B · a``, where ``A`` is
+the picture without it and ``B`` how its surface differs from what is behind, as far as nothing hides it. So
+least squares in RGB is least squares in the coverage, ``Σ |B|² (a − a*)²`` with ``a* = B·(I − A) / |B|²``,
+which is what `poses.fit` solves.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from difflax.data.shapes import factors
+from difflax.data.shapes.render import background, coverage, pixel_centres, surface
+from difflax.evaluation.judges.shapes.segment import SIZE
+
+_COLOURS = np.array(list(factors.COLOURS.values()), np.float32)
+_BACKGROUNDS = np.array(list(factors.BACKGROUNDS.values()), np.float32)
+
+
+@flax.struct.dataclass
+class Draft:
+    """Scenes whose outlines are known: what `explain` reads.
+
+    Attributes:
+        background, gradient, direction: of each scene.
+        present: which rows are objects.
+        shape, colour, pose: of each object; the pose is x, y, radius and rotation.
+    """
+
+    background: Int[Array, " n"]
+    gradient: Int[Array, " n"]
+    direction: Float[Array, " n"]
+    present: Bool[Array, "n 3"]
+    shape: Int[Array, "n 3"]
+    colour: Int[Array, "n 3"]
+    pose: Float[Array, "n 3 4"]
+
+
+@flax.struct.dataclass
+class Explained:
+    """What follows from a picture and a draft.
+
+    Attributes:
+        light: of each scene.
+        texture: of each object.
+        depth: the objects from back to front, as rows of the draft.
+        target, weight: the coverage that would explain each object's pixels best, and how much it matters.
+        error: mean squared difference of RGB values between the picture and the render of what was read.
+        unexplained: the same error over each object's own pixels, as a share of what is left without it.
+        residual: Σ over channels of the squared difference at each pixel.
+    """
+
+    light: Int[Array, " n"]
+    texture: Int[Array, "n 3"]
+    depth: Int[Array, "n 3"]
+    target: Float[Array, "n 3 h w"]
+    weight: Float[Array, "n 3 h w"]
+    error: Float[Array, " n"]
+    unexplained: Float[Array, "n 3"]
+    residual: Float[Array, "n h w"]
+
+
+@jax.jit
+def explain(pictures: Float[Array, "n h w 3"], draft: Draft) -> Explained:
+    """See the module's docstring."""
+    return jax.vmap(_explain_one)(pictures, draft)
+
+
+def _explain_one(picture: Float[Array, "h w 3"], draft: Draft) -> Explained:
+    grid = pixel_centres(SIZE)
+    behind = background(
+        jnp, jnp.asarray(_BACKGROUNDS)[draft.background], draft.gradient, draft.direction, grid
+    )
+    pose = tuple(draft.pose[:, i, None, None] for i in range(4))
+    covered = sum(
+        (draft.shape == i)[:, None, None] * coverage(jnp, name, pose, grid, SIZE)
+        for i, name in enumerate(factors.SHAPES)
+    )
+    covered = covered * draft.present[:, None, None]
+    clear = jnp.stack([covered[i] * jnp.prod(1 - covered, 0) / (1 - covered[i] + 1e-6) for i in range(3)])
+    light, texture, painted = _surfaces(picture, behind, draft, clear, pose, grid)
+    depth = _depth(picture, painted, covered)
+
+    covered, painted = covered[depth], painted[depth]
+    below = [behind]
+    for k in range(3):
+        below.append(below[-1] + covered[k, ..., None] * (painted[k] - below[-1]))
+    through = jnp.cumprod((1 - covered)[::-1], 0)[::-1]
+    through = jnp.concatenate([through[1:], jnp.ones((1, SIZE, SIZE))])
+    off = picture - below[-1]
+    contrast = (painted - jnp.stack(below[:-1])) * through[..., None]
+    weight = jnp.sum(contrast**2, -1)
+    target = covered + jnp.sum(contrast * off, -1) / (weight + 1e-4)
+    residual = jnp.sum(off**2, -1)
+    without = jnp.sum((off + contrast * covered[..., None]) ** 2, -1)
+    own = (covered > 0.05) * (through > 0.5)
+    unexplained = jnp.sum(own * residual, (1, 2)) / (jnp.sum(own * without, (1, 2)) + 1e-6)
+    back = jnp.argsort(depth)
+    return Explained(
+        light=light,
+        texture=texture,
+        depth=depth,
+        target=target[back],
+        weight=weight[back],
+        error=residual.mean() / 3,
+        unexplained=unexplained[back],
+        residual=residual,
+    )
+
+
+def _surfaces(picture, behind, draft: Draft, clear: Float[Array, "3 h w"], pose, grid):
+    """The light and the textures that explain best what is clearly seen of the objects, and their surfaces."""
+    colour = jnp.asarray(_COLOURS)[draft.colour][:, None, None]
+    directions = jnp.asarray(factors.LIGHT_DIRECTIONS)
+    textures = jnp.arange(len(factors.TEXTURES))
+
+    def paint(direction, texture):
+        return surface(jnp, colour, texture, (direction[0], direction[1]), pose[:3], grid, SIZE)
+
+    def error(direction, texture):
+        off = picture - behind - clear[..., None] * (paint(direction, texture) - behind)
+        return jnp.sum(clear * jnp.sum(off**2, -1), (1, 2))
+
+    errors = jnp.stack([jnp.stack([error(d, t) for t in textures]) for d in directions])
+    least = jnp.sum(errors.min(1) * draft.present, -1)
+    light = jnp.argmin(least)
+    texture = jnp.argmin(errors[light], 0)
+    return light, texture, paint(directions[light], texture[:, None, None])
+
+
+def _depth(picture, painted: Float[Array, "3 h w 3"], covered: Float[Array, "3 h w"]) -> Int[Array, " 3"]:
+    """The objects from back to front: of two that overlap, the one whose surface is seen is in front."""
+    off = jnp.sum((picture - painted) ** 2, -1)
+    front = [0.0] * 3
+    for i, j, other in ((0, 1, 2), (0, 2, 1), (1, 2, 0)):
+        both = covered[i] * covered[j] * (1 - covered[other])
+        wins = jnp.sign(jnp.sum(both * (off[j] - off[i]))) * (jnp.sum(both) > 1e-3)
+        front[i], front[j] = front[i] + wins, front[j] - wins
+    return jnp.argsort(jnp.stack(front))

@@ -1,0 +1,305 @@
+"""Reads every factor off a picture by analysis and synthesis: guess, fit, draw again, keep what fits best.
+
+`segment` finds the background and the regions of one hue, `poses` guesses and fits a shape to each, `explain`
+reads texture, light and depth and says how far the render of all that is from the picture. A picture that is
+not explained well is tried again: with regions of one colour joined (a front object may cut one in two) or
+left out, and with more shapes for each object. Of all readings the one with the smallest error is kept.
+
+Pictures may be of any size that is a multiple of 32; they are averaged down to 32 × 32, which is where the
+judge's reliability is measured.
+"""
+
+import dataclasses
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+from scipy import ndimage
+
+from difflax.data.shapes import factors
+from difflax.data.shapes.factors import MAX_OBJECTS, Scenes
+from difflax.evaluation.judges.shapes import poses, segment
+from difflax.evaluation.judges.shapes.explain import Draft, Explained, explain
+from difflax.evaluation.judges.shapes.segment import SIZE, Ground, Regions
+
+CHUNK = 64  # pictures that are explained at once
+GUESSES, MORE_GUESSES = 4, 16  # shapes fitted to each region, and to the objects of a bad picture
+GOOD_ERROR = 10 ** (-38 / 10)  # mean squared error that needs no second try: PSNR 38 dB
+READABLE_ERROR = 10 ** (-16 / 10)  # above it a picture shows nothing of this world: PSNR 16 dB
+READABLE_SHARE = 0.15  # of the pixels that must lie on the background
+UNEXPLAINED = 0.5  # share of an object's contrast that its fit may leave; more is no known object
+STRAY_PIXELS = 8  # unexplained pixels of a region that no object accounts for
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What was read off many pictures.
+
+    Attributes:
+        scenes: the factors; of an unreadable picture they mean nothing.
+        known: which objects are plausible; another one is there, but nothing of it is known.
+        stray: how many regions stand out that no object explains.
+        readable: whether a picture shows this world at all.
+        error: mean squared difference in RGB between a picture and the render of what was read.
+        overlaps: whether the depth of each pair (0, 1), (0, 2), (1, 2) can be seen.
+    """
+
+    scenes: Scenes
+    known: Bool[np.ndarray, "n 3"]
+    stray: Int[np.ndarray, " n"]
+    readable: Bool[np.ndarray, " n"]
+    error: Float[np.ndarray, " n"]
+
+    @property
+    def psnr(self) -> Float[np.ndarray, " n"]:
+        """Peak signal-to-noise ratio in dB between each picture and the render of what was read."""
+        return -10 * np.log10(np.maximum(self.error, 1e-10))
+
+    @property
+    def confidence(self) -> Float[np.ndarray, " n"]:
+        """From 0 (unreadable) to 1: linear in the PSNR from 16 to 36 dB."""
+        return np.where(self.readable, np.clip((self.psnr - 16) / 20, 0, 1), 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Candidates:
+    """Ways to cut pictures into at most three objects: the picture of each, and masks by colour."""
+
+    owner: Int[np.ndarray, " m"]
+    present: Bool[np.ndarray, "m 3"]
+    colour: Int[np.ndarray, "m 3"]
+    mask: Bool[np.ndarray, "m 3 h w"]
+
+
+def judge(images: UInt8[np.ndarray, "n h w 3"] | Float[np.ndarray, "n h w 3"]) -> Reading:
+    """Reads pictures; floats are in [0, 1].
+
+    Raises:
+        ValueError: the sides are no multiple of 32, or there are not three channels.
+    """
+    pictures = _shrink(images)
+    parts = [_judge(pictures[start : start + 512]) for start in range(0, len(pictures), 512)]
+    return Reading(
+        factors.concatenate([part.scenes for part in parts]),
+        *(np.concatenate([getattr(part, f.name) for part in parts]) for f in dataclasses.fields(Reading)[1:]),
+    )
+
+
+def _shrink(images: np.ndarray) -> Float[np.ndarray, "n 32 32 3"]:
+    n, height, width, channels = images.shape
+    if height != width or height % SIZE or channels != 3:
+        raise ValueError(
+            f"the judge reads square RGB pictures of a multiple of {SIZE} pixels, got {images.shape[1:]}"
+        )
+    pixels = images.astype(np.float32) / (255 if images.dtype == np.uint8 else 1)
+    pixels = np.nan_to_num(pixels, nan=0.5).clip(0, 1)
+    step = height // SIZE
+    return pixels if step == 1 else pixels.reshape(n, SIZE, step, SIZE, step, 3).mean((2, 4))
+
+
+def _judge(pictures: Float[np.ndarray, "n 32 32 3"]) -> Reading:
+    best, affine, share, ground_pictures, hues = (
+        np.concatenate(parts)
+        for parts in zip(*(map(np.asarray, segment.look(p)) for p in _chunks(pictures)), strict=True)
+    )
+    best, affine, share, ground_pictures, hues = (
+        a[: len(pictures)] for a in (best, affine, share, ground_pictures, hues)
+    )
+    ground = segment.ground_of(best, affine, share)
+    found = segment.regions(hues)
+    cuts = _cuts(found, len(pictures))
+    covered, weight = _first_coverage(pictures, ground_pictures, hues, cuts)
+    shape, pose = _fit(cuts.present, covered, weight, GUESSES)
+    draft = _draft(ground, cuts, shape, pose)
+    draft, seen = _refine(pictures[cuts.owner], draft, rounds=2)
+
+    bad = np.flatnonzero(seen.error > GOOD_ERROR)
+    bad = bad[np.isin(cuts.owner[bad], np.flatnonzero(share > READABLE_SHARE))]
+    if len(bad):
+        again = _take(draft, bad)
+        target, weight = seen.target[bad], seen.weight[bad]
+        shape, pose = _fit(np.asarray(again.present), target, weight, MORE_GUESSES)
+        again = again.replace(shape=shape, pose=pose)
+        again, seen_again = _refine(pictures[cuts.owner[bad]], again, rounds=2)
+        better = seen_again.error < seen.error[bad]
+        draft, seen = _put(draft, bad[better], again, better), _put(seen, bad[better], seen_again, better)
+    order = np.lexsort([seen.error, cuts.owner])
+    first = order[np.unique(cuts.owner[order], return_index=True)[1]]
+    return _reading(_take(draft, first), _take(seen, first), ground, found)
+
+
+def _chunks(pictures):
+    """Chunks of `CHUNK` pictures, the last one filled up."""
+    for start in range(0, len(pictures), CHUNK):
+        part = pictures[start : start + CHUNK]
+        yield np.concatenate([part, np.repeat(part[:1], CHUNK - len(part), 0)])
+
+
+def _map(function, *trees):
+    return {
+        f.name: function(*(getattr(tree, f.name) for tree in trees)) for f in dataclasses.fields(trees[0])
+    }
+
+
+def _take(tree, rows):
+    return type(tree)(**_map(lambda a: np.asarray(a)[rows], tree))
+
+
+def _put(tree, rows, other, chosen):
+    def put(a, b):
+        a = np.array(a)
+        a[rows] = np.asarray(b)[chosen]
+        return a
+
+    return type(tree)(**_map(put, tree, other))
+
+
+def _explain(pictures: Float[np.ndarray, "m h w 3"], draft: Draft) -> Explained:
+    """`explain` in chunks of one size."""
+    total, parts = len(pictures), []
+    for start in range(0, total, CHUNK):
+        rows = np.minimum(np.arange(start, start + CHUNK), total - 1)
+        parts.append(explain(pictures[rows], _take(draft, rows)))
+    return Explained(**_map(lambda *a: np.concatenate([np.asarray(x) for x in a])[:total], *parts))
+
+
+def _refine(pictures, draft: Draft, rounds: int) -> tuple[Draft, Explained]:
+    """Fits all poses to what `explain` says, in turn with it."""
+    seen = _explain(pictures, draft)
+    for _ in range(rounds):
+        rows = np.flatnonzero(draft.present.ravel())
+        if not len(rows):
+            return draft, seen
+        flat = (-1, SIZE, SIZE)
+        fits = poses.fit(
+            draft.shape.ravel()[rows],
+            draft.pose.reshape(-1, 4)[rows],
+            rows,
+            seen.target.reshape(flat),
+            seen.weight.reshape(flat),
+        )
+        pose = np.array(draft.pose)
+        pose.reshape(-1, 4)[rows] = fits.pose
+        moved = draft.replace(pose=pose)
+        seen_moved = _explain(pictures, moved)
+        better = seen_moved.error <= seen.error
+        draft = _put(draft, better, moved, better)
+        seen = _put(seen, better, seen_moved, better)
+    return draft, seen
+
+
+def _fit(present, covered, weight, number: int) -> tuple[Int[np.ndarray, "m 3"], Float[np.ndarray, "m 3 4"]]:
+    """The best fitted shape of every object out of ``number`` guesses."""
+    rows = np.flatnonzero(present.ravel())
+    shape = np.zeros(present.size, int)
+    pose = np.tile(np.float32([0.5, 0.5, 0.2, 0]), (present.size, 1))
+    if len(rows):
+        covered, weight = (a.reshape(-1, SIZE, SIZE)[rows] for a in (covered, weight))
+        shapes, starts = poses.guess(covered.clip(0, 1), weight, number)
+        fits = poses.fit(
+            shapes.ravel(), starts.reshape(-1, 4), np.repeat(np.arange(len(rows)), number), covered, weight
+        )
+        best = fits.cost.reshape(-1, number).argmin(-1)
+        each = np.arange(len(rows))
+        shape[rows] = shapes[each, best]
+        pose[rows] = fits.pose.reshape(-1, number, 4)[each, best]
+    return shape.reshape(present.shape), pose.reshape(*present.shape, 4)
+
+
+def _cuts(found: Regions, pictures: int) -> _Candidates:
+    """Every picture as its three largest regions, and where colours come twice or regions are many, as more."""
+    starts = np.searchsorted(found.owner, np.arange(pictures + 1))
+    rows = []
+    for owner in range(pictures):
+        every = [(k,) for k in range(starts[owner], starts[owner + 1])]
+        rows += [(owner, cut) for cut in _ways(every, found)]
+    m = len(rows)
+    present, colour = np.zeros((m, 3), bool), np.zeros((m, 3), int)
+    mask = np.zeros((m, 3, SIZE, SIZE), bool)
+    for i, (_, cut) in enumerate(rows):
+        for j, parts in enumerate(cut):
+            present[i, j], colour[i, j] = True, found.colour[parts[0]]
+            mask[i, j] = found.mask[list(parts)].any(0)
+    return _Candidates(np.array([owner for owner, _ in rows], int), present, colour, mask)
+
+
+def _ways(every: list[tuple[int, ...]], found: Regions) -> list[list[tuple[int, ...]]]:
+    """The cuts of one picture: as it is, two regions of one colour joined, the smallest left out."""
+    ways = [every[:MAX_OBJECTS]]
+    for i, first in enumerate(every):
+        for second in every[i + 1 :]:
+            if found.colour[first[0]] == found.colour[second[0]] and len(ways) < 5:
+                rest = [part for part in every if part not in (first, second)]
+                ways.append([first + second, *rest][:MAX_OBJECTS])
+    if 1 < len(every) <= MAX_OBJECTS and found.mask[every[-1][0]].sum() < 3 * segment.MIN_PIXELS:
+        ways.append(every[:-1])
+    if len(every) > MAX_OBJECTS:
+        ways.append(every[: MAX_OBJECTS - 1])
+    return ways
+
+
+def _first_coverage(pictures, ground, hues, cuts: _Candidates):
+    """How much of each pixel an object covers, from how far its RGB has gone from the background's to its own.
+
+    Both the plain colour and that of a mark are tried, in a middling light. Pixels of another hue weigh 0.
+    """
+    hue = hues[cuts.owner][:, None]
+    other = (hue >= 0) & (hue != cuts.colour[..., None, None])
+    near = ndimage.binary_dilation(cuts.mask, np.ones((1, 1, 3, 3), bool)) & ~other
+    plain = 0.85 * np.array(list(factors.COLOURS.values()), np.float32)[cuts.colour]
+    off = (pictures - ground)[cuts.owner][:, None]
+    covered = np.zeros(near.shape, np.float32)
+    least = np.full(near.shape, np.inf, np.float32)
+    for colour in (plain, plain + 0.65 * (0.85 - plain)):
+        away = colour[:, :, None, None] - ground[cuts.owner][:, None]
+        share = np.clip(1.1 * (away * off).sum(-1) / (away**2).sum(-1), 0, 1)
+        distance = ((off - share[..., None] * away) ** 2).sum(-1)
+        covered = np.where(distance < least, share, covered)
+        least = np.minimum(least, distance)
+    return np.where(near, covered, 0), np.where(other, 0, 1).astype(np.float32)
+
+
+def _draft(ground: Ground, cuts: _Candidates, shape, pose) -> Draft:
+    return Draft(
+        background=ground.background[cuts.owner],
+        gradient=ground.gradient[cuts.owner],
+        direction=ground.direction[cuts.owner].astype(np.float32),
+        present=cuts.present,
+        shape=shape,
+        colour=cuts.colour,
+        pose=pose.astype(np.float32),
+    )
+
+
+def _reading(draft: Draft, seen: Explained, ground: Ground, found: Regions) -> Reading:
+    """Puts the objects in their depth order and says what is plausible."""
+    depth = np.where(draft.present, np.argsort(seen.depth, -1), 9)
+    depth = np.argsort(depth, -1, kind="stable")
+    take = lambda a: np.take_along_axis(a, depth, 1)  # noqa: E731
+    pose = np.take_along_axis(draft.pose, depth[..., None], 1)
+    shape, count = take(draft.shape), draft.present.sum(-1)
+    period = factors.ROTATION_PERIODS[shape]
+    rotation = np.where(period > 0, pose[..., 3] % np.where(period > 0, period, 1), 0)
+    known = take(draft.present & (seen.unexplained < UNEXPLAINED))
+    stray = np.array(
+        [
+            ndimage.label(residual > 0.05)[1] if (residual > 0.05).sum() >= STRAY_PIXELS else 0
+            for residual in seen.residual
+        ]
+    )
+    scenes = Scenes(
+        background=draft.background,
+        gradient=draft.gradient,
+        direction=draft.direction,
+        light=seen.light,
+        count=count,
+        shape=shape,
+        colour=take(draft.colour),
+        texture=take(seen.texture),
+        size=(pose[..., 2] > factors.RADII[:, ::-1].mean(0).mean()).astype(int),
+        x=pose[..., 0],
+        y=pose[..., 1],
+        radius=pose[..., 2],
+        rotation=rotation.astype(np.float32),
+    )
+    readable = (count > 0) & known.any(-1) & (seen.error < READABLE_ERROR) & (ground.share > READABLE_SHARE)
+    return Reading(scenes, known, stray, readable, seen.error)
