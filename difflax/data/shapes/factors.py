@@ -67,7 +67,7 @@ LIGHT_DIRECTIONS = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)], np.float32)
 
 MARGIN = 0.02  # between an object's disc and the edge of the picture
 OVERLAP = 0.45  # two centres keep the larger radius and this share of the smaller one between them
-CLEARANCE = 0.02  # between the discs of two objects of one colour
+CLEARANCE = 0.04  # between the discs of two objects of one colour
 TRIES = 32  # layouts drawn at once for every scene that has none yet
 
 PLACE_BORDERS = (0.4, 0.6)

@@ -20,6 +20,9 @@ _COLOURS = np.array(list(factors.COLOURS.values()), np.float32)
 _BACKGROUNDS = np.array(list(factors.BACKGROUNDS.values()), np.float32)
 
 
+_OTHERS = ((0, 1, 2), (1, 0, 2), (2, 0, 1))  # each object and the two others
+
+
 @flax.struct.dataclass
 class Draft:
     """Scenes whose outlines are known: what `explain` reads.
@@ -80,7 +83,7 @@ def _explain_one(picture: Float[Array, "h w 3"], draft: Draft) -> Explained:
         for i, name in enumerate(factors.SHAPES)
     )
     covered = covered * draft.present[:, None, None]
-    clear = jnp.stack([covered[i] * jnp.prod(1 - covered, 0) / (1 - covered[i] + 1e-6) for i in range(3)])
+    clear = jnp.stack([covered[i] * (1 - covered[j]) * (1 - covered[k]) for i, j, k in _OTHERS])
     light, texture, painted = _surfaces(picture, behind, draft, clear, pose, grid)
     depth = _depth(picture, painted, covered)
 

@@ -24,6 +24,7 @@ REACH = 1.2  # half of a template's side, where the shape has area 1
 ROTATION_STEP = np.radians(12)  # between templates of a shape, at most
 RADIUS_LIMITS = (0.10, 0.30)  # that a fit may reach; true radii are 0.14 … 0.24
 GROUP = 16  # fits of one shape that are computed together
+GROUPS = 16  # such groups that one call of the compiled program computes
 WINDOW = 20  # pixels along the side of the window that an object is fitted in
 STEPS = 6  # of a fit
 
@@ -128,33 +129,29 @@ def fit(
         (corner[:, 1, None] + span)[:, :, None],
         (corner[:, 0, None] + span)[:, None, :],
     )
-    groups = _groups(shape)
-    rows = groups.ravel()
-    window = lambda values: values[tuple(i[rows] for i in index)].reshape(*groups.shape, WINDOW, WINDOW)  # noqa: E731
-    fitted, cost = _fit_groups(
-        shape[groups[:, 0]],
-        pose[groups],
-        corner[groups].astype(np.float32),
-        window(covered).astype(np.float32),
-        window(weight).astype(np.float32),
-    )
     out_pose, out_cost = np.zeros_like(pose), np.zeros(len(pose), np.float32)
-    out_pose[rows], out_cost[rows] = np.asarray(fitted).reshape(-1, 4), np.asarray(cost).ravel()
+    for groups in _groups(shape):
+        rows = groups.ravel()
+        window = [values[tuple(i[rows] for i in index)] for values in (covered, weight)]
+        fitted, cost = _fit_groups(
+            shape[groups[:, 0]],
+            pose[groups],
+            corner[groups].astype(np.float32),
+            *(values.reshape(*groups.shape, WINDOW, WINDOW).astype(np.float32) for values in window),
+        )
+        out_pose[rows], out_cost[rows] = np.asarray(fitted).reshape(-1, 4), np.asarray(cost).ravel()
     return Fits(shape, out_pose, out_cost)
 
 
-def _groups(shape: Int[np.ndarray, " k"]) -> Int[np.ndarray, "g 16"]:
-    """Rows of one shape in groups of `GROUP`, the last of each shape filled up with copies of its first.
-
-    The number of groups is a power of two, so that few programs are compiled.
-    """
+def _groups(shape: Int[np.ndarray, " k"]) -> Int[np.ndarray, "c g b"]:
+    """Rows of one shape in groups of `GROUP`, by `GROUPS` a call, filled up with copies."""
     groups = []
     for index in np.unique(shape):
         rows = np.flatnonzero(shape == index)
         rows = np.concatenate([rows, np.repeat(rows[:1], -len(rows) % GROUP)])
         groups += list(rows.reshape(-1, GROUP))
-    groups += groups[:1] * (max(8, 1 << (len(groups) - 1).bit_length()) - len(groups))
-    return np.array(groups)
+    groups += groups[:1] * (-len(groups) % GROUPS)
+    return np.array(groups).reshape(-1, GROUPS, GROUP)
 
 
 @jax.jit

@@ -21,7 +21,9 @@ from difflax.evaluation.judges.shapes import poses, segment
 from difflax.evaluation.judges.shapes.explain import Draft, Explained, explain
 from difflax.evaluation.judges.shapes.segment import SIZE, Ground, Regions
 
+MAX_WAYS = 5  # to cut a picture into objects that are tried
 CHUNK = 64  # pictures that are explained at once
+DOUBTFUL = 0.01  # share of an object's contrast that a fit may leave before it is tried again
 GUESSES, MORE_GUESSES = 4, 16  # shapes fitted to each region, and to the objects of a bad picture
 GOOD_ERROR = 10 ** (-38 / 10)  # mean squared error that needs no second try: PSNR 38 dB
 READABLE_ERROR = 10 ** (-16 / 10)  # above it a picture shows nothing of this world: PSNR 16 dB
@@ -58,6 +60,10 @@ class Reading:
     def confidence(self) -> Float[np.ndarray, " n"]:
         """From 0 (unreadable) to 1: linear in the PSNR from 16 to 36 dB."""
         return np.where(self.readable, np.clip((self.psnr - 16) / 20, 0, 1), 0)
+
+
+Part = tuple[int, Bool[np.ndarray, "h w"]]
+"""The colour and the pixels of what may be an object."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,14 +118,10 @@ def _judge(pictures: Float[np.ndarray, "n 32 32 3"]) -> Reading:
     draft = _draft(ground, cuts, shape, pose)
     draft, seen = _refine(pictures[cuts.owner], draft, rounds=2)
 
-    bad = np.flatnonzero(seen.error > GOOD_ERROR)
-    bad = bad[np.isin(cuts.owner[bad], np.flatnonzero(share > READABLE_SHARE))]
+    doubtful = (draft.present & (seen.unexplained > DOUBTFUL)).any(-1) & (seen.error > GOOD_ERROR)
+    bad = np.flatnonzero(doubtful & (share > READABLE_SHARE)[cuts.owner])
     if len(bad):
-        again = _take(draft, bad)
-        target, weight = seen.target[bad], seen.weight[bad]
-        shape, pose = _fit(np.asarray(again.present), target, weight, MORE_GUESSES)
-        again = again.replace(shape=shape, pose=pose)
-        again, seen_again = _refine(pictures[cuts.owner[bad]], again, rounds=2)
+        again, seen_again = _search(pictures[cuts.owner[bad]], _take(draft, bad), covered[bad], weight[bad])
         better = seen_again.error < seen.error[bad]
         draft, seen = _put(draft, bad[better], again, better), _put(seen, bad[better], seen_again, better)
     order = np.lexsort([seen.error, cuts.owner])
@@ -205,35 +207,60 @@ def _fit(present, covered, weight, number: int) -> tuple[Int[np.ndarray, "m 3"],
     return shape.reshape(present.shape), pose.reshape(*present.shape, 4)
 
 
+def _search(pictures, draft: Draft, covered, weight) -> tuple[Draft, Explained]:
+    """Puts every one of many shapes in place of each object in turn, and keeps what explains the picture best.
+
+    The shapes are guessed from the first look, which does not depend on the texture that was read.
+    """
+    rows = np.arange(len(pictures))
+    for k in range(MAX_OBJECTS):
+        there = rows[np.asarray(draft.present)[:, k]]
+        if not len(there):
+            continue
+        shapes, starts = poses.guess(covered[there, k], weight[there, k], MORE_GUESSES)
+        owner = np.repeat(np.arange(len(there)), MORE_GUESSES)
+        fits = poses.fit(
+            shapes.ravel(), starts.reshape(-1, 4), owner, covered[there, k], weight[there, k]
+        )
+        tried = _take(draft, there[owner])
+        shape, pose = np.array(tried.shape), np.array(tried.pose)
+        shape[:, k], pose[:, k] = fits.shape, fits.pose
+        tried, seen = _refine(pictures[there[owner]], tried.replace(shape=shape, pose=pose), rounds=1)
+        best = seen.error.reshape(-1, MORE_GUESSES).argmin(-1) + MORE_GUESSES * np.arange(len(there))
+        draft = _put(draft, there, _take(tried, best), slice(None))
+    return _refine(pictures, draft, rounds=2)
+
+
 def _cuts(found: Regions, pictures: int) -> _Candidates:
-    """Every picture as its three largest regions, and where colours come twice or regions are many, as more."""
+    """Every picture as its three largest regions, and in other ways where these may be no whole objects."""
     starts = np.searchsorted(found.owner, np.arange(pictures + 1))
     rows = []
     for owner in range(pictures):
-        every = [(k,) for k in range(starts[owner], starts[owner + 1])]
-        rows += [(owner, cut) for cut in _ways(every, found)]
+        span = slice(starts[owner], starts[owner + 1])
+        every = list(zip(found.colour[span], found.mask[span], strict=True))
+        rows += [(owner, cut[:MAX_OBJECTS]) for cut in _ways(every)]
     m = len(rows)
     present, colour = np.zeros((m, 3), bool), np.zeros((m, 3), int)
     mask = np.zeros((m, 3, SIZE, SIZE), bool)
     for i, (_, cut) in enumerate(rows):
-        for j, parts in enumerate(cut):
-            present[i, j], colour[i, j] = True, found.colour[parts[0]]
-            mask[i, j] = found.mask[list(parts)].any(0)
+        for j, part in enumerate(cut):
+            present[i, j], (colour[i, j], mask[i, j]) = True, part
     return _Candidates(np.array([owner for owner, _ in rows], int), present, colour, mask)
 
 
-def _ways(every: list[tuple[int, ...]], found: Regions) -> list[list[tuple[int, ...]]]:
-    """The cuts of one picture: as it is, two regions of one colour joined, the smallest left out."""
-    ways = [every[:MAX_OBJECTS]]
-    for i, first in enumerate(every):
-        for second in every[i + 1 :]:
-            if found.colour[first[0]] == found.colour[second[0]] and len(ways) < 5:
-                rest = [part for part in every if part not in (first, second)]
-                ways.append([first + second, *rest][:MAX_OBJECTS])
-    if 1 < len(every) <= MAX_OBJECTS and found.mask[every[-1][0]].sum() < 3 * segment.MIN_PIXELS:
+def _ways(every: list[Part]) -> list[list[Part]]:
+    """The cuts of one picture: as it is, regions of one colour joined, a long one halved, the smallest left out."""
+    ways = [every]
+    for i, (colour, mask) in enumerate(every):
+        for j in range(i + 1, len(every)):
+            if colour == every[j][0] and len(ways) < MAX_WAYS:
+                rest = [part for k, part in enumerate(every) if k not in (i, j)]
+                ways.append([(colour, mask | every[j][1]), *rest])
+        if len(every) < MAX_OBJECTS and len(ways) < MAX_WAYS:
+            halves = segment.halves(mask)
+            ways += [[*((colour, half) for half in halves), *every[:i], *every[i + 1 :]]] if halves else []
+    if len(every) > 1 and every[-1][1].sum() < 3 * segment.MIN_PIXELS:
         ways.append(every[:-1])
-    if len(every) > MAX_OBJECTS:
-        ways.append(every[: MAX_OBJECTS - 1])
     return ways
 
 

@@ -24,6 +24,7 @@ BRIGHTNESS = (0.5, 1.15)  # of a pixel that may be background; gradients go from
 CONTRAST = 0.09  # RGB distance from the background at which a pixel belongs to an object
 PLANE_WIDTH = 0.03  # RGB distance from a colour's plane at which a pixel's vote counts 1/e
 MIN_PIXELS = 5  # of a region; the smallest visible object shows twice as many
+MAX_LENGTH = 2 * factors.RADII.max() * SIZE + 0.5  # pixels that one object can be long
 MAX_REGIONS = 6  # the largest regions of a picture that are looked at
 
 _BACKGROUNDS = np.array(list(factors.BACKGROUNDS.values()), np.float32)
@@ -138,6 +139,22 @@ def regions(hues: Int[np.ndarray, "n h w"]) -> Regions:
     mask = labels[owner] == kept[:, None, None]
     colour = np.array([hues[o][m][0] for o, m in zip(owner, mask, strict=True)], int)
     return Regions(owner, colour, mask)
+
+
+def halves(mask: Bool[np.ndarray, "h w"]) -> list[Bool[np.ndarray, "h w"]]:
+    """A region that is longer than any object, cut across its longest axis in the middle; none of a shorter one."""
+    points = np.argwhere(mask) + 0.5
+    middle = points - points.mean(0)
+    along = middle @ np.linalg.svd(middle, full_matrices=False)[2][0]
+    if np.ptp(along) < MAX_LENGTH:
+        return []
+    split = (along.max() + along.min()) / 2
+    out = []
+    for side in (along < split, along >= split):
+        half = np.zeros_like(mask)
+        half[tuple(points[side].astype(int).T)] = True
+        out.append(half)
+    return out
 
 
 def ground_of(best, affine, share) -> Ground:
