@@ -10,6 +10,7 @@ judge's reliability is measured.
 """
 
 import dataclasses
+import itertools
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -23,6 +24,8 @@ from difflax.evaluation.judges.shapes.segment import SIZE, Ground, Regions
 
 MAX_WAYS = 5  # to cut a picture into objects that are tried
 CHUNK = 64  # pictures that are explained at once
+LIKELY_RADII = (0.12, 0.26)  # of an object that is no artefact
+STRANGE_ERROR = 1e-3  # the mean squared error that one artefact must save
 DOUBTFUL = 0.01  # share of an object's contrast that a fit may leave before it is tried again
 GUESSES, MORE_GUESSES = 4, 16  # shapes fitted to each region, and to the objects of a bad picture
 GOOD_ERROR = 10 ** (-38 / 10)  # mean squared error that needs no second try: PSNR 38 dB
@@ -62,8 +65,18 @@ class Reading:
         return np.where(self.readable, np.clip((self.psnr - 16) / 20, 0, 1), 0)
 
 
-Part = tuple[int, Bool[np.ndarray, "h w"]]
-"""The colour and the pixels of what may be an object."""
+Cut = list[tuple[int, Bool[np.ndarray, "h w"]]]
+"""The colour and the pixels of everything in a picture that may be an object."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Look:
+    """Pictures, their fitted backgrounds, the hue of each pixel, and the factors of the backgrounds."""
+
+    pictures: Float[np.ndarray, "n h w 3"]
+    background: Float[np.ndarray, "n h w 3"]
+    hues: Int[np.ndarray, "n h w"]
+    ground: Ground
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,21 +125,57 @@ def _judge(pictures: Float[np.ndarray, "n 32 32 3"]) -> Reading:
     )
     ground = segment.ground_of(best, affine, share)
     found = segment.regions(hues)
-    cuts = _cuts(found, len(pictures))
-    covered, weight = _first_coverage(pictures, ground_pictures, hues, cuts)
-    shape, pose = _fit(cuts.present, covered, weight, GUESSES)
-    draft = _draft(ground, cuts, shape, pose)
-    draft, seen = _refine(pictures[cuts.owner], draft, rounds=2)
+    look = _Look(pictures, ground_pictures, hues, ground)
+    ways = _ways(found, len(pictures))
+    draft, seen = _read_cuts(look, _candidates([(i, cuts[0]) for i, cuts in enumerate(ways)]), search=False)
 
-    doubtful = (draft.present & (seen.unexplained > DOUBTFUL)).any(-1) & (seen.error > GOOD_ERROR)
-    bad = np.flatnonzero(doubtful & (share > READABLE_SHARE)[cuts.owner])
-    if len(bad):
-        again, seen_again = _search(pictures[cuts.owner[bad]], _take(draft, bad), covered[bad], weight[bad])
-        better = seen_again.error < seen.error[bad]
-        draft, seen = _put(draft, bad[better], again, better), _put(seen, bad[better], seen_again, better)
-    order = np.lexsort([seen.error, cuts.owner])
-    first = order[np.unique(cuts.owner[order], return_index=True)[1]]
-    return _reading(_take(draft, first), _take(seen, first), ground, found)
+    bad = np.flatnonzero(_doubtful(draft, seen) & (share > READABLE_SHARE))
+    others = [(i, cut) for i in bad for cut in ways[i][1:]]
+    draft, seen = _better(draft, seen, look, others, search=False)
+    bad = bad[_doubtful(_take(draft, bad), _take(seen, bad))]
+    draft, seen = _better(draft, seen, look, [(i, cut) for i in bad for cut in ways[i]], search=True)
+    return _reading(draft, seen, ground)
+
+
+def _strange(draft: Draft) -> Bool[np.ndarray, "n 3"]:
+    """Objects that are smaller or larger than any: edges of others, mostly."""
+    radius = draft.pose[..., 2]
+    return draft.present & ((radius < LIKELY_RADII[0]) | (radius > LIKELY_RADII[1]))
+
+
+def _doubtful(draft: Draft, seen: Explained) -> Bool[np.ndarray, " n"]:
+    """Which readings another one may improve on."""
+    unexplained = (draft.present & (seen.unexplained > DOUBTFUL)).any(-1) & (seen.error > GOOD_ERROR)
+    return unexplained | _strange(draft).any(-1)
+
+
+def _badness(draft: Draft, seen: Explained) -> Float[np.ndarray, " n"]:
+    """What the kept reading has the least of: the error, and a penalty for strange objects."""
+    return seen.error + STRANGE_ERROR * _strange(draft).sum(-1)
+
+
+def _read_cuts(look: _Look, cuts: _Candidates, *, search: bool) -> tuple[Draft, Explained]:
+    """The best reading of each cut; with ``search`` many shapes are tried in place of each object."""
+    pictures = look.pictures[cuts.owner]
+    covered, weight = _first_coverage(look, cuts)
+    draft = _draft(look.ground, cuts, *_fit(cuts.present, covered, weight, GUESSES))
+    if search:
+        return _search(pictures, draft, covered, weight)
+    return _refine(pictures, draft, rounds=2)
+
+
+def _better(draft: Draft, seen: Explained, look: _Look, cuts: list[tuple[int, Cut]], *, search: bool):
+    """Readings of pictures, replaced by those of other cuts where one explains more."""
+    if not cuts:
+        return draft, seen
+    tried = _candidates(cuts)
+    other, seen_other = _read_cuts(look, tried, search=search)
+    bad = _badness(other, seen_other)
+    order = np.lexsort([bad, tried.owner])
+    first = order[np.unique(tried.owner[order], return_index=True)[1]]
+    first = first[bad[first] < _badness(draft, seen)[tried.owner[first]]]
+    rows = tried.owner[first]
+    return _put(draft, rows, other, first), _put(seen, rows, seen_other, first)
 
 
 def _chunks(pictures):
@@ -231,53 +280,55 @@ def _search(pictures, draft: Draft, covered, weight) -> tuple[Draft, Explained]:
     return _refine(pictures, draft, rounds=2)
 
 
-def _cuts(found: Regions, pictures: int) -> _Candidates:
-    """Every picture as its three largest regions, and in other ways where these may be no whole objects."""
-    starts = np.searchsorted(found.owner, np.arange(pictures + 1))
-    rows = []
-    for owner in range(pictures):
-        span = slice(starts[owner], starts[owner + 1])
-        every = list(zip(found.colour[span], found.mask[span], strict=True))
-        rows += [(owner, cut[:MAX_OBJECTS]) for cut in _ways(every)]
-    m = len(rows)
+def _candidates(cuts: list[tuple[int, Cut]]) -> _Candidates:
+    """Cuts of pictures as arrays."""
+    m = len(cuts)
     present, colour = np.zeros((m, 3), bool), np.zeros((m, 3), int)
     mask = np.zeros((m, 3, SIZE, SIZE), bool)
-    for i, (_, cut) in enumerate(rows):
+    for i, (_, cut) in enumerate(cuts):
         for j, part in enumerate(cut):
             present[i, j], (colour[i, j], mask[i, j]) = True, part
-    return _Candidates(np.array([owner for owner, _ in rows], int), present, colour, mask)
+    return _Candidates(np.array([owner for owner, _ in cuts], int), present, colour, mask)
 
 
-def _ways(every: list[Part]) -> list[list[Part]]:
-    """The cuts of one picture: as it is, regions of one colour joined, a long one halved, the smallest left out."""
+def _ways(found: Regions, pictures: int) -> list[list[Cut]]:
+    """The cuts of every picture; the first is its three largest regions."""
+    starts = np.searchsorted(found.owner, np.arange(pictures + 1))
+    spans = [slice(*pair) for pair in itertools.pairwise(starts)]
+    return [_ways_of_one(list(zip(found.colour[s], found.mask[s], strict=True))) for s in spans]
+
+
+def _ways_of_one(every: Cut) -> list[Cut]:
+    """As it is, regions of one colour joined, a long one halved, the smallest left out."""
     ways = [every]
     for i, (colour, mask) in enumerate(every):
         for j in range(i + 1, len(every)):
-            if colour == every[j][0] and len(ways) < MAX_WAYS:
+            joined = mask | every[j][1]
+            if colour == every[j][0] and len(ways) < MAX_WAYS and not segment.halves(joined):
                 rest = [part for k, part in enumerate(every) if k not in (i, j)]
-                ways.append([(colour, mask | every[j][1]), *rest])
+                ways.append([(colour, joined), *rest])
         if len(every) < MAX_OBJECTS and len(ways) < MAX_WAYS:
             halves = segment.halves(mask)
             ways += [[*((colour, half) for half in halves), *every[:i], *every[i + 1 :]]] if halves else []
     if len(every) > 1 and every[-1][1].sum() < 3 * segment.MIN_PIXELS:
         ways.append(every[:-1])
-    return ways
+    return [way[:MAX_OBJECTS] for way in ways]
 
 
-def _first_coverage(pictures, ground, hues, cuts: _Candidates):
+def _first_coverage(look: _Look, cuts: _Candidates):
     """How much of each pixel an object covers, from how far its RGB has gone from the background's to its own.
 
     Both the plain colour and that of a mark are tried, in a middling light. Pixels of another hue weigh 0.
     """
-    hue = hues[cuts.owner][:, None]
+    hue, ground = look.hues[cuts.owner][:, None], look.background[cuts.owner][:, None]
     other = (hue >= 0) & (hue != cuts.colour[..., None, None])
     near = ndimage.binary_dilation(cuts.mask, np.ones((1, 1, 3, 3), bool)) & ~other
     plain = 0.85 * np.array(list(factors.COLOURS.values()), np.float32)[cuts.colour]
-    off = (pictures - ground)[cuts.owner][:, None]
+    off = look.pictures[cuts.owner][:, None] - ground
     covered = np.zeros(near.shape, np.float32)
     least = np.full(near.shape, np.inf, np.float32)
     for colour in (plain, plain + 0.65 * (0.85 - plain)):
-        away = colour[:, :, None, None] - ground[cuts.owner][:, None]
+        away = colour[:, :, None, None] - ground
         share = np.clip(1.1 * (away * off).sum(-1) / (away**2).sum(-1), 0, 1)
         distance = ((off - share[..., None] * away) ** 2).sum(-1)
         covered = np.where(distance < least, share, covered)
@@ -297,7 +348,7 @@ def _draft(ground: Ground, cuts: _Candidates, shape, pose) -> Draft:
     )
 
 
-def _reading(draft: Draft, seen: Explained, ground: Ground, found: Regions) -> Reading:
+def _reading(draft: Draft, seen: Explained, ground: Ground) -> Reading:
     """Puts the objects in their depth order and says what is plausible."""
     depth = np.where(draft.present, np.argsort(seen.depth, -1), 9)
     depth = np.argsort(depth, -1, kind="stable")
