@@ -22,12 +22,14 @@ from difflax.evaluation.judges.shapes import poses, segment
 from difflax.evaluation.judges.shapes.explain import Draft, Explained, explain
 from difflax.evaluation.judges.shapes.segment import SIZE, Ground, Regions
 
+SMALL_PIXELS = 16  # a smaller region may be an edge between two others
 MAX_WAYS = 5  # to cut a picture into objects that are tried
 CHUNK = 64  # pictures that are explained at once
 LIKELY_RADII = (0.12, 0.26)  # of an object that is no artefact
 STRANGE_ERROR = 1e-3  # the mean squared error that one artefact must save
-DOUBTFUL = 0.01  # share of an object's contrast that a fit may leave before it is tried again
-GUESSES, MORE_GUESSES = 4, 16  # shapes fitted to each region, and to the objects of a bad picture
+OBJECT_ERROR = 2e-4  # and any object; the smallest one saves ten times as much
+DOUBTFUL = 0.02  # share of an object's contrast that a fit may leave before it is tried again
+GUESSES, MORE_GUESSES = 4, 12  # shapes fitted to each region, and to the objects of a bad picture
 GOOD_ERROR = 10 ** (-38 / 10)  # mean squared error that needs no second try: PSNR 38 dB
 READABLE_ERROR = 10 ** (-16 / 10)  # above it a picture shows nothing of this world: PSNR 16 dB
 READABLE_SHARE = 0.15  # of the pixels that must lie on the background
@@ -127,13 +129,15 @@ def _judge(pictures: Float[np.ndarray, "n 32 32 3"]) -> Reading:
     found = segment.regions(hues)
     look = _Look(pictures, ground_pictures, hues, ground)
     ways = _ways(found, len(pictures))
-    draft, seen = _read_cuts(look, _candidates([(i, cuts[0]) for i, cuts in enumerate(ways)]), search=False)
+    cuts = [way[0] for way in ways]
+    draft, seen = _read_cuts(look, _candidates(list(enumerate(cuts))), search=False)
 
     bad = np.flatnonzero(_doubtful(draft, seen) & (share > READABLE_SHARE))
-    others = [(i, cut) for i in bad for cut in ways[i][1:]]
-    draft, seen = _better(draft, seen, look, others, search=False)
+    draft, seen = _better(
+        draft, seen, look, [(i, cut) for i in bad for cut in ways[i][1:]], cuts, search=False
+    )
     bad = bad[_doubtful(_take(draft, bad), _take(seen, bad))]
-    draft, seen = _better(draft, seen, look, [(i, cut) for i in bad for cut in ways[i]], search=True)
+    draft, seen = _better(draft, seen, look, [(i, cuts[i]) for i in bad], cuts, search=True)
     return _reading(draft, seen, ground)
 
 
@@ -150,8 +154,8 @@ def _doubtful(draft: Draft, seen: Explained) -> Bool[np.ndarray, " n"]:
 
 
 def _badness(draft: Draft, seen: Explained) -> Float[np.ndarray, " n"]:
-    """What the kept reading has the least of: the error, and a penalty for strange objects."""
-    return seen.error + STRANGE_ERROR * _strange(draft).sum(-1)
+    """What the kept reading has the least of: the error, with a penalty for objects, strange ones above all."""
+    return seen.error + STRANGE_ERROR * _strange(draft).sum(-1) + OBJECT_ERROR * draft.present.sum(-1)
 
 
 def _read_cuts(look: _Look, cuts: _Candidates, *, search: bool) -> tuple[Draft, Explained]:
@@ -164,17 +168,27 @@ def _read_cuts(look: _Look, cuts: _Candidates, *, search: bool) -> tuple[Draft, 
     return _refine(pictures, draft, rounds=2)
 
 
-def _better(draft: Draft, seen: Explained, look: _Look, cuts: list[tuple[int, Cut]], *, search: bool):
-    """Readings of pictures, replaced by those of other cuts where one explains more."""
-    if not cuts:
+def _better(
+    draft: Draft,
+    seen: Explained,
+    look: _Look,
+    others: list[tuple[int, Cut]],
+    cuts: list[Cut],
+    *,
+    search: bool,
+):
+    """Readings of pictures, replaced by those of other cuts where these are less bad; ``cuts`` follows."""
+    if not others:
         return draft, seen
-    tried = _candidates(cuts)
+    tried = _candidates(others)
     other, seen_other = _read_cuts(look, tried, search=search)
     bad = _badness(other, seen_other)
     order = np.lexsort([bad, tried.owner])
     first = order[np.unique(tried.owner[order], return_index=True)[1]]
     first = first[bad[first] < _badness(draft, seen)[tried.owner[first]]]
     rows = tried.owner[first]
+    for row, which in zip(rows, first, strict=True):
+        cuts[row] = others[which][1]
     return _put(draft, rows, other, first), _put(seen, rows, seen_other, first)
 
 
@@ -268,9 +282,7 @@ def _search(pictures, draft: Draft, covered, weight) -> tuple[Draft, Explained]:
             continue
         shapes, starts = poses.guess(covered[there, k], weight[there, k], MORE_GUESSES)
         owner = np.repeat(np.arange(len(there)), MORE_GUESSES)
-        fits = poses.fit(
-            shapes.ravel(), starts.reshape(-1, 4), owner, covered[there, k], weight[there, k]
-        )
+        fits = poses.fit(shapes.ravel(), starts.reshape(-1, 4), owner, covered[there, k], weight[there, k])
         tried = _take(draft, there[owner])
         shape, pose = np.array(tried.shape), np.array(tried.pose)
         shape[:, k], pose[:, k] = fits.shape, fits.pose
@@ -310,8 +322,9 @@ def _ways_of_one(every: Cut) -> list[Cut]:
         if len(every) < MAX_OBJECTS and len(ways) < MAX_WAYS:
             halves = segment.halves(mask)
             ways += [[*((colour, half) for half in halves), *every[:i], *every[i + 1 :]]] if halves else []
-    if len(every) > 1 and every[-1][1].sum() < 3 * segment.MIN_PIXELS:
-        ways.append(every[:-1])
+    large = [part for part in every if part[1].sum() >= SMALL_PIXELS]
+    ways += [large] if 0 < len(large) < len(every) else []
+    ways += [every[:-1]] if len(every) > 1 else []
     return [way[:MAX_OBJECTS] for way in ways]
 
 

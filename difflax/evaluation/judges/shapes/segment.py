@@ -19,7 +19,7 @@ from difflax.data.shapes import factors
 from difflax.data.shapes.render import GRADIENT
 
 SIZE = 32  # pixels; larger pictures are averaged down to it
-RAY_WIDTH = 0.04  # RGB distance from a background's ray at which a pixel counts 1/√e
+RAY_WIDTH = 0.06  # RGB distance from a background's ray at which a pixel counts 1/√e, in a clean picture
 BRIGHTNESS = (0.5, 1.15)  # of a pixel that may be background; gradients go from 0.6 to 1
 CONTRAST = 0.09  # RGB distance from the background at which a pixel belongs to an object
 PLANE_WIDTH = 0.03  # RGB distance from a colour's plane at which a pixel's vote counts 1/e
@@ -76,11 +76,12 @@ def look(
     The colour is an index in `factors.COLOURS`, or −1 where the background is seen.
     """
     pixels = pictures.reshape(len(pictures), -1, 3)
+    noise = _noise(pictures)[:, None, None]
     rays = jnp.asarray(_BACKGROUNDS)
     brightness = jnp.einsum("npc,bc->nbp", pixels, rays) / jnp.sum(rays**2, -1)[:, None]
     off = jnp.sum((pixels[:, None] - brightness[..., None] * rays[:, None]) ** 2, -1)
     possible = (brightness > BRIGHTNESS[0]) & (brightness < BRIGHTNESS[1])
-    weight = jnp.where(possible, jnp.exp(-off / (2 * RAY_WIDTH**2)), 0)
+    weight = jnp.where(possible, jnp.exp(-off / (2 * (RAY_WIDTH + noise) ** 2)), 0)
     affine = jnp.asarray(_AFFINE)
     width = 0.15
     robust = weight
@@ -96,10 +97,18 @@ def look(
     ground = (jnp.einsum("pi,ni->np", affine, chosen)[..., None] * rays[best][:, None]).reshape(
         pictures.shape
     )
-    return best, chosen, share.max(-1), ground, _hues(pictures, ground)
+    return best, chosen, share.max(-1), ground, _hues(pictures, ground, noise)
 
 
-def _hues(pictures: Float[Array, "n h w 3"], ground: Float[Array, "n h w 3"]) -> Int[Array, "n h w"]:
+def _noise(pictures: Float[Array, "n h w 3"]) -> Float[Array, " n"]:
+    """The standard deviation of white noise, from second differences: 0 on gradients and flat surfaces."""
+    second = pictures[:, :, 2:] - 2 * pictures[:, :, 1:-1] + pictures[:, :, :-2]
+    return jnp.median(abs(second), (1, 2, 3)) / (0.6745 * 6**0.5)
+
+
+def _hues(
+    pictures: Float[Array, "n h w 3"], ground: Float[Array, "n h w 3"], noise: Float[Array, "n 1 1"]
+) -> Int[Array, "n h w"]:
     """The colour of each pixel by its own and its neighbours' votes."""
     colours = jnp.asarray(_COLOURS)
     # Over the plane of a colour and white: pixel = a · colour + b · white.
@@ -108,8 +117,8 @@ def _hues(pictures: Float[Array, "n h w 3"], ground: Float[Array, "n h w 3"]) ->
     solve = jnp.linalg.pinv(basis)
     parts = jnp.einsum("kij,nhwj->nhwki", solve, pictures)
     off = jnp.sum((jnp.einsum("kji,nhwki->nhwkj", basis, parts) - pictures[..., None, :]) ** 2, -1)
-    vote = jnp.exp(-off / PLANE_WIDTH**2) * jnp.clip(parts[..., 0] / 0.25, 0, 1) + 1e-6
-    stands_out = jnp.linalg.norm(pictures - ground, axis=-1) > CONTRAST
+    vote = jnp.exp(-off / (PLANE_WIDTH + noise[..., None]) ** 2) * jnp.clip(parts[..., 0] / 0.25, 0, 1) + 1e-6
+    stands_out = jnp.linalg.norm(pictures - ground, axis=-1) > CONTRAST + 2 * noise
     vote = jnp.where(stands_out[..., None], vote, 0)
     kernel = jnp.array([0.5, 1.0, 0.5])
     padded = jnp.pad(vote, ((0, 0), (1, 1), (1, 1), (0, 0)))
