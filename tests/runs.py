@@ -7,7 +7,7 @@ import pathlib
 
 import jax
 from difflax.cli.main import run
-from difflax.data import shapes
+from difflax.data.shapes.examples import make_example
 from difflax.pretrained.components.clip import save_clip
 from difflax.text.clip_config import CLIPConfig
 from difflax.text.joint import CLIP, clip_network
@@ -63,7 +63,7 @@ def load_config(name: str, argument: str = "") -> ConfigDict:
 
 def random_clip(folder: pathlib.Path) -> pathlib.Path:
     """A CLIP folder with random weights, two layers of width 32 a tower."""
-    captions = [shapes.make_example(0, "train", i).caption for i in range(200)]
+    captions = [make_example(0, "train", i).caption for i in range(200)]
     tokenizer = train_bpe(captions, folder, vocab_size=640, max_length=24)
     tower = {
         "hidden_size": 32,

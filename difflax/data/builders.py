@@ -16,26 +16,29 @@ from PIL import Image
 
 from difflax.core.files import move_folder, staging_folder
 from difflax.data import digits, shapes
+from difflax.data.shapes.examples import make_example
 
 
 class ShapesConfig(tfds.core.BuilderConfig):
-    """How many examples of each split of `shapes.make_example`; the name, and so the folder, says it all."""
+    """How many examples of each split of `make_example`, and which; the name, and so the folder, says it all."""
 
-    def __init__(self, *, sizes: dict[str, int], one_object_fraction: float, seed: int):
+    def __init__(self, *, sizes: dict[str, int], image_size: int, long_captions: float, seed: int):
         numbers = "-".join(f"{split}{size}" for split, size in sizes.items())
-        super().__init__(name=f"{numbers}-one{one_object_fraction:g}-seed{seed}")
+        super().__init__(name=f"{image_size}px-{numbers}-long{long_captions:g}-seed{seed}")
         self.sizes = sizes
-        self.one_object_fraction = one_object_fraction
+        self.image_size = image_size
+        self.long_captions = long_captions
         self.seed = seed
 
 
 class DifflaxShapes(tfds.core.GeneratorBasedBuilder):
     """The scenes of `difflax.data.shapes`; must be given a `ShapesConfig`."""
 
-    VERSION = tfds.core.Version("1.0.0")
+    VERSION = tfds.core.Version("2.0.0")
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return _info(self, (shapes.IMAGE_SIZE, shapes.IMAGE_SIZE, 3), shapes.__doc__)
+        size = self.builder_config.image_size
+        return _info(self, (size, size, 3), shapes.__doc__)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
         return {split: self._generate_examples(split) for split in self.builder_config.sizes}
@@ -43,8 +46,8 @@ class DifflaxShapes(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
         config = self.builder_config
         for i in range(config.sizes[split]):
-            example = shapes.make_example(
-                config.seed, split, i, one_object_fraction=config.one_object_fraction
+            example = make_example(
+                config.seed, split, i, size=config.image_size, long_captions=config.long_captions
             )
             yield i, {"image": io.BytesIO(encode_png(example.image)), "caption": example.caption}
 

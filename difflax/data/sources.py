@@ -13,9 +13,11 @@ from etils import epath
 
 from difflax.core.bounds import Edge, Examples
 from difflax.core.types import UserError
-from difflax.data import digits, shapes
+from difflax.data import digits
 from difflax.data.folders import Folder
 from difflax.data.records import Records, TfdsRecords, check_split
+from difflax.data.shapes.examples import LONG_CAPTIONS, PICTURE_SIZES
+from difflax.data.shapes.splits import SPLITS
 from difflax.data.subjects import Subject
 from difflax.data.transforms import check_images
 
@@ -48,11 +50,13 @@ def data_directory(data_dir: str | None) -> epath.Path:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Shapes:
-    """The embedded scenes of `difflax.data.shapes`; their files are written at the first use.
+    """The embedded world of `difflax.data.shapes`; its files are written at the first use.
 
     Attributes:
-        train, test, held_out: examples of each split.
-        one_object_fraction: share of scenes with one object.
+        train, test, held_out: examples of each split; ``held_out`` of combinations at distance 1 from
+            training and as many at distance 2 (the split "held_out_2").
+        size: pixels along a picture's side: 32, 64, 128 or 256.
+        long_captions: share of the captions that name nearly everything; the others name a factor or two.
         data_seed: of the scenes.
         data_dir: where they lie.
     """
@@ -60,39 +64,46 @@ class Shapes:
     train: Examples = 20_000
     test: Examples = 1_000
     held_out: Examples = 500
-    one_object_fraction: float = 0.75
+    size: int = 32
+    long_captions: float = LONG_CAPTIONS
     data_seed: int = 0
     data_dir: str | None = None
 
     def __post_init__(self):
-        for split, size in self._sizes.items():
-            if size < 1:
-                raise ValueError(f"{split} = {size} examples; every split needs at least one")
-            if size > MAX_SHAPES:
+        if self.size not in PICTURE_SIZES:
+            raise ValueError(f"size = {self.size} pixels; it is one of {PICTURE_SIZES}")
+        for split, number in self._sizes.items():
+            if number < 1:
+                raise ValueError(f"{split} = {number} examples; every split needs at least one")
+            if number > MAX_SHAPES:
                 raise ValueError(
-                    f"{split} = {size:,} examples would need {size * BYTES_A_SHAPE / 1e9:,.0f} GB on disk;"
-                    f" {MAX_SHAPES:,} are the most"
+                    f"{split} = {number:,} examples would need {number * BYTES_A_SHAPE / 1e9:,.0f} GB on disk"
+                    f" at 32 pixels; {MAX_SHAPES:,} are the most"
                 )
-        if not 0 <= self.one_object_fraction <= 1:
-            raise ValueError(f"one_object_fraction must lie in [0, 1], got {self.one_object_fraction}")
+        if not 0 <= self.long_captions <= 1:
+            raise ValueError(f"long_captions must lie in [0, 1], got {self.long_captions}")
         if self.data_seed < 0:
             raise ValueError(f"data_seed must not be negative, got {self.data_seed}")
 
     @property
     def _sizes(self) -> dict[str, int]:
-        return {"train": self.train, "test": self.test, "held_out": self.held_out}
+        numbers = (self.train, self.test, self.held_out, self.held_out)
+        return dict(zip(SPLITS, numbers, strict=True))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        return shapes.IMAGE_SIZE, shapes.IMAGE_SIZE, 3
+        return self.size, self.size, 3
 
     def split(self, name: str) -> Records:
-        """See `Source`; the splits are "train", "test" and "held_out"."""
-        check_split("shapes", name, shapes.SPLITS)
+        """See `Source`; the splits are "train", "test", "held_out" and "held_out_2"."""
+        check_split("shapes", name, SPLITS)
         from difflax.data import builders  # TFDS is slow to import
 
         config = builders.ShapesConfig(
-            sizes=self._sizes, one_object_fraction=self.one_object_fraction, seed=self.data_seed
+            sizes=self._sizes,
+            image_size=self.size,
+            long_captions=self.long_captions,
+            seed=self.data_seed,
         )
         builder = builders.prepare(builders.DifflaxShapes, data_directory(self.data_dir), config)
         return TfdsRecords(builder, name, self.image_shape)

@@ -6,12 +6,17 @@ from typing import Annotated, Any, Protocol, runtime_checkable
 import numpy as np
 
 from difflax.core.bounds import Range
-from difflax.data import digits, shapes
+from difflax.data import digits
 from difflax.data.fingerprints import arrays_fingerprint
+from difflax.data.shapes import captions, factors
+from difflax.data.shapes.examples import evaluation_prompts
+from difflax.data.shapes.splits import COMBINATIONS
 from difflax.data.sources import Source
 from difflax.evaluation.judges import digits as digits_judge
-from difflax.evaluation.judges import shapes as shapes_judge
+from difflax.evaluation.judges.shapes.reading import Reading
+from difflax.evaluation.judges.shapes.reading import judge as read_shapes
 from difflax.evaluation.measurement import FeatureSpace, Images, PromptGroup
+from difflax.evaluation.shapes.alignment import alignment
 from difflax.text.joint import CLIP
 
 
@@ -32,7 +37,7 @@ class EvaluationProtocol(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShapesProtocol:
-    """One object of seen and of held-out (shape, colour) pairs, and two objects in a relation.
+    """One object of seen and of held-out combinations, two objects in a relation, and counting.
 
     Attributes:
         prompts: of each group.
@@ -45,37 +50,36 @@ class ShapesProtocol:
     real_images: Annotated[int, Range(2, 1_000_000)] = 512
 
     def groups(self, source: Source) -> list[PromptGroup]:
-        sizes, cells, colours = len(shapes.SIZES), len(shapes.POSITIONS), len(shapes.COLOURS)
-        thing = 1 / (len(shapes.SHAPES) * colours * sizes)
         return [
-            self._group(source, "seen", "one object, seen pairs", "test", 1, thing / cells),
-            self._group(source, "held_out", "one object, held-out pairs", "held_out", 1, thing / cells),
-            self._group(source, "two_objects", "two objects", "test", 2, thing**2 / 4),
+            self._group(source, "one object", "one object, seen", "test"),
+            self._group(source, "one object", "one object, held out", "held_out"),
+            self._group(source, "two objects", "two objects", "test"),
+            self._group(source, "counting", "counting", "test"),
         ]
 
-    def _group(
-        self, source: Source, kind: str, name: str, split: str, objects: int, chance: float
-    ) -> PromptGroup:
-        """Prompts of a kind, real images of ``split`` with so many objects, and the accuracy of guessing."""
-        records, rows = source.split(split), []
-        for i in range(len(records)):
-            row = records[i]
-            if len(shapes.parse_caption(row.caption).objects) == objects:
-                rows.append(row)
-            if len(rows) == self.real_images:
-                break
+    def _group(self, source: Source, kind: str, name: str, split: str) -> PromptGroup:
+        """Prompts of a kind about a split's combinations, its first real images, and the accuracy of chance."""
+        prompts = evaluation_prompts(kind, self.prompts, split=split)
+        records = source.split(split)
+        rows = [records[i] for i in range(min(len(records), self.real_images))]
         return PromptGroup(
             name=name,
-            prompts=tuple(shapes.evaluation_prompts(kind, self.prompts)),
-            chance={"accuracy": chance},
+            prompts=tuple(prompts),
+            chance={"accuracy": _chance(prompts)},
             real_images=np.stack([row.image for row in rows]).astype(np.float32) / 255,
             real_prompts=tuple(row.caption for row in rows),
         )
 
     def judge(self, images: Images, prompts: list[str]) -> dict[str, Any]:
-        scores = shapes_judge.accuracy(images, prompts)
-        scores["accuracy"] = scores.pop("all")
-        return scores
+        return alignment(read_shapes(images), [captions.parse(prompt) for prompt in prompts])
+
+
+def _chance(prompts: list[str], scenes: int = 4096) -> float:
+    """How often a scene of the whole prior is as one of the prompts says."""
+    combinations = np.concatenate([COMBINATIONS[split] for split in ("train", "held_out", "held_out_2")])
+    drawn = Reading.of_truth(factors.draw_scenes(np.random.default_rng(0), scenes, combinations))
+    said = [captions.parse(prompts[i % len(prompts)]) for i in range(scenes)]
+    return float(alignment(drawn, said)["accuracy"].mean())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

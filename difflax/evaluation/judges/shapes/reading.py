@@ -34,7 +34,7 @@ GOOD_ERROR = 10 ** (-38 / 10)  # mean squared error that needs no second try: PS
 READABLE_ERROR = 10 ** (-16 / 10)  # above it a picture shows nothing of this world: PSNR 16 dB
 READABLE_SHARE = 0.15  # of the pixels that must lie on the background
 UNEXPLAINED = 0.5  # share of an object's contrast that its fit may leave; more is no known object
-STRAY_PIXELS = 8  # unexplained pixels of a region that no object accounts for
+STRAY_RESIDUAL = 0.15  # squared RGB distance at which a pixel of a blob is not explained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +47,6 @@ class Reading:
         stray: how many regions stand out that no object explains.
         readable: whether a picture shows this world at all.
         error: mean squared difference in RGB between a picture and the render of what was read.
-        overlaps: whether the depth of each pair (0, 1), (0, 2), (1, 2) can be seen.
     """
 
     scenes: Scenes
@@ -60,6 +59,12 @@ class Reading:
     def psnr(self) -> Float[np.ndarray, " n"]:
         """Peak signal-to-noise ratio in dB between each picture and the render of what was read."""
         return -10 * np.log10(np.maximum(self.error, 1e-10))
+
+    @classmethod
+    def of_truth(cls, scenes: Scenes) -> "Reading":
+        """What a perfect judge would read."""
+        n = len(scenes)
+        return cls(scenes, scenes.present, np.zeros(n, int), np.ones(n, bool), np.zeros(n))
 
     @property
     def confidence(self) -> Float[np.ndarray, " n"]:
@@ -371,12 +376,8 @@ def _reading(draft: Draft, seen: Explained, ground: Ground) -> Reading:
     period = factors.ROTATION_PERIODS[shape]
     rotation = np.where(period > 0, pose[..., 3] % np.where(period > 0, period, 1), 0)
     known = take(draft.present & (seen.unexplained < UNEXPLAINED))
-    stray = np.array(
-        [
-            ndimage.label(residual > 0.05)[1] if (residual > 0.05).sum() >= STRAY_PIXELS else 0
-            for residual in seen.residual
-        ]
-    )
+    blobs = ndimage.binary_opening(seen.residual > STRAY_RESIDUAL, np.ones((1, 2, 2), bool))
+    stray = np.array([ndimage.label(blob)[1] for blob in blobs])
     scenes = Scenes(
         background=draft.background,
         gradient=draft.gradient,

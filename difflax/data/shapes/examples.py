@@ -1,0 +1,122 @@
+"""Captioned pictures by seed and number, and the prompts that models are judged by.
+
+Everything random about example ``i`` of a split comes from one generator seeded by (seed, split, i): it is the
+same whatever else was made, in whatever order, on every machine.
+"""
+
+import dataclasses
+import zlib
+
+import numpy as np
+from jaxtyping import UInt8
+
+from difflax.data.shapes import captions, factors
+from difflax.data.shapes.captions import Caption, Named
+from difflax.data.shapes.factors import Scenes
+from difflax.data.shapes.render import render_one
+from difflax.data.shapes.splits import COMBINATIONS
+
+PICTURE_SIZES = (32, 64, 128, 256)
+LONG_CAPTIONS = 0.5  # share of the captions that name nearly everything
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Example:
+    """One captioned picture.
+
+    Attributes:
+        scene: what it shows (`Scenes` without batch).
+        named: what its caption fixes.
+        caption: the words.
+        image: the picture.
+    """
+
+    scene: Scenes
+    named: Caption
+    caption: str
+    image: UInt8[np.ndarray, "h w 3"]
+
+
+def make_example(
+    seed: int, split: str, index: int, *, size: int = 32, long_captions: float = LONG_CAPTIONS
+) -> Example:
+    """Example ``index`` of a split; its objects are of that split's combinations.
+
+    Args:
+        size: pixels along a side, one of `PICTURE_SIZES`.
+        long_captions: the share of long captions, in [0, 1].
+    """
+    rng = _generator(seed, split, index)
+    scene = factors.draw_scenes(rng, 1, COMBINATIONS[split])[0]
+    named = captions.draw_caption(rng, scene, long=rng.random() < long_captions)
+    return Example(scene=scene, named=named, caption=captions.say(named, rng), image=render_one(scene, size))
+
+
+def _generator(seed: int, *names: str | int) -> np.random.Generator:
+    return np.random.default_rng((seed, *(zlib.crc32(str(name).encode()) for name in names)))
+
+
+def _one_object(rng: np.random.Generator, split: str) -> Caption:
+    """One object of which shape, colour and texture are named."""
+    shape, colour, texture = map(int, _combination(rng, split))
+    return Caption(objects=(Named(shape=shape, colour=colour, texture=texture),))
+
+
+def _two_objects(rng: np.random.Generator, split: str) -> Caption:
+    """Two objects of different shape and colour, and how the first stands to the second."""
+    while True:
+        (s, c, _), (t, d, _) = _combination(rng, split), _combination(rng, split)
+        if s != t and c != d:
+            objects = tuple(Named(shape=int(a), colour=int(b)) for a, b in ((s, c), (t, d)))
+            return Caption(objects=objects, relation=int(rng.integers(len(captions.RELATIONS))))
+
+
+def _counting(rng: np.random.Generator, split: str) -> Caption:
+    """One to three objects of one shape."""
+    shape = int(_combination(rng, split)[0])
+    return Caption(objects=(Named(shape=shape),) * int(rng.integers(1, 4)))
+
+
+def _open(rng: np.random.Generator, split: str) -> Caption:
+    """A short caption as training has them."""
+    scene = factors.draw_scenes(rng, 1, COMBINATIONS[split])[0]
+    return captions.draw_caption(rng, scene, long=False)
+
+
+def _described(rng: np.random.Generator, split: str) -> Caption:
+    """A long caption as training has them."""
+    scene = factors.draw_scenes(rng, 1, COMBINATIONS[split])[0]
+    return captions.draw_caption(rng, scene, long=True)
+
+
+def _combination(rng: np.random.Generator, split: str) -> np.ndarray:
+    combinations = COMBINATIONS[split]
+    return combinations[rng.choice(len(combinations), p=factors.combination_prior(combinations))]
+
+
+PROMPTS = {
+    "one object": _one_object,
+    "two objects": _two_objects,
+    "counting": _counting,
+    "short": _open,
+    "long": _described,
+}
+"""What each kind of prompts is about."""
+
+
+def evaluation_prompts(kind: str, count: int, *, split: str = "test", seed: int = 0) -> list[str]:
+    """Distinct prompts to judge generated pictures by, the same for the same arguments.
+
+    Args:
+        kind: one of `PROMPTS`.
+        count: how many; fewer come back where a kind has fewer.
+        split: whose combinations of shape, colour and texture are asked for.
+        seed: of the prompts; independent of the training data's.
+    """
+    rng = _generator(seed, "prompts", kind, split)
+    found: dict[str, None] = {}
+    for _ in range(20 * count):
+        if len(found) < count:
+            found.setdefault(captions.say(PROMPTS[kind](rng, split)))
+    return list(found)
+

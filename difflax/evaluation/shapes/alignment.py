@@ -1,0 +1,149 @@
+"""Alignment: does a picture show what its caption names?
+
+The objects that a caption names are matched with those that were read in the way that is right most often; so
+two red circles may be told in any order. Every column holds 1 (right), 0 (wrong) or NaN (not named) for each
+picture:
+
+- "accuracy": everything that is named is right, and the number of objects;
+- "shape", "colour", "texture", "size", "place": right for every object of which it is named;
+- "background", "tone", "light", "relation", "count";
+- "binding": of pictures that show all named words of each factor somewhere, whether each object has its own.
+  It is 0 where attributes are swapped, and NaN where words are missing or fewer than two objects are named.
+
+A picture that the judge cannot read shows nothing.
+"""
+
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from difflax.data.shapes import factors
+from difflax.data.shapes.captions import OBJECT_FACTORS, Caption, relation
+from difflax.evaluation import statistics
+from difflax.evaluation.judges.shapes.reading import Reading
+from difflax.evaluation.statistics import Estimate
+
+COLUMNS = ("accuracy", *OBJECT_FACTORS, "background", "tone", "light", "relation", "count", "binding")
+MISSING = -1  # the value of every factor of an object that is not there, or of which nothing is known
+
+
+def object_values(reading: Reading) -> dict[str, Int[np.ndarray, "n 3"]]:
+    """The factors of `OBJECT_FACTORS` of every object that was read, `MISSING` where nothing is known."""
+    scenes = reading.scenes
+    values = {name: np.asarray(getattr(scenes, name)) for name in ("shape", "colour", "texture", "size")}
+    values["place"] = factors.place(scenes.x, scenes.y)
+    seen = scenes.present & reading.known & reading.readable[:, None]
+    return {name: np.where(seen, value, MISSING) for name, value in values.items()}
+
+
+def match(reading: Reading, captions: Sequence[Caption]) -> list[tuple[int, ...]]:
+    """For each picture the rows of the objects that its caption names, in the caption's order.
+
+    Of several ways that are right equally often, objects that are there come first, then those further left.
+    """
+    values = object_values(reading)
+    out: list[tuple[int, ...]] = [()] * len(captions)
+    of_caption = defaultdict(list)
+    for i, caption in enumerate(captions):
+        of_caption[caption].append(i)
+    for caption, pictures in of_caption.items():
+        for i, rows in zip(pictures, _match_one(reading, values, caption, np.array(pictures)), strict=True):
+            out[i] = tuple(rows.tolist())
+    return out
+
+
+def _match_one(reading, values, caption: Caption, pictures: Int[np.ndarray, " n"]) -> Int[np.ndarray, "n m"]:
+    there = reading.scenes.present[pictures]
+    by_place = np.argsort(np.where(there, reading.scenes.x[pictures], np.inf), -1)
+    ways = [
+        by_place[:, list(way)]
+        for way in itertools.permutations(range(factors.MAX_OBJECTS), len(caption.objects))
+    ]
+    scores = []
+    for rows in ways:
+        own = {name: np.take_along_axis(value[pictures], rows, 1) for name, value in values.items()}
+        right = sum(_slots_right(own, caption, name) for name in OBJECT_FACTORS)
+        if caption.relation is not None:
+            right = right + (_relations(reading, pictures, rows) == caption.relation)
+        scores.append(right + 0.1 * np.take_along_axis(there, rows, 1).sum(1))
+    return np.stack(ways)[np.argmax(scores, 0), np.arange(len(pictures))]
+
+
+def _slots_right(
+    own: dict[str, Int[np.ndarray, "n m"]], caption: Caption, name: str
+) -> Int[np.ndarray, " n"]:
+    """For how many objects a factor is as named, given the factors of the objects in the caption's order."""
+    wanted = [(k, getattr(thing, name)) for k, thing in enumerate(caption.objects)]
+    right = [own[name][:, k] == value for k, value in wanted if value is not None]
+    return np.sum(right, 0) if right else np.zeros(len(own[name]), int)
+
+
+def _relations(reading: Reading, pictures: Int[np.ndarray, " n"], rows: Int[np.ndarray, "n 2"]):
+    """The index in `RELATIONS` of how the first object stands to the second, `MISSING` where one is missing."""
+    x, y = (np.take_along_axis(v[pictures], rows, 1) for v in (reading.scenes.x, reading.scenes.y))
+    there = reading.readable[pictures] & (rows < reading.scenes.count[pictures, None]).all(1)
+    return np.where(there, relation(x, y), MISSING)
+
+
+def alignment(reading: Reading, captions: Sequence[Caption]) -> dict[str, Float[np.ndarray, " n"]]:
+    """The columns of the module's docstring."""
+    values = object_values(reading)
+    scene = {
+        "background": reading.scenes.background,
+        "tone": factors.is_dark(reading.scenes.background),
+        "light": reading.scenes.light,
+    }
+    out = {name: np.full(len(captions), np.nan) for name in COLUMNS}
+    for i, (caption, rows) in enumerate(zip(captions, match(reading, captions), strict=True)):
+        own = {name: value[i : i + 1, list(rows)] for name, value in values.items()}
+        for name in OBJECT_FACTORS:
+            named = sum(getattr(thing, name) is not None for thing in caption.objects)
+            if named:
+                out[name][i] = _slots_right(own, caption, name)[0] == named
+        for name, value in scene.items():
+            if (wanted := getattr(caption, name)) is not None:
+                out[name][i] = reading.readable[i] and value[i] == wanted
+        if caption.relation is not None:
+            out["relation"][i] = _relations(reading, np.array([i]), np.array([rows]))[0] == caption.relation
+        shown = reading.scenes.count[i] + reading.stray[i]
+        out["count"][i] = reading.readable[i] and shown in caption.counts
+        out["binding"][i] = _binding({name: value[i] for name, value in values.items()}, caption, out, i)
+        out["accuracy"][i] = all(out[name][i] != 0 for name in COLUMNS[1:])
+    return out
+
+
+def _binding(values: dict[str, np.ndarray], caption: Caption, out: dict[str, np.ndarray], i: int) -> float:
+    if len(caption.objects) < 2 or sum(map(len, caption.objects)) < 3:
+        return np.nan
+    for name in OBJECT_FACTORS:
+        wanted = Counter(getattr(thing, name) for thing in caption.objects)
+        wanted.pop(None, None)
+        if wanted - Counter(values[name].tolist()):
+            return np.nan
+    return float(all(out[name][i] != 0 for name in OBJECT_FACTORS))
+
+
+def estimates(
+    columns: dict[str, Float[np.ndarray, " n"]], prompts: Int[np.ndarray, " n"]
+) -> dict[str, Estimate]:
+    """The share of right pictures in each column that names something, with its band over prompts."""
+    out = {}
+    for name, column in columns.items():
+        asked = ~np.isnan(column)
+        if asked.any():
+            out[name] = statistics.proportion(column[asked], prompts[asked])
+    return out
+
+
+def by_named(
+    columns: dict[str, Float[np.ndarray, " n"]], captions: Sequence[Caption], prompts: Int[np.ndarray, " n"]
+) -> dict[int, Estimate]:
+    """The accuracy of captions that name so many factors."""
+    named = np.array([caption.named for caption in captions])
+    return {
+        int(k): statistics.proportion(columns["accuracy"][named == k], prompts[named == k])
+        for k in np.unique(named)
+    }
