@@ -13,6 +13,7 @@ long is a setting. The words fix the caption: `parse` returns what is named, wha
 import dataclasses
 import re
 from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Int
@@ -138,11 +139,11 @@ def draw_caption(rng: np.random.Generator, scene: Scenes, long: bool) -> Caption
     values = {name: np.asarray(getattr(scene, name)) for name in ("shape", "colour", "texture", "size")}
     values["place"] = factors.place(scene.x, scene.y)
     said = {"background": int(scene.background), "tone": int(factors.is_dark(scene.background))}
+    things = [
+        Named(**{kind: int(values[kind][k]) for kind in named}) for k, named in zip(order, kinds, strict=True)
+    ]
     return Caption(
-        objects=tuple(
-            Named(**{kind: int(values[kind][k]) for kind in named})
-            for k, named in zip(order, kinds, strict=True)
-        ),
+        objects=tuple(thing for thing, number in _grouped(things) for _ in range(number)),
         more=bool(more),
         relation=int(relation(scene.x[order], scene.y[order])) if related else None,
         light=int(scene.light) if lit else None,
@@ -189,7 +190,7 @@ def say(caption: Caption, rng: np.random.Generator | None = None) -> str:
     return pick(PREFIXES) + text
 
 
-def _grouped(objects: tuple[Named, ...]) -> list[tuple[Named, int]]:
+def _grouped(objects: Sequence[Named]) -> list[tuple[Named, int]]:
     """Objects of which the same is said are told together."""
     return list(Counter(objects).items())
 
@@ -202,7 +203,7 @@ def _phrase(thing: Named, noun: str, number: int, pick) -> str:
     ]
     noun = noun if thing.shape is None else SHAPES[thing.shape]
     plural = "" if number == 1 else "es" if noun.endswith("s") else "s"
-    first = (words + [noun])[0]
+    first = [*words, noun][0]
     article = ("an" if first[0] in "aeiou" else "a") if number == 1 else NUMBERS[number]
     where = [] if thing.place is None else [pick(SAID_PLACES[thing.place])]
     return " ".join([article, *words, noun + plural, *where])

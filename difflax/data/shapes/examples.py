@@ -119,4 +119,3 @@ def evaluation_prompts(kind: str, count: int, *, split: str = "test", seed: int 
         if len(found) < count:
             found.setdefault(captions.say(PROMPTS[kind](rng, split)))
     return list(found)
-

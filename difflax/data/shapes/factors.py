@@ -23,6 +23,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import flax.struct
+import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -79,6 +80,10 @@ PLACES = (
 """The coarse places: the thirds that `PLACE_BORDERS` cut the picture into, row by row."""
 
 
+Numbers = np.ndarray | jax.Array
+"""NumPy's arrays for all that is drawn and read, JAX's inside the judge's programs."""
+
+
 @flax.struct.dataclass
 class Scenes:
     """Many scenes as arrays, NumPy's or JAX's; discrete factors are indices into the tables above.
@@ -94,25 +99,27 @@ class Scenes:
         rotation: clockwise, in [0, period of the shape).
     """
 
-    background: Int[np.ndarray, "*n"]
-    gradient: Int[np.ndarray, "*n"]
-    direction: Float[np.ndarray, "*n"]
-    light: Int[np.ndarray, "*n"]
-    count: Int[np.ndarray, "*n"]
-    shape: Int[np.ndarray, "*n 3"]
-    colour: Int[np.ndarray, "*n 3"]
-    texture: Int[np.ndarray, "*n 3"]
-    size: Int[np.ndarray, "*n 3"]
-    x: Float[np.ndarray, "*n 3"]
-    y: Float[np.ndarray, "*n 3"]
-    radius: Float[np.ndarray, "*n 3"]
-    rotation: Float[np.ndarray, "*n 3"]
+    background: Int[Numbers, "*n"]
+    gradient: Int[Numbers, "*n"]
+    direction: Float[Numbers, "*n"]
+    light: Int[Numbers, "*n"]
+    count: Int[Numbers, "*n"]
+    shape: Int[Numbers, "*n 3"]
+    colour: Int[Numbers, "*n 3"]
+    texture: Int[Numbers, "*n 3"]
+    size: Int[Numbers, "*n 3"]
+    x: Float[Numbers, "*n 3"]
+    y: Float[Numbers, "*n 3"]
+    radius: Float[Numbers, "*n 3"]
+    rotation: Float[Numbers, "*n 3"]
 
     def __len__(self) -> int:
         return len(self.count)
 
     def __getitem__(self, rows) -> "Scenes":
-        return Scenes(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
+        return Scenes(
+            **{f.name: np.asarray(getattr(self, f.name))[rows, ...] for f in dataclasses.fields(self)}
+        )
 
     @property
     def present(self) -> Bool[np.ndarray, "*n 3"]:
@@ -131,7 +138,7 @@ def place(x: Float[np.ndarray, "*n"], y: Float[np.ndarray, "*n"]) -> Int[np.ndar
     return 3 * np.digitize(y, PLACE_BORDERS) + np.digitize(x, PLACE_BORDERS)
 
 
-def is_dark(background: Int[np.ndarray, "*n"]) -> Int[np.ndarray, "*n"]:
+def is_dark(background: Int[np.ndarray, "*n"]) -> Int[np.ndarray | np.integer, "*n"]:
     """The index in `TONES` of a background."""
     return np.array([name in TONES["dark"] for name in BACKGROUNDS], int)[background]
 
@@ -149,12 +156,12 @@ def combination_prior(combinations: Int[np.ndarray, "k 3"]) -> Float[np.ndarray,
 
 
 def readable(
-    x: Float[np.ndarray, "*n 3"],
-    y: Float[np.ndarray, "*n 3"],
-    radius: Float[np.ndarray, "*n 3"],
-    colour: Int[np.ndarray, "*n 3"],
-    present: Bool[np.ndarray, "*n 3"],
-) -> Bool[np.ndarray, "*n"]:
+    x: Float[np.ndarray, "*#n 3"],
+    y: Float[np.ndarray, "*#n 3"],
+    radius: Float[np.ndarray, "*#n 3"],
+    colour: Int[np.ndarray, "*#n 3"],
+    present: Bool[np.ndarray, "*#n 3"],
+) -> Bool[np.ndarray, "*m"]:
     """Whether every object of a layout can be seen well enough to be read, see the module's docstring."""
     good = np.ones(np.broadcast_shapes(x.shape, colour.shape)[:-1], bool)
     for i in range(MAX_OBJECTS):

@@ -9,9 +9,10 @@ Every function works on arrays of either library, given as ``xp``.
 """
 
 from types import ModuleType
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from difflax.data.shapes import factors
 from difflax.data.shapes.factors import Scenes
@@ -22,7 +23,10 @@ MARK = 0.65  # share of white in the marks of a texture
 STRIPE_PERIOD = 0.9  # in radii; along the diagonal of the picture
 DOT_SPACING, DOT_RADIUS = 0.8, 0.27  # in radii; on a square lattice along the diagonals, one at the centre
 
-Values = Float[np.ndarray, "*n"]
+Values = Any
+"""Numbers, or an array of either library; all of one call broadcast."""
+RGB = Any
+"""Such arrays with a last axis of three."""
 
 
 # --- shapes of radius 1 around the origin: the signed distance to the outline, negative inside
@@ -102,7 +106,7 @@ def coverage(
     shape: str,
     pose: tuple[Values, Values, Values, Values],
     grid: tuple[Values, Values],
-    pixels: int,
+    pixels: float,
 ) -> Values:
     """The share in [0, 1] of each pixel that a shape covers.
 
@@ -119,7 +123,7 @@ def coverage(
     return xp.clip(0.5 - distance * radius * pixels, 0, 1)
 
 
-def marks(xp: ModuleType, texture: Int[np.ndarray, "*n"], u: Values, v: Values, scale: Values) -> Values:
+def marks(xp: ModuleType, texture: Values, u: Values, v: Values, scale: Values) -> Values:
     """The share of each pixel that a texture's marks cover.
 
     Args:
@@ -137,13 +141,13 @@ def marks(xp: ModuleType, texture: Int[np.ndarray, "*n"], u: Values, v: Values, 
 
 def surface(
     xp: ModuleType,
-    colour: Float[np.ndarray, "*n 3"],
-    texture: Int[np.ndarray, "*n"],
+    colour: RGB,
+    texture: Values,
     light: tuple[Values, Values],
     place: tuple[Values, Values, Values],
     grid: tuple[Values, Values],
-    pixels: int,
-) -> Float[np.ndarray, "*n 3"]:
+    pixels: float,
+) -> RGB:
     """The colour of an object at every pixel: its texture under the light, before its outline is cut.
 
     ``light`` is the unit vector towards it; ``place`` is x, y and radius.
@@ -157,11 +161,11 @@ def surface(
 
 def background(
     xp: ModuleType,
-    colour: Float[np.ndarray, "*n 3"],
+    colour: RGB,
     gradient: Values,
     direction: Values,
     grid: tuple[Values, Values],
-) -> Float[np.ndarray, "*n 3"]:
+) -> RGB:
     """The background at every pixel; ``gradient`` is 0 (plain) or 1."""
     along = (grid[0] - 0.5) * xp.cos(direction) + (grid[1] - 0.5) * xp.sin(direction)
     brightness = 1 - gradient * GRADIENT * (0.5 - along * 0.5**0.5)
@@ -174,7 +178,7 @@ _COLOURS = np.array(list(factors.COLOURS.values()), np.float32)
 _BACKGROUNDS = np.array(list(factors.BACKGROUNDS.values()), np.float32)
 
 
-def render(scenes: Scenes, size: int = 32, xp: ModuleType = np) -> Float[np.ndarray, "n h w 3"]:
+def render(scenes: Scenes, size: int = 32, xp: ModuleType = np) -> Float[np.ndarray | Array, "n h w 3"]:
     """The pictures of scenes in [0, 1], ``size`` × ``size`` pixels."""
     grid = pixel_centres(size)
     per_scene = lambda values: xp.asarray(values)[:, None, None]  # noqa: E731
@@ -190,11 +194,12 @@ def render(scenes: Scenes, size: int = 32, xp: ModuleType = np) -> Float[np.ndar
         pose = tuple(per_scene(getattr(scenes, name)[:, k]) for name in ("x", "y", "radius", "rotation"))
         shape = per_scene(scenes.shape[:, k])
         covered = sum(
-            (shape == i) * coverage(xp, name, pose, grid, size) for i, name in enumerate(factors.SHAPES)
+            (shape == i) * coverage(xp, name, pose, grid, float(size))
+            for i, name in enumerate(factors.SHAPES)
         )
         covered = covered * per_scene(scenes.count > k)
         colour = per_scene(xp.asarray(_COLOURS)[scenes.colour[:, k]])
-        painted = surface(xp, colour, per_scene(scenes.texture[:, k]), light, pose[:3], grid, size)
+        painted = surface(xp, colour, per_scene(scenes.texture[:, k]), light, pose[:3], grid, float(size))
         picture = picture + covered[..., None] * (painted - picture)
     return picture
 
@@ -202,11 +207,11 @@ def render(scenes: Scenes, size: int = 32, xp: ModuleType = np) -> Float[np.ndar
 def render_one(scene: Scenes, size: int = 32) -> UInt8[np.ndarray, "h w 3"]:
     """The picture of a scene (`Scenes` without batch) in 8 bits; only the shapes that it has are computed."""
     grid = pixel_centres(size)
-    light = factors.LIGHT_DIRECTIONS[scene.light]
+    light = tuple(factors.LIGHT_DIRECTIONS[scene.light])
     picture = background(np, _BACKGROUNDS[scene.background], scene.gradient, scene.direction, grid)
     for k in range(scene.count):
         pose = tuple(getattr(scene, name)[k] for name in ("x", "y", "radius", "rotation"))
-        covered = coverage(np, factors.SHAPES[scene.shape[k]], pose, grid, size)[..., None]
-        painted = surface(np, _COLOURS[scene.colour[k]], scene.texture[k], light, pose[:3], grid, size)
+        covered = coverage(np, factors.SHAPES[scene.shape[k]], pose, grid, float(size))[..., None]
+        painted = surface(np, _COLOURS[scene.colour[k]], scene.texture[k], light, pose[:3], grid, float(size))
         picture = picture + covered * (painted - picture)
     return np.rint(picture * 255).astype(np.uint8)

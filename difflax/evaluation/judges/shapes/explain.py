@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from difflax.data.shapes import factors
+from difflax.data.shapes.factors import Numbers
 from difflax.data.shapes.render import background, coverage, pixel_centres, surface
 from difflax.evaluation.judges.shapes.segment import SIZE
 
@@ -33,13 +34,13 @@ class Draft:
         shape, colour, pose: of each object; the pose is x, y, radius and rotation.
     """
 
-    background: Int[Array, " n"]
-    gradient: Int[Array, " n"]
-    direction: Float[Array, " n"]
-    present: Bool[Array, "n 3"]
-    shape: Int[Array, "n 3"]
-    colour: Int[Array, "n 3"]
-    pose: Float[Array, "n 3 4"]
+    background: Int[Numbers, "*n"]
+    gradient: Int[Numbers, "*n"]
+    direction: Float[Numbers, "*n"]
+    present: Bool[Numbers, "*n 3"]
+    shape: Int[Numbers, "*n 3"]
+    colour: Int[Numbers, "*n 3"]
+    pose: Float[Numbers, "*n 3 4"]
 
 
 @flax.struct.dataclass
@@ -56,18 +57,18 @@ class Explained:
         residual: Σ over channels of the squared difference at each pixel.
     """
 
-    light: Int[Array, " n"]
-    texture: Int[Array, "n 3"]
-    depth: Int[Array, "n 3"]
-    target: Float[Array, "n 3 h w"]
-    weight: Float[Array, "n 3 h w"]
-    error: Float[Array, " n"]
-    unexplained: Float[Array, "n 3"]
-    residual: Float[Array, "n h w"]
+    light: Int[Numbers, "*n"]
+    texture: Int[Numbers, "*n 3"]
+    depth: Int[Numbers, "*n 3"]
+    target: Float[Numbers, "*n 3 h w"]
+    weight: Float[Numbers, "*n 3 h w"]
+    error: Float[Numbers, "*n"]
+    unexplained: Float[Numbers, "*n 3"]
+    residual: Float[Numbers, "*n h w"]
 
 
 @jax.jit
-def explain(pictures: Float[Array, "n h w 3"], draft: Draft) -> Explained:
+def explain(pictures: Float[Numbers, "n h w 3"], draft: Draft) -> Explained:
     """See the module's docstring."""
     return jax.vmap(_explain_one)(pictures, draft)
 
@@ -79,7 +80,7 @@ def _explain_one(picture: Float[Array, "h w 3"], draft: Draft) -> Explained:
     )
     pose = tuple(draft.pose[:, i, None, None] for i in range(4))
     covered = sum(
-        (draft.shape == i)[:, None, None] * coverage(jnp, name, pose, grid, SIZE)
+        (draft.shape == i)[:, None, None] * coverage(jnp, name, pose, grid, float(SIZE))
         for i, name in enumerate(factors.SHAPES)
     )
     covered = covered * draft.present[:, None, None]
@@ -121,7 +122,7 @@ def _surfaces(picture, behind, draft: Draft, clear: Float[Array, "3 h w"], pose,
     textures = jnp.arange(len(factors.TEXTURES))
 
     def paint(direction, texture):
-        return surface(jnp, colour, texture, (direction[0], direction[1]), pose[:3], grid, SIZE)
+        return surface(jnp, colour, texture, (direction[0], direction[1]), pose[:3], grid, float(SIZE))
 
     def error(direction, texture):
         off = picture - behind - clear[..., None] * (paint(direction, texture) - behind)

@@ -71,7 +71,13 @@ def templates() -> Templates:
             grid = (samples[None] * area**0.5 + centroid[0], samples[:, None] * area**0.5 + centroid[1])
             # About as sharp as a middle-sized object of the picture.
             rows.append(
-                (index, rotation, area, centroid, coverage(np, name, (0, 0, 1.0, rotation), grid, 6).ravel())
+                (
+                    index,
+                    rotation,
+                    area,
+                    centroid,
+                    coverage(np, name, (0, 0, 1.0, rotation), grid, 6.0).ravel(),
+                )
             )
     shape, rotation, area, centroid, covered = zip(*rows, strict=True)
     return Templates(
@@ -201,7 +207,7 @@ def _value_and_slopes(
 ) -> tuple[Float[Array, "b h w"], Float[Array, "4 b h w"]]:
     """Coverage and its derivatives by x, y, radius in pixels and by a quarter radian of rotation."""
     parts = tuple(pose[:, i, None, None] for i in range(4))
-    draw = lambda x, y, radius, rotation: coverage(jnp, name, (x, y, radius, rotation), grid, SIZE)  # noqa: E731
+    draw = lambda x, y, radius, rotation: coverage(jnp, name, (x, y, radius, rotation), grid, float(SIZE))  # noqa: E731
     value = draw(*parts)
     slopes = [
         jax.jvp(draw, parts, tuple(jnp.full_like(p, unit if i == j else 0.0) for j, p in enumerate(parts)))[1]

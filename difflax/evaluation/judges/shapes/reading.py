@@ -139,10 +139,10 @@ def _judge(pictures: Float[np.ndarray, "n 32 32 3"]) -> Reading:
 
     bad = np.flatnonzero(_doubtful(draft, seen) & (share > READABLE_SHARE))
     draft, seen = _better(
-        draft, seen, look, [(i, cut) for i in bad for cut in ways[i][1:]], cuts, search=False
+        draft, seen, look, [(i, cut) for i in bad.tolist() for cut in ways[i][1:]], cuts, search=False
     )
     bad = bad[_doubtful(_take(draft, bad), _take(seen, bad))]
-    draft, seen = _better(draft, seen, look, [(i, cuts[i]) for i in bad], cuts, search=True)
+    draft, seen = _better(draft, seen, look, [(i, cuts[i]) for i in bad.tolist()], cuts, search=True)
     return _reading(draft, seen, ground)
 
 
@@ -312,7 +312,7 @@ def _ways(found: Regions, pictures: int) -> list[list[Cut]]:
     """The cuts of every picture; the first is its three largest regions."""
     starts = np.searchsorted(found.owner, np.arange(pictures + 1))
     spans = [slice(*pair) for pair in itertools.pairwise(starts)]
-    return [_ways_of_one(list(zip(found.colour[s], found.mask[s], strict=True))) for s in spans]
+    return [_ways_of_one(list(zip(found.colour[s].tolist(), found.mask[s], strict=True))) for s in spans]
 
 
 def _ways_of_one(every: Cut) -> list[Cut]:

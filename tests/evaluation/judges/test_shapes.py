@@ -1,0 +1,110 @@
+"""The judge of the shapes world reads what was drawn, and nothing where nothing was."""
+
+import numpy as np
+import pytest
+from difflax.data.shapes import factors
+from difflax.data.shapes.render import render
+from difflax.data.shapes.splits import COMBINATIONS
+from difflax.evaluation.judges.shapes.reading import judge
+from scipy import ndimage
+
+from tests.evaluation.shapes.known import shares_right
+
+# On one worker, so that its programs are compiled once.
+pytestmark = pytest.mark.xdist_group("shapes_judge")
+
+EVERY = np.concatenate([COMBINATIONS[split] for split in ("train", "held_out", "held_out_2")])
+
+
+def true_pictures(number, seed, size=32):
+    scenes = factors.draw_scenes(np.random.default_rng(seed), number, EVERY)
+    return scenes, np.rint(render(scenes, size) * 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def true():
+    scenes, pictures = true_pictures(192, seed=11)
+    return scenes, pictures, judge(pictures)
+
+
+def reads_all(scenes, reading, share):
+    assert reading.readable.all() and not reading.stray.any()
+    for name, right in shares_right(scenes, reading).items():
+        assert right >= share, name
+
+
+def test_every_factor_of_true_renders_is_read(true):
+    scenes, _, reading = true
+    reads_all(scenes, reading, 0.985)  # as much of 192 pictures as 99.5 % leave room for
+    assert np.mean(reading.psnr > 45) > 0.95  # what 8 bits leave is 59 dB
+
+
+@pytest.mark.slow
+def test_every_factor_of_many_true_renders_is_read():
+    scenes, pictures = true_pictures(4096, seed=12)
+    reads_all(scenes, judge(pictures), 0.995)
+
+
+def test_larger_pictures_are_read_like_small_ones():
+    scenes, pictures = true_pictures(32, seed=13, size=128)
+    reads_all(scenes, judge(pictures), 0.95)
+
+
+def test_noise_and_blanks_show_nothing():
+    rng = np.random.default_rng(0)
+    flat = np.broadcast_to(rng.random((32, 1, 1, 3)), (32, 32, 32, 3))
+    smooth = ndimage.zoom(rng.random((32, 4, 4, 3)), (1, 8, 8, 1), order=1).clip(0, 1)
+    for pictures in (rng.random((32, 32, 32, 3)), flat, smooth, np.full((4, 32, 32, 3), np.nan)):
+        assert not judge(pictures.astype(np.float32)).readable.any()
+
+
+def test_backgrounds_without_objects_count_none():
+    scenes, _ = true_pictures(48, seed=14)
+    reading = judge(render(scenes.replace(count=np.zeros(48, int))))
+    assert not reading.readable.any() and not reading.scenes.count.any()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "least"),
+    [
+        (lambda p, rng: p + rng.normal(0, 0.03, p.shape), 0.98),
+        (lambda p, rng: ndimage.gaussian_filter(p, (0, 0.4, 0.4, 0)), 0.98),
+        (lambda p, rng: p.mean(-1, keepdims=True) + 1.3 * (p - p.mean(-1, keepdims=True)), 0.95),
+    ],
+    ids=["noise", "blur", "saturation"],
+)
+def test_slightly_spoiled_pictures_are_still_read(true, spoil, least):
+    scenes, pictures, clean = true
+    spoiled = spoil(pictures[:64] / 255, np.random.default_rng(0)).clip(0, 1).astype(np.float32)
+    reading = judge(spoiled)
+    right = shares_right(scenes[:64], reading)
+    assert min(right[name] for name in ("count", "shape", "colour", "texture", "size")) >= least
+    assert np.mean(reading.psnr < clean.psnr[:64]) > 0.95  # and the residual tells
+    assert (reading.confidence <= clean.confidence[:64] + 1e-6).mean() > 0.95
+
+
+def test_what_was_read_draws_the_same_picture(true):
+    """The residual that the judge reports is that of the renderer on what it says."""
+    _, pictures, reading = true
+    drawn = render(reading.scenes)
+    error = np.mean((drawn - pictures / 255) ** 2, (1, 2, 3))
+    np.testing.assert_allclose(error, reading.error, rtol=0.02, atol=1e-6)
+
+
+def test_the_order_of_depth_is_read(true):
+    """Where two objects overlap, the one in front comes later: swapping them would change the picture."""
+    scenes, _, reading = true
+    both = (scenes.count == 2) & (reading.scenes.count == 2)
+    mine, theirs = (render(s[both]) for s in (scenes, reading.scenes))
+    swapped = reading.scenes[both]
+    order = [1, 0, 2]
+    names = ("shape", "colour", "texture", "x", "y", "radius", "rotation")
+    swapped = render(swapped.replace(**{n: getattr(swapped, n)[:, order] for n in names}))
+    matters = abs(swapped - theirs).max((1, 2, 3)) > 0.1
+    assert matters.sum() > 5
+    assert (abs(mine - theirs).max((1, 2, 3)) < 0.1)[matters].mean() > 0.95
+
+
+def test_pictures_of_other_sizes_are_refused():
+    with pytest.raises(ValueError, match="multiple of 32"):
+        judge(np.zeros((1, 48, 48, 3), np.uint8))

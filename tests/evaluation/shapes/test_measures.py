@@ -1,0 +1,211 @@
+"""Alignment, coverage and fidelity of true scenes, whose values are known, and of planted faults."""
+
+import numpy as np
+import pytest
+from difflax.data.shapes import factors, truth
+from difflax.data.shapes.captions import parse
+from difflax.data.shapes.render import render
+from difflax.evaluation.judges.shapes.reading import Reading, judge
+from difflax.evaluation.shapes import alignment, coverage, fidelity
+from scipy.stats import wasserstein_distance
+
+# On one worker, so that the judge's programs are compiled once.
+pytestmark = pytest.mark.xdist_group("shapes_judge")
+
+PAIR = "a red circle and a large blue star"
+TEXTS = (PAIR, "a circle", "three triangles", "a small striped teal ring in the top left on a dark background, lit from above",
+         "a green moon left of a pink square", "a cross among other shapes", "two hearts")  # fmt: skip
+
+
+def true_scenes(text, number=64, seed=0):
+    return truth.draw(np.random.default_rng(seed), parse(text), number).scenes
+
+
+def columns_of(scenes, text):
+    return alignment.alignment(Reading.of_truth(scenes), [parse(text)] * len(scenes))
+
+
+def changed(scenes, name, function):
+    return scenes.replace(**{name: function(np.array(getattr(scenes, name)))})
+
+
+# --- alignment
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_true_scenes_are_all_right(text):
+    for name, column in columns_of(true_scenes(text), text).items():
+        assert np.all(np.isnan(column) | (column == 1)), name
+
+
+def test_pictures_of_true_scenes_are_all_right():
+    """The same through the renderer and the judge."""
+    texts = TEXTS[:4]
+    pictures = np.concatenate([render(true_scenes(text, 8)) for text in texts]).astype(np.float32)
+    said = [parse(text) for text in texts for _ in range(8)]
+    reading = judge(pictures)
+    columns = alignment.alignment(reading, said)
+    assert columns["accuracy"].mean() > 0.95
+    found = fidelity.fidelity(pictures, reading, said, np.random.default_rng(0))
+    assert found["residual_psnr"].min() > 30
+    assert abs(found["saturation_excess"].mean()) < 0.03 and abs(found["clipped_excess"].mean()) < 0.01
+
+
+def test_swapped_attributes_are_a_fault_of_binding_alone():
+    scenes = true_scenes(PAIR)
+    swapped = changed(scenes, "colour", lambda c: c[:, [1, 0, 2]])
+    columns = columns_of(swapped, PAIR)
+    assert not columns["binding"].any() and not columns["accuracy"].any()
+    assert columns["count"].all()
+    assert columns_of(scenes, PAIR)["binding"].all()
+
+
+def test_a_missing_object_is_a_fault_of_counting():
+    columns = columns_of(true_scenes(PAIR).replace(count=np.ones(64, int)), PAIR)
+    assert not columns["count"].any() and not columns["accuracy"].any()
+    assert np.isnan(columns["binding"]).all()
+
+
+def test_a_wrong_colour_is_found_in_its_column():
+    text = "a small yellow cross"
+    scenes = true_scenes(text, 40)
+    half = changed(scenes, "colour", lambda c: np.where(np.arange(40)[:, None] % 2, 0, c))
+    columns = columns_of(half, text)
+    assert columns["colour"].mean() == columns["accuracy"].mean() == 0.5
+    assert columns["shape"].all() and columns["size"].all()
+    assert np.isnan(columns["texture"]).all()
+    estimate = alignment.estimates(columns, np.arange(40))["accuracy"]
+    assert estimate.low < 0.5 < estimate.high and estimate.value == 0.5
+
+
+def test_mirrored_pictures_break_relations():
+    text = "a green moon left of a pink square"
+    scenes = true_scenes(text)
+    columns = columns_of(changed(scenes, "x", lambda x: 1 - x), text)
+    assert not columns["relation"].any() and columns["shape"].all() and columns["binding"].all()
+
+
+def test_unreadable_pictures_show_nothing():
+    grey = judge(np.full((4, 32, 32, 3), 0.5, np.float32))
+    columns = alignment.alignment(grey, [parse(PAIR)] * 4)
+    for name in ("accuracy", "shape", "colour", "count"):
+        assert not columns[name].any()
+
+
+def test_chance_is_that_of_the_prior():
+    """A scene of the prior is "a circle" if it has one object and that is a circle: 0.4 times P(circle)."""
+    rng = np.random.default_rng(5)
+    scenes = true_scenes(
+        "a picture of a solid shape among other shapes", 8
+    )  # any scenes: only their number counts
+    scenes = factors.draw_scenes(rng, 4000, truth.COMBINATIONS["train"])
+    accuracy = columns_of(scenes, "a circle")["accuracy"].mean()
+    everything = parse("a shape")
+    p = 0.4 * truth.table(everything, "shape")[0]
+    assert accuracy == pytest.approx(p, abs=4 * np.sqrt(p / 4000))
+
+
+def test_accuracy_by_the_number_of_named_factors():
+    scenes = factors.concatenate([true_scenes("a circle", 20), true_scenes("a small red circle", 20)])
+    said = [parse("a circle")] * 20 + [parse("a small red circle")] * 20
+    wrong = changed(scenes, "size", lambda s: np.where(np.arange(40)[:, None] >= 30, 1, s))
+    columns = alignment.alignment(Reading.of_truth(wrong), said)
+    found = alignment.by_named(columns, said, np.arange(40))
+    assert {k: v.value for k, v in found.items()} == {1: 1.0, 3: 0.5}
+
+
+# --- coverage
+
+
+def coverage_of(scenes, text, seed=1):
+    found = coverage.coverage(Reading.of_truth(scenes), parse(text), np.random.default_rng(seed))
+    return {f.name: f for f in found}
+
+
+@pytest.mark.parametrize("text", ["a circle", PAIR, "a cross among other shapes", "two hearts"])
+def test_true_scenes_cover_everything(text):
+    """Averaged over many sets, the distance of N true scenes is the floor and all entropy is kept."""
+    sets = [coverage_of(true_scenes(text, 16, seed), text) for seed in range(24)]
+    for name in sets[0]:
+        kept, excess = (
+            np.array([getattr(s[name], a) for s in sets if name in s]) for a in ("kept", "excess")
+        )
+        assert abs(kept.mean() - 1) < 5 * kept.std() / np.sqrt(len(kept)) + 0.02, name
+        assert abs(excess.mean()) < 5 * excess.std() / np.sqrt(len(excess)) + 0.01, name
+
+
+def test_a_collapsed_colour_keeps_no_entropy():
+    scenes = true_scenes("a ring", 64)
+    found = coverage_of(changed(scenes, "colour", lambda c: np.full_like(c, 1)), "a ring")
+    p = truth.table(parse("a ring"), "colour")
+    assert found["colour"].kept == 0
+    assert found["colour"].distance == pytest.approx(1 - p[1], abs=0.02)
+    assert found["texture"].kept > 0.9 and found["background"].kept > 0.9
+    everything = coverage.estimates([list(found.values())])
+    assert (
+        everything["kept"].value
+        < coverage.estimates([list(coverage_of(scenes, "a ring").values())])["kept"].value
+    )
+
+
+def test_joint_collapse_hides_from_single_factors():
+    """Light and gradient each stay uniform, but one tells the other."""
+    scenes = true_scenes("a ring", 64)
+    tied = scenes.replace(light=np.arange(64) % 4, gradient=np.arange(64) % 2)
+    found = coverage_of(tied, "a ring")
+    assert found["light"].excess < 0.02 and found["gradient"].excess < 0.02
+    pair = found["gradient × light"]
+    assert pair.distance == pytest.approx(0.5, abs=0.03)
+    assert pair.kept == pytest.approx(np.log(4) / np.log(8), abs=0.05)
+
+
+def test_half_of_the_places_is_a_distance_of_a_quarter_of_them():
+    """x over the left half of its range only: Wasserstein-1 is the mean shift, by its definition on sorted values."""
+    scenes = true_scenes("a small ring", 2000)
+    left = changed(scenes, "x", lambda x: 0.2 + (x - 0.2) / 2)
+    found, true = coverage_of(left, "a small ring")["x"], coverage_of(scenes, "a small ring")["x"]
+    expected = wasserstein_distance(left.x[:, 0], true_scenes("a small ring", 8000, seed=9).x[:, 0])
+    assert found.distance == pytest.approx(expected, rel=0.05)
+    assert true.distance < 0.02 < found.distance
+
+
+def test_wasserstein_distances():
+    rng = np.random.default_rng(0)
+    first, second = rng.random(40), rng.beta(2, 5, 70)
+    line = coverage.wasserstein(first, second, circle=False)
+    assert line == pytest.approx(wasserstein_distance(first, second))
+    # On the circle a turn of all points changes nothing, and no way is longer than half of it.
+    circle = coverage.wasserstein(first, second, circle=True)
+    turned = coverage.wasserstein((first + 0.37) % 1, (second + 0.37) % 1, circle=True)
+    assert circle == pytest.approx(turned) and circle <= line + 1e-12
+    assert coverage.wasserstein(np.full(3, 0.95), np.full(5, 0.05), circle=True) == pytest.approx(0.1)
+    shift = coverage.wasserstein(first, (first + 0.02) % 1, circle=True)
+    assert shift == pytest.approx(0.02, abs=1e-9) or shift < 0.02
+
+
+def test_pictures_that_miss_objects_are_left_out():
+    scenes = true_scenes(PAIR, 10)
+    assert coverage_of(scenes.replace(count=np.ones(10, int)), PAIR) == {}
+
+
+# --- fidelity
+
+
+def test_oversaturation_and_noise_cost_fidelity():
+    text = "a circle"
+    pictures = render(true_scenes(text, 32)).astype(np.float32)
+    grey = pictures.mean(-1, keepdims=True)
+    strong = (grey + 1.6 * (pictures - grey)).clip(0, 1)
+    noisy = (
+        (pictures + np.random.default_rng(0).normal(0, 0.03, pictures.shape)).clip(0, 1).astype(np.float32)
+    )
+    rng = lambda: np.random.default_rng(1)  # noqa: E731
+    said = [parse(text)] * 32
+    true, over, noise = (fidelity.fidelity(p, judge(p), said, rng()) for p in (pictures, strong, noisy))
+    assert over["saturation_excess"].mean() > true["saturation_excess"].mean() + 0.1
+    assert over["clipped_excess"].mean() > true["clipped_excess"].mean() + 0.02
+    assert np.median(over["residual_psnr"]) < 35 < np.median(true["residual_psnr"])
+    # White noise of σ leaves a residual of about σ², whatever is read.
+    assert np.median(noise["residual_psnr"]) == pytest.approx(-20 * np.log10(0.03), abs=1.0)
+    bands = fidelity.estimates(true, np.arange(32))
+    assert bands["saturation_excess"].low < 0 < bands["saturation_excess"].high
