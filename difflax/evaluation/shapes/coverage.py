@@ -146,9 +146,7 @@ def _open_values(caption: Caption, scenes: Scenes, slots: Int[np.ndarray, "n m"]
     continuous: dict[str, tuple[np.ndarray, bool]] = {}
     for k, named in enumerate(caption.objects):
         whose = f"object {k + 1}'s " if len(caption.objects) > 1 else ""
-        of = lambda name, k=k: np.take_along_axis(np.asarray(getattr(scenes, name)), slots[:, k, None], 1)[
-            :, 0
-        ]  # noqa: E731
+        each = np.arange(len(slots)), slots[:, k]
         for name in DISCRETE:
             if getattr(named, name) is None:
                 discrete[whose + name] = np.asarray(getattr(scenes, name))[each]

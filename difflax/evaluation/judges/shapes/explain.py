@@ -86,7 +86,7 @@ def _explain_one(picture: Float[Array, "h w 3"], draft: Draft) -> Explained:
     covered = covered * draft.present[:, None, None]
     clear = jnp.stack([covered[i] * (1 - covered[j]) * (1 - covered[k]) for i, j, k in _OTHERS])
     light, texture, painted = _surfaces(picture, behind, draft, clear, pose, grid)
-    depth = _depth(picture, painted, covered)
+    depth = _depth(picture, behind, painted, covered)
 
     covered, painted = covered[depth], painted[depth]
     below = [behind]
@@ -135,12 +135,23 @@ def _surfaces(picture, behind, draft: Draft, clear: Float[Array, "3 h w"], pose,
     return light, texture, paint(directions[light], texture[:, None, None])
 
 
-def _depth(picture, painted: Float[Array, "3 h w 3"], covered: Float[Array, "3 h w"]) -> Int[Array, " 3"]:
-    """The objects from back to front: of two that overlap, the one whose surface is seen is in front."""
-    off = jnp.sum((picture - painted) ** 2, -1)
-    front = [0.0] * 3
+def _depth(
+    picture: Float[Array, "h w 3"],
+    behind: Float[Array, "h w 3"],
+    painted: Float[Array, "3 h w 3"],
+    covered: Float[Array, "3 h w"],
+) -> Int[Array, " 3"]:
+    """The objects from back to front: of two that overlap, the order that draws the picture better."""
+
+    def error(front, back, other):
+        drawn = behind
+        for k in (back, front):
+            drawn = drawn + covered[k, ..., None] * (painted[k] - drawn)
+        both = (covered[front] * covered[back] > 0) * (1 - covered[other])
+        return jnp.sum(both * jnp.sum((picture - drawn) ** 2, -1))
+
+    wins = [0.0] * 3
     for i, j, other in ((0, 1, 2), (0, 2, 1), (1, 2, 0)):
-        both = covered[i] * covered[j] * (1 - covered[other])
-        wins = jnp.sign(jnp.sum(both * (off[j] - off[i]))) * (jnp.sum(both) > 1e-3)
-        front[i], front[j] = front[i] + wins, front[j] - wins
-    return jnp.argsort(jnp.stack(front))
+        in_front = jnp.sign(error(j, i, other) - error(i, j, other))
+        wins[i], wins[j] = wins[i] + in_front, wins[j] - in_front
+    return jnp.argsort(jnp.stack(wins))
