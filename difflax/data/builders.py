@@ -20,7 +20,7 @@ from difflax.data.shapes.examples import make_example
 
 
 class ShapesConfig(tfds.core.BuilderConfig):
-    """How many examples of each split of `make_example`, and which; the name, and so the folder, says it all."""
+    """How many examples of each split of `make_example`, and which; the folder's name says it all."""
 
     def __init__(self, *, sizes: dict[str, int], image_size: int, long_captions: float, seed: int):
         numbers = "-".join(f"{split}{size}" for split, size in sizes.items())

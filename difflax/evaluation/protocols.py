@@ -58,7 +58,7 @@ class ShapesProtocol:
         ]
 
     def _group(self, source: Source, kind: str, name: str, split: str) -> PromptGroup:
-        """Prompts of a kind about a split's combinations, its first real images, and the accuracy of chance."""
+        """Prompts of a kind about a split's combinations, real images of it, and the accuracy of chance."""
         prompts = evaluation_prompts(kind, self.prompts, split=split)
         records = source.split(split)
         rows = [records[i] for i in range(min(len(records), self.real_images))]

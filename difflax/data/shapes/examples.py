@@ -1,7 +1,7 @@
 """Captioned pictures by seed and number, and the prompts that models are judged by.
 
-Everything random about example ``i`` of a split comes from one generator seeded by (seed, split, i): it is the
-same whatever else was made, in whatever order, on every machine.
+Everything random about example ``i`` of a split comes from one generator seeded by (seed, split, i): it is
+the same whatever else was made, in whatever order, on every machine.
 """
 
 import dataclasses

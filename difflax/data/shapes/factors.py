@@ -150,7 +150,7 @@ def all_combinations() -> Int[np.ndarray, "k 3"]:
 
 
 def combination_prior(combinations: Int[np.ndarray, "k 3"]) -> Float[np.ndarray, " k"]:
-    """How often each of a split's combinations is drawn: shape and colour uniform, textures by their prior."""
+    """How often each of a split's combinations is drawn: evenly, but for the prior of the textures."""
     weight = np.array(TEXTURE_PRIOR)[combinations[:, 2]]
     return weight / weight.sum()
 

@@ -97,7 +97,7 @@ _SCENE_TABLES = {
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """Scenes of a caption; ``slots[i, k]`` is the row in scene i of the object that the caption names k-th."""
+    """Scenes of a caption; ``slots[i, k]`` is the row in scene i of the object that is named k-th."""
 
     scenes: Scenes
     slots: Int[np.ndarray, "n m"]

@@ -1,1 +1,1 @@
-"""Exact measures of pictures of the shapes world: alignment, coverage and fidelity, by its judge and its truth."""
+"""Exact measures of pictures of the shapes world, by its judge and its truth."""

@@ -82,7 +82,7 @@ def _slots_right(
 
 
 def _relations(reading: Reading, pictures: Int[np.ndarray, " n"], rows: Int[np.ndarray, "n 2"]):
-    """The index in `RELATIONS` of how the first object stands to the second, `MISSING` where one is missing."""
+    """How the first object stands to the second, as an index in `RELATIONS`; `MISSING` without one."""
     x, y = (np.take_along_axis(v[pictures], rows, 1) for v in (reading.scenes.x, reading.scenes.y))
     there = reading.readable[pictures] & (rows < reading.scenes.count[pictures, None]).all(1)
     return np.where(there, relation(x, y), MISSING)

@@ -93,7 +93,8 @@ def test_all_sizes_show_the_same_scene(scenes):
 def test_an_object_in_front_hides_what_is_behind(scenes):
     """At its middle, where it is solid, a disc shows its own colour whatever lies below."""
     two = scenes[:1].replace(
-        count=np.array([2]), shape=np.array([[2, 0, 0]]), colour=np.array([[0, 5, 0]]), texture=np.zeros((1, 3), int),
+        count=np.array([2]), shape=np.array([[2, 0, 0]]), colour=np.array([[0, 5, 0]]),
+        texture=np.zeros((1, 3), int),
         x=np.array([[0.4, 0.6, 0]]), y=np.array([[0.5, 0.5, 0]]), radius=np.array([[0.24, 0.24, 0.2]]),
     )  # fmt: skip
     swapped = two.replace(**{n: getattr(two, n)[:, [1, 0, 2]] for n in ("shape", "colour", "x", "rotation")})

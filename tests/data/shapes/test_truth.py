@@ -51,8 +51,11 @@ def test_draws_are_distributed_as_the_scenes_that_got_the_caption(captioned, tex
     assert same(forced.background, drawn.scenes.background, 6)
 
 
-@pytest.mark.parametrize("text", ["a red shape", "a ring among other shapes on a dark background, lit from above",
-                                  "a striped object and two small hearts", "a teal shape, a large star and a dotted shape"])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    ["a red shape", "a ring among other shapes on a dark background, lit from above",
+     "a striped object and two small hearts", "a teal shape, a large star and a dotted shape"],
+)  # fmt: skip
 def test_tables_are_the_frequencies_of_draws(text):
     caption = parse(text)
     drawn = truth.draw(np.random.default_rng(2), caption, 6000)

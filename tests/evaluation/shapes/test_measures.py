@@ -13,7 +13,8 @@ from scipy.stats import wasserstein_distance
 pytestmark = pytest.mark.xdist_group("shapes_judge")
 
 PAIR = "a red circle and a large blue star"
-TEXTS = (PAIR, "a circle", "three triangles", "a small striped pink ring in the top left on a dark background, lit from above",
+TEXTS = (PAIR, "a circle", "three triangles", 
+         "a small striped pink ring in the top left on a dark background, lit from above",
          "a green moon left of a pink square", "a cross among other shapes", "two hearts")  # fmt: skip
 
 
@@ -160,7 +161,7 @@ def test_joint_collapse_hides_from_single_factors():
 
 
 def test_half_of_the_places_is_a_distance_of_a_quarter_of_them():
-    """x over the left half of its range only: Wasserstein-1 is the mean shift, by its definition on sorted values."""
+    """x over the left half of its range only, against SciPy's Wasserstein-1."""
     scenes = true_scenes("a small ring", 2000)
     left = changed(scenes, "x", lambda x: 0.2 + (x - 0.2) / 2)
     found, true = coverage_of(left, "a small ring")["x"], coverage_of(scenes, "a small ring")["x"]

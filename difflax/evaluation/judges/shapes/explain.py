@@ -1,7 +1,7 @@
 """What a picture says about objects whose outlines are known: texture, light, depth, and how well all fits.
 
-With every outline given, a picture is linear in the coverage of each object: ``I = A + B · a``, where ``A`` is
-the picture without it and ``B`` how its surface differs from what is behind, as far as nothing hides it. So
+With every outline given, a picture is linear in the coverage of each object: ``I = A + B · a``, where ``A``
+is the picture without it and ``B`` how its surface differs from what is behind, as far as nothing hides it. So
 least squares in RGB is least squares in the coverage, ``Σ |B|² (a − a*)²`` with ``a* = B·(I − A) / |B|²``,
 which is what `poses.fit` solves.
 """
@@ -116,7 +116,7 @@ def _explain_one(picture: Float[Array, "h w 3"], draft: Draft) -> Explained:
 
 
 def _surfaces(picture, behind, draft: Draft, clear: Float[Array, "3 h w"], pose, grid):
-    """The light and the textures that explain best what is clearly seen of the objects, and their surfaces."""
+    """The light and the textures that explain best what is clearly seen, and the objects' surfaces."""
     colour = jnp.asarray(_COLOURS)[draft.colour][:, None, None]
     directions = jnp.asarray(factors.LIGHT_DIRECTIONS)
     textures = jnp.arange(len(factors.TEXTURES))

@@ -31,7 +31,7 @@ STEPS = 6  # of a fit
 
 @dataclasses.dataclass(frozen=True)
 class Fits:
-    """Fitted objects: ``pose`` is x, y, radius (shares of the side) and rotation; ``cost`` Σ w·(Δ coverage)²."""
+    """Fitted objects: ``pose`` is x, y, radius (shares of the side), rotation; ``cost`` Σ w·(Δ coverage)²."""
 
     shape: Int[np.ndarray, " k"]
     pose: Float[np.ndarray, "k 4"]

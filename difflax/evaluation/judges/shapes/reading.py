@@ -10,7 +10,6 @@ judge's reliability is measured.
 """
 
 import dataclasses
-import itertools
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -19,11 +18,11 @@ from scipy import ndimage
 from difflax.data.shapes import factors
 from difflax.data.shapes.factors import MAX_OBJECTS, Scenes
 from difflax.evaluation.judges.shapes import poses, segment
+from difflax.evaluation.judges.shapes.cuts import Candidates, Cut, candidates
+from difflax.evaluation.judges.shapes.cuts import ways as cuts_of_pictures
 from difflax.evaluation.judges.shapes.explain import Draft, Explained, explain
-from difflax.evaluation.judges.shapes.segment import SIZE, Ground, Regions
+from difflax.evaluation.judges.shapes.segment import SIZE, Ground
 
-SMALL_PIXELS = 16  # a smaller region may be an edge between two others
-MAX_WAYS = 5  # to cut a picture into objects that are tried
 CHUNK = 64  # pictures that are explained at once
 LIKELY_RADII = (0.12, 0.26)  # of an object that is no artefact
 STRANGE_ERROR = 1e-3  # the mean squared error that one artefact must save
@@ -72,10 +71,6 @@ class Reading:
         return np.where(self.readable, np.clip((self.psnr - 16) / 20, 0, 1), 0)
 
 
-Cut = list[tuple[int, Bool[np.ndarray, "h w"]]]
-"""The colour and the pixels of everything in a picture that may be an object."""
-
-
 @dataclasses.dataclass(frozen=True)
 class _Look:
     """Pictures, their fitted backgrounds, the hue of each pixel, and the factors of the backgrounds."""
@@ -84,16 +79,6 @@ class _Look:
     background: Float[np.ndarray, "n h w 3"]
     hues: Int[np.ndarray, "n h w"]
     ground: Ground
-
-
-@dataclasses.dataclass(frozen=True)
-class _Candidates:
-    """Ways to cut pictures into at most three objects: the picture of each, and masks by colour."""
-
-    owner: Int[np.ndarray, " m"]
-    present: Bool[np.ndarray, "m 3"]
-    colour: Int[np.ndarray, "m 3"]
-    mask: Bool[np.ndarray, "m 3 h w"]
 
 
 def judge(images: UInt8[np.ndarray, "n h w 3"] | Float[np.ndarray, "n h w 3"]) -> Reading:
@@ -133,9 +118,9 @@ def _judge(pictures: Float[np.ndarray, "n 32 32 3"]) -> Reading:
     ground = segment.ground_of(best, affine, share)
     found = segment.regions(hues)
     look = _Look(pictures, ground_pictures, hues, ground)
-    ways = _ways(found, len(pictures))
+    ways = cuts_of_pictures(found, len(pictures))
     cuts = [way[0] for way in ways]
-    draft, seen = _read_cuts(look, _candidates(list(enumerate(cuts))), search=False)
+    draft, seen = _read_cuts(look, candidates(list(enumerate(cuts))), search=False)
 
     bad = np.flatnonzero(_doubtful(draft, seen) & (share > READABLE_SHARE))
     draft, seen = _better(
@@ -159,11 +144,11 @@ def _doubtful(draft: Draft, seen: Explained) -> Bool[np.ndarray, " n"]:
 
 
 def _badness(draft: Draft, seen: Explained) -> Float[np.ndarray, " n"]:
-    """What the kept reading has the least of: the error, with a penalty for objects, strange ones above all."""
+    """What the kept reading has the least of: the error, and a penalty for objects, strange ones above all."""
     return seen.error + STRANGE_ERROR * _strange(draft).sum(-1) + OBJECT_ERROR * draft.present.sum(-1)
 
 
-def _read_cuts(look: _Look, cuts: _Candidates, *, search: bool) -> tuple[Draft, Explained]:
+def _read_cuts(look: _Look, cuts: Candidates, *, search: bool) -> tuple[Draft, Explained]:
     """The best reading of each cut; with ``search`` many shapes are tried in place of each object."""
     pictures = look.pictures[cuts.owner]
     covered, weight = _first_coverage(look, cuts)
@@ -185,7 +170,7 @@ def _better(
     """Readings of pictures, replaced by those of other cuts where these are less bad; ``cuts`` follows."""
     if not others:
         return draft, seen
-    tried = _candidates(others)
+    tried = candidates(others)
     other, seen_other = _read_cuts(look, tried, search=search)
     bad = _badness(other, seen_other)
     order = np.lexsort([bad, tried.owner])
@@ -276,7 +261,7 @@ def _fit(present, covered, weight, number: int) -> tuple[Int[np.ndarray, "m 3"],
 
 
 def _search(pictures, draft: Draft, covered, weight) -> tuple[Draft, Explained]:
-    """Puts every one of many shapes in place of each object in turn, and keeps what explains the picture best.
+    """Puts many shapes in place of each object in turn, and keeps what explains the picture best.
 
     The shapes are guessed from the first look, which does not depend on the texture that was read.
     """
@@ -297,44 +282,8 @@ def _search(pictures, draft: Draft, covered, weight) -> tuple[Draft, Explained]:
     return _refine(pictures, draft, rounds=2)
 
 
-def _candidates(cuts: list[tuple[int, Cut]]) -> _Candidates:
-    """Cuts of pictures as arrays."""
-    m = len(cuts)
-    present, colour = np.zeros((m, 3), bool), np.zeros((m, 3), int)
-    mask = np.zeros((m, 3, SIZE, SIZE), bool)
-    for i, (_, cut) in enumerate(cuts):
-        for j, part in enumerate(cut):
-            present[i, j], (colour[i, j], mask[i, j]) = True, part
-    return _Candidates(np.array([owner for owner, _ in cuts], int), present, colour, mask)
-
-
-def _ways(found: Regions, pictures: int) -> list[list[Cut]]:
-    """The cuts of every picture; the first is its three largest regions."""
-    starts = np.searchsorted(found.owner, np.arange(pictures + 1))
-    spans = [slice(*pair) for pair in itertools.pairwise(starts)]
-    return [_ways_of_one(list(zip(found.colour[s].tolist(), found.mask[s], strict=True))) for s in spans]
-
-
-def _ways_of_one(every: Cut) -> list[Cut]:
-    """As it is, regions of one colour joined, a long one halved, the smallest left out."""
-    ways = [every]
-    for i, (colour, mask) in enumerate(every):
-        for j in range(i + 1, len(every)):
-            joined = mask | every[j][1]
-            if colour == every[j][0] and len(ways) < MAX_WAYS and not segment.halves(joined):
-                rest = [part for k, part in enumerate(every) if k not in (i, j)]
-                ways.append([(colour, joined), *rest])
-        if len(every) < MAX_OBJECTS and len(ways) < MAX_WAYS:
-            halves = segment.halves(mask)
-            ways += [[*((colour, half) for half in halves), *every[:i], *every[i + 1 :]]] if halves else []
-    large = [part for part in every if part[1].sum() >= SMALL_PIXELS]
-    ways += [large] if 0 < len(large) < len(every) else []
-    ways += [every[:-1]] if len(every) > 1 else []
-    return [way[:MAX_OBJECTS] for way in ways]
-
-
-def _first_coverage(look: _Look, cuts: _Candidates):
-    """How much of each pixel an object covers, from how far its RGB has gone from the background's to its own.
+def _first_coverage(look: _Look, cuts: Candidates):
+    """How much of each pixel an object covers, from how far its RGB is on the way from the background's.
 
     Both the plain colour and that of a mark are tried, in a middling light. Pixels of another hue weigh 0.
     """
@@ -354,7 +303,7 @@ def _first_coverage(look: _Look, cuts: _Candidates):
     return np.where(near, covered, 0), np.where(other, 0, 1).astype(np.float32)
 
 
-def _draft(ground: Ground, cuts: _Candidates, shape, pose) -> Draft:
+def _draft(ground: Ground, cuts: Candidates, shape, pose) -> Draft:
     return Draft(
         background=ground.background[cuts.owner],
         gradient=ground.gradient[cuts.owner],

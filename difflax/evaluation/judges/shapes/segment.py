@@ -3,8 +3,8 @@
 A gradient changes only a background's brightness, so each named background is a ray in RGB; the one on whose
 ray, at a brightness that is affine in the place, most pixels lie is the background. Light scales an object's
 colour and the marks of a texture mix it with white, so all its pixels lie in the plane of its colour and
-white: the plane tells the colour whatever texture and light are. Pixels on an edge mix with what is behind and
-lie in any plane; they follow the votes of their neighbours.
+white: the plane tells the colour whatever texture and light are. Pixels on an edge mix with what is behind
+and lie in any plane; they follow the votes of their neighbours.
 """
 
 import dataclasses
@@ -151,7 +151,7 @@ def regions(hues: Int[np.ndarray, "n h w"]) -> Regions:
 
 
 def halves(mask: Bool[np.ndarray, "h w"]) -> list[Bool[np.ndarray, "h w"]]:
-    """A region that is longer than any object, cut across its longest axis in the middle; none of a shorter one."""
+    """A region that is longer than any object, cut across its longest axis; nothing of a shorter one."""
     points = np.argwhere(mask) + 0.5
     middle = points - points.mean(0)
     along = middle @ np.linalg.svd(middle, full_matrices=False)[2][0]
