@@ -45,7 +45,7 @@ SCENE_FACTORS = {"background": tuple(factors.BACKGROUNDS), "tone": tuple(TONES),
 """The words of the factors that a caption may name of the scene."""
 
 NUMBERS = ("no", "one", "two", "three")
-PREFIXES = ("", "a picture of ", "there is ", "an image showing ")
+OPENINGS = ("", "a picture of ", "there is ", "an image showing ")
 NOUNS = ("shape", "object")
 SAID_PLACES = tuple(
     {
@@ -187,7 +187,7 @@ def say(caption: Caption, rng: np.random.Generator | None = None) -> str:
     ]
     text += "".join(pick(BEHIND).format(word) for word in words)
     text += pick(LIT).format(LIT_FROM[caption.light]) if caption.light is not None else ""
-    return pick(PREFIXES) + text
+    return pick(OPENINGS) + text
 
 
 def _grouped(objects: Sequence[Named]) -> list[tuple[Named, int]]:
@@ -222,7 +222,7 @@ _OBJECT = re.compile(
     + rf"(?:{_one_of(SHAPES, 'shape')}|{_one_of(NOUNS)})(?:e?s)?"
     + rf"(?: {_one_of([said for ways in SAID_PLACES for said in ways], 'place')})?"
 )
-_PREFIX = re.compile(f"^{_one_of(PREFIXES)}")
+_PREFIX = re.compile(f"^{_one_of(OPENINGS)}")
 _LIT_END = re.compile(rf"(?:, lit| with light) from {_one_of(LIT_FROM, 'light')}$")
 _BEHIND_END = re.compile(
     rf"(?: on a| against a|,) {_one_of((*factors.BACKGROUNDS, *TONES), 'background')} background$"

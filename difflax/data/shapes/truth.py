@@ -22,9 +22,9 @@ from difflax.data.shapes.captions import Caption, Named, relation
 from difflax.data.shapes.factors import MAX_OBJECTS, Scenes
 from difflax.data.shapes.splits import COMBINATIONS
 
-PARTS = ("shape", "colour", "texture")
-MAX_ROUNDS = 400  # of `BATCH` layouts, before a caption is called impossible
-BATCH = 512
+COMBINED = ("shape", "colour", "texture")
+MAX_ROUNDS = 400  # of `PROPOSALS` layouts, before a caption is called impossible
+PROPOSALS = 512
 
 
 def combinations_of(named: Named, combinations: Int[np.ndarray, "k 3"]) -> Float[np.ndarray, " k"]:
@@ -33,7 +33,7 @@ def combinations_of(named: Named, combinations: Int[np.ndarray, "k 3"]) -> Float
     Raises:
         UserError: there is none among ``combinations``.
     """
-    wanted = [getattr(named, part) for part in PARTS]
+    wanted = [getattr(named, part) for part in COMBINED]
     fits = np.all(
         [c == w for c, w in zip(combinations.T, wanted, strict=True) if w is not None] or [[True]], 0
     )
@@ -56,11 +56,11 @@ def table(
     """
     if caption.relation is not None or any(thing.place is not None for thing in caption.objects):
         raise ValueError("a caption that names a place or a relation has no closed form; draw from the truth")
-    if factor in PARTS:
+    if factor in COMBINED:
         weight = combinations_of(caption.objects[slot], combinations)
-        values = combinations[:, PARTS.index(factor)]
+        values = combinations[:, COMBINED.index(factor)]
         sizes = (len(factors.SHAPES), len(factors.COLOURS), len(factors.TEXTURES))
-        return np.bincount(values, weight, minlength=sizes[PARTS.index(factor)])
+        return np.bincount(values, weight, minlength=sizes[COMBINED.index(factor)])
     if factor == "size":
         return _fixed_or_uniform(caption.objects[slot].size, len(factors.SIZES))
     return _SCENE_TABLES[factor](caption)
@@ -116,17 +116,17 @@ def draw(
     """
     kept, slots, found = [], [], 0
     for tried in range(1, MAX_ROUNDS + 1):
-        some = _propose(rng, caption, BATCH, combinations)
+        some = _propose(rng, caption, PROPOSALS, combinations)
         good = layout_holds(caption, some.scenes, some.slots)
         kept.append(some.scenes[good])
         slots.append(some.slots[good])
         found += good.sum()
         if found >= number:
             return Drawn(factors.concatenate(kept)[:number], np.concatenate(slots)[:number])
-        if tried * BATCH >= 20_000 and not found:
+        if tried * PROPOSALS >= 20_000 and not found:
             break
     raise UserError(
-        f"of {tried * BATCH:,} scenes {found} are like the caption {caption}: it asks for next to nothing"
+        f"of {tried * PROPOSALS:,} scenes {found} are like the caption {caption}: it asks for next to nothing"
     )
 
 
@@ -134,12 +134,12 @@ def _propose(rng, caption: Caption, number: int, combinations) -> Drawn:
     """Scenes in which everything named holds, except perhaps places and relation."""
     scenes = factors.draw_scenes(rng, number, combinations)
     counts = rng.choice(factors.COUNTS, number, p=_counts(caption))
-    discrete = {name: np.array(getattr(scenes, name)) for name in (*PARTS, "size")}
+    discrete = {name: np.array(getattr(scenes, name)) for name in (*COMBINED, "size")}
     slots = _random_rows(rng, counts)[:, : len(caption.objects)]
     each = np.arange(number)
     for k, named in enumerate(caption.objects):
         which = combinations[rng.choice(len(combinations), number, p=combinations_of(named, combinations))]
-        for part, values in zip(PARTS, which.T, strict=True):
+        for part, values in zip(COMBINED, which.T, strict=True):
             discrete[part][each, slots[:, k]] = values
         if named.size is not None:
             discrete["size"][each, slots[:, k]] = named.size

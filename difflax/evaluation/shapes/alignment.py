@@ -27,16 +27,16 @@ from difflax.evaluation.judges.shapes.reading import Reading
 from difflax.evaluation.statistics import Estimate
 
 COLUMNS = ("accuracy", *OBJECT_FACTORS, "background", "tone", "light", "relation", "count", "binding")
-MISSING = -1  # the value of every factor of an object that is not there, or of which nothing is known
+UNSEEN = -1  # the value of every factor of an object that is not there, or of which nothing is known
 
 
 def object_values(reading: Reading) -> dict[str, Int[np.ndarray, "n 3"]]:
-    """The factors of `OBJECT_FACTORS` of every object that was read, `MISSING` where nothing is known."""
+    """The factors of `OBJECT_FACTORS` of every object that was read, `UNSEEN` where nothing is known."""
     scenes = reading.scenes
     values = {name: np.asarray(getattr(scenes, name)) for name in ("shape", "colour", "texture", "size")}
     values["place"] = factors.place(scenes.x, scenes.y)
     seen = scenes.present & reading.known & reading.readable[:, None]
-    return {name: np.where(seen, value, MISSING) for name, value in values.items()}
+    return {name: np.where(seen, value, UNSEEN) for name, value in values.items()}
 
 
 def match(reading: Reading, captions: Sequence[Caption]) -> list[tuple[int, ...]]:
@@ -82,10 +82,10 @@ def _slots_right(
 
 
 def _relations(reading: Reading, pictures: Int[np.ndarray, " n"], rows: Int[np.ndarray, "n 2"]):
-    """How the first object stands to the second, as an index in `RELATIONS`; `MISSING` without one."""
+    """How the first object stands to the second, as an index in `RELATIONS`; `UNSEEN` without one."""
     x, y = (np.take_along_axis(v[pictures], rows, 1) for v in (reading.scenes.x, reading.scenes.y))
     there = reading.readable[pictures] & (rows < reading.scenes.count[pictures, None]).all(1)
-    return np.where(there, relation(x, y), MISSING)
+    return np.where(there, relation(x, y), UNSEEN)
 
 
 def alignment(reading: Reading, captions: Sequence[Caption]) -> dict[str, Float[np.ndarray, " n"]]:

@@ -13,7 +13,7 @@ from scipy.stats import wasserstein_distance
 pytestmark = pytest.mark.xdist_group("shapes_judge")
 
 PAIR = "a red circle and a large blue star"
-TEXTS = (PAIR, "a circle", "three triangles", 
+TEXTS = (PAIR, "a circle", "three triangles",
          "a small striped pink ring in the top left on a dark background, lit from above",
          "a green moon left of a pink square", "a cross among other shapes", "two hearts")  # fmt: skip
 

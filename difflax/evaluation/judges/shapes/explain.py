@@ -1,9 +1,9 @@
 """What a picture says about objects whose outlines are known: texture, light, depth, and how well all fits.
 
-With every outline given, a picture is linear in the coverage of each object: ``I = A + B · a``, where ``A``
-is the picture without it and ``B`` how its surface differs from what is behind, as far as nothing hides it. So
-least squares in RGB is least squares in the coverage, ``Σ |B|² (a − a*)²`` with ``a* = B·(I − A) / |B|²``,
-which is what `poses.fit` solves.
+With every outline given, a picture is linear in the coverage of each object: ``I = A + B · a``. ``A`` is the
+picture without it, and ``B`` how its surface differs from what is behind, where nothing hides it. So least
+squares in RGB is least squares in the coverage, ``Σ |B|² (a − a*)²`` with ``a* = B·(I − A) / |B|²``, which is
+what `poses.fit` solves.
 """
 
 import flax.struct

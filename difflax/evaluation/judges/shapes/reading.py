@@ -144,7 +144,7 @@ def _doubtful(draft: Draft, seen: Explained) -> Bool[np.ndarray, " n"]:
 
 
 def _badness(draft: Draft, seen: Explained) -> Float[np.ndarray, " n"]:
-    """What the kept reading has the least of: the error, and a penalty for objects, strange ones above all."""
+    """What the kept reading has the least of: the error, and penalties for objects and strange ones."""
     return seen.error + STRANGE_ERROR * _strange(draft).sum(-1) + OBJECT_ERROR * draft.present.sum(-1)
 
 
