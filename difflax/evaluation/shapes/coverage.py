@@ -71,15 +71,15 @@ class Factor:
         return (self.distance - self.floor) / (1 - self.floor)
 
 
-def total_variation(counts: Float[np.ndarray, "*b v"], p: Float[np.ndarray, " v"]) -> Float[np.ndarray, "*b"]:
+def total_variation(counts: Int[np.ndarray, "*b v"], p: Float[np.ndarray, " v"]) -> Float[np.ndarray, "*b"]:
     """``½ Σ |p̂ − p|`` of the frequencies of ``counts``, in [0, 1]."""
-    return abs(counts / counts.sum(-1, keepdims=True) - p).sum(-1) / 2
+    return np.asarray(abs(counts / counts.sum(-1, keepdims=True) - p).sum(-1) / 2)
 
 
-def entropy(counts: Float[np.ndarray, "*b v"]) -> Float[np.ndarray, "*b"]:
+def entropy(counts: Int[np.ndarray, "*b v"]) -> Float[np.ndarray, "*b"]:
     """``−Σ p̂ log p̂`` in nats, of the frequencies themselves, without correction for their number."""
     p = counts / counts.sum(-1, keepdims=True)
-    return -np.sum(p * np.log(np.where(p > 0, p, 1)), -1)
+    return np.asarray(-np.sum(p * np.log(np.where(p > 0, p, 1)), -1))
 
 
 def wasserstein(values: Float[np.ndarray, " n"], true: Float[np.ndarray, " m"], *, circle: bool) -> float:

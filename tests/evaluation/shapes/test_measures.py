@@ -5,6 +5,7 @@ import pytest
 from difflax.data.shapes import factors, truth
 from difflax.data.shapes.captions import parse
 from difflax.data.shapes.render import render
+from difflax.evaluation import metrics
 from difflax.evaluation.judges.shapes.reading import Reading, judge
 from difflax.evaluation.shapes import alignment, coverage, fidelity
 from scipy.stats import wasserstein_distance
@@ -141,12 +142,11 @@ def test_a_collapsed_colour_keeps_no_entropy():
     p = truth.table(parse("a ring"), "colour")
     assert found["colour"].kept == 0
     assert found["colour"].distance == pytest.approx(1 - p[1], abs=0.02)
-    assert found["texture"].kept > 0.9 and found["background"].kept > 0.9
-    everything = coverage.estimates([list(found.values())])
-    assert (
-        everything["kept"].value
-        < coverage.estimates([list(coverage_of(scenes, "a ring").values())])["kept"].value
-    )
+    before = coverage_of(scenes, "a ring")
+    for name in ("texture", "background", "x"):
+        assert found[name].kept == pytest.approx(before[name].kept, abs=0.02)
+    collapsed, whole = (coverage.estimates([list(f.values())])["kept"].value for f in (found, before))
+    assert collapsed < whole - 0.05
 
 
 def test_joint_collapse_hides_from_single_factors():
@@ -203,7 +203,10 @@ def test_oversaturation_and_noise_cost_fidelity():
     rng = lambda: np.random.default_rng(1)  # noqa: E731
     said = [parse(text)] * 16
     true, over, noise = (fidelity.fidelity(p, judge(p), said, rng()) for p in (pictures, strong, noisy))
-    assert over["saturation_excess"].mean() > true["saturation_excess"].mean() + 0.1
+    # The same true pictures are taken off both, so what saturation adds is there in full.
+    added = metrics.hsv_saturation(strong).mean() - metrics.hsv_saturation(pictures).mean()
+    assert added > 0.05
+    assert over["saturation_excess"].mean() - true["saturation_excess"].mean() == pytest.approx(added)
     assert over["clipped_excess"].mean() > true["clipped_excess"].mean() + 0.02
     assert np.median(over["residual_psnr"]) < 35 < np.median(true["residual_psnr"])
     # White noise of σ leaves a residual of about σ², whatever is read.
