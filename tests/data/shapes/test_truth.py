@@ -29,6 +29,7 @@ def same(first, second, size):
     return counts.shape[1] == 1 or chi2_contingency(counts).pvalue > 1e-5
 
 
+@pytest.mark.slow  # captions are drawn one by one
 @pytest.mark.parametrize(
     "text",
     ["a circle", "a red shape", "a small object", "a star among other shapes", "a shape on the left",
