@@ -64,6 +64,7 @@ def test_backgrounds_without_objects_count_none():
     assert not reading.readable.any() and not reading.scenes.count.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "least"),
     [

@@ -192,6 +192,7 @@ def test_pictures_that_miss_objects_are_left_out():
 # --- fidelity
 
 
+@pytest.mark.slow
 def test_oversaturation_and_noise_cost_fidelity():
     text = "a circle"
     pictures = render(true_scenes(text, 16)).astype(np.float32)
