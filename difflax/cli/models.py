@@ -21,7 +21,8 @@ def define_model_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "workdir",
         None,
-        "folder of a training run, whose newest checkpoint is used; without it: --pretrained must be given",
+        "folder of a training run, whose newest checkpoint is used, or embedded: the model that comes with"
+        " difflax (./embedded is a folder); without it: --pretrained must be given",
         flag_values=values,
     )
     define_pretrained_flags(values)

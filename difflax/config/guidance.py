@@ -27,7 +27,7 @@ class WeakOptions:
     """``config.guidance.weak``: the worse model of autoguidance and perturbation guidance.
 
     Attributes:
-        workdir: of another run, or empty for this one.
+        workdir: of another run, ``embedded`` for the model that comes with difflax, or empty for this one.
         step: the checkpoint, ``None`` for the newest.
         perturbation: of the network, ``None`` for the network as it is.
     """

@@ -68,7 +68,8 @@ class TextEncoderOptions:
     """``config.text_encoder``, see `TextEncoder`.
 
     Attributes:
-        path: a CLIP folder, or the workdir of a run that trained one.
+        path: a CLIP folder, the workdir of a run that trained one, or ``embedded``: that of the model that
+            comes with difflax.
         layer: the state that conditions: -1 the last, -2 the one before.
         final_norm: whether the last norm is applied to it.
     """

@@ -8,6 +8,7 @@ from etils import epath
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
+from difflax.config.embedded import find_workdir
 from difflax.config.experiments import DiffusionExperiment
 from difflax.config.files import claim_workdir, read_workdir
 from difflax.config.guidance import WeakOptions
@@ -31,7 +32,7 @@ from difflax.runs.base import make_loader, picture_task
 from difflax.text.encoders import TextEncoder
 from difflax.training.loop import Task
 from difflax.training.objectives.base import network_params, pixels
-from difflax.training.runtime.checkpoints import Checkpoints
+from difflax.training.runtime.averages import trained_weights
 from difflax.training.runtime.manifest import check_copy, write_manifest
 from difflax.training.state import TrainState
 
@@ -147,22 +148,24 @@ def weak_model(options: WeakOptions | None, workdir: epath.Path, mesh: Mesh) -> 
         return None
     if not options.workdir and options.step is None:
         return WeakModel(perturbation=options.perturbation)
-    folder = epath.Path(options.workdir or workdir)
+    folder = epath.Path(find_workdir(options.workdir or workdir))
     experiment = read_workdir(folder).from_scratch(
         f"guidance.weak.workdir = {options.workdir!r} is no run of a diffusion model from scratch"
     )
-    checkpoints = Checkpoints(folder / "checkpoints")
+    weights = trained_weights(folder)
     abstract = sharded_shapes(experiment.network.abstract(), mesh, experiment.mesh.rules)
-    params = checkpoints.restore_params(abstract, options.step)
-    checkpoints.close()
+    params = weights.restore_params(abstract, options.step)
+    weights.close()
     return WeakModel(experiment.network, options.perturbation, params)
 
 
 def clip_folder(path: str, where: str) -> epath.Path:
-    """The Hub folder that ``path`` names: itself, or the one inside a CLIP run's workdir."""
-    folder = epath.Path(path)
+    """The Hub folder that ``path`` names: itself, or the one inside a run's workdir."""
+    folder = epath.Path(find_workdir(path))
     if (folder / "clip").is_dir():
         return folder / "clip"
+    if (folder / TEXT_ENCODER).is_dir():
+        return folder
     if (folder / "metrics.jsonl").exists():
         raise UserError(f"{where} = {path!r}: that run has not finished; train it to its last step first")
     if not folder.is_dir():

@@ -4,6 +4,7 @@ from typing import Any
 
 from etils import epath
 
+from difflax.config.embedded import find_workdir
 from difflax.config.files import read_workdir
 from difflax.core.types import UserError
 from difflax.evaluation.measurement import Instruments, PromptGroup
@@ -17,6 +18,7 @@ def evaluation(
     workdir: epath.PathLike,
 ) -> tuple[dict[str, Any], EvaluationProtocol, Instruments, list[PromptGroup]]:
     """The resolved config of a workdir with its protocol, what reads its images, and its prompt groups."""
+    workdir = find_workdir(workdir)
     experiment = read_workdir(workdir)
     protocol = getattr(experiment, "evaluation", None)
     if protocol is None:

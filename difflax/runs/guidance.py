@@ -6,6 +6,7 @@ from typing import Any
 
 from etils import epath
 
+from difflax.config.embedded import find_workdir
 from difflax.config.guidance import GUIDANCE, WeakOptions, make_guidance
 from difflax.config.resolve import read_section as read_options
 from difflax.core.types import UserError
@@ -61,4 +62,4 @@ def _other_model(weak: WeakOptions, workdir: epath.PathLike | None, pipeline: Pi
                 " weak.perturbation, and neither workdir nor step"
             )
         return WeakModel(perturbation=weak.perturbation)
-    return weak_model(weak, epath.Path(workdir), pipeline.devices.mesh)
+    return weak_model(weak, epath.Path(find_workdir(workdir)), pipeline.devices.mesh)

@@ -8,6 +8,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Array, Float, Key
 
+from difflax.config.embedded import find_workdir
 from difflax.config.files import read_workdir
 from difflax.core import streams
 from difflax.core.types import Conditioning, Params, UserError
@@ -39,7 +40,7 @@ def likelihood(pipeline: Pipeline, workdir: epath.PathLike, count: int, num_step
             f"--bits_per_dimension: {workdir} denoises latents of a trained autoencoder, which have no"
             " density of pixels: name a run whose autoencoder is identity, patchify or cosine_transform"
         )
-    experiment = read_workdir(workdir)
+    experiment = read_workdir(find_workdir(workdir))
     split = experiment.data.split("test")
     if not 2 <= count <= len(split):
         raise UserError(f"--bits_per_dimension={count}: give a number of test images from 2 to {len(split)}")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from etils import epath
 from jax.sharding import Mesh
 
+from difflax.config.embedded import find_workdir
 from difflax.config.experiments import DiffusionExperiment, Experiment, FineTuningExperiment
 from difflax.config.files import read_workdir
 from difflax.config.pretrained import DTYPES, STORED, PretrainedOptions
@@ -26,7 +27,7 @@ from difflax.pretrained.open import open_checkpoint
 from difflax.pretrained.open_file import FileOptions
 from difflax.runs.diffusion import make_pipeline, read_text_encoder, weak_model
 from difflax.training.objectives.base import network_params
-from difflax.training.runtime.checkpoints import Checkpoints
+from difflax.training.runtime.averages import trained_weights
 from difflax.training.runtime.manifest import check_copy
 from difflax.training.tunings import Tuning
 
@@ -35,11 +36,14 @@ def load(workdir: epath.PathLike, mesh: MeshShape | None = None) -> Pipeline:
     """The pipeline of a workdir, from its newest checkpoint's averaged parameters.
 
     Args:
+        workdir: the folder of a training run, or ``"embedded"``: the model that comes with difflax
+            (``"./embedded"`` is a folder of that name).
         mesh: of the devices that make images; ``None``: that of the run, see `MeshShape.fitted`.
 
     Raises:
         UserError: no workdir, no checkpoint, or not of a diffusion model.
     """
+    workdir = find_workdir(workdir)
     experiment = read_workdir(workdir)
     workdir = epath.Path(workdir)
     load_run = LOAD.get(type(experiment))
@@ -48,8 +52,6 @@ def load(workdir: epath.PathLike, mesh: MeshShape | None = None) -> Pipeline:
             f"{workdir} holds {experiment.makes}, which makes no images: give the workdir of a diffusion"
             " model"
         )
-    if not (workdir / "checkpoints").exists():
-        raise UserError(f"{workdir} has no checkpoint yet: train it first (difflax train)")
     shape = experiment.mesh if mesh is None else mesh
     devices = Devices(shape.fitted() if mesh is None else shape.make(), shape.rules)
     return load_run(experiment, workdir, devices)
@@ -57,12 +59,12 @@ def load(workdir: epath.PathLike, mesh: MeshShape | None = None) -> Pipeline:
 
 def load_diffusion(experiment: DiffusionExperiment, workdir: epath.Path, devices: Devices) -> Pipeline:
     """The pipeline of a workdir of such a run, from its newest checkpoint's averaged parameters."""
-    checkpoints = Checkpoints(workdir / "checkpoints")
+    weights = trained_weights(workdir)
     places = sharded_shapes(experiment.network.abstract(), devices.mesh, devices.rules)
-    params = checkpoints.restore_params(places)
-    null = Conditioning(**checkpoints.restore_constants())
-    step = checkpoints.latest
-    checkpoints.close()
+    params = weights.restore_params(places)
+    null = Conditioning(**weights.restore_constants())
+    step = weights.latest
+    weights.close()
     encoder = read_text_encoder(workdir, experiment.text_encoder)
     pipeline = make_pipeline(experiment, params, encoder, null, workdir)
     weak = weak_model(experiment.guidance.weak, workdir, devices.mesh)
@@ -204,13 +206,13 @@ def pipeline_of(experiment: FineTuningExperiment, checkpoint: Checkpoint) -> Pip
 
 def load_finetuning(experiment: FineTuningExperiment, workdir: epath.Path, devices: Devices) -> Pipeline:
     """The pipeline of a workdir of such a run, from its newest checkpoint's averaged parameters."""
+    weights = trained_weights(workdir)
     tuning = experiment.tune
     checkpoint = tuning.prepare(read_checkpoint(experiment.model, workdir))
     key = jax.random.key(0)
     abstract = jax.eval_shape(lambda: tuning.init(key, checkpoint.networks))
-    checkpoints = Checkpoints(workdir / "checkpoints")
-    trained, step = checkpoints.restore_params(abstract), checkpoints.latest
-    checkpoints.close()
+    trained, step = weights.restore_params(abstract), weights.latest
+    weights.close()
     made = pipeline_of(experiment, merged_checkpoint(tuning, checkpoint, trained))
     devices = dataclasses.replace(devices, batch_size=made.devices.batch_size)
     return dataclasses.replace(made, model=dataclasses.replace(made.model, step=step), devices=devices)

@@ -9,6 +9,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from difflax.config.checks import check
+from difflax.config.embedded import refuse_embedded
 from difflax.config.experiments import (
     AutoencoderExperiment,
     CLIPExperiment,
@@ -52,6 +53,7 @@ def train(
     Raises:
         UserError: something in the config is wrong, or another process trains in ``workdir``; and see `fit`.
     """
+    refuse_embedded(workdir)
     workdir = epath.Path(workdir)
     experiment = parse(config, workdir)
     check(experiment)
