@@ -16,8 +16,12 @@ from difflax.diffusion.samplers import SAMPLERS
 USUAL = "without it: that of the run or checkpoint"
 
 
-def define_model_flags(values: flags.FlagValues) -> None:
-    """The flags of every command that makes images with a trained model."""
+def define_model_flags(values: flags.FlagValues, *, steps: str = USUAL, sampler: str = USUAL) -> None:
+    """The flags of every command that makes images with a trained model.
+
+    Args:
+        steps, sampler: what is taken without the flag.
+    """
     flags.DEFINE_string(
         "workdir",
         None,
@@ -40,8 +44,8 @@ def define_model_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "negative_prompt", None, "what to go away from; without it: the empty prompt", flag_values=values
     )
-    flags.DEFINE_integer("num_steps", None, f"steps of the sampler; {USUAL}", flag_values=values)
-    flags.DEFINE_string("sampler", None, f"one of {', '.join(SAMPLERS)}; {USUAL}", flag_values=values)
+    flags.DEFINE_integer("num_steps", None, f"steps of the sampler; {steps}", flag_values=values)
+    flags.DEFINE_string("sampler", None, f"one of {', '.join(SAMPLERS)}; {sampler}", flag_values=values)
     flags.DEFINE_string(
         "guidance",
         None,

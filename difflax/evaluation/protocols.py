@@ -4,6 +4,7 @@ import dataclasses
 from typing import Annotated, Any, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float
 
 from difflax.core.bounds import Range
 from difflax.data import digits
@@ -17,6 +18,7 @@ from difflax.evaluation.judges.shapes.reading import Reading
 from difflax.evaluation.judges.shapes.reading import judge as read_shapes
 from difflax.evaluation.measurement import FeatureSpace, Images, PromptGroup
 from difflax.evaluation.shapes.alignment import alignment
+from difflax.evaluation.shapes.differences import differences
 from difflax.text.joint import CLIP
 
 
@@ -32,6 +34,26 @@ class EvaluationProtocol(Protocol):
 
     def judge(self, images: Images, prompts: list[str]) -> dict[str, Any]:
         """Which images show what their prompt names, see `measurement.Judge`."""
+        ...
+
+
+@runtime_checkable
+class FactorReader(Protocol):
+    """A protocol whose judge says how far the factors of two pictures are apart; not every one can."""
+
+    def open_prompts(self) -> list[str]:
+        """Prompts that leave most factors open."""
+        ...
+
+    def differences(
+        self, images: Float[np.ndarray, "g k h w c"], prompts: list[str]
+    ) -> dict[str, Float[np.ndarray, "g k k"]]:
+        """How far each factor is apart in every two of k images of one prompt, of g prompts: 0 is the same;
+        NaN where the prompt names it or it cannot be compared.
+
+        Raises:
+            UserError: a prompt that the judge does not understand.
+        """
         ...
 
 
@@ -72,6 +94,17 @@ class ShapesProtocol:
 
     def judge(self, images: Images, prompts: list[str]) -> dict[str, Any]:
         return alignment(read_shapes(images), [captions.parse(prompt) for prompt in prompts])
+
+    def open_prompts(self) -> list[str]:
+        """Short captions, which leave most of the picture open."""
+        return evaluation_prompts("short", self.prompts)
+
+    def differences(
+        self, images: Float[np.ndarray, "g k h w c"], prompts: list[str]
+    ) -> dict[str, Float[np.ndarray, "g k k"]]:
+        """See `FactorReader`."""
+        said = [captions.parse(prompt) for prompt in prompts]
+        return differences(read_shapes(images.reshape(-1, *images.shape[2:])), said)
 
 
 def _chance(prompts: list[str], scenes: int = 4096) -> float:

@@ -57,9 +57,10 @@ def _t_quantile(freedom: int, confidence: float) -> float:
     return float(stdtrit(freedom, (1 + confidence) / 2))
 
 
-def _cluster_sums(
+def cluster_sums(
     values: Float[np.ndarray, "... n"], clusters: Int[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, "... k"], Float[np.ndarray, " k"]]:
+    """The sum over each cluster, and how many values it has."""
     _, index, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
     sums = np.zeros((*values.shape[:-1], len(sizes)))
     np.add.at(sums, (..., index), values)
@@ -73,7 +74,7 @@ def design_effect(values: Float[np.ndarray, "s n"], clusters: Int[np.ndarray, " 
     stability, and kept between 1 and the largest cluster. Where nothing varies it cannot be estimated, and
     the largest cluster (seeds that are copies of each other) is assumed.
     """
-    sums, sizes = _cluster_sums(values, clusters)
+    sums, sizes = cluster_sums(values, clusters)
     number, count = len(sizes), sizes.sum()
     shares = values.mean(-1, keepdims=True)
     independent = np.sum(shares * (1 - shares)) / count
@@ -81,6 +82,28 @@ def design_effect(values: Float[np.ndarray, "s n"], clusters: Int[np.ndarray, " 
         return float(sizes.max())
     clustered = number / (number - 1) * np.sum((sums - shares * sizes) ** 2) / count**2
     return float(np.clip(clustered / independent, 1.0, sizes.max()))
+
+
+def resampled(
+    sums: Float[np.ndarray, "... k"], resamples: int = RESAMPLES, seed: int = BOOTSTRAP_SEED
+) -> Float[np.ndarray, "r ..."]:
+    """Totals over clusters that are drawn again, as many as there are, with replacement. Equal seeds draw the
+    same clusters.
+    """
+    number = sums.shape[-1]
+    draws = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=resamples)
+    return np.tensordot(draws.astype(np.float64), sums, (1, -1))
+
+
+def expanded_percentiles(
+    values: Float[np.ndarray, "r ..."], number: int, confidence: float = CONFIDENCE
+) -> Float[np.ndarray, "2 ..."]:
+    """The two ends of the expanded percentile interval (Hesterberg 2015) of a statistic's values under
+    `resampled` from ``number`` > 1 clusters; values that are NaN are left out.
+    """
+    widened = np.sqrt(number / (number - 1)) * _t_quantile(number - 1, confidence)
+    tail = NormalDist().cdf(-widened)
+    return np.nanquantile(values, [tail, 1 - tail], axis=0)
 
 
 def proportion(
@@ -128,16 +151,12 @@ def mean(
     no
     band: both ends are NaN.
     """
-    sums, sizes = _cluster_sums(values, clusters)
+    sums, sizes = cluster_sums(values, clusters)
     number = len(sizes)
     low = high = np.nan
     if number > 1:
-        generator = np.random.default_rng(seed)
-        draws = generator.multinomial(number, np.full(number, 1 / number), size=resamples)
-        means = (draws @ sums) / (draws @ sizes)
-        widened = np.sqrt(number / (number - 1)) * _t_quantile(number - 1, confidence)
-        tail = NormalDist().cdf(-widened)
-        low, high = np.quantile(means, [tail, 1 - tail])
+        totals = resampled(np.stack([sums, sizes]), resamples, seed)
+        low, high = expanded_percentiles(totals[:, 0] / totals[:, 1], number, confidence)
     return Estimate(
         value=float(values.mean()),
         low=float(low),

@@ -4,6 +4,7 @@
 loop what that kind adds.
 """
 
+from difflax.runs.decisions import factor_reader, restarts
 from difflax.runs.evaluate import evaluation, evaluation_of_prompts
 from difflax.runs.guidance import check_guidance_text, with_guidance
 from difflax.runs.likelihood import likelihood
@@ -14,9 +15,11 @@ __all__ = [
     "check_guidance_text",
     "evaluation",
     "evaluation_of_prompts",
+    "factor_reader",
     "from_pretrained",
     "likelihood",
     "load",
+    "restarts",
     "train",
     "with_guidance",
 ]

@@ -107,6 +107,32 @@ def test_it_is_measured_by_its_own_protocol(shipped, tmp_path):
     assert contents(shipped) == before
 
 
+def test_a_model_that_shows_nothing_decides_nothing(shipped, tmp_path):
+    """All files are there, and the command says that the judge could read nothing."""
+    output = tmp_path / "out"
+    small = ["--seeds=1", "--restarts=2", "--points=3", "--num_steps=4"]
+    status, out, errors = command("decisions", "--workdir=embedded", *small, f"--output={output}")
+    assert status == 0, errors
+    assert "shows nothing yet" in out
+    found = json.loads((output / "decisions.json").read_text())
+    assert found["steps"] == [0, 2, 3] and found["factors"] == {}
+    names = {path.name for path in output.iterdir()}
+    assert names == {*(f"decisions.{kind}" for kind in ("csv", "json", "svg", "png")), "restarts.png"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--sampler=ddim"], "sampler ddim: it adds no noise"),
+        (["--prompt=a photograph"], "a photograph"),
+    ],
+)
+def test_decisions_that_cannot_be_measured(flags, says, shipped, tmp_path):
+    small = ["--seeds=1", "--restarts=2", "--points=3", "--num_steps=4", f"--output={tmp_path / 'out'}"]
+    status, _, errors = command("decisions", "--workdir=embedded", *small, *flags)
+    assert status == 2 and says in errors and errors.count("\n") == 1
+
+
 def test_results_come_beside_it(folder, tmp_path, monkeypatch):
     copy = tmp_path / "embedded"
     shutil.copytree(folder, copy)
