@@ -17,12 +17,12 @@ from difflax.cli.models import begin, define_model_flags, read_model
 from difflax.cli.sample import define_prompt_flags, read_prompts, read_texts
 from difflax.core.types import UserError
 
-STEPS, SAMPLER = 50, "ddpm"
+USUAL_STEPS, USUAL_SAMPLER = 50, "ddpm"
 
 
 def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Adds the flags of this command."""
-    define_model_flags(values, steps=f"without it: {STEPS}", sampler=f"without it: {SAMPLER}")
+    define_model_flags(values, steps=f"without it: {USUAL_STEPS}", sampler=f"without it: {USUAL_SAMPLER}")
     define_prompt_flags(values)
     flags.DEFINE_float(
         "guidance_scale",
@@ -65,8 +65,8 @@ def _measure(values: flags.FlagValues, prompts: list[str] | None) -> None:
     prompts = list(dict.fromkeys(reader.open_prompts() if prompts is None else prompts))
     pipeline = read_model(values)
     call = {
-        "num_steps": values.num_steps or STEPS,
-        "sampler": values.sampler or SAMPLER,
+        "num_steps": values.num_steps or USUAL_STEPS,
+        "sampler": values.sampler or USUAL_SAMPLER,
         "negative_prompt": read_texts(values).get("negative_prompt"),
         "guidance_scale": values.guidance_scale,
     }

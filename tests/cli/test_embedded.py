@@ -110,7 +110,7 @@ def test_it_is_measured_by_its_own_protocol(shipped, tmp_path):
 def test_a_model_that_shows_nothing_decides_nothing(shipped, tmp_path):
     """All files are there, and the command says that the judge could read nothing."""
     output = tmp_path / "out"
-    small = ["--seeds=1", "--restarts=2", "--points=3", "--num_steps=4"]
+    small = ["--seeds=1", "--restarts=2", "--points=3", "--num_steps=4", "--prompt=a circle", "--prompt=a star"]
     status, out, errors = command("decisions", "--workdir=embedded", *small, f"--output={output}")
     assert status == 0, errors
     assert "shows nothing yet" in out
@@ -123,7 +123,7 @@ def test_a_model_that_shows_nothing_decides_nothing(shipped, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (["--sampler=ddim"], "sampler ddim: it adds no noise"),
+        (["--sampler=ddim", "--prompt=a circle"], "sampler ddim: it adds no noise"),
         (["--prompt=a photograph"], "a photograph"),
     ],
 )
