@@ -110,8 +110,9 @@ def test_it_is_measured_by_its_own_protocol(shipped, tmp_path):
 def test_a_model_that_shows_nothing_decides_nothing(shipped, tmp_path):
     """All files are there, and the command says that the judge could read nothing."""
     output = tmp_path / "out"
-    small = ["--seeds=1", "--restarts=2", "--points=3", "--num_steps=4", "--prompt=a circle", "--prompt=a star"]
-    status, out, errors = command("decisions", "--workdir=embedded", *small, f"--output={output}")
+    small = ["--seeds=1", "--restarts=2", "--points=3", "--num_steps=4"]
+    asked = ["--prompt=a circle", "--prompt=a star", f"--output={output}"]
+    status, out, errors = command("decisions", "--workdir=embedded", *small, *asked)
     assert status == 0, errors
     assert "shows nothing yet" in out
     found = json.loads((output / "decisions.json").read_text())
