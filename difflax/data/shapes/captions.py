@@ -162,7 +162,8 @@ def draw_caption(rng: Chances, scene: Scenes, long: bool) -> Caption:
 
 def _value(scene: Scenes, kind: str, k: int) -> int:
     """The index of a factor's word for one object."""
-    return int(factors.place(scene.x[k], scene.y[k]) if kind == "place" else getattr(scene, kind)[k])
+    values = factors.place(scene.x, scene.y) if kind == "place" else getattr(scene, kind)
+    return int(values[k])
 
 
 def _long_kinds(rng: Chances, *, placed: bool) -> list[str]:

@@ -27,7 +27,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from difflax.data.shapes.streams import Streams
+from difflax.data.shapes.streams import Streams, of_rows
 
 MAX_OBJECTS = 3
 COUNTS = (1, 2, 3)
@@ -185,21 +185,23 @@ def draw_layout(
     size: Int[np.ndarray, "n 3"],
     present: Bool[np.ndarray, "n 3"],
 ) -> dict[str, Float[np.ndarray, "n 3"]]:
-    """``x``, ``y``, ``radius`` and ``rotation`` of objects whose discrete factors are given."""
+    """``x``, ``y``, ``radius`` and ``rotation`` of objects whose discrete factors are given.
+
+    Each takes as many numbers as it needs: where each has its own stream, nothing is drawn of it afterwards.
+    """
     rotation = rng.random(shape.shape, np.float32) * ROTATION_PERIODS[shape]
     out = np.zeros((3, *shape.shape), np.float32)
-    low, high = np.moveaxis(RADII[size], -1, 0)
-    missing = np.ones(len(shape), bool)
-    while missing.any():
-        # Those that have a layout draw too, so that a row's draws do not depend on the others.
-        draws = np.moveaxis(rng.random((len(shape), 3, TRIES, MAX_OBJECTS), np.float32)[missing], 1, 0)
-        radius = low[missing, None] + (high - low)[missing, None] * draws[2]
+    open_ = np.arange(len(shape))
+    while len(open_):
+        low, high = np.moveaxis(RADII[size[open_]], -1, 0)
+        draws = np.moveaxis(rng.random((len(open_), 3, TRIES, MAX_OBJECTS), np.float32), 1, 0)
+        radius = low[:, None] + (high - low)[:, None] * draws[2]
         x, y = (radius + MARGIN) + (1 - 2 * (radius + MARGIN)) * draws[:2]
-        good = readable(x, y, radius, colour[missing, None], present[missing, None])
+        good = readable(x, y, radius, colour[open_, None], present[open_, None])
         found, first = good.any(-1), good.argmax(-1)
-        rows = np.flatnonzero(missing)[found]
-        out[:, rows] = np.stack([x, y, radius])[:, found, first[found]]
-        missing[rows] = False
+        kept = np.flatnonzero(found)
+        out[:, open_[kept]] = np.stack([x, y, radius])[:, kept, first[kept]]
+        open_, rng = open_[~found], of_rows(rng, ~found)
     return {"x": out[0], "y": out[1], "radius": out[2], "rotation": rotation.astype(np.float32)}
 
 

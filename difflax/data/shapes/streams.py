@@ -7,11 +7,13 @@ of SplitMix64: the k-th of a stream is a mix of its start plus k times the golde
 mixes of seed, name and row too. All of it is whole numbers, hence the same everywhere.
 """
 
+import copy
+import functools
 import zlib
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int, UInt64
+from jaxtyping import Bool, Float, Int, UInt64
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
@@ -39,6 +41,12 @@ class Streams:
             start = mix(start * _GOLDEN + np.uint64(part % 2**64))
         self._next = mix(mix(np.asarray(rows, np.uint64) * _GOLDEN) ^ start)
 
+    def of(self, rows: Bool[np.ndarray, " n"]) -> "Streams":
+        """Those of some rows, from where they stand."""
+        some = copy.copy(self)
+        some._next = self._next[rows]
+        return some
+
     def random(self, shape: int | Sequence[int], dtype: type = np.float64) -> Float[np.ndarray, "*n"]:
         """Uniform in [0, 1): multiples of 2⁻²⁴, which float32 holds exactly, or of 2⁻⁵³."""
         shape = np.atleast_1d(shape)
@@ -54,12 +62,26 @@ class Streams:
         return (self.random(size) * high).astype(np.int64)
 
     def choice(
-        self, values: int | Sequence[int], size: int | Sequence[int], p: Sequence[float]
+        self,
+        values: int | Sequence[int],
+        size: int | Sequence[int],
+        p: Sequence[float] | Float[np.ndarray, " v"],
     ) -> Int[np.ndarray, "*n"]:
         """Of ``values``, or of so many numbers from 0, each with its probability; with replacement."""
         below = np.cumsum(p)
         drawn = np.searchsorted(below, self.random(size) * below[-1], side="right")
         return drawn if isinstance(values, int) else np.asarray(values)[drawn]
+
+
+@functools.singledispatch
+def of_rows(rng: np.random.Generator, rows: Bool[np.ndarray, " n"]) -> np.random.Generator:
+    """What numbers of some rows come from: a generator serves whoever asks."""
+    return rng
+
+
+@of_rows.register
+def _(rng: Streams, rows: Bool[np.ndarray, " n"]) -> Streams:
+    return rng.of(rows)
 
 
 class Draws:
