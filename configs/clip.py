@@ -11,7 +11,8 @@ def get_config(arg: str = "shapes") -> ConfigDict:
     """``arg``: the data set, ``shapes`` or ``digits``."""
     digits = arg == "digits"
     config = experiment(model="clip", data=arg or "shapes")
-    config.tokenizer.update(vocab_size=640, max_length=12 if digits else 72)
+    # Every word of the captions of shapes is one of 725 tokens; the longest has 45 words and commas.
+    config.tokenizer.update(vocab_size=640 if digits else 768, max_length=12 if digits else 47)
     tower = {
         "hidden_size": 128,
         "intermediate_size": 512,

@@ -7,7 +7,7 @@ import pathlib
 
 import jax
 from difflax.cli.main import run
-from difflax.data.shapes.examples import make_example
+from difflax.data.shapes.examples import make_captions
 from difflax.pretrained.components.clip import save_clip
 from difflax.text.clip_config import CLIPConfig
 from difflax.text.joint import CLIP, clip_network
@@ -63,8 +63,8 @@ def load_config(name: str, argument: str = "") -> ConfigDict:
 
 def random_clip(folder: pathlib.Path) -> pathlib.Path:
     """A CLIP folder with random weights, two layers of width 32 a tower."""
-    captions = [make_example(0, "train", i).caption for i in range(200)]
-    tokenizer = train_bpe(captions, folder, vocab_size=640, max_length=72)
+    captions = make_captions(0, "train", range(1000))
+    tokenizer = train_bpe(captions, folder, vocab_size=768, max_length=47)
     tower = {
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -74,7 +74,7 @@ def random_clip(folder: pathlib.Path) -> pathlib.Path:
     backend = tokenizer.backend
     text = {
         "vocab_size": tokenizer.vocab_size,
-        "max_position_embeddings": 72,
+        "max_position_embeddings": 47,
         "bos_token_id": backend.bos_token_id,
         "eos_token_id": backend.eos_token_id,
         "pad_token_id": backend.pad_token_id,

@@ -139,7 +139,7 @@ def read_workdir(workdir: epath.PathLike) -> Experiment:
 
 
 def stored_values(workdir: epath.PathLike) -> dict[str, Any]:
-    """The config of a run as it was written; an earlier version knew fewer fields.
+    """The config of a run as it was written; an earlier version knew fewer fields, and see `_of_today`.
 
     Raises:
         UserError: if ``workdir`` is not a workdir.
@@ -153,7 +153,23 @@ def stored_values(workdir: epath.PathLike) -> dict[str, Any]:
         raise UserError(f"{workdir} cannot be read: {reason(error)}") from error
     if not found:
         raise UserError(f"{workdir}: no config.json there, so it is no workdir; train one with difflax train")
-    return read_json(path, hint="restore it from a checkpoint's config")
+    return _of_today(read_json(path, hint="restore it from a checkpoint's config"))
+
+
+def _of_today(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A config that an earlier version wrote, with the names of this one.
+
+    The world of "shapes" is another one since its captions are long or short.
+    """
+    data = stored.get("data")
+    try:
+        if data["name"] != "shapes" or "long_captions" in data:
+            return dict(stored)
+    except (KeyError, TypeError):  # what it is instead, `resolve` says
+        return dict(stored)
+    # How it was measured may have had other fields.
+    measured = {"evaluation": {"name": "shapes"}} if stored.get("evaluation") else {}
+    return {**stored, "data": {"name": "first_shapes"}, **measured}
 
 
 def claim_workdir(workdir: epath.PathLike, experiment: Experiment) -> None:
@@ -195,7 +211,7 @@ def other_config(stored: Mapping[str, Any], resolved: Mapping[str, Any]) -> str:
     learning rate; empty if in nothing.
     """
     apart = (*OPERATIONAL, *CHANGEABLE)
-    return _first(differences(to_json(resolve(stored)), resolved, apart=apart))
+    return _first(differences(to_json(resolve(_of_today(stored))), resolved, apart=apart))
 
 
 def change_workdir(workdir: epath.PathLike, experiment: Experiment) -> str:

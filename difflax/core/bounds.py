@@ -78,7 +78,7 @@ Share = Annotated[float | int, Range(0, 1)]
 """A part of the whole."""
 
 Examples = Annotated[int, Range(1, 10**8)]
-"""Of a data set that is made and stored here."""
+"""Of a data set that is made here."""
 
 Positive = Annotated[float | int, Range(0, above=True)]
 """A number by which something is divided or multiplied."""

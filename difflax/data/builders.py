@@ -1,4 +1,4 @@
-"""TFDS builders of the embedded data sets: ArrayRecord files of PNG bytes, written without TensorFlow.
+"""The TFDS builder of the embedded digits: ArrayRecord files of PNG bytes, written without TensorFlow.
 
 The files of a builder hold its examples in generation order, so row ``i`` of a split is example ``i``.
 """
@@ -15,41 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from difflax.core.files import move_folder, staging_folder
-from difflax.data import digits, shapes
-from difflax.data.shapes.examples import make_example
-
-
-class ShapesConfig(tfds.core.BuilderConfig):
-    """How many examples of each split of `make_example`, and which; the folder's name says it all."""
-
-    def __init__(self, *, sizes: dict[str, int], image_size: int, long_captions: float, seed: int):
-        numbers = "-".join(f"{split}{size}" for split, size in sizes.items())
-        super().__init__(name=f"{image_size}px-{numbers}-long{long_captions:g}-seed{seed}")
-        self.sizes = sizes
-        self.image_size = image_size
-        self.long_captions = long_captions
-        self.seed = seed
-
-
-class DifflaxShapes(tfds.core.GeneratorBasedBuilder):
-    """The scenes of `difflax.data.shapes`; must be given a `ShapesConfig`."""
-
-    VERSION = tfds.core.Version("2.0.0")
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        size = self.builder_config.image_size
-        return _info(self, (size, size, 3), shapes.__doc__)
-
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-        return {split: self._generate_examples(split) for split in self.builder_config.sizes}
-
-    def _generate_examples(self, split: str) -> Iterator[tuple[int, dict]]:
-        config = self.builder_config
-        for i in range(config.sizes[split]):
-            example = make_example(
-                config.seed, split, i, size=config.image_size, long_captions=config.long_captions
-            )
-            yield i, {"image": io.BytesIO(encode_png(example.image)), "caption": example.caption}
+from difflax.data import digits
 
 
 class DifflaxDigits(tfds.core.GeneratorBasedBuilder):
@@ -69,9 +35,7 @@ class DifflaxDigits(tfds.core.GeneratorBasedBuilder):
 
 
 def prepare(
-    builder_class: type[tfds.core.GeneratorBasedBuilder],
-    data_dir: epath.PathLike,
-    config: tfds.core.BuilderConfig | None = None,
+    builder_class: type[tfds.core.GeneratorBasedBuilder], data_dir: epath.PathLike
 ) -> tfds.core.DatasetBuilder:
     """The builder of data that lies complete under ``data_dir``, written first if it is not there.
 
@@ -80,15 +44,15 @@ def prepare(
     files, which are the same.
     """
     data_dir = epath.Path(data_dir)
-    builder = _make(builder_class, data_dir, config)
+    builder = _make(builder_class, data_dir)
     if builder.data_path.exists():
         return builder
     with staging_folder(data_dir / "building") as staging:
-        staged = _make(builder_class, staging, config)
+        staged = _make(builder_class, staging)
         with _quiet():
             staged.download_and_prepare()
         move_folder(staged.data_path, builder.data_path)
-    return _make(builder_class, data_dir, config)
+    return _make(builder_class, data_dir)
 
 
 def encode_png(image: UInt8[np.ndarray, "h w c"]) -> bytes:
@@ -112,9 +76,9 @@ def _info(builder: tfds.core.DatasetBuilder, shape: tuple[int, int, int], doc: s
     )
 
 
-def _make(builder_class, data_dir, config):
+def _make(builder_class, data_dir):
     with _quiet():
-        return builder_class(data_dir=data_dir, config=config, file_format="array_record")
+        return builder_class(data_dir=data_dir, file_format="array_record")
 
 
 @contextlib.contextmanager

@@ -20,6 +20,20 @@ from jaxtyping import Int32
 from difflax.core.files import atomic_write, remove_unfinished
 from difflax.core.types import Conditioning, UserError
 
+MAX_CACHED = 50_000
+"""Captions that are embedded beforehand: what lies in memory is a row of numbers for each of their tokens."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EncodedEachTime:
+    """The conditioning of captions that are too many to be kept."""
+
+    encode: Callable[[list[str]], Conditioning]
+
+    def lookup(self, captions: Sequence[str]) -> Conditioning:
+        """On the host; a batch of the same captions gives the same bits."""
+        return jax.tree.map(np.asarray, self.encode(list(captions)))
+
 
 class EmbeddingCache:
     """The conditioning of every different caption of a data set.
@@ -78,6 +92,15 @@ class EmbeddingCache:
         """The conditioning of captions, gathered on the host."""
         rows = self.rows(captions)
         return jax.tree.map(lambda array: array[rows], self.embeddings)
+
+
+def embeddings_of(
+    captions: Sequence[str], encode: Callable[[list[str]], Conditioning]
+) -> EmbeddingCache | EncodedEachTime:
+    """What gives the conditioning of a data set's captions by ``lookup``: computed once, or batch by batch
+    where there are more rows than `MAX_CACHED`.
+    """
+    return EmbeddingCache(captions, encode) if len(captions) <= MAX_CACHED else EncodedEachTime(encode)
 
 
 def _encode(

@@ -80,13 +80,15 @@ class Loader:
         if local_rows is None:
             local_rows = range(index * batch_size // count, (index + 1) * batch_size // count)
         if in_memory is None:
-            first = _Sound(records, Faults(len(records), max_bad_examples), buckets)[0][1]
+            sound = _Sound(records, Faults(len(records), max_bad_examples), buckets)
+            ((_, first),) = sound.read([0])
             in_memory = first.image.nbytes * len(records) <= IN_MEMORY_BYTES
         self._records = InMemory(records) if in_memory else records
         self._faults = Faults(len(records), max_bad_examples)
         self._sound = _Sound(self._records, self._faults, buckets)
 
-        rows = grain.MapDataset.source(self._sound)
+        # Of rows' numbers: a batch is read as a whole, which some records do faster than row by row.
+        rows = grain.MapDataset.range(len(records))
         if buckets is not None:
             if num_epochs is not None:
                 raise ValueError("buckets go on without end: num_epochs must be None")
@@ -94,8 +96,8 @@ class Loader:
         else:
             rows = (rows.shuffle(seed=seed) if shuffle else rows).repeat(num_epochs)
         if records.flip:
-            rows = rows.random_map(_Mirror(records.flip), seed=seed)
-        batches = _Places(rows, batch_size, tuple(local_rows)).batch(len(local_rows), batch_fn=_collate)
+            rows = rows.random_map(_Mirrored(records.flip), seed=seed)
+        batches = _Batches(rows, self._sound, batch_size, tuple(local_rows))
         threads, ahead = (0, 0) if in_memory else (READ_THREADS, BATCHES_AHEAD)
         self._batches = iter(batches.to_iter_dataset(grain.ReadOptions(threads, ahead)))
         self._order = {"batch_size": batch_size, "seed": seed, "shuffle": shuffle, "rows": len(records)}
@@ -171,60 +173,70 @@ class _Sound:
     def __init__(self, records: Records, faults: Faults, buckets: Sequence[int] | None = None):
         self._records, self._faults, self._buckets = records, faults, buckets
 
-    def __len__(self) -> int:
-        return len(self._records)
+    def read(self, rows: Sequence[int]) -> list[tuple[int, Record]]:
+        """Many rows at once."""
+        found = read_each(self._records, rows, self._faults.note)
+        return [
+            self._instead_of(row) if record is None else (row, record)
+            for row, record in zip(rows, found, strict=True)
+        ]
 
-    def __getitem__(self, row: int) -> tuple[int, Record]:
-        wanted = row
-        while True:
-            try:
-                return row, self._records[row]
-            except BadExample as error:
-                self._faults.note(row, error)
-                row = self._following(row)
-                if row == wanted:
-                    raise UserError(
-                        f"no example can stand in for one that cannot be used: {error}"
-                    ) from error
+    def _instead_of(self, unusable: int) -> tuple[int, Record]:
+        row = self._following(unusable)
+        while row != unusable:
+            (record,) = read_each(self._records, [row], self._faults.note)
+            if record is not None:
+                return row, record
+            row = self._following(row)
+        raise UserError(f"no example can stand in for row {unusable}, which cannot be used")
 
     def _following(self, row: int) -> int:
-        after = (row + 1) % len(self)
+        after = (row + 1) % len(self._records)
         while self._buckets is not None and self._buckets[after] != self._buckets[row]:
-            after = (after + 1) % len(self)
+            after = (after + 1) % len(self._records)
         return after
 
 
-class _Places(grain.MapDataset):
-    """Of every ``batch_size`` elements those at ``local_rows``."""
+class _Batches(grain.MapDataset):
+    """Of every ``batch_size`` rows those at ``local_rows``, read.
 
-    def __init__(self, parent: grain.MapDataset, batch_size: int, local_rows: tuple[int, ...]):
+    Args:
+        parent: numbers of rows, inverted (``~row``) where they are mirrored.
+    """
+
+    def __init__(self, parent: grain.MapDataset, sound: _Sound, batch_size: int, local_rows: tuple[int, ...]):
         super().__init__(parent)
-        self._batch_size, self._places = batch_size, local_rows
+        self._sound, self._batch_size, self._places = sound, batch_size, local_rows
 
     def __len__(self) -> int:
-        # What repeats for ever has sys.maxsize elements, and `batch` divides the number as a float, which
-        # makes 2**63 of it: too much for `len`.
-        whole, rest = divmod(min(len(self._parent), 2**62), self._batch_size)
-        return whole * len(self._places) + sum(place < rest for place in self._places)
+        return -(-len(self._parent) // self._batch_size)
 
-    def __getitem__(self, index):
-        batch, place = divmod(index, len(self._places))
-        return self._parent[batch * self._batch_size + self._places[place]]
+    def __getitem__(self, index: int) -> Batch:
+        start, end = index * self._batch_size, len(self._parent)
+        wanted = [int(self._parent[start + place]) for place in self._places if start + place < end]
+        read = self._sound.read([max(row, ~row) for row in wanted])
+        return _collate(
+            [
+                (row, _mirror(record) if asked < 0 else record)
+                for asked, (row, record) in zip(wanted, read, strict=True)
+            ]
+        )
 
 
-class _Mirror(grain.transforms.RandomMap):
-    """Mirrors an image with a probability."""
+class _Mirrored(grain.transforms.RandomMap):
+    """Inverts the numbers of rows that are mirrored, with a probability."""
 
     def __init__(self, probability: float):
         self._probability = probability
 
-    def random_map(self, element: tuple[int, Record], rng: np.random.Generator) -> tuple[int, Record]:
-        row, record = element
-        if rng.random() < self._probability:
-            mask = None if record.mask is None else record.mask[:, ::-1]
-            # What was cut off is as much on either side, so that the frame stays.
-            record = dataclasses.replace(record, image=record.image[:, ::-1], mask=mask)
-        return row, record
+    def random_map(self, element: int, rng: np.random.Generator) -> int:
+        return ~int(element) if rng.random() < self._probability else int(element)
+
+
+def _mirror(record: Record) -> Record:
+    mask = None if record.mask is None else record.mask[:, ::-1]
+    # What was cut off is as much on either side, so that the frame stays.
+    return dataclasses.replace(record, image=record.image[:, ::-1], mask=mask)
 
 
 def _collate(rows: Sequence[tuple[int, Record]]) -> Batch:

@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -109,6 +109,16 @@ def first_usable(records: Records, count: int) -> list[Record]:
     if not found:
         raise UserError(f"no example of the data can be used; the first: {reasons[0] if reasons else 'none'}")
     return found
+
+
+def first_captions(captions: Iterable[str], count: int) -> tuple[str, ...]:
+    """The first so many different captions, of which there may be fewer; no others are read."""
+    found: dict[str, None] = {}
+    for caption in captions:
+        found.setdefault(caption)
+        if len(found) == count:
+            break
+    return tuple(found)
 
 
 def check_split(data: str, name: str, splits: Sequence[str]) -> None:

@@ -1,5 +1,7 @@
 """A contrastive CLIP's run: its tokenizer, objective and files."""
 
+import itertools
+import zlib
 from typing import Any
 
 import jax
@@ -20,6 +22,9 @@ from difflax.training.loop import Task
 from difflax.training.objectives.contrastive import Contrastive
 from difflax.training.state import TrainState
 
+TOKENIZER_CAPTIONS = 100_000
+"""Captions that a tokenizer is trained on, the first of the data."""
+
 
 def prepare_clip(experiment: CLIPExperiment, workdir: epath.Path) -> Task:
     """The loop's parts; the finished run writes ``workdir/clip`` in the Hub's layout."""
@@ -30,17 +35,20 @@ def prepare_clip(experiment: CLIPExperiment, workdir: epath.Path) -> Task:
         tokenizer = load_tokenizer(folder, max_length=options.max_length)
     else:
         tokenizer = train_bpe(
-            loader.captions, folder, vocab_size=options.vocab_size, max_length=options.max_length
+            itertools.islice(loader.captions, TOKENIZER_CAPTIONS),
+            folder,
+            vocab_size=options.vocab_size,
+            max_length=options.max_length,
         )
     network_config = clip_with_tokenizer(experiment.model, tokenizer, options.max_length)
     pixels = PixelConfig(size=network_config.vision_config.image_size)
     objective = Contrastive(model=clip_network(network_config), pixels=pixels)
-    unique = {caption: i for i, caption in enumerate(dict.fromkeys(loader.captions))}
-    ids = tokenizer(list(unique))
 
     def prepare(batch: dict[str, Any]) -> PyTree:
-        rows = np.asarray([unique[caption] for caption in batch["caption"]], np.int32)
-        return {"image": batch["image"], "input_ids": ids[rows], "caption_id": rows}
+        captions = batch["caption"]
+        # Of 32 bits: once in half a million batches of 128 two captions are taken for copies of each other.
+        ids = np.array([zlib.crc32(caption.encode()) for caption in captions], np.uint32).view(np.int32)
+        return {"image": batch["image"], "input_ids": tokenizer(captions), "caption_id": ids}
 
     def finish(state: TrainState) -> None:
         params = fetch(state.ema_params)

@@ -15,9 +15,10 @@ from difflax.config.guidance import WeakOptions
 from difflax.config.sections import AutoencoderOptions, TextEncoderOptions
 from difflax.core.files import atomic_folder, move_folder, staging_folder
 from difflax.core.types import Conditioning, Params, UserError
-from difflax.data.caches import EmbeddingCache
+from difflax.data.caches import embeddings_of
 from difflax.data.fingerprints import arrays_fingerprint
 from difflax.data.latents import cache_latents
+from difflax.data.records import first_captions
 from difflax.generation.conditions import named
 from difflax.generation.devices import Devices
 from difflax.generation.model import Model, WeakModel
@@ -69,8 +70,8 @@ def prepare_diffusion(experiment: DiffusionExperiment, workdir: epath.Path) -> T
         )
         latents, records = cached.latents, cached.records(records.captions)
     loader = make_loader(experiment, records)
-    cache = EmbeddingCache(loader.captions, lambda captions: model.reading(encoder.encode(captions)))
-    prompts = experiment.training.sample_prompts or tuple(dict.fromkeys(loader.captions))[:8]
+    cache = embeddings_of(loader.captions, lambda captions: model.reading(encoder.encode(captions)))
+    prompts = experiment.training.sample_prompts or first_captions(loader.captions, 8)
     # One for the whole run: its program is compiled once.
     pipeline = make_pipeline(experiment, {}, encoder, null, workdir)
     devices = Devices(experiment.mesh.make(), experiment.mesh.rules)

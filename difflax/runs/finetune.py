@@ -20,7 +20,7 @@ from difflax.data.caches import EmbeddingCache
 from difflax.data.fingerprints import arrays_fingerprint
 from difflax.data.latents import cache_latents
 from difflax.data.loader import Loader
-from difflax.data.records import Records
+from difflax.data.records import Records, first_captions
 from difflax.data.subjects import Subject
 from difflax.diffusion.loss.losses import check_weight
 from difflax.diffusion.loss.time_samplers import Shifted
@@ -104,7 +104,7 @@ def prepare_finetune(experiment: FineTuningExperiment, workdir: epath.Path) -> T
             devices=Devices(mesh, experiment.mesh.rules, made.devices.batch_size),
         )
 
-    prompts = experiment.training.sample_prompts or tuple(dict.fromkeys(records.captions))[:8]
+    prompts = experiment.training.sample_prompts or first_captions(records.captions, 8)
     return Task(
         objective=objective,
         loader=loader,

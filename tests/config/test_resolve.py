@@ -17,8 +17,7 @@ from tests.runs import ROOT, load_config
 
 STORED = json.loads((ROOT / "tests" / "config" / "stored_configs.json").read_text())
 """``config.json`` as runs of commit ca6f114 wrote it, of every file of ``configs/``: the values that its
-hand-built `ConfigDict` had, and no other. Only the tokenizer of ``clip.py:shapes`` is longer than it was,
-because the captions are.
+hand-built `ConfigDict` had, and no other.
 """
 
 HAND_BUILT = {
@@ -61,7 +60,7 @@ def overridden(*overrides, config="shapes.py"):
         ("optimizer.clip_norm=None", "shapes.py"),
         ("optimizer.clip_norm=3", "shapes.py"),
         ("network_input.time=log_sigma", "shapes.py"),
-        ("data.data_dir=somewhere", "shapes.py"),
+        ("data.long_captions=0.95", "shapes.py"),
         ("model.mid_block_type=None", "shapes.py"),
         ("model.attention_head_dim=(2, 4)", "shapes.py"),
         ("training.sample_prompts=('a red circle', 'a cross')", "shapes.py"),
@@ -242,10 +241,16 @@ def test_infinite_where_the_default_is():
 
 @pytest.mark.parametrize("name", STORED)
 def test_configs_that_an_earlier_version_stored_mean_the_same(name):
-    """The files of ``configs/`` as they were then are those of today, all values at their defaults."""
+    """The files of ``configs/`` as they were then are those of today, all values at their defaults; but for
+    the words of the captions of "shapes", of which there are more.
+    """
     file, _, argument = name.partition(":")
     today = to_json(resolve(load_config(file.removesuffix(".py"), argument)))
-    assert json.loads(json.dumps(today).replace(f"{ROOT}/", "")) == to_json(resolve(STORED[name]))
+    before = to_json(resolve(STORED[name]))
+    if name == "clip.py:shapes":
+        assert (before["tokenizer"]["vocab_size"], before["tokenizer"]["max_length"]) == (640, 24)
+        before["tokenizer"] = today["tokenizer"]
+    assert json.loads(json.dumps(today).replace(f"{ROOT}/", "")) == before
 
 
 def test_a_config_built_by_hand():

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 import sys
 
 import difflax
@@ -28,7 +29,9 @@ def whole(tmp_path_factory, clip_folder):
 
 
 def earlier(workdir, clip_folder):
-    """``config.json`` of that run as commit ca6f114 wrote it: what its file and overrides set, no more."""
+    """``config.json`` of that run as commit ca6f114 wrote it: what its file and overrides set, no more; but
+    for its data, which are those of today.
+    """
     stored = json.loads(json.dumps(STORED["shapes.py"]))
     now = json.loads((workdir / "config.json").read_text())
 
@@ -40,6 +43,7 @@ def earlier(workdir, clip_folder):
                 old[key] = new[key]
 
     follow(stored, now)
+    stored["data"] = now["data"]
     assert len(json.dumps(stored)) < 0.6 * len(json.dumps(now))
     assert "log_every" in stored["training"] and "keep_best" not in stored["training"]
     return stored
@@ -60,6 +64,26 @@ def test_a_run_of_an_earlier_version_goes_on_samples_and_is_measured(whole, clip
     assert command(*small_run(clip_folder, workdir, steps=8))[0] == 0
     one, other = (difflax.load(str(folder))(prompt, num_steps=2) for folder in (workdir, whole))
     np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("fields", [{}, {"one_object_fraction": 0.75, "data_seed": 0, "data_dir": None}])
+def test_a_run_on_the_scenes_of_an_earlier_version_makes_images_and_no_more(
+    fields, whole, clip_folder, tmp_path
+):
+    """Its network knows nothing of the data; its measures and its training would be of other ones."""
+    workdir = tmp_path / "run"
+    shutil.copytree(whole, workdir)
+    now = json.loads((workdir / "config.json").read_text())
+    data = {"name": "shapes", "train": 96, "test": 64, "held_out": 64, **fields}
+    (workdir / "config.json").write_text(json.dumps({**now, "data": data}))
+    one, other = (difflax.load(str(folder))("a red circle", num_steps=2) for folder in (workdir, whole))
+    np.testing.assert_array_equal(one, other)
+    for arguments, says in (
+        (["evaluate", f"--workdir={workdir}", f"--output={tmp_path / 'out'}", "--seeds=1"], "are gone"),
+        (small_run(clip_folder, workdir, steps=8), "data.name: 'first_shapes' there, 'shapes' here"),
+    ):
+        status, _, errors = command(*arguments)
+        assert status == 1 and says in errors and errors.strip().count("\n") == 0, errors
 
 
 def test_defaults_of_fields_that_the_stored_config_has_not_are_no_other_config(whole, clip_folder, tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from difflax.core.types import BadExample, UserError
 from difflax.data.loader import Loader
-from difflax.data.sources import Folder, Shapes
+from difflax.data.sources import Digits, Folder
 from PIL import Image
 
 from tests.data.test_loader import rows_of, take
@@ -65,7 +65,7 @@ def test_data_without_one_usable_example_is_an_error(folder):
 
 def test_a_truncated_shard_is_as_bad_as_its_rows(tmp_path):
     """The file's index stands at its end, so nothing of it can be read."""
-    source = Shapes(train=40, test=4, held_out=4, data_dir=str(tmp_path))
+    source = Digits(data_dir=str(tmp_path))
     whole = source.split("train")
     captions = list(whole.captions)
     shards = sorted(path for path in tmp_path.rglob("*train*") if path.is_file())

@@ -9,7 +9,7 @@ from difflax.config.resolve import read_section
 from difflax.config.schema import Section
 from difflax.core.types import UserError
 from difflax.data.loader import Loader
-from difflax.data.sources import SOURCES, Folder, Shapes
+from difflax.data.sources import SOURCES, Folder
 from PIL import Image
 
 from tests.data.test_loader import rows_of, take
@@ -175,9 +175,3 @@ def test_what_it_would_need_is_said_at_once(section, says):
 def test_buckets_are_pairs(buckets):
     with pytest.raises(UserError, match="buckets"):
         read_section(Section(of=SOURCES), {**FOLDER, "buckets": buckets}, "config.data")
-
-
-def test_what_an_example_of_shapes_needs(tmp_path):
-    Shapes(train=1500, test=1, held_out=1, data_dir=str(tmp_path)).split("train")
-    written = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
-    assert written / 1500 == pytest.approx(630, rel=0.1)

@@ -11,6 +11,7 @@ long is a setting. The words fix the caption: `parse` returns what is named, wha
 """
 
 import dataclasses
+import math
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -31,6 +32,7 @@ from difflax.data.shapes.factors import (
     TONES,
     Scenes,
 )
+from difflax.data.shapes.streams import Draws
 
 RELATIONS = ("left of", "right of", "above", "below")
 OBJECT_FACTORS = {
@@ -117,8 +119,12 @@ class Caption:
 
 # --- plans
 
+Chances = np.random.Generator | Draws
+"""What gives uniform numbers one by one."""
+DRAWS = 64  # numbers that a caption and its words need at most
 
-def draw_caption(rng: np.random.Generator, scene: Scenes, long: bool) -> Caption:
+
+def draw_caption(rng: Chances, scene: Scenes, long: bool) -> Caption:
     """What a random caption names of a scene (`Scenes` without batch)."""
     count = int(scene.count)
     chance = rng.random
@@ -135,30 +141,49 @@ def draw_caption(rng: np.random.Generator, scene: Scenes, long: bool) -> Caption
         kinds = [_short_kinds(rng, 1 if count > 1 and not more else 2) for _ in range(1 if more else count)]
         related = count == 2 and not more and chance() < 0.25
         behind, lit = ("background", "tone")[chance() < 0.5] if chance() < 0.2 else None, chance() < 0.05
-    order = rng.permutation(count)[: len(kinds)]
-    values = {name: np.asarray(getattr(scene, name)) for name in ("shape", "colour", "texture", "size")}
-    values["place"] = factors.place(scene.x, scene.y)
-    said = {"background": int(scene.background), "tone": int(factors.is_dark(scene.background))}
+    order = _first_of(rng, [1.0] * count, len(kinds))
     things = [
-        Named(**{kind: int(values[kind][k]) for kind in named}) for k, named in zip(order, kinds, strict=True)
+        Named(**{kind: _value(scene, kind, k) for kind in named})
+        for k, named in zip(order, kinds, strict=True)
     ]
+    said = {
+        None: {},
+        "background": {"background": int(scene.background)},
+        "tone": {"tone": int(factors.is_dark(scene.background))},
+    }
     return Caption(
         objects=tuple(thing for thing, number in _grouped(things) for _ in range(number)),
         more=bool(more),
         relation=int(relation(scene.x[order], scene.y[order])) if related else None,
         light=int(scene.light) if lit else None,
-        **({behind: said[behind]} if behind else {}),
+        **said[behind],
     )
 
 
-def _long_kinds(rng: np.random.Generator, *, placed: bool) -> list[str]:
+def _value(scene: Scenes, kind: str, k: int) -> int:
+    """The index of a factor's word for one object."""
+    values = factors.place(scene.x, scene.y) if kind == "place" else getattr(scene, kind)
+    return int(values[k])
+
+
+def _long_kinds(rng: Chances, *, placed: bool) -> list[str]:
     chances = {"shape": 1, "colour": 1, "texture": 0.85, "size": 0.85, "place": 0.7 * placed}
     return [kind for kind, chance in chances.items() if rng.random() < chance]
 
 
-def _short_kinds(rng: np.random.Generator, most: int) -> list[str]:
-    number = rng.integers(1, most + 1)
-    return list(rng.choice(list(OBJECT_FACTORS), number, replace=False, p=(0.35, 0.3, 0.1, 0.15, 0.1)))
+def _short_kinds(rng: Chances, most: int) -> list[str]:
+    kinds = list(OBJECT_FACTORS)
+    number = 1 + int(rng.random() * most)
+    return [kinds[i] for i in _first_of(rng, (0.35, 0.3, 0.1, 0.15, 0.1), number)]
+
+
+def _first_of(rng: Chances, weights: Sequence[float], number: int) -> list[int]:
+    """Which come first if they are drawn one after the other, each with its weight among those that are left:
+    the least of exponential waiting times (Efraimidis and Spirakis 2006, "Weighted random sampling with a
+    reservoir").
+    """
+    waiting = [-math.log1p(-rng.random()) / weight for weight in weights]
+    return sorted(range(len(weights)), key=waiting.__getitem__)[:number]
 
 
 def relation(x: np.ndarray, y: np.ndarray) -> Int[np.ndarray, "*n"]:
@@ -170,9 +195,10 @@ def relation(x: np.ndarray, y: np.ndarray) -> Int[np.ndarray, "*n"]:
 # --- words
 
 
-def say(caption: Caption, rng: np.random.Generator | None = None) -> str:
+def say(caption: Caption, rng: Chances | None = None) -> str:
     """A random phrasing, or the plainest one."""
-    pick = (lambda options: options[rng.integers(len(options))]) if rng else (lambda options: options[0])
+    chance = rng.random if rng else lambda: 0.0
+    pick = lambda options: options[int(chance() * len(options))]  # noqa: E731
     noun = pick(NOUNS)
     if caption.relation is not None:
         first, second = (_phrase(thing, noun, 1, pick) for thing in caption.objects)

@@ -1,11 +1,12 @@
 """Captioned pictures by seed and number, and the prompts that models are judged by.
 
-Everything random about example ``i`` of a split comes from one generator seeded by (seed, split, i): it is
-the same whatever else was made, in whatever order, on every machine.
+Everything random about example ``i`` of a split comes from numbers of its own, see
+`difflax.data.shapes.streams`: it is the same whatever else is made, in whatever order, on every machine.
 """
 
 import dataclasses
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -13,8 +14,9 @@ from jaxtyping import UInt8
 from difflax.data.shapes import captions, factors
 from difflax.data.shapes.captions import Caption, Named
 from difflax.data.shapes.factors import Scenes
-from difflax.data.shapes.render import render_one
+from difflax.data.shapes.render import pictures
 from difflax.data.shapes.splits import COMBINATIONS
+from difflax.data.shapes.streams import Draws, Streams
 
 PICTURE_SIZES = (32, 64, 128, 256)
 LONG_CAPTIONS = 0.5  # share of the captions that name nearly everything
@@ -37,19 +39,54 @@ class Example:
     image: UInt8[np.ndarray, "h w 3"]
 
 
-def make_example(
-    seed: int, split: str, index: int, *, size: int = 32, long_captions: float = LONG_CAPTIONS
-) -> Example:
-    """Example ``index`` of a split; its objects are of that split's combinations.
+def make_examples(
+    seed: int,
+    split: str,
+    rows: Sequence[int],
+    *,
+    size: int = 32,
+    long_captions: float = LONG_CAPTIONS,
+) -> list[Example]:
+    """Examples of a split; their objects are of that split's combinations.
 
     Args:
+        rows: which, not negative; each example is the same whatever others are made with it.
         size: pixels along a side, one of `PICTURE_SIZES`.
         long_captions: the share of long captions, in [0, 1].
     """
-    rng = _generator(seed, split, index)
-    scene = factors.draw_scenes(rng, 1, COMBINATIONS[split])[0]
-    named = captions.draw_caption(rng, scene, long=rng.random() < long_captions)
-    return Example(scene=scene, named=named, caption=captions.say(named, rng), image=render_one(scene, size))
+    scenes, named, said = _captioned(seed, split, rows, long_captions)
+    return [
+        Example(scene=scenes[i], named=named[i], caption=said[i], image=image)
+        for i, image in enumerate(pictures(scenes, size))
+    ]
+
+
+def make_example(
+    seed: int, split: str, index: int, *, size: int = 32, long_captions: float = LONG_CAPTIONS
+) -> Example:
+    """One of `make_examples`."""
+    return make_examples(seed, split, [index], size=size, long_captions=long_captions)[0]
+
+
+def make_captions(
+    seed: int, split: str, rows: Sequence[int], *, long_captions: float = LONG_CAPTIONS
+) -> list[str]:
+    """The captions of `make_examples`, without their pictures."""
+    return _captioned(seed, split, rows, long_captions)[2]
+
+
+def _captioned(
+    seed: int, split: str, rows: Sequence[int], long_captions: float
+) -> tuple[Scenes, list[Caption], list[str]]:
+    scenes = factors.draw_scenes(Streams(seed, split, rows), len(rows), COMBINATIONS[split])
+    # Of another stream, as layouts take as many numbers as they need.
+    chances = Streams(seed, f"captions of {split}", rows).random((len(rows), captions.DRAWS))
+    named, said = [], []
+    for i, numbers in enumerate(chances.tolist()):
+        draws = Draws(numbers)
+        named.append(captions.draw_caption(draws, scenes[i], long=draws.random() < long_captions))
+        said.append(captions.say(named[-1], draws))
+    return scenes, named, said
 
 
 def _generator(seed: int, *names: str | int) -> np.random.Generator:

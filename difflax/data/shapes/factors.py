@@ -27,6 +27,8 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from difflax.data.shapes.streams import Streams, of_rows
+
 MAX_OBJECTS = 3
 COUNTS = (1, 2, 3)
 COUNT_PRIOR = (0.4, 0.35, 0.25)
@@ -80,6 +82,8 @@ PLACES = (
 """The coarse places: the thirds that `PLACE_BORDERS` cut the picture into, row by row."""
 
 
+Randomness = np.random.Generator | Streams
+"""One stream for all scenes, or one for each."""
 Numbers = np.ndarray | jax.Array
 """NumPy's arrays for all that is drawn and read, JAX's inside the judge's programs."""
 
@@ -175,30 +179,33 @@ def readable(
 
 
 def draw_layout(
-    rng: np.random.Generator,
+    rng: Randomness,
     shape: Int[np.ndarray, "n 3"],
     colour: Int[np.ndarray, "n 3"],
     size: Int[np.ndarray, "n 3"],
     present: Bool[np.ndarray, "n 3"],
 ) -> dict[str, Float[np.ndarray, "n 3"]]:
-    """``x``, ``y``, ``radius`` and ``rotation`` of objects whose discrete factors are given."""
+    """``x``, ``y``, ``radius`` and ``rotation`` of objects whose discrete factors are given.
+
+    Each takes as many numbers as it needs: where each has its own stream, nothing is drawn of it afterwards.
+    """
+    rotation = rng.random(shape.shape, np.float32) * ROTATION_PERIODS[shape]
     out = np.zeros((3, *shape.shape), np.float32)
     open_ = np.arange(len(shape))
     while len(open_):
         low, high = np.moveaxis(RADII[size[open_]], -1, 0)
-        draws = rng.random((3, len(open_), TRIES, MAX_OBJECTS), np.float32)
+        draws = np.moveaxis(rng.random((len(open_), 3, TRIES, MAX_OBJECTS), np.float32), 1, 0)
         radius = low[:, None] + (high - low)[:, None] * draws[2]
         x, y = (radius + MARGIN) + (1 - 2 * (radius + MARGIN)) * draws[:2]
         good = readable(x, y, radius, colour[open_, None], present[open_, None])
         found, first = good.any(-1), good.argmax(-1)
         kept = np.flatnonzero(found)
         out[:, open_[kept]] = np.stack([x, y, radius])[:, kept, first[kept]]
-        open_ = open_[~found]
-    rotation = rng.random(shape.shape, np.float32) * ROTATION_PERIODS[shape]
+        open_, rng = open_[~found], of_rows(rng, ~found)
     return {"x": out[0], "y": out[1], "radius": out[2], "rotation": rotation.astype(np.float32)}
 
 
-def draw_scenes(rng: np.random.Generator, number: int, combinations: Int[np.ndarray, "k 3"]) -> Scenes:
+def draw_scenes(rng: Randomness, number: int, combinations: Int[np.ndarray, "k 3"]) -> Scenes:
     """So many scenes from the prior, their objects of these (shape, colour, texture)."""
     objects = (number, MAX_OBJECTS)
     count = rng.choice(COUNTS, number, p=COUNT_PRIOR)

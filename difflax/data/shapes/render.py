@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Int, UInt8
 
 from difflax.data.shapes import factors
 from difflax.data.shapes.factors import Scenes
@@ -21,6 +21,7 @@ GRADIENT = 0.4  # of a gradient's brightness is lost at its dark end
 SHADE = 0.3  # of an object's brightness is lost on the side away from the light
 MARK = 0.65  # share of white in the marks of a texture
 STRIPE_PERIOD = 0.9  # in radii; along the diagonal of the picture
+REACH = 1.02  # radius of the disc in which every shape lies, in radii
 DOT_SPACING, DOT_RADIUS = 0.8, 0.27  # in radii; on a square lattice along the diagonals, one at the centre
 
 Values = Any
@@ -118,7 +119,8 @@ def coverage(
     """
     x, y, radius, rotation = pose
     u, v = (grid[0] - x) / radius, (grid[1] - y) / radius
-    cos, sin = xp.cos(rotation), xp.sin(rotation)
+    # Of a rotation in float64, rounded, they are the same bits on every machine.
+    cos, sin = (f(rotation).astype(u.dtype) for f in (xp.cos, xp.sin))
     distance = DISTANCES[shape](xp, cos * u + sin * v, cos * v - sin * u)
     return xp.clip(0.5 - distance * radius * pixels, 0, 1)
 
@@ -167,7 +169,8 @@ def background(
     grid: tuple[Values, Values],
 ) -> RGB:
     """The background at every pixel; ``gradient`` is 0 (plain) or 1."""
-    along = (grid[0] - 0.5) * xp.cos(direction) + (grid[1] - 0.5) * xp.sin(direction)
+    cos, sin = (f(direction).astype(grid[0].dtype) for f in (xp.cos, xp.sin))
+    along = (grid[0] - 0.5) * cos + (grid[1] - 0.5) * sin
     brightness = 1 - gradient * GRADIENT * (0.5 - along * 0.5**0.5)
     return brightness[..., None] * colour
 
@@ -204,14 +207,50 @@ def render(scenes: Scenes, size: int = 32, xp: ModuleType = np) -> Float[np.ndar
     return picture
 
 
-def render_one(scene: Scenes, size: int = 32) -> UInt8[np.ndarray, "h w 3"]:
-    """The picture of a scene (`Scenes` without batch) in 8 bits; only the shapes that it has are computed."""
+def pictures(scenes: Scenes, size: int = 32) -> UInt8[np.ndarray, "n h w 3"]:
+    """The pictures of scenes in 8 bits, as `render` draws them; objects are computed where they lie alone."""
     grid = pixel_centres(size)
-    light = tuple(factors.LIGHT_DIRECTIONS[scene.light])
-    picture = background(np, _BACKGROUNDS[scene.background], scene.gradient, scene.direction, grid)
-    for k in range(scene.count):
-        pose = tuple(getattr(scene, name)[k] for name in ("x", "y", "radius", "rotation"))
-        covered = coverage(np, factors.SHAPES[scene.shape[k]], pose, grid, float(size))[..., None]
-        painted = surface(np, _COLOURS[scene.colour[k]], scene.texture[k], light, pose[:3], grid, float(size))
-        picture = picture + covered * (painted - picture)
+    picture = background(
+        np,
+        _BACKGROUNDS[scenes.background][:, None, None],
+        scenes.gradient[:, None, None],
+        scenes.direction[:, None, None].astype(np.float64),
+        grid,
+    ).astype(np.float32)
+    for k in range(factors.MAX_OBJECTS):
+        rows = np.flatnonzero(scenes.count > k)
+        if len(rows):
+            _paint(picture, scenes, rows, k)
     return np.rint(picture * 255).astype(np.uint8)
+
+
+def _paint(picture: np.ndarray, scenes: Scenes, rows: Int[np.ndarray, " m"], k: int) -> None:
+    """Draws the k-th object of these rows into their pictures."""
+    size = picture.shape[1]
+    centres = pixel_centres(size)[0][0]
+    # A window of one size for all that holds the largest disc and the softness of its edge.
+    edge = min(size, int(np.ceil(2 * REACH * factors.RADII.max() * size)) + 5)
+    x, y, radius, rotation = (getattr(scenes, name)[rows, k] for name in ("x", "y", "radius", "rotation"))
+    left, top = (np.clip(np.rint(c * size - edge / 2).astype(int), 0, size - edge) for c in (x, y))
+    columns, lines = left[:, None] + np.arange(edge), top[:, None] + np.arange(edge)
+    grid = centres[columns][:, None, :], centres[lines][:, :, None]
+    pose = tuple(v[:, None, None] for v in (x, y, radius, rotation.astype(np.float64)))
+    light = tuple(axis[scenes.light[rows]][:, None, None] for axis in factors.LIGHT_DIRECTIONS.T)
+    covered = np.zeros((len(rows), edge, edge), np.float32)
+    for i, name in enumerate(factors.SHAPES):
+        some = np.flatnonzero(scenes.shape[rows, k] == i)
+        if len(some):
+            of = tuple(v[some] for v in pose)
+            covered[some] = coverage(np, name, of, tuple(v[some] for v in grid), float(size))
+    painted = surface(
+        np,
+        _COLOURS[scenes.colour[rows, k]][:, None, None],
+        scenes.texture[rows, k][:, None, None],
+        light,
+        pose[:3],
+        grid,
+        float(size),
+    )
+    where = rows[:, None, None], lines[:, :, None], columns[:, None, :]
+    below = picture[where]
+    picture[where] = below + covered[..., None] * (painted - below)

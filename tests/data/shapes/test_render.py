@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from difflax.data.shapes import factors
-from difflax.data.shapes.render import DISTANCES, coverage, pixel_centres, render, render_one
+from difflax.data.shapes.render import DISTANCES, coverage, pictures, pixel_centres, render
 from difflax.data.shapes.splits import COMBINATIONS
 
 STAR_AREA = 5 * 0.45 * np.sin(np.pi / 5)  # ten triangles with sides 1 and 0.45 around the centre
@@ -81,8 +81,14 @@ def test_numpy_and_jax_draw_the_same(scenes):
     drawn = render(scenes, 32)
     np.testing.assert_allclose(jax.jit(lambda s: render(s, 32, jnp))(scenes), drawn, atol=2e-5)
     assert drawn.min() >= 0 and drawn.max() <= 1
-    alone = np.stack([render_one(scenes[i]) for i in range(len(scenes))])
-    assert abs(np.rint(drawn * 255) - alone).max() <= 1
+
+
+@pytest.mark.parametrize("size", [32, 64])
+def test_objects_are_drawn_where_they_lie_as_in_the_whole_picture(size):
+    """Up to the rounding of what lies just between two of 256 values."""
+    scenes = factors.draw_scenes(np.random.default_rng(1), 300, COMBINATIONS["train"])
+    whole, drawn = 255 * render(scenes, size), pictures(scenes, size)
+    assert drawn.dtype == np.uint8 and abs(drawn - whole).max() < 0.501
 
 
 def test_all_sizes_show_the_same_scene(scenes):
