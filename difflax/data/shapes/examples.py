@@ -5,6 +5,7 @@ the same whatever else was made, in whatever order, on every machine.
 """
 
 import dataclasses
+import functools
 import zlib
 
 import numpy as np
@@ -46,13 +47,13 @@ def make_example(
         size: pixels along a side, one of `PICTURE_SIZES`.
         long_captions: the share of long captions, in [0, 1].
     """
-    rng = _generator(seed, split, index)
+    rng = generator(seed, split, index)
     scene = factors.draw_scenes(rng, 1, COMBINATIONS[split])[0]
     named = captions.draw_caption(rng, scene, long=rng.random() < long_captions)
     return Example(scene=scene, named=named, caption=captions.say(named, rng), image=render_one(scene, size))
 
 
-def _generator(seed: int, *names: str | int) -> np.random.Generator:
+def generator(seed: int, *names: str | int) -> np.random.Generator:
     return np.random.default_rng((seed, *(zlib.crc32(str(name).encode()) for name in names)))
 
 
@@ -77,16 +78,10 @@ def _counting(rng: np.random.Generator, split: str) -> Caption:
     return Caption(objects=(Named(shape=shape),) * int(rng.integers(1, 4)))
 
 
-def _open(rng: np.random.Generator, split: str) -> Caption:
-    """A short caption as training has them."""
+def _as_trained(rng: np.random.Generator, split: str, long_captions: float = LONG_CAPTIONS) -> Caption:
+    """A caption of a scene of the prior, as training has them."""
     scene = factors.draw_scenes(rng, 1, COMBINATIONS[split])[0]
-    return captions.draw_caption(rng, scene, long=False)
-
-
-def _described(rng: np.random.Generator, split: str) -> Caption:
-    """A long caption as training has them."""
-    scene = factors.draw_scenes(rng, 1, COMBINATIONS[split])[0]
-    return captions.draw_caption(rng, scene, long=True)
+    return captions.draw_caption(rng, scene, long=rng.random() < long_captions)
 
 
 def _combination(rng: np.random.Generator, split: str) -> np.ndarray:
@@ -98,8 +93,9 @@ PROMPTS = {
     "one object": _one_object,
     "two objects": _two_objects,
     "counting": _counting,
-    "short": _open,
-    "long": _described,
+    "short": functools.partial(_as_trained, long_captions=0.0),
+    "long": functools.partial(_as_trained, long_captions=1.0),
+    "as trained": _as_trained,
 }
 """What each kind of prompts is about."""
 
@@ -113,7 +109,7 @@ def evaluation_prompts(kind: str, count: int, *, split: str = "test", seed: int 
         split: whose combinations of shape, colour and texture are asked for.
         seed: of the prompts; independent of the training data's.
     """
-    rng = _generator(seed, "prompts", kind, split)
+    rng = generator(seed, "prompts", kind, split)
     found: dict[str, None] = {}
     for _ in range(20 * count):
         if len(found) < count:
