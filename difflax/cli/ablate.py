@@ -101,7 +101,7 @@ def _sweep(
 
     from difflax import runs
     from difflax.evaluation.ablation.report import write_ablation
-    from difflax.evaluation.ablation.results import Provenance, command_line
+    from difflax.evaluation.ablation.results import Provenance, command_line, in_words
     from difflax.evaluation.ablation.sweep import run_ablation
     from difflax.generation.run import UnconditionalWarning
 
@@ -158,12 +158,8 @@ def _sweep(
     result = dataclasses.replace(result, likelihood=found)
     report = write_ablation(result, values.output)
     for group in result.groups if judge else ():
-        curve = result.curve(group.name, "accuracy")
-        best = curve.best
-        rows = [f"{scale:g}: {e.value:.3f}" for scale, e in zip(curve.scales, curve.estimates, strict=True)]
-        print(f"{group.name}: prompt accuracy by guidance scale {', '.join(rows)}")
-        if best is not None:
-            print(f"  best {curve.estimates[best].value:.3f} at {curve.scales[best]:g}")
+        for name in result.triangle or [result.primary]:
+            print(f"{group.name}: {in_words(result.curve(group.name, name))}")
     if found is not None:
         print(
             f"bits per dimension of {found.images} test images: {found.bits_per_dimension:.3f}"

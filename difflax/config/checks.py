@@ -27,6 +27,12 @@ def check(experiment: Experiment) -> None:
         raise UserError(
             f"config.optimizer.warmup_steps = {warmup} must be less than config.training.steps = {steps}"
         )
+    every = experiment.training.evaluate_every
+    if every and getattr(experiment, "evaluation", None) is None:
+        raise UserError(
+            f"config.training.evaluate_every = {every}, but nothing judges the images of this run: set 0, or"
+            " config.evaluation.name"
+        )
     CHECKS[type(experiment)](experiment)
 
 
@@ -89,10 +95,12 @@ def _check_diffusion(experiment: DiffusionExperiment) -> None:
             f"config.autoencoder.channels = {autoencoder.channels}, but the images of config.data have"
             f" {channels}"
         )
-    if weak is not None and weak.step is not None and not weak.workdir and experiment.training.sample_every:
+    draws = experiment.training.sample_every or experiment.training.evaluate_every
+    if weak is not None and weak.step is not None and not weak.workdir and draws:
         raise UserError(
             "config.guidance.weak.step: a checkpoint of this run cannot guide the pictures that it draws: set"
-            " config.training.sample_every = 0, or name another run in config.guidance.weak.workdir"
+            " config.training.sample_every and evaluate_every to 0, or name another run in"
+            " config.guidance.weak.workdir"
         )
     if experiment.sampler.sampler == DDPM(variance="learned_range") and not experiment.loss.vlb_weight:
         raise UserError(

@@ -42,6 +42,8 @@ OPERATIONAL = (
     "training.record_order",
     "training.sample_every",
     "training.sample_prompts",
+    "training.evaluate_every",
+    "training.evaluate_prompts",
     "evaluation",
     "sampler",
     "guidance",

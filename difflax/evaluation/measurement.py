@@ -14,11 +14,7 @@ from difflax.evaluation import metrics as m
 from difflax.figures.png import to_uint8
 
 Images = Float[np.ndarray, "n h w c"]
-Judge = Callable[[Images, list[str]], Mapping[str, Any]]
-"""``judge(images, prompts) -> {"accuracy": [n], "shape": [n], …}``: 1 right, 0 wrong, NaN if not asked.
-
-"accuracy" is that of the whole prompt; every other name is an attribute.
-"""
+Columns = Mapping[str, Float[np.ndarray, " n"]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,6 +47,7 @@ class PromptGroup:
         chance: the level of guessing, by metric name.
         real_images: real images of such prompts, for the Fréchet distance and the lines of real images.
         real_prompts: the prompts of ``real_images``, for their CLIP score and the judge's own ceiling.
+        split: of the data, of which such images are.
     """
 
     name: str
@@ -58,6 +55,27 @@ class PromptGroup:
     chance: Mapping[str, float] = dataclasses.field(default_factory=dict)
     real_images: Float[np.ndarray, "m h w c"] | None = None
     real_prompts: tuple[str, ...] | None = None
+    split: str = "test"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Judge:
+    """What reads images against their prompts.
+
+    Attributes:
+        read: ``read(images, prompts) -> {"accuracy": [n], …}``: columns of numbers of each image, NaN where
+            there is none. A share of right images is 1 right, 0 wrong, NaN not asked.
+        metrics: what becomes curves, in their order; a column without a metric is only kept in the records.
+        compare: ``compare(group, prompt, columns) -> {name: value}``, measures of all images of one prompt
+            together, from nothing but their columns; a name that is missing was not measured.
+        aspects: the metrics that tell the whole story side by side, by what they stand for ("alignment":
+            "accuracy"). The first one says what guidance gains, the others what it costs.
+    """
+
+    read: Callable[[Images, list[str]], Mapping[str, Any]]
+    metrics: tuple[m.Metric, ...] = (m.ACCURACY,)
+    compare: Callable[[PromptGroup, str, Columns], Mapping[str, float]] | None = None
+    aspects: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -153,10 +171,8 @@ def read(
     """Per-image metrics and features of one batch; without captions nothing that compares with the prompt."""
     columns: dict[str, Float[np.ndarray, " n"]] = {}
     if instruments.judge is not None and captions is not None:
-        verdicts = instruments.judge(images, captions)
-        # A table reads from the whole to the parts, whatever the judge's own order.
-        for name in sorted(verdicts, key=lambda name: name != m.ACCURACY.name):
-            columns[name] = np.asarray(verdicts[name], np.float64)
+        for name, verdicts in instruments.judge.read(images, captions).items():
+            columns[name] = np.asarray(verdicts, np.float64)
     features = np.zeros((len(images), 0), np.float32)
     if instruments.features is not None:
         features = np.asarray(instruments.features.image(images), np.float32)
@@ -197,6 +213,20 @@ def measure(
         pixel_diversity=np.array(diversity, np.float64),
         samples=np.stack(samples),
     )
+
+
+def compare(measured: Measurement, design: Design, judge: Judge) -> dict[str, Float[np.ndarray, " p"]]:
+    """The judge's measures of each prompt's images together, by name; NaN where there is none."""
+    values: dict[str, Float[np.ndarray, " p"]] = {}
+    if judge.compare is None:
+        return values
+    asked = [(group, prompt) for group in design.groups for prompt in group.prompts]
+    for number, (group, prompt) in enumerate(asked):
+        rows = slice(number * len(design.seeds), (number + 1) * len(design.seeds))
+        columns = {name: column[rows] for name, column in measured.columns.items()}
+        for name, value in judge.compare(group, prompt, columns).items():
+            values.setdefault(name, np.full(len(asked), np.nan))[number] = value
+    return values
 
 
 def measure_real(group: PromptGroup, instruments: Instruments, batch_size: int) -> Measurement | None:

@@ -32,6 +32,8 @@ class Metric:
         note: what to know before reading it.
         source: the paper that defines it.
         bounds: the smallest and largest possible value (``None``: unbounded).
+        truth: the value of images that are as true as can be, where it is known exactly.
+        part_of: the metric that this one is a detail of: it is drawn and listed with the other details.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Metric:
     source: str
     note: str = ""
     bounds: tuple[float | None, float | None] = (None, None)
+    truth: float | None = None
+    part_of: str = ""
 
     @property
     def sign(self) -> int:
@@ -114,7 +118,8 @@ HSV_SATURATION = Metric(
 )
 
 
-def _share_read(name: str, label: str, what: str) -> Metric:
+def share_read(name: str, label: str, what: str, part_of: str = "") -> Metric:
+    """A metric of images that a judge reads right (1) or wrong (0)."""
     return Metric(
         name=name,
         label=label,
@@ -124,17 +129,11 @@ def _share_read(name: str, label: str, what: str) -> Metric:
         source="the judge named in the provenance",
         note="Images whose prompt does not name it are left out.",
         bounds=(0.0, 1.0),
+        part_of=part_of,
     )
 
 
-ACCURACY = _share_read("accuracy", "Prompt accuracy", "every attribute that the prompt names")
-
-
-def judge_metric(name: str) -> Metric:
-    """The description of a metric that a judge returns: of the whole prompt, or of an attribute."""
-    if name == ACCURACY.name:
-        return ACCURACY
-    return _share_read(name, f"{name.replace('_', ' ').capitalize()} accuracy", f"the prompt's {name}")
+ACCURACY = share_read("accuracy", "Prompt accuracy", "every attribute that the prompt names")
 
 
 def normalize(features: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:

@@ -1,24 +1,29 @@
 """What a data set's models are asked and how their images are judged: prompt groups, chance levels, judge."""
 
 import dataclasses
-from typing import Annotated, Any, Protocol, runtime_checkable
+from typing import Annotated, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
 from difflax.core.bounds import Range
+from difflax.core.types import UserError
 from difflax.data import digits
 from difflax.data.fingerprints import arrays_fingerprint
-from difflax.data.shapes import captions, factors
-from difflax.data.shapes.examples import evaluation_prompts
+from difflax.data.shapes import captions, factors, truth
+from difflax.data.shapes.examples import evaluation_prompts, generator
+from difflax.data.shapes.render import render
 from difflax.data.shapes.splits import COMBINATIONS
 from difflax.data.sources import Source
 from difflax.evaluation.judges import digits as digits_judge
 from difflax.evaluation.judges.shapes.reading import Reading
 from difflax.evaluation.judges.shapes.reading import judge as read_shapes
-from difflax.evaluation.measurement import FeatureSpace, Images, PromptGroup
+from difflax.evaluation.judges.shapes.segment import SIZE
+from difflax.evaluation.measurement import FeatureSpace, Judge, PromptGroup
+from difflax.evaluation.metrics import ACCURACY
 from difflax.evaluation.shapes.alignment import alignment
 from difflax.evaluation.shapes.differences import differences
+from difflax.evaluation.shapes.instrument import shapes_judge
 from difflax.text.joint import CLIP
 
 
@@ -32,8 +37,8 @@ class EvaluationProtocol(Protocol):
         """Prompt groups, each with its own curve."""
         ...
 
-    def judge(self, images: Images, prompts: list[str]) -> dict[str, Any]:
-        """Which images show what their prompt names, see `measurement.Judge`."""
+    def judge(self) -> Judge:
+        """What reads the images against their prompts."""
         ...
 
 
@@ -59,41 +64,62 @@ class FactorReader(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShapesProtocol:
-    """One object of seen and of held-out combinations, two objects in a relation, and counting.
+    """One object of seen and of held-out combinations, two objects in a relation, counting, and captions as
+    training has them.
 
     Attributes:
         prompts: of each group.
-        seeds: images a prompt and scale.
-        real_images: of the test splits, for the Fréchet distance and the lines of real images.
+        seeds: images a prompt and scale; with one there is no coverage.
+        real_images: true renders of each group's prompts, for the Fréchet distance and the lines of real
+            images.
     """
 
-    prompts: Annotated[int, Range(1, 100_000)] = 24
-    seeds: Annotated[int, Range(1, 10_000)] = 3
-    real_images: Annotated[int, Range(2, 1_000_000)] = 512
+    prompts: Annotated[int, Range(1, 100_000)] = 16
+    seeds: Annotated[int, Range(1, 10_000)] = 4
+    real_images: Annotated[int, Range(2, 1_000_000)] = 256
 
     def groups(self, source: Source) -> list[PromptGroup]:
+        size, width, channels = source.image_shape
+        if size != width or size % SIZE or channels != 3:
+            raise UserError(
+                f"config.evaluation (shapes) reads square pictures of 3 channels and a multiple of {SIZE}"
+                f" pixels, and config.data has {size} × {width} × {channels}: take another evaluation, or"
+                " config.data.name = 'shapes'"
+            )
         return [
-            self._group(source, "one object", "one object, seen", "test"),
-            self._group(source, "one object", "one object, held out", "held_out"),
-            self._group(source, "two objects", "two objects", "test"),
-            self._group(source, "counting", "counting", "test"),
+            self._group(size, "one object", "one object, seen", "test"),
+            self._group(size, "one object", "one object, held out", "held_out"),
+            self._group(size, "two objects", "two objects", "test"),
+            self._group(size, "counting", "counting", "test"),
+            self._group(size, "as trained", "captions as trained", "test"),
         ]
 
-    def _group(self, source: Source, kind: str, name: str, split: str) -> PromptGroup:
-        """Prompts of a kind about a split's combinations, real images of it, and the accuracy of chance."""
+    def _group(self, size: int, kind: str, name: str, split: str) -> PromptGroup:
+        """Prompts of a kind about a split's combinations, true renders of them, and chance's accuracy."""
         prompts = evaluation_prompts(kind, self.prompts, split=split)
-        records = source.split(split)
-        rows = [records[i] for i in range(min(len(records), self.real_images))]
+        numbers = [number for number in _shares(self.real_images, len(prompts)) if number]
+        scenes = [
+            truth.draw(
+                generator(0, "real", prompt, split), captions.parse(prompt), number, COMBINATIONS[split]
+            ).scenes
+            for prompt, number in zip(prompts, numbers, strict=False)
+        ]
         return PromptGroup(
             name=name,
             prompts=tuple(prompts),
             chance={"accuracy": _chance(prompts)},
-            real_images=np.stack([row.image for row in rows]).astype(np.float32) / 255,
-            real_prompts=tuple(row.caption for row in rows),
+            real_images=render(factors.concatenate(scenes), size).astype(np.float32),
+            real_prompts=tuple(np.repeat(prompts[: len(numbers)], numbers).tolist()),
+            split=split,
         )
 
-    def judge(self, images: Images, prompts: list[str]) -> dict[str, Any]:
-        return alignment(read_shapes(images), [captions.parse(prompt) for prompt in prompts])
+    def judge(self) -> Judge:
+        return shapes_judge()
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    """``total`` in as many nearly equal parts, the larger ones first."""
+    return [total // parts + (i < total % parts) for i in range(parts)]
 
     def open_prompts(self) -> list[str]:
         """Short captions, which leave most of the picture open."""
@@ -138,8 +164,8 @@ class DigitsProtocol:
             )
         ]
 
-    def judge(self, images: Images, prompts: list[str]) -> dict[str, Any]:
-        return digits_judge.accuracy(images, prompts)
+    def judge(self) -> Judge:
+        return Judge(read=digits_judge.accuracy, aspects={"alignment": ACCURACY.name})
 
 
 def clip_features(clip: CLIP, name: str = "CLIP of this run") -> FeatureSpace:

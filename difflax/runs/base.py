@@ -1,5 +1,7 @@
 """What several kinds of run give to the common training loop: batches and pictures."""
 
+import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,9 +9,10 @@ import jax
 import numpy as np
 from etils import epath
 
-from difflax.config.experiments import Experiment
+from difflax.config.experiments import DiffusionExperiment, Experiment, FineTuningExperiment
 from difflax.data.loader import Loader
 from difflax.data.records import Records
+from difflax.evaluation.spot import spot_check
 from difflax.generation.pipeline import Pipeline
 from difflax.parallel.sharding import local_rows
 from difflax.training.loop import Periodic
@@ -54,3 +57,29 @@ def picture_task(
         logger.picture(step, "samples", np.asarray(grid.convert("RGB")))
 
     return Periodic(every, draw)
+
+
+def measuring_task(
+    experiment: DiffusionExperiment | FineTuningExperiment, pipeline: Callable[[int, TrainState], Pipeline]
+) -> Periodic:
+    """Measures pictures of the first prompts of ``config.evaluation`` at the run's own guidance, see
+    `spot_check`. All processes draw and measure.
+    """
+    training, protocol = experiment.training, experiment.evaluation
+
+    @functools.cache
+    def instruments():
+        # Made when they are first needed: the judge remembers what is true of each prompt.
+        group = protocol.groups(experiment.data)[0]
+        group = dataclasses.replace(group, prompts=group.prompts[: training.evaluate_prompts])
+        return group, protocol.judge()
+
+    def measure(step: int, state: TrainState) -> dict[str, float | None]:
+        group, judge = instruments()
+
+        def draw(prompts, seeds):
+            return pipeline(step, state)(prompts, seed=seeds.tolist())
+
+        return spot_check(draw, group, protocol.seeds, judge)
+
+    return Periodic(training.evaluate_every, measure)

@@ -29,7 +29,7 @@ from difflax.parallel.sharding import sharded_shapes
 from difflax.pretrained.components.autoencoder import load_autoencoder, save_autoencoder
 from difflax.pretrained.components.clip import PREPROCESSOR, load_text_encoder, save_text_encoder
 from difflax.pretrained.format.layout import AUTOENCODER, TEXT_ENCODER, TOKENIZER
-from difflax.runs.base import make_loader, picture_task
+from difflax.runs.base import make_loader, measuring_task, picture_task
 from difflax.text.encoders import TextEncoder
 from difflax.training.loop import Task
 from difflax.training.objectives.base import network_params, pixels
@@ -105,6 +105,7 @@ def prepare_diffusion(experiment: DiffusionExperiment, workdir: epath.Path) -> T
         prepare=prepare,
         constants={"context": null.context} | ({} if null.pooled is None else {"pooled": null.pooled}),
         periodic=(picture_task(experiment.training.sample_every, drawing, prompts, workdir),),
+        measured=measuring_task(experiment, drawing),
     )
 
 

@@ -26,7 +26,7 @@ def evaluation(
     folder = epath.Path(workdir) / "clip"
     check_copy(folder)
     features = clip_features(load_clip(folder)) if folder.exists() else None
-    instruments = Instruments(features=features, judge=protocol.judge)
+    instruments = Instruments(features=features, judge=protocol.judge())
     return dict(experiment.resolved), protocol, instruments, protocol.groups(experiment.data)
 
 

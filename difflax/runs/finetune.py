@@ -31,7 +31,7 @@ from difflax.generation.pipeline import Pipeline
 from difflax.parallel.sharding import fetch, put, shardings
 from difflax.pretrained.families.base import Checkpoint
 from difflax.pretrained.format.layout import AUTOENCODER
-from difflax.runs.base import make_loader, picture_task
+from difflax.runs.base import make_loader, measuring_task, picture_task
 from difflax.runs.diffusion import LATENTS
 from difflax.runs.load import check_source, merged_checkpoint, pipeline_of, read_checkpoint
 from difflax.training.loop import Task
@@ -110,6 +110,7 @@ def prepare_finetune(experiment: FineTuningExperiment, workdir: epath.Path) -> T
         loader=loader,
         prepare=prepare,
         periodic=(picture_task(experiment.training.sample_every, pipeline, prompts, workdir),),
+        measured=measuring_task(experiment, pipeline),
         finish=lambda state: save(experiment.training.steps, state, None),
         start=start,
         frozen=frozen,

@@ -65,6 +65,9 @@ class TrainingOptions:
     profile_steps: the first and the last step that a profile records, in ``workdir/profile``; empty: none.
     record_order: write down the rows of every batch, see `Order`.
     sample_prompts: what the pictures show; empty for the first captions of the data.
+    evaluate_every: steps from one small measurement to the next, by the judge of ``config.evaluation`` at the
+        run's own guidance; its numbers stand in that step's line of metrics. 0 measures nothing.
+    evaluate_prompts: how many prompts of the judge's first group that takes; each as often as its ``seeds``.
     """
 
     steps: int = 1000
@@ -85,15 +88,18 @@ class TrainingOptions:
     record_order: bool = False
     sample_every: int = 0
     sample_prompts: tuple[str, ...] = ()
+    evaluate_every: int = 0
+    evaluate_prompts: int = 8
 
     def __post_init__(self):
         positive = ("steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints")
-        for name in (*positive, "accumulate", "max_skipped_in_a_row"):
+        for name in (*positive, "accumulate", "max_skipped_in_a_row", "evaluate_prompts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate = {self.accumulate} must divide batch_size = {self.batch_size}")
-        for name in ("sample_every", "keep_every", "keep_best", "max_failed_saves", "max_roll_backs"):
+        not_negative = ("sample_every", "evaluate_every", "keep_every", "keep_best")
+        for name in (*not_negative, "max_failed_saves", "max_roll_backs"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 <= self.max_bad_examples < 1:
@@ -117,10 +123,14 @@ class TrainingOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Periodic:
-    """Something done every so many steps and after the last: ``action(step, state, logger)``."""
+    """Something done with the state every so many steps and after the last."""
 
     every: int
-    action: Callable[[int, TrainState, Logger], None]
+    action: Callable[..., Any]
+
+    def due(self, step: int, last: int) -> bool:
+        """Whether it is done after this step."""
+        return self.every > 0 and (step % self.every == 0 or step == last)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -130,8 +140,10 @@ class Task:
     Attributes:
         prepare: a batch of the loader, on the host, to the arrays of the objective's batch.
         constants: stored with every checkpoint, see `Checkpoints.save`.
+        periodic: ``action(step, state, logger)`` of each, pictures mostly.
         start: makes the parameters of a new run, whose arrays are used up, so that it is asked again after a
             roll-back to before the first checkpoint; ``None``, or what gives ``None``, for fresh ones.
+        measured: ``action(step, state)`` gives numbers for that step's line of metrics.
         frozen: arrays on the mesh that the objective reads and does not train; they are in no checkpoint.
         finish: what is left to do with the state after the last step of the whole run.
     """
@@ -141,6 +153,7 @@ class Task:
     prepare: Callable[[dict[str, Any]], PyTree]
     constants: dict[str, Any] = dataclasses.field(default_factory=dict)
     periodic: Sequence[Periodic] = ()
+    measured: Periodic | None = None
     start: Callable[[], PyTree] | None = None
     frozen: PyTree = None
     finish: Callable[[TrainState], None] | None = None
@@ -228,8 +241,14 @@ def fit(
                 profile.after(step, metrics)
                 history.append(metrics)
                 logger.advance()
-                if step % options.log_every == 0 or step == last:
+                measured: dict[str, float | None] = {}
+                if task.measured is not None and task.measured.due(step, options.steps):
+                    watchdog.at(step, "measuring pictures")
+                    with speed.away():
+                        measured = task.measured.action(step, state)
+                if step % options.log_every == 0 or step == last or measured:
                     numbers, in_a_row = mean_metrics(history)
+                    numbers |= measured
                     history.clear()
                     if learning_rates is not None:
                         numbers["learning_rate"] = float(learning_rates(step - 1))
@@ -255,7 +274,7 @@ def fit(
                             step, state, position, config, task.constants, metrics=numbers, good=good
                         )
                 for periodic in task.periodic:
-                    if periodic.every and (step % periodic.every == 0 or step == options.steps):
+                    if periodic.due(step, options.steps):
                         watchdog.at(step, "drawing pictures")
                         with speed.away():
                             periodic.action(step, state, logger)

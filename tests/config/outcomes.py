@@ -355,6 +355,16 @@ def pictures_while_training(values, tools):
     return drawn
 
 
+def measured_while_training(values, tools):
+    """How often a run measures its pictures, and of which prompts."""
+    asked = []
+    recorded = lambda draw, group, seeds, judge: asked.append((group.prompts, seeds))  # noqa: E731
+    tools.monkeypatch.setattr(difflax.runs.base, "spot_check", recorded)
+    task = difflax.runs.diffusion.prepare_diffusion(parse(values), tools.fresh())
+    task.measured.action(1, None)
+    return task.measured.every, asked
+
+
 def first_batch(values, tools):
     """Of a run's loader: images, captions, rows; or why there is none."""
 

@@ -139,6 +139,7 @@ FINE = ("model.path={sd15}", "model.variant=fp16", "model.dtype=float32")
 FINE3 = ("model.path={sd3}", "model.variant=fp16", "model.dtype=float32")
 RUNS = (*FINE, "data.path={captioned}", "data.height=32", "data.width=32", "training.batch_size=1")
 MASKS = ("data.name=folder", *PICTURES, "data.alpha_mask=True")
+FEW_PROMPTS = ("evaluation.name=shapes", "evaluation.prompts=2", "evaluation.real_images=2")
 CASES = {
     "seed": case("1", outcome=outcomes.first_batch),
     **below("data", outcome=outcomes.data, name=case("digits", "autoencoder.channels=1")),
@@ -182,7 +183,9 @@ CASES = {
                                   "data.height=8", "data.width=8", outcome=outcomes.first_batch),
             profile_steps="(1, 2)", record_order=True,
             sample_every=case("2", outcome=outcomes.pictures_while_training),
-            sample_prompts=case("('a red circle',)", outcome=outcomes.pictures_while_training)),
+            sample_prompts=case("('a red circle',)", outcome=outcomes.pictures_while_training),
+            evaluate_every=case("2", *FEW_PROMPTS, outcome=outcomes.measured_while_training),
+            evaluate_prompts=case("1", *FEW_PROMPTS, outcome=outcomes.measured_while_training)),
     **below("text_encoder.clip", outcome=outcomes.text_states, path="nowhere", layer=-2, final_norm=False),
     "autoencoder.name": case("patchify", outcome=outcomes.latents),
     "autoencoder.identity.channels": case("1", refused="config.autoencoder.channels = 1, but the images"),
@@ -333,7 +336,8 @@ CASES = {
     **below("guidance.weak.perturbation", "guidance.name=perturbation", *BENT, outcome=outcomes.perturbed,
             kind="skip", layers="mid_block", blur=case("2", "guidance.weak.perturbation.kind=blur")),
     "evaluation.name": case("digits", "evaluation.name=shapes", outcome=outcomes.evaluation),
-    **below("evaluation.shapes", outcome=outcomes.evaluation, prompts=2, seeds=1, real_images=2),
+    **below("evaluation.shapes", *FEW_PROMPTS[1:], outcome=outcomes.evaluation, prompts=3, seeds=1,
+            real_images=4),
     "evaluation.digits.seeds": case("1", "data.name=digits", "autoencoder.channels=1",
                                     outcome=outcomes.evaluation),
     **below("tokenizer", outcome=outcomes.tokens, vocab_size=530, max_length=12),

@@ -64,6 +64,7 @@ def overridden(*overrides, config="shapes.py"):
         ("model.mid_block_type=None", "shapes.py"),
         ("model.attention_head_dim=(2, 4)", "shapes.py"),
         ("training.sample_prompts=('a red circle', 'a cross')", "shapes.py"),
+        ("training.evaluate_every=100", "shapes.py"),
         ("sampler.midpoint=false", "shapes.py"),
         ("model.vision_config.hidden_act=gelu", "clip.py"),
         ("loss.feature_weight=0.1", "autoencoder.py"),

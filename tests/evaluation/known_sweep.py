@@ -3,7 +3,8 @@
 import numpy as np
 from difflax.evaluation.ablation.results import Provenance
 from difflax.evaluation.ablation.sweep import run_ablation
-from difflax.evaluation.measurement import FeatureSpace, Instruments, PromptGroup
+from difflax.evaluation.measurement import FeatureSpace, Instruments, Judge, PromptGroup
+from difflax.evaluation.metrics import ACCURACY, share_read
 
 SCALES = (0.0, 1.0, 2.0, 4.0)
 SEEDS = tuple(range(3, 15))
@@ -33,7 +34,7 @@ def draw(prompts, seeds, scale):
     return np.clip(images, 0, 1)
 
 
-def judge(images, prompts):
+def read(images, prompts):
     """Reads the brightest channel; "box" prompts are the only ones asked about corners."""
     brightest = images[:, 3, 3].argmax(-1)
     named = np.array([next(c for word, c in WORDS.items() if word in prompt) for prompt in prompts])
@@ -62,7 +63,8 @@ def groups():
 
 def instruments():
     space = FeatureSpace(name="channel means", preprocessing="none", image=image_features, text=text_features)
-    return Instruments(features=space, judge=judge)
+    metrics = (ACCURACY, share_read("corners", "Corners accuracy", "the corners"))
+    return Instruments(features=space, judge=Judge(read=read, metrics=metrics))
 
 
 def provenance(**changes):

@@ -89,7 +89,16 @@ class Slow(Loader):
 
 
 def train(
-    workdir, options, *, records=None, mesh=MeshShape(), loader=Loader, constants=None, start=None, **more
+    workdir,
+    options,
+    *,
+    records=None,
+    mesh=MeshShape(),
+    loader=Loader,
+    constants=None,
+    start=None,
+    measured=None,
+    **more,
 ):
     """`fit` on the toy."""
     made = mesh.make()
@@ -108,6 +117,7 @@ def train(
             prepare=lambda batch: {"image": batch["image"]},
             constants=constants or {},
             start=start,
+            measured=measured,
         ),
         optimizer=optax.adam(1e-2),
         ema=EMA(decay=0.9),

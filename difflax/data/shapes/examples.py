@@ -5,6 +5,7 @@ Everything random about example ``i`` of a split comes from numbers of its own, 
 """
 
 import dataclasses
+import functools
 import zlib
 from collections.abc import Sequence
 
@@ -89,7 +90,7 @@ def _captioned(
     return scenes, named, said
 
 
-def _generator(seed: int, *names: str | int) -> np.random.Generator:
+def generator(seed: int, *names: str | int) -> np.random.Generator:
     return np.random.default_rng((seed, *(zlib.crc32(str(name).encode()) for name in names)))
 
 
@@ -114,16 +115,10 @@ def _counting(rng: np.random.Generator, split: str) -> Caption:
     return Caption(objects=(Named(shape=shape),) * int(rng.integers(1, 4)))
 
 
-def _open(rng: np.random.Generator, split: str) -> Caption:
-    """A short caption as training has them."""
+def _as_trained(rng: np.random.Generator, split: str, long_captions: float = LONG_CAPTIONS) -> Caption:
+    """A caption of a scene of the prior, as training has them."""
     scene = factors.draw_scenes(rng, 1, COMBINATIONS[split])[0]
-    return captions.draw_caption(rng, scene, long=False)
-
-
-def _described(rng: np.random.Generator, split: str) -> Caption:
-    """A long caption as training has them."""
-    scene = factors.draw_scenes(rng, 1, COMBINATIONS[split])[0]
-    return captions.draw_caption(rng, scene, long=True)
+    return captions.draw_caption(rng, scene, long=rng.random() < long_captions)
 
 
 def _combination(rng: np.random.Generator, split: str) -> np.ndarray:
@@ -135,8 +130,9 @@ PROMPTS = {
     "one object": _one_object,
     "two objects": _two_objects,
     "counting": _counting,
-    "short": _open,
-    "long": _described,
+    "short": functools.partial(_as_trained, long_captions=0.0),
+    "long": functools.partial(_as_trained, long_captions=1.0),
+    "as trained": _as_trained,
 }
 """What each kind of prompts is about."""
 
@@ -150,7 +146,7 @@ def evaluation_prompts(kind: str, count: int, *, split: str = "test", seed: int 
         split: whose combinations of shape, colour and texture are asked for.
         seed: of the prompts; independent of the training data's.
     """
-    rng = _generator(seed, "prompts", kind, split)
+    rng = generator(seed, "prompts", kind, split)
     found: dict[str, None] = {}
     for _ in range(20 * count):
         if len(found) < count:

@@ -71,7 +71,7 @@ LIGHT_DIRECTIONS = np.array([(-1, 0), (1, 0), (0, -1), (0, 1)], np.float32)
 MARGIN = 0.02  # between an object's disc and the edge of the picture
 OVERLAP = 0.45  # two centres keep the larger radius and this share of the smaller one between them
 CLEARANCE = 0.04  # between the discs of two objects of one colour
-TRIES = 32  # layouts drawn at once for every scene that has none yet
+TRIES = 32  # layouts drawn at once of every scene that has none yet
 
 PLACE_BORDERS = (0.4, 0.6)
 PLACES = (
@@ -184,44 +184,54 @@ def draw_layout(
     colour: Int[np.ndarray, "n 3"],
     size: Int[np.ndarray, "n 3"],
     present: Bool[np.ndarray, "n 3"],
+    first_tries: int = TRIES,
 ) -> dict[str, Float[np.ndarray, "n 3"]]:
     """``x``, ``y``, ``radius`` and ``rotation`` of objects whose discrete factors are given.
 
     Each takes as many numbers as it needs: where each has its own stream, nothing is drawn of it afterwards.
+    ``first_tries`` layouts are drawn of every scene at first, and `TRIES` of those that have none yet. Their
+    numbers change which scenes come, and not how they are distributed.
     """
     rotation = rng.random(shape.shape, np.float32) * ROTATION_PERIODS[shape]
     out = np.zeros((3, *shape.shape), np.float32)
-    open_ = np.arange(len(shape))
+    open_, tries = np.arange(len(shape)), first_tries
     while len(open_):
         low, high = np.moveaxis(RADII[size[open_]], -1, 0)
-        draws = np.moveaxis(rng.random((len(open_), 3, TRIES, MAX_OBJECTS), np.float32), 1, 0)
+        draws = np.moveaxis(rng.random((len(open_), 3, tries, MAX_OBJECTS), np.float32), 1, 0)
         radius = low[:, None] + (high - low)[:, None] * draws[2]
         x, y = (radius + MARGIN) + (1 - 2 * (radius + MARGIN)) * draws[:2]
         good = readable(x, y, radius, colour[open_, None], present[open_, None])
         found, first = good.any(-1), good.argmax(-1)
         kept = np.flatnonzero(found)
         out[:, open_[kept]] = np.stack([x, y, radius])[:, kept, first[kept]]
-        open_, rng = open_[~found], of_rows(rng, ~found)
+        open_, rng, tries = open_[~found], of_rows(rng, ~found), TRIES
     return {"x": out[0], "y": out[1], "radius": out[2], "rotation": rotation.astype(np.float32)}
 
 
-def draw_scenes(rng: Randomness, number: int, combinations: Int[np.ndarray, "k 3"]) -> Scenes:
-    """So many scenes from the prior, their objects of these (shape, colour, texture)."""
+def draw_discrete(
+    rng: Randomness, number: int, combinations: Int[np.ndarray, "k 3"]
+) -> dict[str, np.ndarray]:
+    """All factors of so many scenes from the prior but for `draw_layout`'s, by name."""
     objects = (number, MAX_OBJECTS)
     count = rng.choice(COUNTS, number, p=COUNT_PRIOR)
     which = rng.choice(len(combinations), objects, p=combination_prior(combinations))
     shape, colour, texture = np.moveaxis(combinations[which], -1, 0)
-    size = rng.integers(len(SIZES), size=objects)
-    present = np.arange(MAX_OBJECTS) < count[:, None]
-    return Scenes(
-        background=rng.integers(len(BACKGROUNDS), size=number),
-        gradient=rng.integers(len(GRADIENTS), size=number),
-        direction=(rng.random(number) * 2 * np.pi).astype(np.float32),
-        light=rng.integers(len(LIGHTS), size=number),
-        count=count,
-        shape=shape,
-        colour=colour,
-        texture=texture,
-        size=size,
-        **draw_layout(rng, shape, colour, size, present),
-    )
+    return {
+        "count": count,
+        "shape": shape,
+        "colour": colour,
+        "texture": texture,
+        "size": rng.integers(len(SIZES), size=objects),
+        "background": rng.integers(len(BACKGROUNDS), size=number),
+        "gradient": rng.integers(len(GRADIENTS), size=number),
+        "direction": (rng.random(number) * 2 * np.pi).astype(np.float32),
+        "light": rng.integers(len(LIGHTS), size=number),
+    }
+
+
+def draw_scenes(rng: Randomness, number: int, combinations: Int[np.ndarray, "k 3"]) -> Scenes:
+    """So many scenes from the prior, their objects of these (shape, colour, texture)."""
+    drawn = draw_discrete(rng, number, combinations)
+    present = np.arange(MAX_OBJECTS) < drawn["count"][:, None]
+    layout = draw_layout(rng, drawn["shape"], drawn["colour"], drawn["size"], present)
+    return Scenes(**drawn, **layout)

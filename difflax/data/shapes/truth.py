@@ -25,6 +25,7 @@ from difflax.data.shapes.splits import COMBINATIONS
 COMBINED = ("shape", "colour", "texture")
 MAX_ROUNDS = 400  # of `PROPOSALS` layouts, before a caption is called impossible
 PROPOSALS = 512
+LAYOUT_TRIES = 4  # at once; most scenes need one
 
 
 def combinations_of(named: Named, combinations: Int[np.ndarray, "k 3"]) -> Float[np.ndarray, " k"]:
@@ -132,24 +133,22 @@ def draw(
 
 def _propose(rng, caption: Caption, number: int, combinations) -> Drawn:
     """Scenes in which everything named holds, except perhaps places and relation."""
-    scenes = factors.draw_scenes(rng, number, combinations)
-    counts = rng.choice(factors.COUNTS, number, p=_counts(caption))
-    discrete = {name: np.array(getattr(scenes, name)) for name in (*COMBINED, "size")}
+    drawn = factors.draw_discrete(rng, number, combinations)
+    counts = drawn["count"] = rng.choice(factors.COUNTS, number, p=_counts(caption))
     slots = _random_rows(rng, counts)[:, : len(caption.objects)]
     each = np.arange(number)
     for k, named in enumerate(caption.objects):
         which = combinations[rng.choice(len(combinations), number, p=combinations_of(named, combinations))]
         for part, values in zip(COMBINED, which.T, strict=True):
-            discrete[part][each, slots[:, k]] = values
+            drawn[part][each, slots[:, k]] = values
         if named.size is not None:
-            discrete["size"][each, slots[:, k]] = named.size
+            drawn["size"][each, slots[:, k]] = named.size
+    drawn["background"] = rng.choice(len(factors.BACKGROUNDS), number, p=_backgrounds(caption))
+    if caption.light is not None:
+        drawn["light"] = np.full(number, caption.light)
     present = np.arange(MAX_OBJECTS) < counts[:, None]
-    layout = factors.draw_layout(rng, discrete["shape"], discrete["colour"], discrete["size"], present)
-    background = rng.choice(len(factors.BACKGROUNDS), number, p=_backgrounds(caption))
-    light = scenes.light if caption.light is None else np.full(number, caption.light)
-    return Drawn(
-        scenes.replace(count=counts, background=background, light=light, **discrete, **layout), slots
-    )
+    layout = factors.draw_layout(rng, drawn["shape"], drawn["colour"], drawn["size"], present, LAYOUT_TRIES)
+    return Drawn(Scenes(**drawn, **layout), slots)
 
 
 def _random_rows(rng: np.random.Generator, counts: Int[np.ndarray, " n"]) -> Int[np.ndarray, "n 3"]:

@@ -17,7 +17,7 @@ from difflax.evaluation.ablation.results import AblationResult, Curve, describe_
 from difflax.figures.style import LIGHT, Theme, dress, legend, look, new_figure, title
 
 SCALE_LABEL = "guidance scale (square-root spacing)"
-LEVEL_DASH = {"chance": (0, (1, 2)), "real images": (0, (4, 3))}
+LEVEL_DASH = {"chance": (0, (1, 2)), "real images": (0, (4, 3)), "truth": (0, (9, 2, 1, 2))}
 
 
 def signed_sqrt(scale: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
@@ -102,8 +102,10 @@ def draw_metric(axes: Any, curves: Sequence[Curve], groups: Sequence[str], theme
         axes.fill_between(curve.scales, low, high, color=style["color"], alpha=0.15, linewidth=0)
         axes.plot(curve.scales, values, **style, linewidth=1.8, markersize=4.5, markeredgewidth=0)
         for name, level in curve.references.items():
+            # The truth is one for all groups.
+            color = theme.quiet if name == "truth" else style["color"]
             axes.axhline(
-                level, color=style["color"], linestyle=LEVEL_DASH[name], linewidth=1.1, alpha=0.75, zorder=1.5
+                level, color=color, linestyle=LEVEL_DASH[name], linewidth=1.1, alpha=0.75, zorder=1.5
             )
         if curve.best is not None:
             axes.plot(
@@ -156,9 +158,12 @@ def metric_figure(result: AblationResult, metric: str, theme: Theme = LIGHT) -> 
     return figure
 
 
-def overview_figure(result: AblationResult, theme: Theme = LIGHT, *, columns: int = 3) -> Any:
-    """A ``Figure`` with a panel for each metric and one legend."""
-    tables, groups = list(result.by_metric().values()), [group.name for group in result.groups]
+def panels_figure(
+    result: AblationResult, metrics: Sequence[str], theme: Theme = LIGHT, *, columns: int = 3
+) -> Any:
+    """A ``Figure`` with a panel for each of these metrics, and one legend."""
+    measured, groups = result.by_metric(), [group.name for group in result.groups]
+    tables = [measured[name] for name in metrics]
     columns = min(columns, len(tables))
     rows = -(-len(tables) // columns)
     figure = new_figure(theme, 4.6 * columns, 3.4 * rows + 0.4)
@@ -168,9 +173,19 @@ def overview_figure(result: AblationResult, theme: Theme = LIGHT, *, columns: in
     for axes in panels[len(tables) :]:
         axes.set_visible(False)
     figure.get_layout_engine().set(wspace=0.06, hspace=0.08)
-    handles = legend_handles(result.curves, groups, theme)
+    handles = legend_handles([curve for curves in tables for curve in curves], groups, theme)
     legend(figure, handles, theme, columns=min(len(handles), round(2.5 * columns)))
     return figure
+
+
+def overview_figure(result: AblationResult, theme: Theme = LIGHT) -> Any:
+    """A ``Figure`` of every metric that is no detail of another."""
+    return panels_figure(result, list(result.by_metric("")), theme)
+
+
+def triangle_figure(result: AblationResult, theme: Theme = LIGHT) -> Any:
+    """A ``Figure`` of what guidance gains and what it costs, side by side: `AblationResult.aspects`."""
+    return panels_figure(result, result.triangle, theme, columns=len(result.triangle))
 
 
 def tradeoff_figure(result: AblationResult, across: str, up: str, theme: Theme = LIGHT) -> Any:

@@ -17,7 +17,7 @@ from difflax.figures import html
 from difflax.figures.grids import GridStyle, labelled_grid
 from difflax.figures.html import Embedded, Headline, Markup
 from difflax.figures.png import save_png
-from difflax.figures.style import adaptive, render
+from difflax.figures.style import DARK, adaptive, render
 
 LARGEST_TILE = 256
 PHOTO_WIDTH = 128
@@ -26,8 +26,9 @@ PHOTO_WIDTH = 128
 def write_ablation(result: AblationResult, directory: str | os.PathLike[str]) -> epath.Path:
     """Writes everything about the sweep into ``directory`` and returns the path of the report.
 
-    ``report.html``, ``results.json``, ``table.csv``, ``records.csv``, ``plots/`` (an SVG of each metric
-    and trade-off, and ``overview.png`` of all metrics) and ``grids/`` (a PNG of each prompt group).
+    ``report.html``, ``results.json``, ``table.csv``, ``records.csv``, ``plots/`` (an SVG of each metric, of
+    the details of one, and of each trade-off; ``triangle.png`` and ``triangle_dark.png`` of what the judge
+    says is the whole story, ``overview.png`` of all metrics) and ``grids/`` (a PNG of each prompt group).
     """
     directory = epath.Path(directory)
     write_tables(result, directory)
@@ -36,7 +37,12 @@ def write_ablation(result: AblationResult, directory: str | os.PathLike[str]) ->
     for name, figure in draw_all(result).items():
         vectors[name] = render(figure, "svg")
         (directory / "plots" / f"{name}.svg").write_bytes(vectors[name])
-    (directory / "plots" / "overview.png").write_bytes(render(plots.overview_figure(result), "png", dpi=130))
+    pictures = {"overview": plots.overview_figure(result)}
+    if result.triangle:
+        pictures |= {"triangle": plots.triangle_figure(result)}
+        pictures |= {"triangle_dark": plots.triangle_figure(result, DARK)}
+    for name, figure in pictures.items():
+        (directory / "plots" / f"{name}.png").write_bytes(render(figure, "png", dpi=130))
     grids = {group.name: grid(result, group.name) for group in result.groups}
     for index, (name, picture) in enumerate(grids.items()):
         save_png(directory / "grids" / f"{index}_{slug(name)}.png", picture, facts(result))
@@ -87,14 +93,24 @@ def _shrunk(image: Any) -> Any:
 
 
 def draw_all(result: AblationResult) -> dict[str, Any]:
-    """A figure of each metric, by its name, and of each trade-off, named ``gain_against_cost``."""
-    drawn = {name: plots.metric_figure(result, name) for name in result.by_metric()}
+    """A figure of each metric, by its name, of the details of one, named ``metric_parts``, of each trade-off,
+    named ``gain_against_cost``, and the ``triangle``.
+    """
+    drawn = {name: plots.metric_figure(result, name) for name in result.by_metric("")}
+    drawn |= {
+        f"{name}_parts": plots.panels_figure(result, list(result.by_metric(name))) for name in result.detailed
+    }
+    if result.triangle:
+        drawn["triangle"] = plots.triangle_figure(result)
     pairs = {f"{up}_against_{across}": (across, up) for across, up in trade_offs(result)}
     return drawn | {name: plots.tradeoff_figure(result, across, up) for name, (across, up) in pairs.items()}
 
 
 def trade_offs(result: AblationResult) -> list[tuple[str, str]]:
     """Pairs of metrics worth seeing against each other: what the text gains and what the picture loses."""
+    if result.triangle:
+        gain, *costs = result.triangle
+        return [(cost, gain) for cost in costs]
     measured = set(result.by_metric())
     gains = [name for name in ("accuracy", "clip_score") if name in measured][:1]
     costs = [n for n in ("frechet_distance", "feature_diversity", "pixel_diversity") if n in measured]
@@ -164,6 +180,7 @@ def ablation_page(
         "What does guidance do here?",
         subtitle,
         html.headlines(_headlines(result)),
+        *_triangle_section(result, vectors),
         _curve_section(result, vectors),
         *_trade_off_section(result, vectors),
         html.section(
@@ -171,7 +188,7 @@ def ablation_page(
             *_grids(result, grids),
             lead=f"All images here share seed {result.seeds[0]}: along a row, guidance alone changes.",
         ),
-        html.section("Numbers", *(_table(result, group.name) for group in result.groups)),
+        html.section("Numbers", *_numbers(result)),
         html.section(
             "What was asked",
             html.code(result.provenance.command),
@@ -214,6 +231,17 @@ def _headlines(result: AblationResult) -> list[Headline]:
     return cards
 
 
+def _triangle_section(result: AblationResult, vectors: Mapping[str, bytes]) -> Sequence[Markup]:
+    if not result.triangle:
+        return []
+    said = {name: aspect for aspect, name in result.aspects.items()}
+    words = ", ".join(said[name] for name in result.triangle)
+    caption = " ".join(result.by_metric()[name][0].metric.definition for name in result.triangle)
+    shown = html.figure(_embedded(vectors["triangle"]), f"{words} against guidance scale", caption)
+    lead = f"What guidance gains and what it costs: {words}."
+    return [html.section("The triangle", shown, lead=lead)]
+
+
 def _curve_section(result: AblationResult, vectors: Mapping[str, bytes]) -> Markup:
     shown = [
         html.figure(
@@ -221,10 +249,19 @@ def _curve_section(result: AblationResult, vectors: Mapping[str, bytes]) -> Mark
             f"{curves[0].metric.label} against guidance scale",
             curves[0].metric.definition,
         )
-        for name, curves in result.by_metric().items()
+        for name, curves in result.by_metric("").items()
+    ]
+    whole = {name: curves[0].metric.label for name, curves in result.by_metric().items()}
+    details = [
+        html.figure(
+            _embedded(vectors[f"{name}_parts"]),
+            f"{whole[name]} in detail, against guidance scale",
+            f"{whole[name]} in detail",
+        )
+        for name in result.detailed
     ]
     lead = "Scale 0 ignores the text, scale 1 is the model without guidance."
-    return html.section("Against the guidance scale", html.figures(*shown), lead=lead)
+    return html.section("Against the guidance scale", html.figures(*shown), *details, lead=lead)
 
 
 def _asked(result: AblationResult) -> dict[str, str]:
@@ -264,8 +301,20 @@ def _grids(result: AblationResult, grids: Mapping[str, Image.Image]) -> Sequence
     return blocks
 
 
-def _table(result: AblationResult, group: str) -> Markup:
-    curves = [curve for curve in result.curves if curve.group == group]
+def _numbers(result: AblationResult) -> Sequence[Markup]:
+    """A table of each group, and under them, folded, those of the details of a metric."""
+    groups = [group.name for group in result.groups]
+    tables = [_table(result, group, "") for group in groups]
+    for name in result.detailed:
+        label = result.by_metric()[name][0].metric.label
+        measured = {curve.group for curves in result.by_metric(name).values() for curve in curves}
+        parts = [_table(result, group, name) for group in groups if group in measured]
+        tables.append(html.details(f"{label} in detail", html.join(parts, "")))
+    return tables
+
+
+def _table(result: AblationResult, group: str, part_of: str) -> Markup:
+    curves = [curve for curve in result.curves if (curve.group, curve.metric.part_of) == (group, part_of)]
     rows = [
         [f"{scale:g}", *(with_band(curve.estimates[index], decimals(curve)) for curve in curves)]
         for index, scale in enumerate(result.scales)
@@ -275,7 +324,7 @@ def _table(result: AblationResult, group: str) -> Markup:
         [name, *(number(curve.references.get(name, math.nan), decimals(curve)) for curve in curves)]
         for name in levels
     ]
-    best = next(curve.best for curve in curves if curve.metric.name == result.primary)
+    best = result.curve(group, result.primary).best
     columns = ["scale", *(curve.metric.label for curve in curves)]
     strong = frozenset() if best is None else frozenset({best})
     return html.table(columns, rows, caption=group, strong=strong)

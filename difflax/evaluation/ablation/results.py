@@ -71,7 +71,7 @@ class Curve:
 
     Attributes:
         estimates: one for each scale, in the order of ``scales``.
-        references: level lines by name ("chance", "real images").
+        references: level lines by name ("chance", "real images", "truth").
         near_best: for each scale, whether it cannot be told from the best one (paired, image by image); all
             False where a metric has no best or no paired comparison.
     """
@@ -132,6 +132,7 @@ class AblationResult:
             first seed.
         method: how things were measured, in words by name (features and resize, subset sizes, bands).
         likelihood: ``None`` where it was not asked for.
+        aspects: the metrics that tell the whole story side by side, see `measurement.Judge`.
     """
 
     scales: tuple[float, ...]
@@ -143,6 +144,7 @@ class AblationResult:
     provenance: Provenance
     method: Mapping[str, str]
     likelihood: Likelihood | None = None
+    aspects: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def curve(self, group: str, metric: str) -> Curve:
         """Raises KeyError if the group or metric was not measured."""
@@ -151,12 +153,28 @@ class AblationResult:
                 return curve
         raise KeyError(f"no curve of {metric!r} for {group!r}")
 
-    def by_metric(self) -> dict[str, list[Curve]]:
-        """The curves of each metric, in the order measured."""
+    def by_metric(self, part_of: str | None = None) -> dict[str, list[Curve]]:
+        """The curves of each metric, in the order measured: of all, or of the details of one, "" being the
+        metrics that are no detail.
+        """
         table: dict[str, list[Curve]] = {}
         for curve in self.curves:
-            table.setdefault(curve.metric.name, []).append(curve)
+            if part_of in (None, curve.metric.part_of):
+                table.setdefault(curve.metric.name, []).append(curve)
         return table
+
+    @property
+    def detailed(self) -> list[str]:
+        """The metrics that have details, in the order measured."""
+        parents = {curve.metric.part_of for curve in self.curves}
+        return [name for name in self.by_metric() if name in parents]
+
+    @property
+    def triangle(self) -> list[str]:
+        """The metrics of ``aspects`` that were measured; none where there are not two to compare."""
+        measured = self.by_metric()
+        found = [name for name in self.aspects.values() if name in measured]
+        return found if len(found) > 1 else []
 
     @functools.cached_property
     def primary(self) -> str:
@@ -242,6 +260,7 @@ def results_json(result: AblationResult) -> str:
         "guidance_scales": list(result.scales),
         "seeds": list(result.seeds),
         "groups": [dataclasses.asdict(group) for group in result.groups],
+        "aspects": dict(result.aspects),
         "best_by": result.primary,
         "best": best,
         "metrics": described,
@@ -264,6 +283,16 @@ def write_tables(result: AblationResult, directory: str | os.PathLike[str]) -> N
 def describe_scale(scale: float) -> str:
     """What a special scale means: 0 is no text, 1 is no guidance; else ""."""
     return {0.0: "no text", 1.0: "guidance off"}.get(scale, "")
+
+
+def in_words(curve: Curve) -> str:
+    """A curve in one line of text, and its best scale in a second one."""
+    rows = [f"{scale:g}: {e.value:.3f}" for scale, e in zip(curve.scales, curve.estimates, strict=True)]
+    label = curve.metric.label[0].lower() + curve.metric.label[1:]
+    text = f"{label} by guidance scale {', '.join(rows)}"
+    if curve.best is None:
+        return text
+    return f"{text}\n  best {curve.estimates[curve.best].value:.3f} at {curve.scales[curve.best]:g}"
 
 
 def command_line() -> str:

@@ -9,22 +9,19 @@ from jaxtyping import Bool, Float, Int
 from difflax.evaluation import metrics as m
 from difflax.evaluation import statistics as st
 from difflax.evaluation.ablation.results import AblationResult, Curve, GroupInfo, Provenance, best_index
-from difflax.evaluation.measurement import Design, Instruments, Measurement
+from difflax.evaluation.measurement import Design, Instruments, Measurement, compare
 
-BUILT_IN = {
-    metric.name: metric
-    for metric in (
-        m.CLIP_SCORE,
-        m.FRECHET_DISTANCE,
-        m.FEATURE_DIVERSITY,
-        m.PIXEL_DIVERSITY,
-        m.HSV_SATURATION,
-        m.CLIPPED_FRACTION,
-    )
-}
+BUILT_IN = (
+    m.CLIP_SCORE,
+    m.FRECHET_DISTANCE,
+    m.FEATURE_DIVERSITY,
+    m.PIXEL_DIVERSITY,
+    m.HSV_SATURATION,
+    m.CLIPPED_FRACTION,
+)
 JACKKNIFE_GROUPS = 20
 SPLIT_SEED = 0
-CHANCE, REAL = "chance", "real images"
+CHANCE, REAL, TRUTH = "chance", "real images", "truth"
 
 
 def summarize(
@@ -37,23 +34,21 @@ def summarize(
     provenance: Provenance,
 ) -> AblationResult:
     """The result of the readings of every scale (``measured``) and of each group's real images (``real``)."""
-    judged = [name for name in measured[0].columns if name not in BUILT_IN]
-    described = {name: m.judge_metric(name) for name in judged} | BUILT_IN
+    judge = instruments.judge
+    compared = [] if judge is None else [compare(scale, design, judge) for scale in measured]
     curves: list[Curve] = []
-    for name, metric in described.items():
+    for metric in [*(() if judge is None else judge.metrics), *BUILT_IN]:
         for index, group in enumerate(design.groups):
             rows = design.group == index
-            if name in measured[0].columns:
-                values = np.stack([scale.columns[name][rows] for scale in measured])
-                estimates, near = _per_image(metric, values, design.prompt[rows], judged=name in judged)
-            else:
-                estimates, near = _per_set(metric, design, index, measured, real[index]), ()
+            estimates, near = _estimates(metric, design, index, measured, compared, real[index])
             if not estimates:
                 continue
-            references = {CHANCE: float(group.chance[name])} if name in group.chance else {}
+            references = {CHANCE: float(group.chance[metric.name])} if metric.name in group.chance else {}
             level = _real_level(metric, real[index], int(rows.sum()))
             if level is not None:
                 references[REAL] = level
+            if metric.truth is not None:
+                references[TRUTH] = metric.truth
             curves.append(
                 Curve(
                     group=group.name,
@@ -73,27 +68,64 @@ def summarize(
         samples=_samples(design, measured),
         provenance=provenance,
         method=_method(design, real, instruments),
+        aspects={} if judge is None else dict(judge.aspects),
     )
 
 
-def _per_image(
-    metric: m.Metric, values: Float[np.ndarray, "s n"], prompts: Int[np.ndarray, " n"], *, judged: bool
+def _estimates(
+    metric: m.Metric,
+    design: Design,
+    index: int,
+    measured: Sequence[Measurement],
+    compared: Sequence[dict[str, Float[np.ndarray, " p"]]],
+    real: Measurement | None,
 ) -> tuple[list[st.Estimate], list[bool]]:
-    """Estimates of a metric with one value an image, and which scales are as good as the best."""
-    asked: Bool[np.ndarray, " n"] = ~np.isnan(values).any(0)
+    """The estimates of one group at every scale, and which scales are as good as the best."""
+    rows = design.group == index
+    prompts = design.prompt[rows]
+    if metric.name in measured[0].columns:
+        values = np.stack([scale.columns[metric.name][rows] for scale in measured])
+        judged = metric not in BUILT_IN and st.is_proportion(values)
+        return _paired(metric, values, prompts, shares=judged)
+    if any(metric.name in scale for scale in compared):
+        members = np.unique(prompts)
+        missing = np.full(len(design.prompts), np.nan)
+        values = np.stack([scale.get(metric.name, missing)[members] for scale in compared])
+        return _paired(metric, values, members, shares=False)
+    return _per_set(metric, design, index, measured, real), []
+
+
+def _paired(
+    metric: m.Metric, values: Float[np.ndarray, "s n"], prompts: Int[np.ndarray, " n"], *, shares: bool
+) -> tuple[list[st.Estimate], list[bool]]:
+    """Estimates of a metric with one value an image, or a prompt, at each scale, NaN where it has none; and
+    which scales are as good as the best. Empty where nothing was measured.
+    """
+    asked: Bool[np.ndarray, "s n"] = ~np.isnan(values)
     if not asked.any():
         return [], []
-    values, prompts = values[:, asked], prompts[asked]
-    if judged and st.is_proportion(values):
-        effect = st.design_effect(values, prompts)
-        estimates = [st.proportion(row, prompts, effect=effect) for row in values]
-    else:
-        estimates = [st.mean(row, prompts) for row in values]
-    best = best_index(metric, values.mean(1))
+    always = asked.all(0)
+    effect = st.design_effect(values[:, always], prompts[always]) if shares and always.any() else None
+
+    def estimate(row, asked) -> st.Estimate:
+        if not asked.any():
+            nothing = {"value": np.nan, "low": np.nan, "high": np.nan, "count": 0, "clusters": 0}
+            return st.Estimate(**nothing, method="nothing measured")
+        if shares:
+            return st.proportion(row[asked], prompts[asked], effect=effect)
+        return st.mean(row[asked], prompts[asked])
+
+    estimates = [estimate(*pair) for pair in zip(values, asked, strict=True)]
+    best = best_index(metric, np.array([found.value for found in estimates]))
     if best is None:
         return estimates, [False] * len(values)
-    behind = [st.paired_difference(metric.sign * row, metric.sign * values[best], prompts) for row in values]
-    return estimates, [bool(gap.low <= 0.0) for gap in behind]
+
+    def as_good(row, asked) -> bool:
+        both = asked & ~np.isnan(values[best])
+        signed = metric.sign * row[both], metric.sign * values[best][both]
+        return bool(both.any() and st.paired_difference(*signed, prompts[both]).low <= 0.0)
+
+    return estimates, [as_good(*pair) for pair in zip(values, asked, strict=True)]
 
 
 def _per_set(

@@ -177,7 +177,9 @@ def identity(design: Design, instruments: Instruments, provenance: Provenance) -
                 "features": None
                 if space is None
                 else [space.name, space.preprocessing, space.text is not None, space.fingerprint],
-                "judged": instruments.judge is not None,
+                "judged": None
+                if instruments.judge is None
+                else [each.name for each in instruments.judge.metrics],
             }
         )
     )

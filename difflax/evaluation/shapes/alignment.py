@@ -7,6 +7,8 @@ picture:
 - "accuracy": everything that is named is right, and the number of objects;
 - "shape", "colour", "texture", "size", "place": right for every object of which it is named;
 - "background", "tone", "light", "relation", "count";
+- "accuracy_1_named", "accuracy_2_named" and so on to "accuracy_7_or_more_named": the accuracy of captions
+  that fix so many factors;
 - "binding": of pictures that show all named words of each factor somewhere, whether each object has its own.
   It is 0 where attributes are swapped, and NaN where words are missing or fewer than two objects are named.
 
@@ -22,11 +24,11 @@ from jaxtyping import Float, Int
 
 from difflax.data.shapes import factors
 from difflax.data.shapes.captions import OBJECT_FACTORS, Caption, relation
-from difflax.evaluation import statistics
 from difflax.evaluation.judges.shapes.reading import Reading
-from difflax.evaluation.statistics import Estimate
 
 COLUMNS = ("accuracy", *OBJECT_FACTORS, "background", "tone", "light", "relation", "count", "binding")
+NAMED = {"1": (1, 1), "2": (2, 2), "3": (3, 3), "4_to_6": (4, 6), "7_or_more": (7, 99)}
+"""How many factors a caption fixes, least and most, in the column ``accuracy_…_named``."""
 UNSEEN = -1  # the value of every factor of an object that is not there, or of which nothing is known
 
 
@@ -112,6 +114,10 @@ def alignment(reading: Reading, captions: Sequence[Caption]) -> dict[str, Float[
         out["count"][i] = reading.readable[i] and shown in caption.counts
         out["binding"][i] = _binding({name: value[i] for name, value in values.items()}, caption, out, i)
         out["accuracy"][i] = all(out[name][i] != 0 for name in COLUMNS[1:])
+    named = np.array([caption.named for caption in captions])
+    for name, (least, most) in NAMED.items():
+        asked = (least <= named) & (named <= most)
+        out[f"accuracy_{name}_named"] = np.where(asked, out["accuracy"], np.nan)
     return out
 
 
@@ -124,26 +130,3 @@ def _binding(values: dict[str, np.ndarray], caption: Caption, out: dict[str, np.
         if wanted - Counter(values[name].tolist()):
             return np.nan
     return float(all(out[name][i] != 0 for name in OBJECT_FACTORS))
-
-
-def estimates(
-    columns: dict[str, Float[np.ndarray, " n"]], prompts: Int[np.ndarray, " n"]
-) -> dict[str, Estimate]:
-    """The share of right pictures in each column that names something, with its band over prompts."""
-    out = {}
-    for name, column in columns.items():
-        asked = ~np.isnan(column)
-        if asked.any():
-            out[name] = statistics.proportion(column[asked], prompts[asked])
-    return out
-
-
-def by_named(
-    columns: dict[str, Float[np.ndarray, " n"]], captions: Sequence[Caption], prompts: Int[np.ndarray, " n"]
-) -> dict[int, Estimate]:
-    """The accuracy of captions that name so many factors."""
-    named = np.array([caption.named for caption in captions])
-    return {
-        int(k): statistics.proportion(columns["accuracy"][named == k], prompts[named == k])
-        for k in np.unique(named)
-    }

@@ -10,13 +10,19 @@ p(factor | caption) of `difflax.data.shapes.truth`:
   factor is cut into eight parts of equal true probability for it;
 - pairs of discrete factors by both, jointly: marginals can be right where every picture is one of two.
 
-N true pictures are not at distance 0 either. What they give is drawn from the truth many times: its mean is
-``floor``, and ``excess`` is what lies above it, as a share of the room above.
+N true pictures are not at distance 0 either. Their mean distance is the ``floor``, and ``excess`` is what
+lies above it, as a share of the room above. Floors and entropies of N true pictures are exact: how many of
+them have one value is binomial, so ``E|k/N − p|`` and ``E[−k/N log k/N]`` are sums over k, and
+
+    E[TV] = ½ Σ_v E|k_v/N − p_v|,    E[W1] = ∫ E|k(x)/N − F(x)| dx,    E[H] = Σ_v E[−k_v/N log(k_v/N)].
+
+Angles are uniform in the truth whatever the caption says; their floor alone, with its median, is drawn.
 """
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -25,14 +31,14 @@ from difflax.data.shapes import factors, truth
 from difflax.data.shapes.captions import Caption
 from difflax.data.shapes.factors import Scenes
 from difflax.data.shapes.splits import COMBINATIONS
-from difflax.evaluation import statistics
 from difflax.evaluation.judges.shapes.reading import Reading
 from difflax.evaluation.shapes.alignment import match
-from difflax.evaluation.statistics import Estimate
 
-TRUE_SCENES = 8192  # drawn of a caption
-REPEATS = 200  # sets of N true scenes
+TRUE_SCENES = 4096  # drawn of a caption
+QUANTILES = 512  # that a continuous factor's true distribution is kept by
+REPEATS = 200  # sets of N true angles
 BINS = 8  # of a continuous factor
+PAIR = " × "
 
 DISCRETE = {
     "shape": len(factors.SHAPES),
@@ -40,11 +46,14 @@ DISCRETE = {
     "texture": len(factors.TEXTURES),
     "size": len(factors.SIZES),
 }
+CONTINUOUS = ("x", "y", "radius")
 SCENE_DISCRETE = {
     "background": len(factors.BACKGROUNDS),
     "gradient": len(factors.GRADIENTS),
     "light": len(factors.LIGHTS),
 }
+FACTORS = (*DISCRETE, *CONTINUOUS, "rotation", *SCENE_DISCRETE, "direction", "count")
+"""Everything that a caption may leave open."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,6 +78,11 @@ class Factor:
     def excess(self) -> float:
         """How far the distance lies above that of true pictures: 0 as true, about 1 as wrong as can be."""
         return (self.distance - self.floor) / (1 - self.floor)
+
+    @property
+    def kind(self) -> str:
+        """Its name in `FACTORS`, whichever object it is of; "pairs" of a pair."""
+        return "pairs" if PAIR in self.name else self.name.rpartition("'s ")[2]
 
 
 def total_variation(counts: Int[np.ndarray, "*b v"], p: Float[np.ndarray, " v"]) -> Float[np.ndarray, "*b"]:
@@ -95,36 +109,149 @@ def wasserstein(values: Float[np.ndarray, " n"], true: Float[np.ndarray, " m"], 
     return float(np.sum(widths * abs(difference)))
 
 
-def coverage(
-    reading: Reading,
-    caption: Caption,
-    rng: np.random.Generator,
-    combinations: Int[np.ndarray, "k 3"] = COMBINATIONS["train"],
-) -> list[Factor]:
-    """Every open factor of a caption in pictures of it, then all pairs of discrete ones.
+# --- what N true pictures give
 
-    Pictures that cannot be read, or show fewer objects than are named, are left out: they are a matter of
-    alignment. Of none left, the list is empty.
+
+def _binomial(number: int, p: Float[np.ndarray, " v"]) -> Float[np.ndarray, "k v"]:
+    """The probability that k = 0 … ``number`` of so many true pictures have each value."""
+    from scipy.special import gammaln, xlog1py, xlogy
+
+    k = np.arange(number + 1)[:, None]
+    ways = gammaln(number + 1) - gammaln(k + 1) - gammaln(number - k + 1)
+    return np.exp(ways + xlogy(k, p) + xlog1py(number - k, -p))
+
+
+def mean_deviation(number: int, p: Float[np.ndarray, " v"]) -> Float[np.ndarray, " v"]:
+    """``E|k/N − p|`` of the frequency of each value in N true pictures."""
+    share = np.arange(number + 1)[:, None] / number
+    return np.sum(_binomial(number, p) * abs(share - p), 0)
+
+
+def expected_entropy(number: int, p: Float[np.ndarray, " v"]) -> float:
+    """``E[H(p̂)]`` of N true pictures, in nats."""
+    from scipy.special import entr
+
+    share = np.arange(number + 1)[:, None] / number
+    return float(np.sum(_binomial(number, p) * entr(share)))
+
+
+@functools.lru_cache(1024)
+def _circle_floor(number: int) -> float:
+    """The mean Wasserstein-1 distance of so many uniform angles from the uniform distribution."""
+    true = _middles(QUANTILES)
+    draws = np.random.default_rng(0).random((REPEATS, number))
+    return float(np.mean([wasserstein(some, true, circle=True) for some in draws]))
+
+
+def _middles(number: int) -> Float[np.ndarray, " n"]:
+    return (np.arange(number) + 0.5) / number
+
+
+def _ratio(counts: Int[np.ndarray, " v"], full: float) -> float:
+    return float(entropy(counts) / full) if full > 1e-12 else 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Discrete:
+    """The true distribution of a discrete factor; floor and entropy by the number of pictures."""
+
+    p: Float[np.ndarray, " v"]
+    known: dict[int, tuple[float, float]] = dataclasses.field(default_factory=dict)
+
+    def compare(self, name: str, values: Int[np.ndarray, " n"]) -> Factor:
+        number = len(values)
+        if number not in self.known:
+            floor = mean_deviation(number, self.p).sum() / 2
+            self.known[number] = float(floor), expected_entropy(number, self.p)
+        floor, full = self.known[number]
+        counts = np.bincount(values, minlength=len(self.p))
+        distance = float(total_variation(counts, self.p))
+        return Factor(name=name, distance=distance, floor=floor, kept=_ratio(counts, full), count=number)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Continuous:
+    """The same of a continuous factor, its true distribution by its quantiles."""
+
+    quantiles: Float[np.ndarray, " q"]
+    circle: bool
+    known: dict[int, tuple[float, float]] = dataclasses.field(default_factory=dict)
+
+    def compare(self, name: str, values: Float[np.ndarray, " n"]) -> Factor:
+        number, true = len(values), self.quantiles
+        if number not in self.known:
+            full = expected_entropy(number, np.full(BINS, 1 / BINS))
+            self.known[number] = self._floor(number), full
+        floor, full = self.known[number]
+        borders = true[len(true) // BINS :: len(true) // BINS][: BINS - 1]
+        counts = np.bincount(np.searchsorted(borders, values), minlength=BINS)
+        distance = wasserstein(values, true, circle=self.circle)
+        return Factor(name=name, distance=distance, floor=floor, kept=_ratio(counts, full), count=number)
+
+    def _floor(self, number: int) -> float:
+        if self.circle:
+            return _circle_floor(number)
+        between = np.arange(1, len(self.quantiles)) / len(self.quantiles)
+        return float(np.sum(np.diff(self.quantiles) * mean_deviation(number, between)))
+
+
+class Coverage:
+    """What is true of a caption, drawn once, and how pictures of it compare: see the module's docstring.
+
+    Args:
+        caption: what was asked for.
+        rng: of the true scenes.
+        combinations: objects that the caption does not fix are of these (shape, colour, texture).
+
+    Raises:
+        UserError: practically no scene is like this.
     """
-    rows = _matched(reading, caption)
-    used = reading.readable & (rows < reading.scenes.count[:, None]).all(-1)
-    if not used.any():
-        return []
-    # True scenes are matched like read ones, since a caption may fit several objects of a scene.
-    true_scenes = truth.draw(rng, caption, TRUE_SCENES, combinations).scenes
-    true_rows = _matched(Reading.of_truth(true_scenes), caption)
-    images, true = (
-        _open_values(caption, scenes, slots)
-        for scenes, slots in ((reading.scenes[used], rows[used]), (true_scenes, true_rows))
-    )
-    out = [_discrete(name, images.discrete[name], true.discrete[name], rng) for name in true.discrete]
-    for name, (values, circle) in images.continuous.items():
-        if len(values):
-            out.append(_continuous(name, values, true.continuous[name][0], circle, rng))
-    for first, second in itertools.combinations(true.discrete, 2):
-        size = int(max(v[second].max() for v in (images.discrete, true.discrete))) + 1
-        pair = [v[first] * size + v[second] for v in (images.discrete, true.discrete)]
-        out.append(_discrete(f"{first} × {second}", *pair, rng))
+
+    def __init__(
+        self,
+        caption: Caption,
+        rng: np.random.Generator,
+        combinations: Int[np.ndarray, "k 3"] = COMBINATIONS["train"],
+    ):
+        self.caption = caption
+        self.scenes = truth.draw(rng, caption, TRUE_SCENES, combinations).scenes
+        # True scenes are matched like read ones, since a caption may fit several objects of a scene.
+        true = _open_values(caption, self.scenes, _matched(Reading.of_truth(self.scenes), caption))
+        self._true: dict[str, _Discrete | _Continuous] = {}
+        for name, (values, size) in true.discrete.items():
+            self._true[name] = _Discrete(np.bincount(values, minlength=size) / len(values))
+        for name, (values, circle) in true.continuous.items():
+            middles = _middles(QUANTILES)
+            self._true[name] = _Continuous(middles if circle else np.quantile(values, middles), circle)
+
+    def __call__(self, reading: Reading) -> list[Factor]:
+        """Every open factor of the caption in pictures of it, then all pairs of discrete ones.
+
+        Pictures that cannot be read, or show fewer objects than are named, are left out: they are a matter of
+        alignment. Of none left, the list is empty.
+        """
+        rows = _matched(reading, self.caption)
+        used = reading.readable & (rows < reading.scenes.count[:, None]).all(-1)
+        if not used.any():
+            return []
+        seen = _open_values(self.caption, reading.scenes[used], rows[used])
+        open_ = {name: values for name, (values, _) in (seen.discrete | seen.continuous).items()}
+        return [self._true[name].compare(name, values) for name, values in open_.items() if len(values)]
+
+
+def summary(found: list[Factor]) -> Mapping[str, float]:
+    """Means of one caption by name: "coverage_kept" and "coverage_excess" over all open factors,
+    "pairs_kept", "pairs_excess", and "colour_kept", "colour_excess" and the like of each of `FACTORS` that is
+    open.
+    """
+    out = {}
+    for what in ("kept", "excess"):
+        of_kind: dict[str, list[float]] = {}
+        for factor in found:
+            of_kind.setdefault(factor.kind, []).append(getattr(factor, what))
+        single = [value for kind, values in of_kind.items() if kind != "pairs" for value in values]
+        out |= {f"coverage_{what}": float(np.mean(single))} if single else {}
+        out |= {f"{kind}_{what}": float(np.mean(values)) for kind, values in of_kind.items()}
     return out
 
 
@@ -135,75 +262,34 @@ def _matched(reading: Reading, caption: Caption) -> Int[np.ndarray, "n m"]:
 
 @dataclasses.dataclass(frozen=True)
 class _Values:
-    """The open factors by name; continuous ones with whether they lie on a circle."""
+    """The open factors by name: discrete ones and pairs of them with how many values there are, continuous
+    ones with whether they lie on a circle.
+    """
 
-    discrete: dict[str, Int[np.ndarray, " n"]]
+    discrete: dict[str, tuple[Int[np.ndarray, " n"], int]]
     continuous: dict[str, tuple[Float[np.ndarray, " n"], bool]]
 
 
 def _open_values(caption: Caption, scenes: Scenes, slots: Int[np.ndarray, "n m"]) -> _Values:
-    discrete: dict[str, np.ndarray] = {}
+    discrete: dict[str, tuple[np.ndarray, int]] = {}
     continuous: dict[str, tuple[np.ndarray, bool]] = {}
     for k, named in enumerate(caption.objects):
         whose = f"object {k + 1}'s " if len(caption.objects) > 1 else ""
         each = np.arange(len(slots)), slots[:, k]
-        for name in DISCRETE:
+        for name, size in DISCRETE.items():
             if getattr(named, name) is None:
-                discrete[whose + name] = np.asarray(getattr(scenes, name))[each]
-        continuous |= {whose + name: (getattr(scenes, name)[each], False) for name in ("x", "y", "radius")}
+                discrete[whose + name] = np.asarray(getattr(scenes, name))[each], size
+        continuous |= {whose + name: (getattr(scenes, name)[each], False) for name in CONTINUOUS}
         period = factors.ROTATION_PERIODS[scenes.shape[each]]
         turns = scenes.rotation[each][period > 0] / period[period > 0]
         if named.shape is None or factors.ROTATION_PERIODS[named.shape] > 0:
             continuous[whose + "rotation"] = (turns % 1, True)
-    for name in SCENE_DISCRETE:
+    for name, size in SCENE_DISCRETE.items():
         if getattr(caption, name, None) is None:
-            discrete[name] = np.asarray(getattr(scenes, name))
+            discrete[name] = np.asarray(getattr(scenes, name)), size
     continuous["direction"] = (scenes.direction[scenes.gradient == 1] / (2 * np.pi) % 1, True)
     if caption.more:
-        discrete["count"] = np.asarray(scenes.count)
+        discrete["count"] = np.asarray(scenes.count), factors.MAX_OBJECTS + 1
+    for (first, (v, n)), (second, (w, m)) in itertools.combinations(list(discrete.items()), 2):
+        discrete[first + PAIR + second] = v * m + w, n * m
     return _Values(discrete, continuous)
-
-
-def _discrete(name: str, values: np.ndarray, true: np.ndarray, rng: np.random.Generator) -> Factor:
-    size = int(max(values.max(), true.max())) + 1
-    p = np.bincount(true, minlength=size) / len(true)
-    counts = np.bincount(values, minlength=size)
-    of_truth = rng.multinomial(len(values), p, REPEATS)
-    return Factor(
-        name=name,
-        distance=float(total_variation(counts, p)),
-        floor=float(total_variation(of_truth, p).mean()),
-        kept=_kept(counts, of_truth),
-        count=len(values),
-    )
-
-
-def _continuous(name: str, values: np.ndarray, true: np.ndarray, circle: bool, rng) -> Factor:
-    sets = rng.choice(true, (REPEATS // 4, len(values)))
-    borders = np.quantile(true, np.arange(1, BINS) / BINS)
-    count: Callable = lambda v: np.bincount(np.searchsorted(borders, v), minlength=BINS)  # noqa: E731
-    return Factor(
-        name=name,
-        distance=wasserstein(values, true, circle=circle),
-        floor=float(np.mean([wasserstein(some, true, circle=circle) for some in sets])),
-        kept=_kept(count(values), np.stack([count(some) for some in sets])),
-        count=len(values),
-    )
-
-
-def _kept(counts: np.ndarray, of_truth: np.ndarray) -> float:
-    full = entropy(of_truth).mean()
-    return float(entropy(counts) / full) if full > 0 else 1.0
-
-
-def estimates(of_captions: Sequence[Sequence[Factor]]) -> dict[str, Estimate]:
-    """Means over captions with bands: "kept", "excess", and both of pairs alone."""
-    out = {}
-    groups = {"": lambda f: "×" not in f.name, "pairs ": lambda f: "×" in f.name}
-    for group, belongs in groups.items():
-        for what in ("kept", "excess"):
-            means = [[getattr(f, what) for f in some if belongs(f)] for some in of_captions]
-            values = np.array([np.mean(m) for m in means if m])
-            if len(values):
-                out[group + what] = statistics.mean(values, np.arange(len(values)))
-    return out

@@ -5,57 +5,45 @@ noise, strange shapes, wrong colours. Saturation and clipped values are set agai
 the same caption, because a caption may well ask for a colourful picture.
 """
 
-from collections.abc import Sequence
+import dataclasses
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
-from difflax.data.shapes import truth
-from difflax.data.shapes.captions import Caption
+from difflax.data.shapes.factors import Scenes
 from difflax.data.shapes.render import render
-from difflax.data.shapes.splits import COMBINATIONS
-from difflax.evaluation import metrics, statistics
+from difflax.evaluation import metrics
 from difflax.evaluation.judges.shapes.reading import Reading
-from difflax.evaluation.statistics import Estimate
 
-TRUE_PICTURES = 64  # of each caption
-
-
-def fidelity(
-    images: Float[np.ndarray, "n h w 3"],
-    reading: Reading,
-    captions: Sequence[Caption],
-    rng: np.random.Generator,
-) -> dict[str, Float[np.ndarray, " n"]]:
-    """Columns of each picture.
-
-    Returns:
-        "residual_psnr" in dB between a picture and the render of what was read off it, at most 60;
-        "saturation_excess" and "clipped_excess": the picture's mean HSV saturation and its share of clipped
-        values (`metrics`), less the means of true pictures of its caption.
-    """
-    saturation, clipped = metrics.hsv_saturation(images), metrics.clipped_fraction(images)
-    true = {caption: _true_means(caption, images.shape[1], rng) for caption in dict.fromkeys(captions)}
-    expected = np.array([true[caption] for caption in captions])
-    return {
-        "residual_psnr": np.minimum(reading.psnr, 60.0),
-        "saturation_excess": saturation - expected[:, 0],
-        "clipped_excess": clipped - expected[:, 1],
-    }
+TRUE_PICTURES = 32  # of each caption
+HIGHEST_PSNR = 60.0  # dB
 
 
-def _true_means(
-    caption: Caption, size: int, rng: np.random.Generator, combinations: Int[np.ndarray, "k 3"] | None = None
-) -> tuple[float, float]:
-    drawn = truth.draw(
-        rng, caption, TRUE_PICTURES, COMBINATIONS["train"] if combinations is None else combinations
-    )
-    pictures = render(drawn.scenes, size)
-    return float(metrics.hsv_saturation(pictures).mean()), float(metrics.clipped_fraction(pictures).mean())
+def residual_psnr(reading: Reading) -> Float[np.ndarray, " n"]:
+    """In dB between each picture and the render of what was read off it, at most `HIGHEST_PSNR`."""
+    return np.minimum(reading.psnr, HIGHEST_PSNR)
 
 
-def estimates(
-    columns: dict[str, Float[np.ndarray, " n"]], prompts: Int[np.ndarray, " n"]
-) -> dict[str, Estimate]:
-    """The mean of each column with its band over prompts."""
-    return {name: statistics.mean(column, prompts) for name, column in columns.items()}
+@dataclasses.dataclass(frozen=True)
+class TrueLook:
+    """The mean `metrics.hsv_saturation` and `metrics.clipped_fraction` of true pictures of a caption."""
+
+    saturation: float
+    clipped: float
+
+    @classmethod
+    def of_scenes(cls, scenes: Scenes, size: int) -> "TrueLook":
+        """Of the first `TRUE_PICTURES` of a caption's true scenes, ``size`` pixels along a side."""
+        pictures = render(scenes[:TRUE_PICTURES], size)
+        return cls(
+            float(metrics.hsv_saturation(pictures).mean()), float(metrics.clipped_fraction(pictures).mean())
+        )
+
+    def excess(
+        self, saturation: Float[np.ndarray, " n"], clipped: Float[np.ndarray, " n"]
+    ) -> dict[str, float]:
+        """What pictures of the caption have above the truth, on average."""
+        return {
+            "saturation_excess": float(np.mean(saturation)) - self.saturation,
+            "clipped_excess": float(np.mean(clipped)) - self.clipped,
+        }

@@ -2,9 +2,11 @@
 
 import json
 
+import jax
 import pytest
 from difflax.core.chips import CHIPS
 from difflax.core.types import UserError
+from difflax.training.loop import Periodic
 from difflax.training.runtime.logs import Logger
 from difflax.training.runtime.throughput import Throughput
 
@@ -48,3 +50,20 @@ def test_damaged_lines_are_done_again_and_a_folder_is_one_line(tmp_path):
     path.mkdir()
     with pytest.raises(UserError, match=r"metrics.jsonl cannot be read: Is a directory"):
         Logger(tmp_path, start=1, total=3, label="x")
+
+
+def test_what_is_measured_stands_beside_the_loss(tmp_path):
+    """Also between two log lines, and after the last step."""
+    weights = {}
+
+    def measure(step, state):
+        weights[step] = float(jax.tree.leaves(state.ema_params)[0].sum())
+        return {"alignment": weights[step], "coverage": None}
+
+    toy.train(tmp_path, toy.options(8, log_every=4), measured=Periodic(3, measure))
+    rows = {row["step"]: row for row in map(json.loads, (tmp_path / "metrics.jsonl").open())}
+    assert sorted(rows) == [3, 4, 6, 8] and sorted(weights) == [3, 6, 8]
+    for step, row in rows.items():
+        assert row["loss"] > 0
+        assert row.get("alignment") == weights.get(step)
+    assert rows[3]["coverage"] is None and "coverage" not in rows[4]
