@@ -116,11 +116,6 @@ class ShapesProtocol:
     def judge(self) -> Judge:
         return shapes_judge()
 
-
-def _shares(total: int, parts: int) -> list[int]:
-    """``total`` in as many nearly equal parts, the larger ones first."""
-    return [total // parts + (i < total % parts) for i in range(parts)]
-
     def open_prompts(self) -> list[str]:
         """Short captions, which leave most of the picture open."""
         return evaluation_prompts("short", self.prompts)
@@ -131,6 +126,11 @@ def _shares(total: int, parts: int) -> list[int]:
         """See `FactorReader`."""
         said = [captions.parse(prompt) for prompt in prompts]
         return differences(read_shapes(images.reshape(-1, *images.shape[2:])), said)
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    """``total`` in as many nearly equal parts, the larger ones first."""
+    return [total // parts + (i < total % parts) for i in range(parts)]
 
 
 def _chance(prompts: list[str], scenes: int = 4096) -> float:
