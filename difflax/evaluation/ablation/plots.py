@@ -80,7 +80,7 @@ def _limits(curves: Sequence[Curve]) -> tuple[float, float]:
     room = 0.08 * (high - low or abs(high) or 1.0)
     floor, ceiling = curves[0].metric.bounds
     if (floor, ceiling) == (0.0, 1.0) and high - low > 0.4:
-        return -0.02, 1.04
+        return -0.02, 1.12  # room for a word above the line of all
     bottom = 0.0 if floor == 0.0 and (low < 0.5 * high or low < room) else low - room
     return bottom, high + room if ceiling is None else min(high + room, ceiling + 0.5 * room)
 

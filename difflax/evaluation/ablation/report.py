@@ -34,13 +34,16 @@ def write_ablation(result: AblationResult, directory: str | os.PathLike[str]) ->
     write_tables(result, directory)
     (directory / "plots").mkdir(parents=True, exist_ok=True)
     vectors: dict[str, bytes] = {}
-    for name, figure in draw_all(result).items():
+    drawn = draw_all(result)
+    for name, figure in drawn.items():
         vectors[name] = render(figure, "svg")
         (directory / "plots" / f"{name}.svg").write_bytes(vectors[name])
     pictures = {"overview": plots.overview_figure(result)}
     if result.triangle:
-        pictures |= {"triangle": plots.triangle_figure(result)}
-        pictures |= {"triangle_dark": plots.triangle_figure(result, DARK)}
+        pictures |= {
+            "triangle": drawn["triangle"],
+            "triangle_dark": plots.triangle_figure(result, DARK),
+        }
     for name, figure in pictures.items():
         (directory / "plots" / f"{name}.png").write_bytes(render(figure, "png", dpi=130))
     grids = {group.name: grid(result, group.name) for group in result.groups}

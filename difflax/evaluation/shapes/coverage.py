@@ -38,7 +38,7 @@ TRUE_SCENES = 4096  # drawn of a caption
 QUANTILES = 512  # that a continuous factor's true distribution is kept by
 REPEATS = 200  # sets of N true angles
 BINS = 8  # of a continuous factor
-PAIR = " × "
+JOINED = " × "
 
 DISCRETE = {
     "shape": len(factors.SHAPES),
@@ -46,13 +46,13 @@ DISCRETE = {
     "texture": len(factors.TEXTURES),
     "size": len(factors.SIZES),
 }
-CONTINUOUS = ("x", "y", "radius")
+LENGTHS = ("x", "y", "radius")
 SCENE_DISCRETE = {
     "background": len(factors.BACKGROUNDS),
     "gradient": len(factors.GRADIENTS),
     "light": len(factors.LIGHTS),
 }
-FACTORS = (*DISCRETE, *CONTINUOUS, "rotation", *SCENE_DISCRETE, "direction", "count")
+FACTORS = (*DISCRETE, *LENGTHS, "rotation", *SCENE_DISCRETE, "direction", "count")
 """Everything that a caption may leave open."""
 
 
@@ -82,7 +82,7 @@ class Factor:
     @property
     def kind(self) -> str:
         """Its name in `FACTORS`, whichever object it is of; "pairs" of a pair."""
-        return "pairs" if PAIR in self.name else self.name.rpartition("'s ")[2]
+        return "pairs" if JOINED in self.name else self.name.rpartition("'s ")[2]
 
 
 def total_variation(counts: Int[np.ndarray, "*b v"], p: Float[np.ndarray, " v"]) -> Float[np.ndarray, "*b"]:
@@ -279,7 +279,7 @@ def _open_values(caption: Caption, scenes: Scenes, slots: Int[np.ndarray, "n m"]
         for name, size in DISCRETE.items():
             if getattr(named, name) is None:
                 discrete[whose + name] = np.asarray(getattr(scenes, name))[each], size
-        continuous |= {whose + name: (getattr(scenes, name)[each], False) for name in CONTINUOUS}
+        continuous |= {whose + name: (getattr(scenes, name)[each], False) for name in LENGTHS}
         period = factors.ROTATION_PERIODS[scenes.shape[each]]
         turns = scenes.rotation[each][period > 0] / period[period > 0]
         if named.shape is None or factors.ROTATION_PERIODS[named.shape] > 0:
@@ -291,5 +291,5 @@ def _open_values(caption: Caption, scenes: Scenes, slots: Int[np.ndarray, "n m"]
     if caption.more:
         discrete["count"] = np.asarray(scenes.count), factors.MAX_OBJECTS + 1
     for (first, (v, n)), (second, (w, m)) in itertools.combinations(list(discrete.items()), 2):
-        discrete[first + PAIR + second] = v * m + w, n * m
+        discrete[first + JOINED + second] = v * m + w, n * m
     return _Values(discrete, continuous)

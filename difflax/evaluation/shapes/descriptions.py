@@ -5,7 +5,7 @@ from difflax.evaluation.shapes.alignment import NAMED
 from difflax.evaluation.shapes.coverage import FACTORS
 from difflax.evaluation.shapes.fidelity import HIGHEST_PSNR
 
-TRUTH = "exact: the world renders its own pictures, see difflax/evaluation/shapes"
+EXACT = "exact: the world renders its own pictures, see difflax/evaluation/shapes"
 OPEN_NOTE = (
     "Over every factor that the prompt leaves open, then over prompts; with one seed there is none. Images "
     "that show too few objects are left out."
@@ -47,7 +47,7 @@ def _kept(name: str, label: str, of: str, part_of: str = "") -> Metric:
         unit="share of the truth's entropy",
         better="higher",
         definition=f"Entropy of {of} in the images of one prompt, over that of as many true images.",
-        source=TRUTH,
+        source=EXACT,
         note=f"1 is as varied as the truth, 0 is always the same. {OPEN_NOTE}",
         bounds=(0.0, None),
         truth=1.0,
@@ -65,7 +65,7 @@ def _excess(name: str, label: str, of: str, part_of: str = "") -> Metric:
             f"Distance of the distribution of {of} in the images of one prompt from the true one (total "
             "variation, or Wasserstein-1 in shares of the side or turn), above that of as many true images."
         ),
-        source=TRUTH,
+        source=EXACT,
         note=f"0 is as good as true images, 1 as wrong as can be. {OPEN_NOTE}",
         truth=0.0,
         part_of=part_of,
@@ -88,7 +88,7 @@ FIDELITY = (
         unit="dB",
         better="higher",
         definition="PSNR between an image and the render of what was read off it.",
-        source=TRUTH,
+        source=EXACT,
         note=f"At most {HIGHEST_PSNR:g} dB; real images show how well the judge explains true ones.",
         bounds=(None, HIGHEST_PSNR),
     ),
@@ -97,7 +97,7 @@ FIDELITY = (
         label="Saturation above the truth's",
         unit="mean HSV saturation",
         definition="Mean HSV saturation of the images of a prompt less that of true images of it.",
-        source=TRUTH,
+        source=EXACT,
         bounds=(-1.0, 1.0),
         truth=0.0,
     ),
@@ -106,7 +106,7 @@ FIDELITY = (
         label="Clipped values above the truth's",
         unit="share of channel values",
         definition="Share of clipped values in the images of a prompt less that in true images of it.",
-        source=TRUTH,
+        source=EXACT,
         bounds=(-1.0, 1.0),
         truth=0.0,
     ),
