@@ -82,7 +82,7 @@ def test_a_run_on_the_scenes_of_an_earlier_version_makes_images_and_no_more(
     np.testing.assert_array_equal(one, other)
     for arguments, says in (
         (["evaluate", f"--workdir={workdir}", f"--output={tmp_path / 'out'}", "--seeds=1"], "are gone"),
-        (small_run(clip_folder, workdir, steps=8), "first_shapes"),
+        (small_run(clip_folder, workdir, steps=8), "with another config"),
     ):
         status, _, errors = command(*arguments)
         assert status == 2 and says in errors and errors.strip().count("\n") == 0, errors
