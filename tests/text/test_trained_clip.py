@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 import pytest
-from difflax.data.shapes.examples import make_example
+from difflax.data.shapes.examples import make_examples
 from difflax.pretrained.components.clip import load_clip
 from difflax.text.contrastive import retrieval
 from difflax.text.joint import clip_network
@@ -43,7 +43,7 @@ def clip(tmp_path_factory):
 @pytest.fixture(scope="module")
 def unseen():
     """Captions and images of scenes that training, on rows of "train", never drew."""
-    examples = [make_example(0, "test", i) for i in range(1000, 1000 + SCENES)]
+    examples = make_examples(0, "test", range(1000, 1000 + SCENES))
     captions = [example.caption for example in examples]
     ids = np.asarray([captions.index(caption) for caption in captions])
     return captions, np.stack([example.image for example in examples]) / 255, ids

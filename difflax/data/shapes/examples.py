@@ -62,13 +62,6 @@ def make_examples(
     ]
 
 
-def make_example(
-    seed: int, split: str, index: int, *, size: int = 32, long_captions: float = LONG_CAPTIONS
-) -> Example:
-    """One of `make_examples`."""
-    return make_examples(seed, split, [index], size=size, long_captions=long_captions)[0]
-
-
 def make_captions(
     seed: int, split: str, rows: Sequence[int], *, long_captions: float = LONG_CAPTIONS
 ) -> list[str]:

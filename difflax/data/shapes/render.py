@@ -21,7 +21,7 @@ GRADIENT = 0.4  # of a gradient's brightness is lost at its dark end
 SHADE = 0.3  # of an object's brightness is lost on the side away from the light
 MARK = 0.65  # share of white in the marks of a texture
 STRIPE_PERIOD = 0.9  # in radii; along the diagonal of the picture
-REACH = 1.02  # radius of the disc in which every shape lies, in radii
+OUTER_RADIUS = 1.02  # radius of the disc in which every shape lies, in radii
 DOT_SPACING, DOT_RADIUS = 0.8, 0.27  # in radii; on a square lattice along the diagonals, one at the centre
 
 Values = Any
@@ -229,7 +229,7 @@ def _paint(picture: np.ndarray, scenes: Scenes, rows: Int[np.ndarray, " m"], k: 
     size = picture.shape[1]
     centres = pixel_centres(size)[0][0]
     # A window of one size for all that holds the largest disc and the softness of its edge.
-    edge = min(size, int(np.ceil(2 * REACH * factors.RADII.max() * size)) + 5)
+    edge = min(size, int(np.ceil(2 * OUTER_RADIUS * factors.RADII.max() * size)) + 5)
     x, y, radius, rotation = (getattr(scenes, name)[rows, k] for name in ("x", "y", "radius", "rotation"))
     left, top = (np.clip(np.rint(c * size - edge / 2).astype(int), 0, size - edge) for c in (x, y))
     columns, lines = left[:, None] + np.arange(edge), top[:, None] + np.arange(edge)

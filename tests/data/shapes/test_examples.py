@@ -8,7 +8,7 @@ import pytest
 from difflax.data.loader import Loader
 from difflax.data.records import first_captions
 from difflax.data.shapes.captions import DRAWS, Caption, Named, draw_caption, say
-from difflax.data.shapes.examples import make_captions, make_example, make_examples
+from difflax.data.shapes.examples import make_captions, make_examples
 from difflax.data.shapes.streams import Draws, Streams, mix
 from difflax.data.sources import Shapes
 from difflax.text.tokenizer import train_bpe
@@ -52,7 +52,7 @@ def test_examples_are_the_same_whatever_else_is_made():
             assert example.caption == many[row].caption and example.named == many[row].named
             np.testing.assert_array_equal(example.image, many[row].image)
     assert make_captions(3, "train", [7, 8]) == [many[7].caption, many[8].caption]
-    assert make_example(3, "train", 10**15).image.shape == (32, 32, 3)
+    assert make_examples(3, "train", [10**15])[0].image.shape == (32, 32, 3)
 
 
 @pytest.mark.parametrize(("seed", "split"), [(4, "train"), (3, "test")])

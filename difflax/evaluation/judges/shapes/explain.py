@@ -128,7 +128,8 @@ def _surfaces(picture, behind, draft: Draft, clear: Float[Array, "3 h w"], pose,
         off = picture - behind - clear[..., None] * (paint(direction, texture) - behind)
         return jnp.sum(clear * jnp.sum(off**2, -1), (1, 2))
 
-    errors = jnp.stack([jnp.stack([error(d, t) for t in textures]) for d in directions])
+    # Mapped and not written out, twelve times over, which takes long to compile.
+    errors = jax.vmap(lambda d: jax.vmap(lambda t: error(d, t))(textures))(directions)
     least = jnp.sum(errors.min(1) * draft.present, -1)
     light = jnp.argmin(least)
     texture = jnp.argmin(errors[light], 0)

@@ -179,24 +179,27 @@ def _fit_groups(
         cost_of = lambda value: jnp.sum(weight * (value - target) ** 2, (1, 2))  # noqa: E731
 
         def step(_, state):
-            pose, value, slopes, cost, damping = state
+            moved, pose, value, slopes, cost, damping = state
+            # The one place where shapes are drawn: they are most of the program that is compiled.
+            value2, slopes2 = evaluate(moved)
+            cost2 = cost_of(value2)
+            better = cost2 < cost
+            pick = lambda a, b: jnp.where(better.reshape(-1, *[1] * (a.ndim - 1)), a, b)  # noqa: E731
+            pose, value, cost = pick(moved, pose), pick(value2, value), pick(cost2, cost)
+            slopes = jnp.where(better[None, :, None, None], slopes2, slopes)
+            damping = jnp.where(better, damping * 0.2, damping * 8)
             normal = jnp.einsum("ibhw,jbhw,bhw->bij", slopes, slopes, weight)
             pull = jnp.einsum("ibhw,bhw->bi", slopes, weight * (target - value))
             diagonal = jnp.einsum("bii->bi", normal)
             damped = normal + jax.vmap(jnp.diag)(damping[:, None] * diagonal + 1e-3)
             moved = pose + _solve(damped, pull) / jnp.array([SIZE, SIZE, SIZE, 4.0])
             moved = moved.at[:, 2].set(jnp.clip(moved[:, 2], *RADIUS_LIMITS))
-            value2, slopes2 = evaluate(moved)
-            cost2 = cost_of(value2)
-            better = cost2 < cost
-            pick = lambda a, b: jnp.where(better.reshape(-1, *[1] * (a.ndim - 1)), a, b)  # noqa: E731
-            slopes = jnp.where(better[None, :, None, None], slopes2, slopes)
-            damping = jnp.where(better, damping * 0.2, damping * 8)
-            return pick(moved, pose), pick(value2, value), slopes, pick(cost2, cost), damping
+            return moved, pose, value, slopes, cost, damping
 
-        value, slopes = evaluate(start)
-        state = (start, value, slopes, cost_of(value), jnp.full(len(start), 0.01))
-        pose, _, _, cost, _ = jax.lax.fori_loop(0, STEPS, step, state)
+        nothing = jnp.zeros_like(target)
+        state = (start, start, nothing, jnp.stack([nothing] * 4), jnp.full(len(start), jnp.inf))
+        state = (*state, jnp.full(len(start), 0.05))
+        _, pose, _, _, cost, _ = jax.lax.fori_loop(0, STEPS + 1, step, state)
         return pose, cost
 
     return jax.lax.map(one_group, (shape, pose, corner, covered, weight))
@@ -208,12 +211,11 @@ def _value_and_slopes(
     """Coverage and its derivatives by x, y, radius in pixels and by a quarter radian of rotation."""
     parts = tuple(pose[:, i, None, None] for i in range(4))
     draw = lambda x, y, radius, rotation: coverage(jnp, name, (x, y, radius, rotation), grid, float(SIZE))  # noqa: E731
-    value = draw(*parts)
-    slopes = [
-        jax.jvp(draw, parts, tuple(jnp.full_like(p, unit if i == j else 0.0) for j, p in enumerate(parts)))[1]
-        for i, unit in enumerate((1 / SIZE, 1 / SIZE, 1 / SIZE, 0.25))
-    ]
-    return value, jnp.stack(slopes)
+    value, slope = jax.linearize(draw, *parts)
+    units = jnp.diag(jnp.array([1 / SIZE, 1 / SIZE, 1 / SIZE, 0.25]))
+    return value, jax.vmap(
+        lambda unit: slope(*(jnp.full_like(p, u) for p, u in zip(parts, unit, strict=True)))
+    )(units)
 
 
 def _solve(matrix: Float[Array, "b 4 4"], right: Float[Array, "b 4"]) -> Float[Array, "b 4"]:

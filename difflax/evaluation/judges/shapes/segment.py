@@ -21,6 +21,7 @@ from difflax.data.shapes.render import GRADIENT
 SIZE = 32  # pixels; larger pictures are averaged down to it
 RAY_WIDTH = 0.06  # RGB distance from a background's ray at which a pixel counts 1/√e, in a clean picture
 BRIGHTNESS = (0.5, 1.15)  # of a pixel that may be background; gradients go from 0.6 to 1
+WIDTHS = (0.15, 0.09, 0.054, 0.0324, 0.03)  # of brightness around its fit, in each round of it
 CONTRAST = 0.09  # RGB distance from the background at which a pixel belongs to an object
 PLANE_WIDTH = 0.03  # RGB distance from a colour's plane at which a pixel's vote counts 1/e
 MIN_PIXELS = 5  # of a region; the smallest visible object shows twice as many
@@ -83,17 +84,17 @@ def look(
     possible = (brightness > BRIGHTNESS[0]) & (brightness < BRIGHTNESS[1])
     weight = jnp.where(possible, jnp.exp(-off / (2 * (RAY_WIDTH + noise) ** 2)), 0)
     affine = jnp.asarray(_AFFINE)
-    width = 0.15
-    robust = weight
-    for _ in range(5):
+
+    def refit(robust, width):
         normal = jnp.einsum("nbp,pi,pj->nbij", robust, affine, affine) + 1e-3 * jnp.eye(3)
         fitted = jnp.linalg.solve(normal, jnp.einsum("nbp,pi->nbi", robust * brightness, affine)[..., None])
         expected = jnp.einsum("pi,nbi->nbp", affine, fitted[..., 0])
-        robust = weight * jnp.exp(-(((brightness - expected) / width) ** 2) / 2)
-        width = max(width * 0.6, 0.03)
+        return weight * jnp.exp(-(((brightness - expected) / width) ** 2) / 2), fitted[..., 0]
+
+    robust, fitted = jax.lax.scan(refit, weight, jnp.array(WIDTHS))
     share = robust.mean(-1)
     best = jnp.argmax(share, -1)
-    chosen = jnp.take_along_axis(fitted[..., 0], best[:, None, None], 1)[:, 0]
+    chosen = jnp.take_along_axis(fitted[-1], best[:, None, None], 1)[:, 0]
     ground = (jnp.einsum("pi,ni->np", affine, chosen)[..., None] * rays[best][:, None]).reshape(
         pictures.shape
     )
