@@ -80,16 +80,17 @@ class ShapesProtocol:
         numbers = [number for number in _shares(self.real_images, len(prompts)) if number]
         scenes = [
             truth.draw(
-                generator(0, "real", prompt, split), captions.parse(prompt), number, COMBINATIONS[split]
+                generator(0, "real", prompt, split), captions.parse(prompt), number, COMBINATIONS[split], 1
             ).scenes
             for prompt, number in zip(prompts, numbers, strict=False)
         ]
+        drawn = [len(some) for some in scenes]
         return PromptGroup(
             name=name,
             prompts=tuple(prompts),
             chance={"accuracy": _chance(prompts)},
             real_images=render(factors.concatenate(scenes), size).astype(np.float32),
-            real_prompts=tuple(np.repeat(prompts[: len(numbers)], numbers).tolist()),
+            real_prompts=tuple(np.repeat(prompts[: len(drawn)], drawn).tolist()),
             split=split,
         )
 

@@ -14,6 +14,7 @@ averaged.
 """
 
 import dataclasses
+import functools
 from statistics import NormalDist
 
 import numpy as np
@@ -114,6 +115,13 @@ def proportion(
     )
 
 
+@functools.lru_cache(4)
+def _resampled(number: int, resamples: int, seed: int) -> Int[np.ndarray, "r k"]:
+    """How often each of so many clusters comes in every resample; one sweep asks for the same many times."""
+    generator = np.random.default_rng(seed)
+    return generator.multinomial(number, np.full(number, 1 / number), size=resamples)
+
+
 def mean(
     values: Float[np.ndarray, " n"],
     clusters: Int[np.ndarray, " n"],
@@ -132,8 +140,7 @@ def mean(
     number = len(sizes)
     low = high = np.nan
     if number > 1:
-        generator = np.random.default_rng(seed)
-        draws = generator.multinomial(number, np.full(number, 1 / number), size=resamples)
+        draws = _resampled(number, resamples, seed)
         means = (draws @ sums) / (draws @ sizes)
         widened = np.sqrt(number / (number - 1)) * _t_quantile(number - 1, confidence)
         tail = NormalDist().cdf(-widened)

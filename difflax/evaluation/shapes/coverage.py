@@ -34,7 +34,7 @@ from difflax.data.shapes.splits import COMBINATIONS
 from difflax.evaluation.judges.shapes.reading import Reading
 from difflax.evaluation.shapes.alignment import match
 
-TRUE_SCENES = 4096  # drawn of a caption
+TRUE_SCENES, LEAST_SCENES = 4096, 32  # drawn of a caption, the fewer the rarer its places come together
 QUANTILES = 512  # that a continuous factor's true distribution is kept by
 REPEATS = 200  # sets of N true angles
 BINS = 8  # of a continuous factor
@@ -214,7 +214,7 @@ class Coverage:
         combinations: Int[np.ndarray, "k 3"] = COMBINATIONS["train"],
     ):
         self.caption = caption
-        self.scenes = truth.draw(rng, caption, TRUE_SCENES, combinations).scenes
+        self.scenes = truth.draw(rng, caption, TRUE_SCENES, combinations, LEAST_SCENES).scenes
         # True scenes are matched like read ones, since a caption may fit several objects of a scene.
         true = _open_values(caption, self.scenes, _matched(Reading.of_truth(self.scenes), caption))
         self._true: dict[str, _Discrete | _Continuous] = {}
