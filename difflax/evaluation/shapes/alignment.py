@@ -134,7 +134,7 @@ def _align(
     if len(caption.objects) > 1 and sum(map(len, caption.objects)) > 2:
         bound = np.all([out[name] for name in OBJECT_FACTORS if name in out], 0)
         out["binding"] = np.where(_all_words(values, caption), bound, np.nan)
-    return out
+    return {name: np.asarray(column, np.float64) for name, column in out.items()}
 
 
 def _all_words(values: dict[str, Int[np.ndarray, "n 3"]], caption: Caption) -> Bool[np.ndarray, " n"]:
