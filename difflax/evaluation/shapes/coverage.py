@@ -46,13 +46,13 @@ DISCRETE = {
     "texture": len(factors.TEXTURES),
     "size": len(factors.SIZES),
 }
-LENGTHS = ("x", "y", "radius")
+MEASURES_OF_PLACE = ("x", "y", "radius")
 SCENE_DISCRETE = {
     "background": len(factors.BACKGROUNDS),
     "gradient": len(factors.GRADIENTS),
     "light": len(factors.LIGHTS),
 }
-FACTORS = (*DISCRETE, *LENGTHS, "rotation", *SCENE_DISCRETE, "direction", "count")
+FACTORS = (*DISCRETE, *MEASURES_OF_PLACE, "rotation", *SCENE_DISCRETE, "direction", "count")
 """Everything that a caption may leave open."""
 
 
@@ -279,7 +279,7 @@ def _open_values(caption: Caption, scenes: Scenes, slots: Int[np.ndarray, "n m"]
         for name, size in DISCRETE.items():
             if getattr(named, name) is None:
                 discrete[whose + name] = np.asarray(getattr(scenes, name))[each], size
-        continuous |= {whose + name: (getattr(scenes, name)[each], False) for name in LENGTHS}
+        continuous |= {whose + name: (getattr(scenes, name)[each], False) for name in MEASURES_OF_PLACE}
         period = factors.ROTATION_PERIODS[scenes.shape[each]]
         turns = scenes.rotation[each][period > 0] / period[period > 0]
         if named.shape is None or factors.ROTATION_PERIODS[named.shape] > 0:
