@@ -159,7 +159,10 @@ def _sweep(
     report = write_ablation(result, values.output)
     for group in result.groups if judge else ():
         for name in result.triangle or [result.primary]:
-            print(f"{group.name}: {in_words(result.curve(group.name, name))}")
+            # Nothing was measured of a group whose images all show too little.
+            for curve in result.by_metric()[name]:
+                if curve.group == group.name:
+                    print(f"{group.name}: {in_words(curve)}")
     if found is not None:
         print(
             f"bits per dimension of {found.images} test images: {found.bits_per_dimension:.3f}"

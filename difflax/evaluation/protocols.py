@@ -1,6 +1,7 @@
 """What a data set's models are asked and how their images are judged: prompt groups, chance levels, judge."""
 
 import dataclasses
+import functools
 from typing import Annotated, Protocol, runtime_checkable
 
 import numpy as np
@@ -25,6 +26,8 @@ from difflax.evaluation.shapes.alignment import alignment
 from difflax.evaluation.shapes.differences import differences
 from difflax.evaluation.shapes.instrument import shapes_judge
 from difflax.text.joint import CLIP
+
+SCENES_OF_CHANCE = 4096
 
 
 @runtime_checkable
@@ -100,16 +103,17 @@ class ShapesProtocol:
         numbers = [number for number in _shares(self.real_images, len(prompts)) if number]
         scenes = [
             truth.draw(
-                generator(0, "real", prompt, split), captions.parse(prompt), number, COMBINATIONS[split]
+                generator(0, "real", prompt, split), captions.parse(prompt), number, COMBINATIONS[split], 1
             ).scenes
             for prompt, number in zip(prompts, numbers, strict=False)
         ]
+        drawn = [len(some) for some in scenes]
         return PromptGroup(
             name=name,
             prompts=tuple(prompts),
             chance={"accuracy": _chance(prompts)},
             real_images=render(factors.concatenate(scenes), size).astype(np.float32),
-            real_prompts=tuple(np.repeat(prompts[: len(numbers)], numbers).tolist()),
+            real_prompts=tuple(np.repeat(prompts[: len(drawn)], drawn).tolist()),
             split=split,
         )
 
@@ -133,12 +137,18 @@ def _shares(total: int, parts: int) -> list[int]:
     return [total // parts + (i < total % parts) for i in range(parts)]
 
 
-def _chance(prompts: list[str], scenes: int = 4096) -> float:
-    """How often a scene of the whole prior is as one of the prompts says."""
+@functools.cache
+def _any_scenes() -> Reading:
+    """Scenes of the whole prior, as a perfect judge reads them."""
     combinations = np.concatenate([COMBINATIONS[split] for split in ("train", "held_out", "held_out_2")])
-    drawn = Reading.of_truth(factors.draw_scenes(np.random.default_rng(0), scenes, combinations))
-    said = [captions.parse(prompts[i % len(prompts)]) for i in range(scenes)]
-    return float(alignment(drawn, said)["accuracy"].mean())
+    return Reading.of_truth(factors.draw_scenes(np.random.default_rng(0), SCENES_OF_CHANCE, combinations))
+
+
+def _chance(prompts: list[str]) -> float:
+    """How often a scene of the whole prior is as one of the prompts says."""
+    said = [captions.parse(prompt) for prompt in prompts]
+    asked = [said[i % len(said)] for i in range(SCENES_OF_CHANCE)]
+    return float(alignment(_any_scenes(), asked)["accuracy"].mean())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ averaged.
 """
 
 import dataclasses
+import functools
 from statistics import NormalDist
 
 import numpy as np
@@ -84,15 +85,20 @@ def design_effect(values: Float[np.ndarray, "s n"], clusters: Int[np.ndarray, " 
     return float(np.clip(clustered / independent, 1.0, sizes.max()))
 
 
+@functools.lru_cache(4)
+def _draws(number: int, resamples: int, seed: int) -> Float[np.ndarray, "r k"]:
+    """How often each of so many clusters comes in every resample; one sweep asks for the same many times."""
+    generator = np.random.default_rng(seed)
+    return generator.multinomial(number, np.full(number, 1 / number), size=resamples).astype(np.float64)
+
+
 def resampled(
     sums: Float[np.ndarray, "... k"], resamples: int = RESAMPLES, seed: int = BOOTSTRAP_SEED
 ) -> Float[np.ndarray, "r ..."]:
     """Totals over clusters that are drawn again, as many as there are, with replacement. Equal seeds draw the
     same clusters.
     """
-    number = sums.shape[-1]
-    draws = np.random.default_rng(seed).multinomial(number, np.full(number, 1 / number), size=resamples)
-    return np.tensordot(draws.astype(np.float64), sums, (1, -1))
+    return np.tensordot(_draws(sums.shape[-1], resamples, seed), sums, (1, -1))
 
 
 def expanded_percentiles(
@@ -148,8 +154,7 @@ def mean(
     """The mean of the values, with a bootstrap over clusters and the expanded percentile interval.
 
     Equal seeds resample the same prompts, so bands of several scales move together. With one cluster there is
-    no
-    band: both ends are NaN.
+    no band: both ends are NaN.
     """
     sums, sizes = cluster_sums(values, clusters)
     number = len(sizes)

@@ -49,6 +49,7 @@ from difflax.text.joint import clip_network
 from difflax.text.pixels import PixelConfig
 from difflax.text.tokenizer import load_tokenizer, train_bpe
 from difflax.training.objectives.contrastive import Contrastive
+from difflax.training.state import TrainState
 from etils import epath
 from flax import nnx
 from jax.sharding import AbstractMesh
@@ -358,10 +359,14 @@ def pictures_while_training(values, tools):
 def measured_while_training(values, tools):
     """How often a run measures its pictures, and of which prompts."""
     asked = []
-    recorded = lambda draw, group, seeds, judge: asked.append((group.prompts, seeds))  # noqa: E731
+
+    def recorded(draw, group, seeds, judge):
+        asked.append((group.prompts, seeds))
+        return {}
+
     tools.monkeypatch.setattr(difflax.runs.base, "spot_check", recorded)
     task = difflax.runs.diffusion.prepare_diffusion(parse(values), tools.fresh())
-    task.measured.action(1, None)
+    task.measured.action(1, TrainState(step=np.int32(1), params={}, opt_state=(), ema_params={}))
     return task.measured.every, asked
 
 

@@ -82,7 +82,7 @@ class Named:
     place: int | None = None
 
     def __len__(self) -> int:
-        return sum(value is not None for value in dataclasses.astuple(self))
+        return sum(value is not None for value in vars(self).values())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ from difflax.data.shapes.splits import COMBINATIONS
 
 COMBINED = ("shape", "colour", "texture")
 MAX_ROUNDS = 400  # of `PROPOSALS` layouts, before a caption is called impossible
+ENOUGH_ROUNDS = 100
 PROPOSALS = 512
 LAYOUT_TRIES = 4  # at once; most scenes need one
 
@@ -109,8 +110,12 @@ def draw(
     caption: Caption,
     number: int,
     combinations: Int[np.ndarray, "k 3"] = COMBINATIONS["train"],
+    least: int | None = None,
 ) -> Drawn:
     """So many independent scenes of a caption, objects that it does not name being of ``combinations``.
+
+    Args:
+        least: so few are enough after `ENOUGH_ROUNDS`, of a caption whose places rarely come together.
 
     Raises:
         UserError: practically no scene is like this.
@@ -122,7 +127,7 @@ def draw(
         kept.append(some.scenes[good])
         slots.append(some.slots[good])
         found += good.sum()
-        if found >= number:
+        if found >= number or (least is not None and tried >= ENOUGH_ROUNDS and found >= least):
             return Drawn(factors.concatenate(kept)[:number], np.concatenate(slots)[:number])
         if tried * PROPOSALS >= 20_000 and not found:
             break

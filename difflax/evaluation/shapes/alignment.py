@@ -20,7 +20,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from difflax.data.shapes import factors
 from difflax.data.shapes.captions import OBJECT_FACTORS, Caption, relation
@@ -48,13 +48,18 @@ def match(reading: Reading, captions: Sequence[Caption]) -> list[tuple[int, ...]
     """
     values = object_values(reading)
     out: list[tuple[int, ...]] = [()] * len(captions)
-    of_caption = defaultdict(list)
-    for i, caption in enumerate(captions):
-        of_caption[caption].append(i)
-    for caption, pictures in of_caption.items():
-        for i, rows in zip(pictures, _match_one(reading, values, caption, np.array(pictures)), strict=True):
+    for caption, pictures in _by_caption(captions).items():
+        for i, rows in zip(pictures, _match_one(reading, values, caption, pictures), strict=True):
             out[i] = tuple(rows.tolist())
     return out
+
+
+def _by_caption(captions: Sequence[Caption]) -> dict[Caption, Int[np.ndarray, " n"]]:
+    """Which pictures each caption is of."""
+    found = defaultdict(list)
+    for i, caption in enumerate(captions):
+        found[caption].append(i)
+    return {caption: np.array(pictures) for caption, pictures in found.items()}
 
 
 def _match_one(reading, values, caption: Caption, pictures: Int[np.ndarray, " n"]) -> Int[np.ndarray, "n m"]:
@@ -93,40 +98,51 @@ def _relations(reading: Reading, pictures: Int[np.ndarray, " n"], rows: Int[np.n
 def alignment(reading: Reading, captions: Sequence[Caption]) -> dict[str, Float[np.ndarray, " n"]]:
     """The columns of the module's docstring."""
     values = object_values(reading)
-    scene = {
-        "background": reading.scenes.background,
-        "tone": factors.is_dark(reading.scenes.background),
-        "light": reading.scenes.light,
-    }
+    rows = match(reading, captions)
     out = {name: np.full(len(captions), np.nan) for name in COLUMNS}
-    for i, (caption, rows) in enumerate(zip(captions, match(reading, captions), strict=True)):
-        own = {name: value[i : i + 1, list(rows)] for name, value in values.items()}
-        for name in OBJECT_FACTORS:
-            named = sum(getattr(thing, name) is not None for thing in caption.objects)
-            if named:
-                out[name][i] = _slots_right(own, caption, name)[0] == named
-        for name, value in scene.items():
-            if (wanted := getattr(caption, name)) is not None:
-                out[name][i] = reading.readable[i] and value[i] == wanted
-        if caption.relation is not None:
-            out["relation"][i] = _relations(reading, np.array([i]), np.array([rows]))[0] == caption.relation
-        shown = reading.scenes.count[i] + reading.stray[i]
-        out["count"][i] = reading.readable[i] and shown in caption.counts
-        out["binding"][i] = _binding({name: value[i] for name, value in values.items()}, caption, out, i)
-        out["accuracy"][i] = all(out[name][i] != 0 for name in COLUMNS[1:])
-    named = np.array([caption.named for caption in captions])
-    for name, (least, most) in NAMED.items():
-        asked = (least <= named) & (named <= most)
-        out[f"accuracy_{name}_named"] = np.where(asked, out["accuracy"], np.nan)
+    out |= {f"accuracy_{name}_named": np.full(len(captions), np.nan) for name in NAMED}
+    for caption, pictures in _by_caption(captions).items():
+        own = np.array([rows[i] for i in pictures], int).reshape(len(pictures), len(caption.objects))
+        for name, column in _align(reading, values, caption, pictures, own).items():
+            out[name][pictures] = column
     return out
 
 
-def _binding(values: dict[str, np.ndarray], caption: Caption, out: dict[str, np.ndarray], i: int) -> float:
-    if len(caption.objects) < 2 or sum(map(len, caption.objects)) < 3:
-        return np.nan
+def _align(
+    reading: Reading, values: dict[str, np.ndarray], caption: Caption, pictures, rows: Int[np.ndarray, "n m"]
+) -> dict[str, Float[np.ndarray, " n"]]:
+    """The columns of pictures of one caption that ask for something, ``rows`` being its objects in each."""
+    values = {name: value[pictures] for name, value in values.items()}
+    own = {name: np.take_along_axis(value, rows, 1) for name, value in values.items()}
+    readable, scenes, out = reading.readable[pictures], reading.scenes, {}
+    for name in OBJECT_FACTORS:
+        if named := sum(getattr(thing, name) is not None for thing in caption.objects):
+            out[name] = _slots_right(own, caption, name) == named
+    background = np.asarray(scenes.background)[pictures]
+    light = np.asarray(scenes.light)[pictures]
+    shown = {"background": background, "tone": factors.is_dark(background), "light": light}
+    for name, value in shown.items():
+        if (wanted := getattr(caption, name)) is not None:
+            out[name] = readable & (value == wanted)
+    if caption.relation is not None:
+        out["relation"] = _relations(reading, pictures, rows) == caption.relation
+    out["count"] = readable & np.isin(scenes.count[pictures] + reading.stray[pictures], caption.counts)
+    out["accuracy"] = np.all(list(out.values()), 0)
+    for name, (least, most) in NAMED.items():
+        if least <= caption.named <= most:
+            out[f"accuracy_{name}_named"] = out["accuracy"]
+    if len(caption.objects) > 1 and sum(map(len, caption.objects)) > 2:
+        bound = np.all([out[name] for name in OBJECT_FACTORS if name in out], 0)
+        out["binding"] = np.where(_all_words(values, caption), bound, np.nan)
+    return {name: np.asarray(column, np.float64) for name, column in out.items()}
+
+
+def _all_words(values: dict[str, Int[np.ndarray, "n 3"]], caption: Caption) -> Bool[np.ndarray, " n"]:
+    """Whether all that is named of objects is shown, as often as it is named, by whichever objects."""
+    shown = np.ones(len(values["shape"]), bool)
     for name in OBJECT_FACTORS:
         wanted = Counter(getattr(thing, name) for thing in caption.objects)
-        wanted.pop(None, None)
-        if wanted - Counter(values[name].tolist()):
-            return np.nan
-    return float(all(out[name][i] != 0 for name in OBJECT_FACTORS))
+        for word, number in wanted.items():
+            if word is not None:
+                shown &= (values[name] == word).sum(1) >= number
+    return shown

@@ -34,7 +34,7 @@ from difflax.data.shapes.splits import COMBINATIONS
 from difflax.evaluation.judges.shapes.reading import Reading
 from difflax.evaluation.shapes.alignment import match
 
-TRUE_SCENES = 4096  # drawn of a caption
+TRUE_SCENES, LEAST_SCENES = 4096, 32  # drawn of a caption, the fewer the rarer its places come together
 QUANTILES = 512  # that a continuous factor's true distribution is kept by
 REPEATS = 200  # sets of N true angles
 BINS = 8  # of a continuous factor
@@ -46,13 +46,13 @@ DISCRETE = {
     "texture": len(factors.TEXTURES),
     "size": len(factors.SIZES),
 }
-LENGTHS = ("x", "y", "radius")
+MEASURES_OF_PLACE = ("x", "y", "radius")
 SCENE_DISCRETE = {
     "background": len(factors.BACKGROUNDS),
     "gradient": len(factors.GRADIENTS),
     "light": len(factors.LIGHTS),
 }
-FACTORS = (*DISCRETE, *LENGTHS, "rotation", *SCENE_DISCRETE, "direction", "count")
+FACTORS = (*DISCRETE, *MEASURES_OF_PLACE, "rotation", *SCENE_DISCRETE, "direction", "count")
 """Everything that a caption may leave open."""
 
 
@@ -214,7 +214,7 @@ class Coverage:
         combinations: Int[np.ndarray, "k 3"] = COMBINATIONS["train"],
     ):
         self.caption = caption
-        self.scenes = truth.draw(rng, caption, TRUE_SCENES, combinations).scenes
+        self.scenes = truth.draw(rng, caption, TRUE_SCENES, combinations, LEAST_SCENES).scenes
         # True scenes are matched like read ones, since a caption may fit several objects of a scene.
         true = _open_values(caption, self.scenes, _matched(Reading.of_truth(self.scenes), caption))
         self._true: dict[str, _Discrete | _Continuous] = {}
@@ -279,7 +279,7 @@ def _open_values(caption: Caption, scenes: Scenes, slots: Int[np.ndarray, "n m"]
         for name, size in DISCRETE.items():
             if getattr(named, name) is None:
                 discrete[whose + name] = np.asarray(getattr(scenes, name))[each], size
-        continuous |= {whose + name: (getattr(scenes, name)[each], False) for name in LENGTHS}
+        continuous |= {whose + name: (getattr(scenes, name)[each], False) for name in MEASURES_OF_PLACE}
         period = factors.ROTATION_PERIODS[scenes.shape[each]]
         turns = scenes.rotation[each][period > 0] / period[period > 0]
         if named.shape is None or factors.ROTATION_PERIODS[named.shape] > 0:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
+from difflax.core.types import UserError
 from difflax.data.shapes import captions
 from difflax.data.shapes.examples import generator
 from difflax.data.shapes.splits import COMBINATIONS
@@ -41,9 +42,13 @@ def read(images: Images, prompts: list[str]) -> dict[str, Float[np.ndarray, " n"
     return columns | to_columns(reading)
 
 
-def _truth(prompt: str, split: str, size: int) -> tuple[Coverage, TrueLook]:
+def _truth(prompt: str, split: str, size: int) -> tuple[Coverage, TrueLook] | None:
+    """What is true of a prompt; ``None`` of one that next to no scene is like."""
     rng = generator(0, "truth", prompt, split)
-    coverage = Coverage(captions.parse(prompt), rng, COMBINATIONS[split])
+    try:
+        coverage = Coverage(captions.parse(prompt), rng, COMBINATIONS[split])
+    except UserError:
+        return None
     return coverage, TrueLook.of_scenes(coverage.scenes, size)
 
 
@@ -51,7 +56,10 @@ def _compare(truth, group: PromptGroup, prompt: str, columns: Columns) -> Mappin
     """Coverage and colours of the images of a prompt against the truth of the group's split."""
     if group.real_images is None:
         raise ValueError(f"prompt group {group.name!r} has no real images, whose size the truth is drawn in")
-    coverage, look = truth(prompt, group.split, group.real_images.shape[1])
+    true = truth(prompt, group.split, group.real_images.shape[1])
+    if true is None:
+        return {}
+    coverage, look = true
     values = look.excess(columns[m.HSV_SATURATION.name], columns[m.CLIPPED_FRACTION.name])
     if len(columns[descriptions.PSNR]) < 2:  # one image has no distribution
         return values
