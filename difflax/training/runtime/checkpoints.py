@@ -231,9 +231,15 @@ class Checkpoints:
         return restored.state["ema_params"]
 
     def restore_constants(self) -> dict[str, Any]:
-        """The constants that were saved with the newest state."""
-        args = ocp.args.Composite(constants=ocp.args.StandardRestore())
-        return self._writer.restore(self._folder(self._require(self.latest)), args=args).constants
+        """The constants that were saved with the newest state, with several processes as NumPy arrays:
+        the device that they were saved from is another process's.
+        """
+        folder = self._folder(self._require(self.latest)) / "constants"
+        with ocp.PyTreeCheckpointer() as reader:
+            tree = reader.metadata(folder).item_metadata.tree
+            how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            arrays = reader.restore(folder, restore_args=how)
+        return arrays if jax.process_count() > 1 else jax.device_put(arrays)
 
     def _folder(self, step: int) -> epath.Path:
         return self._directory / f"step_{step}"
