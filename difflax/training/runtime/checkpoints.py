@@ -234,12 +234,14 @@ class Checkpoints:
         """The constants that were saved with the newest state, with several processes as NumPy arrays:
         the device that they were saved from is another process's.
         """
-        folder = self._folder(self._require(self.latest)) / "constants"
+        folder = self._folder(self._require(self.latest))
+        if jax.process_count() == 1:
+            args = ocp.args.Composite(constants=ocp.args.StandardRestore())
+            return self._writer.restore(folder, args=args).constants
         with ocp.PyTreeCheckpointer() as reader:
-            tree = reader.metadata(folder).item_metadata.tree
+            tree = reader.metadata(folder / "constants").item_metadata.tree
             how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            arrays = reader.restore(folder, restore_args=how)
-        return arrays if jax.process_count() > 1 else jax.device_put(arrays)
+            return reader.restore(folder / "constants", restore_args=how)
 
     def _folder(self, step: int) -> epath.Path:
         return self._directory / f"step_{step}"
