@@ -231,17 +231,12 @@ class Checkpoints:
         return restored.state["ema_params"]
 
     def restore_constants(self) -> dict[str, Any]:
-        """The constants that were saved with the newest state, with several processes as NumPy arrays:
-        the device that they were saved from is another process's.
+        """The constants that were saved with the newest state, on the device that they were saved from, or on
+        this process's first one where there is no such device here.
         """
-        folder = self._folder(self._require(self.latest))
-        if jax.process_count() == 1:
-            args = ocp.args.Composite(constants=ocp.args.StandardRestore())
-            return self._writer.restore(folder, args=args).constants
-        with ocp.PyTreeCheckpointer() as reader:
-            tree = reader.metadata(folder / "constants").item_metadata.tree
-            how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            return reader.restore(folder / "constants", restore_args=how)
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        args = ocp.args.Composite(constants=ocp.args.StandardRestore(fallback_sharding=here))
+        return self._writer.restore(self._folder(self._require(self.latest)), args=args).constants
 
     def _folder(self, step: int) -> epath.Path:
         return self._directory / f"step_{step}"
