@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -300,7 +301,8 @@ def together(count, *arguments):
     ]
     said = [process.communicate(timeout=600) for process in running]
     assert [process.returncode for process in running] == [0] * count, said
-    return [out for out, _ in said]
+    # Gloo tells on standard output whom it has found.
+    return [re.sub(r"\[Gloo\].*\n", "", out) for out, _ in said]
 
 
 @pytest.mark.slow

@@ -231,8 +231,11 @@ class Checkpoints:
         return restored.state["ema_params"]
 
     def restore_constants(self) -> dict[str, Any]:
-        """The constants that were saved with the newest state."""
-        args = ocp.args.Composite(constants=ocp.args.StandardRestore())
+        """The constants that were saved with the newest state, on the device that they were saved from, or on
+        this process's first one where there is no such device here.
+        """
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        args = ocp.args.Composite(constants=ocp.args.StandardRestore(fallback_sharding=here))
         return self._writer.restore(self._folder(self._require(self.latest)), args=args).constants
 
     def _folder(self, step: int) -> epath.Path:

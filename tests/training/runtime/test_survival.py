@@ -63,6 +63,30 @@ def stored(tmp_path_factory):
     return folder, states
 
 
+ON_ITS_SECOND_DEVICE = """
+import sys, jax
+jax.config.update("jax_num_cpu_devices", 2)
+import jax.numpy as jnp
+from difflax.training.runtime.checkpoints import Checkpoints
+from difflax.training.state import TrainState
+constants = {"context": jax.device_put(jnp.arange(6.0).reshape(2, 3), jax.devices()[1])}
+checkpoints = Checkpoints(sys.argv[1])
+checkpoints.save(1, TrainState(jnp.asarray(1), {}, {}, {"w": jnp.ones(5)}), {"position": 1}, {}, constants)
+checkpoints.finish()
+checkpoints.close()
+"""
+
+
+def test_constants_of_a_device_that_is_not_here_are_read(tmp_path):
+    """As a workdir of an accelerator is opened on a laptop, or by the second of two processes."""
+    assert len(jax.devices()) == 1
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    program = [sys.executable, "-c", ON_ITS_SECOND_DEVICE, str(tmp_path / "checkpoints")]
+    subprocess.run(program, check=True, env=environment)
+    constants = Checkpoints(tmp_path / "checkpoints").restore_constants()
+    np.testing.assert_array_equal(constants["context"], np.arange(6.0).reshape(2, 3))
+
+
 def truncate(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
