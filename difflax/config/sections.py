@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from etils import epath
 
+from difflax.config.embedded import find_workdir
 from difflax.config.schema import Section, part
 from difflax.core.bounds import Range, StepCount, Vocabulary
 from difflax.core.types import UserError
@@ -84,7 +85,8 @@ class AutoencoderOptions:
     """``config.autoencoder`` of a trained one (``autoencoder_kl``).
 
     Attributes:
-        path: its folder in diffusers' layout, or the workdir of a run that trained one.
+        path: its folder in diffusers' layout, the workdir of a run that trained one, or ``embedded``: that of
+            the model that comes with difflax.
     """
 
     path: str
@@ -97,7 +99,7 @@ class AutoencoderOptions:
         """
         if workdir is not None and (epath.Path(workdir) / AUTOENCODER).is_dir():
             return epath.Path(workdir) / AUTOENCODER
-        folder, where = epath.Path(self.path), f"config.autoencoder.path = {self.path!r}"
+        folder, where = epath.Path(find_workdir(self.path)), f"config.autoencoder.path = {self.path!r}"
         if (folder / AUTOENCODER).is_dir():
             return folder / AUTOENCODER
         if (folder / "metrics.jsonl").exists():
