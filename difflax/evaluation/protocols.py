@@ -90,15 +90,20 @@ class ShapesProtocol:
                 " config.data.name = 'shapes'"
             )
         return [
-            self._group(size, "one object", "one object, seen", "test"),
-            self._group(size, "one object", "one object, held out", "held_out"),
-            self._group(size, "two objects", "two objects", "test"),
-            self._group(size, "counting", "counting", "test"),
-            self._group(size, "as trained", "captions as trained", "test"),
+            self.group(size, "one object", "one object, seen", "test"),
+            self.group(size, "one object", "one object, held out", "held_out"),
+            self.group(size, "two objects", "two objects", "test"),
+            self.group(size, "counting", "counting", "test"),
+            self.group(size, "as trained", "captions as trained", "test"),
         ]
 
-    def _group(self, size: int, kind: str, name: str, split: str) -> PromptGroup:
-        """Prompts of a kind about a split's combinations, true renders of them, and chance's accuracy."""
+    def group(self, size: int, kind: str, name: str, split: str = "test") -> PromptGroup:
+        """Prompts of a kind about a split's combinations, true renders of them, and chance's accuracy.
+
+        Args:
+            size: pixels along a side of the renders.
+            kind: one of ``PROMPTS`` of `difflax.data.shapes.examples`.
+        """
         prompts = evaluation_prompts(kind, self.prompts, split=split)
         numbers = [number for number in _shares(self.real_images, len(prompts)) if number]
         scenes = [

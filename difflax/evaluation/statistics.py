@@ -44,6 +44,10 @@ class Estimate:
     method: str
 
 
+NOTHING = Estimate(value=np.nan, low=np.nan, high=np.nan, count=0, clusters=0, method="nothing measured")
+"""The estimate of what was not measured."""
+
+
 def wilson_interval(share: float, count: float | int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """The score interval of a share observed in ``count`` > 0 trials (may be fractional) (Wilson 1927)."""
     z2 = NormalDist().inv_cdf((1 + confidence) / 2) ** 2

@@ -40,7 +40,8 @@ class GridStyle:
 
 
 @functools.lru_cache
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+def letters(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """The letters of all pictures, ``size`` pixels high."""
     # matplotlib brings DejaVu, which knows far more letters than Pillow's own font: prompts come in any
     # language.
     import matplotlib
@@ -83,7 +84,8 @@ def wrap(text: str, font: ImageFont.FreeTypeFont, width: int, lines: int) -> lis
     return rows
 
 
-def _line_height(size: int) -> int:
+def line_height(size: int) -> int:
+    """Pixels from one line of such letters to the next."""
     return round(size * 1.35)
 
 
@@ -99,7 +101,9 @@ def _write(
 ) -> None:
     x, y = place
     for number, row in enumerate(rows):
-        draw.text((x, y + number * _line_height(size)), row, fill=fill, font=_font(size, bold), anchor=anchor)
+        draw.text(
+            (x, y + number * line_height(size)), row, fill=fill, font=letters(size, bold), anchor=anchor
+        )
 
 
 def _place(sheet: Image.Image, tile: Image.Image, x: int, y: int) -> None:
@@ -127,9 +131,9 @@ def captioned_grid(
     tiles = [enlarge(image, style.tile) for image in images]
     width, height = tiles[0].size
     columns = columns or min(len(tiles), math.ceil(math.sqrt(1.3 * len(tiles))))
-    font = _font(style.text_size)
+    font = letters(style.text_size)
     wrapped = [wrap(caption, font, width, style.caption_lines) for caption in captions]
-    line, rows = _line_height(style.text_size), math.ceil(len(tiles) / columns)
+    line, rows = line_height(style.text_size), math.ceil(len(tiles) / columns)
     text = [max(map(len, wrapped[r * columns : (r + 1) * columns])) * line for r in range(rows)]
     step_x, tail = width + 2 * style.gap, style.gap // 2
     tops = [style.margin + sum(height + tail + t + 2 * style.gap for t in text[:r]) for r in range(rows)]
@@ -170,13 +174,13 @@ def labelled_grid(
         raise ValueError("an image table needs a row and a column")
     tiles = [[enlarge(image, style.tile) for image in row] for row in images]
     width, height = tiles[0][0].size
-    size, line = style.text_size, _line_height(style.text_size)
+    size, line = style.text_size, line_height(style.text_size)
     label_width = 0
     if any(row_labels) or corner:
-        longest = max(_font(size).getlength(label) for label in [*row_labels, corner])
+        longest = max(letters(size).getlength(label) for label in [*row_labels, corner])
         label_width = math.ceil(min(longest, 13.5 * size)) + 2 * style.gap
     rows_of_text = [
-        wrap(label, _font(size), label_width - 2 * style.gap, height // line) for label in row_labels
+        wrap(label, letters(size), label_width - 2 * style.gap, height // line) for label in row_labels
     ]
     head = max(label.count("\n") + 1 for label in column_labels) * line + style.gap
     left, top = style.margin + label_width, style.margin + head

@@ -26,7 +26,7 @@ LIGHT = Theme(
     ink="#1c1e21",
     quiet="#646b73",
     rule="#e4e6ea",
-    series=("#0072b2", "#d55e00", "#009e73", "#a8457f", "#b98a00", "#3d9bd6"),
+    series=("#0072b2", "#d55e00", "#009e73", "#a8457f", "#b98a00", "#3d9bd6", "#3a3f45"),
 )
 DARK = Theme(
     name="dark",
@@ -34,7 +34,7 @@ DARK = Theme(
     ink="#e8eaed",
     quiet="#9aa1aa",
     rule="#2d3138",
-    series=("#56b4e9", "#f0904a", "#2fc79a", "#e094c3", "#f0d24a", "#8fb6ff"),
+    series=("#56b4e9", "#f0904a", "#2fc79a", "#e094c3", "#f0d24a", "#8fb6ff", "#cfd3d8"),
 )
 THEMES = {theme.name: theme for theme in (LIGHT, DARK)}
 MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -42,7 +42,7 @@ DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 
 
 
 def look(theme: Theme, index: int) -> dict[str, Any]:
-    """Line properties of the series ``index``; past six, colours repeat with another marker and dash."""
+    """Line properties of the series ``index``; past seven, colours repeat with another marker and dash."""
     turn = index // len(theme.series)
     return {
         "color": theme.series[index % len(theme.series)],

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from difflax.figures.grids import GridStyle, _font, captioned_grid, enlarge, labelled_grid, wrap
+from difflax.figures.grids import GridStyle, captioned_grid, enlarge, labelled_grid, letters, wrap
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -68,7 +68,7 @@ def test_mismatched_labels_are_refused():
 @given(st.text(alphabet=st.sampled_from("abcdefgWMil  żółć円"), max_size=120), st.integers(1, 5))
 @settings(max_examples=150, deadline=None)
 def test_wrapped_lines_fit_and_lose_nothing(text, lines):
-    font, width = _font(14), 90
+    font, width = letters(14), 90
     rows = wrap(text, font, width, lines)
     assert len(rows) <= lines
     assert all(font.getlength(row) <= width for row in rows)

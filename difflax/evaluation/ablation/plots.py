@@ -7,7 +7,7 @@ Drawn by matplotlib. Altair and Plotly draw in the browser: each page would carr
 engine to make SVG of it would have to be installed (vl-convert, Kaleido), for plots that nobody zooms.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,9 @@ from difflax.evaluation.ablation.results import AblationResult, Curve, describe_
 from difflax.figures.style import LIGHT, Theme, dress, legend, look, new_figure, title
 
 SCALE_LABEL = "guidance scale (square-root spacing)"
+Axis = Callable[[Any, Sequence[float], Theme], None]
+"""Dresses the horizontal axis of matplotlib axes for the places that lines have along it."""
+
 LEVEL_DASH = {"chance": (0, (1, 2)), "real images": (0, (4, 3)), "truth": (0, (9, 2, 1, 2))}
 
 
@@ -30,7 +33,7 @@ def signed_square(position: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."
     return np.asarray(np.sign(position) * position**2)
 
 
-def tick_scales(scales: Sequence[float], least_gap: float = 0.045) -> list[float]:
+def tick_scales(scales: Sequence[float], least_gap: float = 0.055) -> list[float]:
     """The scales with a number on the axis: 0, 1 and the ends, then all that leave ``least_gap`` of it."""
     spots = {scale: float(signed_sqrt(np.array(scale))) for scale in scales}
     width = (max(spots.values()) - min(spots.values())) or 1.0
@@ -42,7 +45,8 @@ def tick_scales(scales: Sequence[float], least_gap: float = 0.045) -> list[float
     return sorted(kept)
 
 
-def _scale_axis(axes: Any, scales: Sequence[float], theme: Theme) -> None:
+def scale_axis(axes: Any, scales: Sequence[float], theme: Theme) -> None:
+    """The axis of guidance scales, a line at 1."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     axes.set_xscale("function", functions=(signed_sqrt, signed_square))
@@ -85,11 +89,19 @@ def _limits(curves: Sequence[Curve]) -> tuple[float, float]:
     return bottom, high + room if ceiling is None else min(high + room, ceiling + 0.5 * room)
 
 
-def draw_metric(axes: Any, curves: Sequence[Curve], groups: Sequence[str], theme: Theme) -> None:
-    """One metric on given axes: lines with bands, level lines, the best scale of each group ringed.
+def draw_metric(
+    axes: Any,
+    curves: Sequence[Curve],
+    groups: Sequence[str],
+    theme: Theme,
+    axis: Axis = scale_axis,
+    rings: bool = True,
+) -> None:
+    """One metric on given axes: lines with bands, level lines, and with ``rings`` the best scale of each
+    group ringed.
 
     ``groups`` are all groups of the sweep: a group looks the same in every plot, also where another has no
-    curve.
+    curve. ``axis`` is what the curves' scales lie along.
     """
     metric = curves[0].metric
     dress(axes, theme)
@@ -102,12 +114,13 @@ def draw_metric(axes: Any, curves: Sequence[Curve], groups: Sequence[str], theme
         axes.fill_between(curve.scales, low, high, color=style["color"], alpha=0.15, linewidth=0)
         axes.plot(curve.scales, values, **style, linewidth=1.8, markersize=4.5, markeredgewidth=0)
         for name, level in curve.references.items():
-            # The truth is one for all groups.
-            color = theme.quiet if name == "truth" else style["color"]
+            # The truth, and where all groups have the same prompts every level, is one for all.
+            shared = len({other.references.get(name) for other in curves}) == 1
+            color = theme.quiet if shared else style["color"]
             axes.axhline(
                 level, color=color, linestyle=LEVEL_DASH[name], linewidth=1.1, alpha=0.75, zorder=1.5
             )
-        if curve.best is not None:
+        if rings and curve.best is not None:
             axes.plot(
                 curve.scales[curve.best],
                 values[curve.best],
@@ -119,13 +132,15 @@ def draw_metric(axes: Any, curves: Sequence[Curve], groups: Sequence[str], theme
                 clip_on=False,
                 zorder=4,
             )
-    _scale_axis(axes, curves[0].scales, theme)
+    axis(axes, sorted({scale for curve in curves for scale in curve.scales}), theme)
     axes.set_ylim(*_limits(curves))
     arrow = {"higher": "higher is better", "lower": "lower is better", "neither": ""}[metric.better]
     title(axes, theme, metric.label, ", ".join(part for part in (metric.unit, arrow) if part))
 
 
-def legend_handles(curves: Sequence[Curve], groups: Sequence[str], theme: Theme) -> list[Any]:
+def legend_handles(
+    curves: Sequence[Curve], groups: Sequence[str], theme: Theme, rings: bool = True
+) -> list[Any]:
     """Legend entries of the groups, the band, the level lines and the ring that occur in ``curves``."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -140,7 +155,7 @@ def legend_handles(curves: Sequence[Curve], groups: Sequence[str], theme: Theme)
     for name, dash in LEVEL_DASH.items():
         if any(name in curve.references for curve in curves):
             handles.append(Line2D([], [], color=theme.quiet, linestyle=dash, linewidth=1.2, label=name))
-    if any(curve.best is not None for curve in curves):
+    if rings and any(curve.best is not None for curve in curves):
         ring = {"markerfacecolor": "none", "markeredgecolor": theme.quiet, "markeredgewidth": 1.4}
         handles.append(Line2D([], [], linestyle="none", marker="o", markersize=9, label="best scale", **ring))
     return handles
@@ -189,20 +204,34 @@ def triangle_figure(result: AblationResult, theme: Theme = LIGHT) -> Any:
 
 
 def tradeoff_figure(result: AblationResult, across: str, up: str, theme: Theme = LIGHT) -> Any:
-    """A ``Figure`` of metric ``up`` against metric ``across``, one point a scale, joined in order of scale.
-
-    So Ho and Salimans (2022) and Saharia et al. (2022) show what guidance buys and what it costs.
-    """
+    """A ``Figure`` of metric ``up`` against metric ``across``, see `draw_tradeoff`."""
     tables = result.by_metric()
-    from matplotlib.patheffects import withStroke
-
     figure = new_figure(theme, 6.0, 4.4)
     axes = figure.subplots()
+    draw_tradeoff(axes, tables[across], tables[up], [group.name for group in result.groups], theme)
+    legend(figure, axes.get_legend_handles_labels()[0], theme, columns=3)
+    return figure
+
+
+def draw_tradeoff(
+    axes: Any,
+    across: Sequence[Curve],
+    up: Sequence[Curve],
+    groups: Sequence[str],
+    theme: Theme,
+    special: Collection[float] = (0.0, 1.0),
+) -> None:
+    """One metric against another on given axes, one point a scale, joined in order of scale.
+
+    So Ho and Salimans (2022) and Saharia et al. (2022) show what guidance buys and what it costs. The first
+    and the last scale, the best one of ``up`` and the ``special`` ones carry their number.
+    """
+    from matplotlib.patheffects import withStroke
+
     dress(axes, theme)
     axes.grid(axis="x", color=theme.rule, linewidth=0.8)
-    groups = [group.name for group in result.groups]
-    measured = {curve.group: curve for curve in tables[up]}
-    for first in tables[across]:
+    measured = {curve.group: curve for curve in up}
+    for first in across:
         if first.group not in measured:
             continue
         second = measured[first.group]
@@ -210,9 +239,9 @@ def tradeoff_figure(result: AblationResult, across: str, up: str, theme: Theme =
         y = np.array([estimate.value for estimate in second.estimates])
         style = look(theme, groups.index(first.group))
         axes.plot(x, y, **style, linewidth=1.6, markersize=5, markeredgewidth=0, label=first.group)
-        marked = {0.0, 1.0, result.scales[0], result.scales[-1]}
-        marked |= {result.scales[second.best]} if second.best is not None else set()
-        for scale, spot_x, spot_y in zip(result.scales, x, y, strict=True):
+        marked = {*special, first.scales[0], first.scales[-1]}
+        marked |= {second.scales[second.best]} if second.best is not None else set()
+        for scale, spot_x, spot_y in zip(first.scales, x, y, strict=True):
             if scale in marked:
                 axes.annotate(
                     f"{scale:g}",
@@ -225,12 +254,10 @@ def tradeoff_figure(result: AblationResult, across: str, up: str, theme: Theme =
                     path_effects=[withStroke(linewidth=2.5, foreground=theme.paper)],
                 )
     axes.margins(0.08)
-    axes.set_xlabel(tables[across][0].metric.axis_label)
-    title(axes, theme, f"{tables[up][0].metric.label} against {_lower(tables[across][0].metric.label)}")
-    axes.set_ylabel(tables[up][0].metric.axis_label)
-    handles = axes.get_legend_handles_labels()[0]
-    legend(figure, handles, theme, columns=3)
-    return figure
+    axes.set_xlabel(across[0].metric.axis_label)
+    heading = f"{up[0].metric.label} against {_lower(across[0].metric.label)}"
+    title(axes, theme, heading, "one point a scale, joined in their order")
+    axes.set_ylabel(up[0].metric.axis_label)
 
 
 def _lower(label: str) -> str:

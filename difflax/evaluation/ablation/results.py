@@ -185,12 +185,13 @@ class AblationResult:
         )
 
 
-def _clean(document: dict[str, Any]) -> dict[str, Any]:
+def without_nan(document: dict[str, Any]) -> dict[str, Any]:
     """JSON has no NaN: an absent number is null."""
     return json.loads(json.dumps(document, default=dict), parse_constant=lambda name: None)
 
 
-def _number(value: float) -> str:
+def cell(value: float) -> str:
+    """A number in a CSV file; empty for NaN."""
     return "" if math.isnan(value) else f"{value:.6g}"
 
 
@@ -208,9 +209,7 @@ def table_csv(result: AblationResult) -> str:
             for name in names:
                 estimate = mine[name].estimates[index] if name in mine else None
                 cells += (
-                    [_number(v) for v in (estimate.value, estimate.low, estimate.high)]
-                    if estimate
-                    else [""] * 3
+                    [cell(v) for v in (estimate.value, estimate.low, estimate.high)] if estimate else [""] * 3
                 )
             writer.writerow([group.name, f"{scale:g}", group.count, len(group.prompts), *cells])
     return out.getvalue()
@@ -222,7 +221,7 @@ def records_csv(result: AblationResult) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(result.records)
     columns = [
-        map(_number, column.tolist()) if np.issubdtype(column.dtype, np.floating) else column
+        map(cell, column.tolist()) if np.issubdtype(column.dtype, np.floating) else column
         for column in result.records.values()
     ]
     writer.writerows(zip(*columns, strict=True))
@@ -268,7 +267,7 @@ def results_json(result: AblationResult) -> str:
     }
     if result.likelihood is not None:
         document["likelihood"] = dataclasses.asdict(result.likelihood)
-    return json.dumps(_clean(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(without_nan(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def write_tables(result: AblationResult, directory: str | os.PathLike[str]) -> None:

@@ -109,8 +109,7 @@ def _paired(
 
     def estimate(row, asked) -> st.Estimate:
         if not asked.any():
-            nothing = {"value": np.nan, "low": np.nan, "high": np.nan, "count": 0, "clusters": 0}
-            return st.Estimate(**nothing, method="nothing measured")
+            return st.NOTHING
         if shares:
             return st.proportion(row[asked], prompts[asked], effect=effect)
         return st.mean(row[asked], prompts[asked])
