@@ -6,13 +6,19 @@ import io
 import pathlib
 
 import jax
+import numpy as np
 from difflax.cli.main import run
+from difflax.config.experiments import parse
+from difflax.config.files import read_config_file
 from difflax.data.shapes.examples import make_captions
 from difflax.pretrained.components.clip import save_clip
+from difflax.runs.diffusion import prepare_diffusion
 from difflax.text.clip_config import CLIPConfig
 from difflax.text.joint import CLIP, clip_network
 from difflax.text.pixels import PixelConfig
 from difflax.text.tokenizer import Tokenizer, train_bpe
+from difflax.training.runtime.averages import write_averages
+from etils import epath
 from ml_collections import ConfigDict
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -105,6 +111,24 @@ def small_run(
         f"--config.text_encoder.path={clip}",
         *more,
     ]
+
+
+def untrained_run(clip: pathlib.Path, workdir: pathlib.Path, steps: tuple[int, ...]) -> pathlib.Path:
+    """The workdir of a small run that has random parameters at these steps; no train step is compiled."""
+    said = [flag.removeprefix("--").split("=", 1) for flag in small_run(clip, workdir)[1:]]
+    file, *overrides = [(key, value) for key, value in said if key.startswith("config")]
+    folder = epath.Path(workdir)
+    experiment = parse(read_config_file(file[1], overrides), folder)
+    task = prepare_diffusion(experiment, folder)
+    for step in steps:
+        # Not as it is begun with: the last layer's zeros would make every picture grey.
+        draws = np.random.default_rng(step)
+        params = jax.tree.map(
+            lambda leaf, draws=draws: draws.normal(0, 0.1, leaf.shape).astype(leaf.dtype),
+            experiment.network.abstract(),
+        )
+        write_averages(folder, step, params, task.constants, np.float32)
+    return workdir
 
 
 def command(*arguments: str) -> tuple[int, str, str]:

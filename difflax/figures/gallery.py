@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from difflax.figures.grids import INK, PAPER, QUIET, letters, line_height, wrap
 from difflax.figures.png import to_picture
 
-ROUNDING = 4
+SMOOTHER = 4
 """By how much corners are drawn larger, and then shrunk, so that they are smooth."""
 
 
@@ -117,7 +117,7 @@ def _hang(
     picture = to_picture(image).convert("RGB")
     size = style.tile, round(style.tile * picture.height / picture.width)
     picture = picture.resize(size, Image.Resampling.LANCZOS)
-    mask = Image.new("L", (size[0] * ROUNDING, size[1] * ROUNDING), 0)
+    mask = Image.new("L", (size[0] * SMOOTHER, size[1] * SMOOTHER), 0)
     corner = (0, 0, mask.width - 1, mask.height - 1)
-    ImageDraw.Draw(mask).rounded_rectangle(corner, radius=style.corner * ROUNDING, fill=255)
+    ImageDraw.Draw(mask).rounded_rectangle(corner, radius=style.corner * SMOOTHER, fill=255)
     sheet.paste(picture, place, mask.resize(size, Image.Resampling.BOX))

@@ -1,0 +1,196 @@
+"""Studies of a model of the shapes world, where the truth is known: tables and plots of alignment, coverage
+and fidelity with their bands, and a gallery.
+
+    python scripts/studies.py guidance --workdir=embedded --output=runs/studies/guidance
+    python scripts/studies.py steps --workdir=embedded --guidance_scale=2 --output=runs/studies/steps
+    python scripts/studies.py captions --workdir=runs/long_0 --workdir=runs/long_50 --scales=1,2 \
+        --output=runs/studies/captions
+    python scripts/studies.py gallery --workdir=embedded --guidance_scale=2 --output=runs/studies/gallery.png
+
+The first three write ``table.md``, ``table.csv``, ``results.json`` and ``plot.png`` into the output folder.
+What is complete there is not made again: the same command goes on with a study that was stopped.
+"""
+
+import argparse
+import sys
+from typing import Any
+
+from difflax.cli.main import ending, set_up
+from difflax.core.files import writable_file, writable_folder
+from difflax.core.spelling import choose
+from difflax.core.types import UserError
+
+SHOWN = (
+    "a red circle",
+    "a large striped blue heart",
+    "three stars",
+    "a green moon left of a pink square",
+    "a small yellow ring above a purple cross",
+    "a dotted orange triangle on a dark background, lit from the left",
+)
+"""The prompts of the gallery."""
+
+
+def numbers(text: str) -> list[float]:
+    """``0,1,2.5``."""
+    return [float(part) for part in text.split(",")]
+
+
+def whole(text: str) -> list[int]:
+    """``1,2,4``."""
+    return [int(part) for part in text.split(",")]
+
+
+def names(text: str) -> list[str]:
+    """``ddim,ddpm``."""
+    return text.split(",")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    described = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n", 1)[0], formatter_class=described)
+    studies = parser.add_subparsers(dest="study", required=True)
+    own = {}
+    for name, text in (
+        ("guidance", "ways to guide against their scale"),
+        ("steps", "samplers against the number of steps"),
+        ("captions", "runs with different shares of long captions, asked in few and in many words"),
+        ("gallery", "prompts by seeds at one scale, beside prompts by scales, in one picture"),
+    ):
+        own[name] = studies.add_parser(name, help=text, description=text)
+        own[name].add_argument("--output", required=True, help="folder; of the gallery, a PNG file")
+    for name in ("guidance", "steps", "gallery"):
+        own[name].add_argument("--workdir", required=True, help="of the run, or embedded")
+    own["captions"].add_argument("--workdir", required=True, action="append", help="of a run; several times")
+    for name in ("guidance", "steps"):
+        own[name].add_argument("--kind", default="as trained", help="of prompts: as trained, short, long, …")
+    for name in ("guidance", "steps", "captions"):
+        own[name].add_argument("--prompts", type=int, default=64)
+        own[name].add_argument("--seeds", type=int, default=8, help="pictures of each prompt")
+    for name in ("captions", "gallery"):
+        own[name].add_argument("--sampler", help="without it: the run's own")
+        own[name].add_argument("--num_steps", type=int, help="without it: the run's own")
+    for name in ("steps", "gallery"):
+        own[name].add_argument("--guidance_scale", type=float, help="without it: the run's own")
+    guidance = own["guidance"]
+    guidance.add_argument("--sampler", default="ddim", help="the first-order one that CFG++ is made for")
+    guidance.add_argument("--num_steps", type=int, default=32)
+    guidance.add_argument("--methods", type=names, help="of all of them only these, cfg,apg")
+    guidance.add_argument("--weak_step", type=int, help="of autoguidance; without it: the run's first one")
+    guidance.add_argument("--interval", type=numbers, help="low,high in sigma / alpha of the limited CFG")
+    guidance.add_argument("--rescale", type=float, default=0.7, help="share of the rescaling")
+    own["steps"].add_argument("--samplers", type=names, help="without it: ddpm,ddim,dpmpp_2m")
+    own["steps"].add_argument("--steps", type=whole, help="without it: 1 to 1000 in eleven numbers")
+    own["steps"].add_argument(
+        "--prompts_of_long_runs", type=int, help="in runs of more than 100 steps; without it: all"
+    )
+    own["captions"].add_argument("--scales", type=numbers, default=[1.0, 2.0], help="of the guidance")
+    own["gallery"].add_argument("--scales", type=numbers, default=[0.0, 1.0, 2.0, 4.0, 8.0])
+    own["gallery"].add_argument("--seeds", type=whole, default=[0, 1, 2, 3], help="0,1,2,3")
+    own["gallery"].add_argument("--prompt", action="append", help="several times; without it: six")
+    # So that --help says what every study takes.
+    parser.epilog = "\n".join(each.format_help() for each in own.values())
+    return parser
+
+
+def guidance(given: argparse.Namespace) -> Any:
+    from difflax.runs import methods as ways
+    from difflax.runs.studied import Studied
+    from difflax.runs.studies import guidance_study
+
+    step = ways.early_step(given.workdir) if given.weak_step is None else given.weak_step
+    interval = ways.INTERVAL if given.interval is None else tuple(given.interval)
+    if len(interval) != 2:
+        raise UserError(f"--interval={given.interval}: give two numbers, low,high")
+    methods = ways.guidance_methods(step, interval, given.rescale)
+    chosen = given.methods or list(methods)
+    if step is None:
+        said = f"{given.workdir} has one checkpoint alone, so no worse model for autoguidance"
+        if "autoguidance" in chosen:
+            raise UserError(f"{said}: leave it out of --methods")
+        print(f"{said}: left out", file=sys.stderr)
+    methods = {name: choose(methods, name, "--methods") for name in chosen}
+    subject = Studied.of(given.workdir, given.kind, given.prompts, given.seeds)
+    return guidance_study(subject, methods, given.output, sampler=given.sampler, num_steps=given.num_steps)
+
+
+def steps(given: argparse.Namespace) -> Any:
+    from difflax.runs import studies
+    from difflax.runs.studied import Studied
+
+    subject = Studied.of(given.workdir, given.kind, given.prompts, given.seeds)
+    return studies.steps_study(
+        subject,
+        given.output,
+        samplers=given.samplers or studies.STEP_SAMPLERS,
+        steps=given.steps or studies.STEP_COUNTS,
+        scale=given.guidance_scale,
+        prompts_of_long_runs=given.prompts_of_long_runs,
+    )
+
+
+def captions(given: argparse.Namespace) -> Any:
+    from difflax.runs import studies
+
+    return studies.captions_study(
+        given.workdir,
+        given.output,
+        prompts=given.prompts,
+        seeds=given.seeds,
+        scales=given.scales,
+        sampler=given.sampler,
+        num_steps=given.num_steps,
+    )
+
+
+COMPARISONS = {"guidance": guidance, "steps": steps, "captions": captions}
+
+
+def compare(given: argparse.Namespace) -> None:
+    """A study that ends in a table and a plot."""
+    from difflax.evaluation.ablation.comparison import comparison_markdown, write_comparison
+    from difflax.parallel.processes import alone_in
+
+    writable_folder(given.output, f"--output={given.output}")
+    with alone_in(given.output):
+        comparison = COMPARISONS[given.study](given)
+        write_comparison(comparison, given.output)
+    print(comparison_markdown(comparison))
+    print(f"plot: {given.output}/plot.png")
+
+
+def gallery(given: argparse.Namespace) -> None:
+    """The gallery, with its command in the picture's text."""
+    from difflax import runs
+    from difflax.evaluation.ablation.results import command_line
+    from difflax.figures.gallery import gallery as hang
+    from difflax.figures.png import save_png
+    from difflax.runs.studies import gallery_blocks
+
+    path = writable_file(given.output, f"--output={given.output}")
+    pipeline = runs.load(given.workdir)
+    prompts = given.prompt or list(SHOWN)
+    scale = given.guidance_scale
+    if scale is None:
+        scale = float(getattr(pipeline.defaults.guidance, "scale", 1.0))
+    asked = {
+        "seeds": given.seeds,
+        "scale": scale,
+        "scales": given.scales,
+        "sampler": given.sampler,
+        "num_steps": given.num_steps,
+    }
+    blocks = gallery_blocks(pipeline, prompts, **asked)
+    facts = {"command": command_line(), "prompts": prompts, "step": pipeline.model.step, **asked}
+    save_png(path, hang(prompts, blocks), facts)
+    print(f"gallery: {path}")
+
+
+def main() -> int:
+    given = make_parser().parse_args()
+    set_up()
+    return ending(lambda: gallery(given) if given.study == "gallery" else compare(given))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
