@@ -8,7 +8,7 @@ table that stands here, exactly, and only radii and places depend on each other.
 
 Why the numbers are what they are: every factor must be readable at 32 × 32 pixels.
 
-- The smallest radius, 0.14 of the picture, is 4.5 pixels; then the stripes (`render.STRIPE_PERIOD`) are 2
+- The smallest radius, 0.16 of the picture, is 5.1 pixels; then the stripes (`render.STRIPE_PERIOD`) are 2
   pixels wide and the dots 2.4 pixels across. Between small and large lies a gap of a pixel, so that no size
   stands on the border of two words.
 - The colours are saturated and their hues at least 20° apart; the texture's marks and the light change
@@ -36,6 +36,7 @@ COUNT_PRIOR = (0.4, 0.35, 0.25)
 SHAPES = ("circle", "ring", "square", "triangle", "star", "cross", "heart", "moon")
 ROTATION_PERIODS = np.array([0, 0, 1 / 4, 1 / 3, 1 / 5, 1 / 4, 1, 1]) * 2 * np.pi
 """The rotation after which each shape looks the same; 0: a rotation of it is not defined."""
+MOST_TURNED = np.pi / 9  # objects stand upright but for so much, to either side
 
 COLOURS = {
     "red": (0.86, 0.10, 0.12),
@@ -51,7 +52,7 @@ TEXTURES = ("solid", "striped", "dotted")
 TEXTURE_PRIOR = (0.5, 0.25, 0.25)
 
 SIZES = ("small", "large")
-RADII = np.array([(0.14, 0.17), (0.20, 0.24)])
+RADII = np.array([(0.16, 0.18), (0.21, 0.24)])
 """The smallest and the largest radius of each size."""
 
 BACKGROUNDS = {
@@ -192,7 +193,9 @@ def draw_layout(
     ``first_tries`` layouts are drawn of every scene at first, and `TRIES` of those that have none yet. Their
     numbers change which scenes come, and not how they are distributed.
     """
-    rotation = rng.random(shape.shape, np.float32) * ROTATION_PERIODS[shape]
+    turned = MOST_TURNED * (2 * rng.random(shape.shape, np.float32) - 1)
+    period = ROTATION_PERIODS[shape]
+    rotation = np.where(period > 0, turned % np.where(period > 0, period, 1), 0)
     out = np.zeros((3, *shape.shape), np.float32)
     open_, tries = np.arange(len(shape)), first_tries
     while len(open_):

@@ -24,7 +24,7 @@ from difflax.evaluation.judges.shapes.explain import Draft, Explained, explain
 from difflax.evaluation.judges.shapes.segment import SIZE, Ground
 
 CHUNK = 64  # pictures that are explained at once
-LIKELY_RADII = (0.12, 0.26)  # of an object that is no artefact
+LIKELY_RADII = (0.14, 0.26)  # of an object that is no artefact
 STRANGE_ERROR = 1e-3  # the mean squared error that one artefact must save
 OBJECT_ERROR = 2e-4  # and any object; the smallest one saves ten times as much
 DOUBTFUL = 0.02  # share of an object's contrast that a fit may leave before it is tried again
