@@ -21,8 +21,10 @@ def get_config(arg: str = "shapes") -> ConfigDict:
     }
     config.model.projection_dim = 128
     config.model.text_config.update(tower)
-    config.model.vision_config.update(tower, image_size=8 if digits else 32, patch_size=2 if digits else 8)
+    config.model.vision_config.update(tower, image_size=8 if digits else 32, patch_size=2 if digits else 4)
+    if not digits:
+        config.data.train = 102_400
     config.optimizer.update(learning_rate=2e-3, warmup_steps=30, weight_decay=0.1, b2=0.98)
     config.ema.decay = 0.98
-    config.training.update(steps=150 if digits else 350, batch_size=128)
+    config.training.update(steps=150 if digits else 800, batch_size=128)
     return config.lock()

@@ -1,8 +1,8 @@
 """difflax: config-driven text-to-image diffusion research in JAX.
 
 import difflax
-pipeline = difflax.load("runs/shapes")
-images = pipeline("a large red circle in the top left", guidance_scale=3.0, seed=0)
+pipeline = difflax.load("embedded")
+images = pipeline("a large red circle", guidance_scale=3.0, seed=0)
 """
 
 import importlib

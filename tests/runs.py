@@ -36,15 +36,24 @@ SMALL = (
 )
 
 
+PIXELS = (
+    "--config.autoencoder.name=cosine_transform",
+    "--config.autoencoder.patch_size=8",
+    "--config.autoencoder.whitening=1.25",
+)
+"""Nothing to encode, and no weights that come from elsewhere."""
+
 SMALL_NETWORKS = {
     "shapes": (
-        "--config.model.block_out_channels=(16,16)",
+        *PIXELS,
+        "--config.model.block_out_channels=(16,)",
         "--config.model.cross_attention_dim=32",
         "--config.model.projection_class_embeddings_input_dim=16",
         "--config.model.norm_num_groups=4",
         "--config.model.attention_head_dim=2",
     ),
     "sd3_shapes": (
+        *PIXELS,
         "--config.model.num_layers=2",
         "--config.model.attention_head_dim=8",
         "--config.model.num_attention_heads=2",
@@ -59,9 +68,9 @@ def count_tokens(tokenizer: Tokenizer, caption: str) -> int:
     return len(tokenizer.backend(tokenizer.expand(caption))["input_ids"])
 
 
-def load_config(name: str, argument: str = "") -> ConfigDict:
-    """A config of ``configs/``."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
+def load_config(name: str, argument: str = "", folder: pathlib.Path = ROOT / "configs") -> ConfigDict:
+    """The config of a file."""
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config(argument) if argument else module.get_config()
@@ -98,12 +107,17 @@ def random_clip(folder: pathlib.Path) -> pathlib.Path:
 
 
 def small_run(
-    clip: pathlib.Path, workdir: pathlib.Path, *more: str, steps: int = 6, config: str = "shapes"
+    clip: pathlib.Path,
+    workdir: pathlib.Path,
+    *more: str,
+    steps: int = 6,
+    config: str = "shapes",
+    folder: pathlib.Path = ROOT / "configs",
 ) -> list[str]:
     """The command line of a small training run."""
     return [
         "train",
-        f"--config={ROOT / 'configs' / f'{config}.py'}",
+        f"--config={folder / f'{config}.py'}",
         f"--workdir={workdir}",
         *SMALL,
         *SMALL_NETWORKS[config],

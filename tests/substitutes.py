@@ -19,7 +19,7 @@ from PIL import Image
 
 from tests.documented import ELLIPSIS, Block, Command, quoted
 from tests.fixtures import make_sdxl, make_stable_diffusion, make_stable_diffusion_3, original_layout
-from tests.runs import ROOT, SMALL, SMALL_NETWORKS, command, random_clip
+from tests.runs import PIXELS, ROOT, SMALL, SMALL_NETWORKS, command, random_clip
 
 CAPTIONS = make_stable_diffusion.CAPTIONS
 SD15 = ("sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", "FOLDER_OR_HUB_ID")
@@ -136,11 +136,16 @@ CLIP = (
     *("--config.model.projection_dim=16", "--config.optimizer.warmup_steps=2"),
     *("--config.training.steps=4", "--config.training.batch_size=16"),
 )
+CLIP_OF_TESTS = "--config.text_encoder.path=runs/clip_shapes"
 ONE_DEVICE = tuple(f"--config.mesh.{axis}=1" for axis in ("data", "fsdp", "tensor"))
 SMALL_TRAIN = {
     "clip": (*SMALL[:3], *CLIP),
+    "autoencoder": (
+        *(*SMALL[:3], "--config.model.block_out_channels=(8,8,8,8)", "--config.model.norm_num_groups=4"),
+        *("--config.training.steps=2", "--config.training.batch_size=8", "--config.optimizer.warmup_steps=1"),
+    ),
     **{
-        name: (*SMALL, *network, "--config.training.steps=4", *ONE_DEVICE)
+        name: (*SMALL, *network, CLIP_OF_TESTS, "--config.training.steps=4", *ONE_DEVICE)
         for name, network in SMALL_NETWORKS.items()
     },
 }
@@ -272,6 +277,8 @@ def small(words: tuple[str, ...]) -> tuple[str, ...]:
     if name == "train":
         stem = config_of(words)
         more = SMALL_TRAIN.get(stem, FINETUNE)
+        if any(word.startswith("--config.autoencoder.path") for word in words):
+            more = tuple(flag for flag in more if flag not in PIXELS)
         if "dreambooth" in stem:
             more = (*more, *SUBJECT)
         return (*given, *more, *(WORD if stem == "textual_inversion" else ()))

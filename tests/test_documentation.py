@@ -34,8 +34,8 @@ from tests.documented import (
     quoted,
     spans,
 )
-from tests.runs import ROOT, SMALL, SMALL_NETWORKS, command
-from tests.substitutes import UNAVAILABLE, Sandbox
+from tests.runs import ROOT, command
+from tests.substitutes import SMALL_TRAIN, UNAVAILABLE, Sandbox
 
 # On one worker, so that what the commands share is made once.
 pytestmark = pytest.mark.xdist_group("documentation")
@@ -217,7 +217,7 @@ def test_python_blocks_run(block, sandbox, monkeypatch):
     copy.write_text(f"import runpy\ndef get_config(arg=''):\n    {start}\n{body}\n    return config.lock()\n")
     for name in ("runs/clip_shapes", *quoted(block.text)):
         sandbox.provide(name)
-    overrides = [one for one in (*SMALL, *SMALL_NETWORKS[base.stem]) if "config.data" not in one]
+    overrides = [one for one in SMALL_TRAIN[base.stem] if "config.data" not in one]
     # The pooled vector of the substitute is 16 wide, not 128.
     width = re.search(r'"projection_class_embeddings_input_dim": 128 \+ (\d+) \* (\d+)', block.text)
     numbers = int(width[1]) * int(width[2]) if width else 0

@@ -1,6 +1,6 @@
 """Prompts to PNG files: one an image, and a captioned grid; each holds its prompt, seed and settings.
 
-difflax sample --workdir=runs/shapes --prompt="a large red circle in the top left" --output=out
+difflax sample --workdir=embedded --prompt="a large red circle" --output=out
 difflax sample --pretrained=sd15 --prompt="a photograph of a cat" --negative_prompt=blurry --output=out
 difflax sample --pretrained=sd15 --prompt="a cat in oils" --image=cat.png --strength=0.6 --output=out
 difflax sample --pretrained=sd15 --lora=style.safetensors:0.8 --textual_inversion=learned --prompt="a <cat>" \

@@ -20,8 +20,9 @@ from jaxtyping import Int32
 from difflax.core.files import atomic_write, remove_unfinished
 from difflax.core.types import Conditioning, UserError
 
-MAX_CACHED = 50_000
-"""Captions that are embedded beforehand: what lies in memory is a row of numbers for each of their tokens."""
+MAX_CACHED_BYTES = 4 * 2**30
+"""Of embeddings that are computed beforehand and lie in memory: a row of numbers for each token of a caption."""
+BATCH_SIZE = 256  # captions that are embedded at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,7 @@ class EmbeddingCache:
         captions: Sequence[str],
         encode: Callable[[list[str]], Conditioning],
         *,
-        batch_size: int = 256,
+        batch_size: int = BATCH_SIZE,
         directory: epath.PathLike | None = None,
         fingerprint: str | None = None,
     ):
@@ -98,20 +99,27 @@ def embeddings_of(
     captions: Sequence[str], encode: Callable[[list[str]], Conditioning]
 ) -> EmbeddingCache | EncodedEachTime:
     """What gives the conditioning of a data set's captions by ``lookup``: computed once, or batch by batch
-    where there are more rows than `MAX_CACHED`.
+    where all of them would take more than `MAX_CACHED_BYTES`.
     """
-    return EmbeddingCache(captions, encode) if len(captions) <= MAX_CACHED else EncodedEachTime(encode)
+    one = encode([captions[0]] * BATCH_SIZE)
+    size = sum(array.nbytes for array in jax.tree.leaves(one)) // BATCH_SIZE
+    if len(captions) * size > MAX_CACHED_BYTES:
+        return EncodedEachTime(encode)
+    return EmbeddingCache(captions, encode)
 
 
 def _encode(
     captions: Sequence[str], encode: Callable[[list[str]], Conditioning], batch_size: int
 ) -> Conditioning:
-    parts = []
+    rows = None
     for start in range(0, len(captions), batch_size):
         batch = list(captions[start : start + batch_size])
-        filled = batch + batch[-1:] * (batch_size - len(batch))
-        parts.append(jax.tree.map(lambda array, n=len(batch): np.asarray(array)[:n], encode(filled)))
-    return _concatenated(parts)
+        made = encode(batch + batch[-1:] * (batch_size - len(batch)))
+        if rows is None:  # all of them at once: they may be a large part of the memory
+            rows = jax.tree.map(lambda array: np.empty((len(captions), *array.shape[1:]), array.dtype), made)
+        for row, array in zip(jax.tree.leaves(rows), jax.tree.leaves(made), strict=True):
+            row[start : start + len(batch)] = array[: len(batch)]
+    return rows
 
 
 def _stored(captions, encode, batch_size, path: epath.Path, fingerprint: str) -> Conditioning:

@@ -12,11 +12,18 @@ from difflax.config import experiments, files
 from difflax.config.experiments import parse
 from difflax.core.types import UserError
 
-from tests.config.test_resolve import STORED
-from tests.runs import command, small_run
+from tests.config.test_resolve import EARLIER, STORED
+from tests.runs import command
+from tests.runs import small_run as small_run_of_today
 
 # On one worker, so that what the tests share is made once.
 pytestmark = pytest.mark.xdist_group("workdirs")
+
+
+def small_run(clip, workdir, *more, steps):
+    """Of the config as it was then, which had two levels."""
+    levels = "--config.model.block_out_channels=(16,16)"
+    return small_run_of_today(clip, workdir, levels, *more, steps=steps, folder=EARLIER)
 
 
 @pytest.fixture(scope="module")

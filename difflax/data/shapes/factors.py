@@ -36,7 +36,8 @@ COUNT_PRIOR = (0.4, 0.35, 0.25)
 SHAPES = ("circle", "ring", "square", "triangle", "star", "cross", "heart", "moon")
 ROTATION_PERIODS = np.array([0, 0, 1 / 4, 1 / 3, 1 / 5, 1 / 4, 1, 1]) * 2 * np.pi
 """The rotation after which each shape looks the same; 0: a rotation of it is not defined."""
-MOST_TURNED = np.pi / 9  # objects stand upright but for so much, to either side
+MOST_TURNED = np.pi / 9
+"""Objects stand upright but for so much, 20°, to either side; less than half of the shortest period."""
 
 COLOURS = {
     "red": (0.86, 0.10, 0.12),
@@ -101,7 +102,7 @@ class Scenes:
         count: how many objects, 1 to 3.
         shape, colour, texture, size: of each object.
         x, y, radius: centre and radius of its disc.
-        rotation: clockwise, in [0, period of the shape).
+        rotation: clockwise from upright, in [-period / 2, period / 2) of the shape, 0 where it has none.
     """
 
     background: Int[Numbers, "*n"]
@@ -194,8 +195,7 @@ def draw_layout(
     numbers change which scenes come, and not how they are distributed.
     """
     turned = MOST_TURNED * (2 * rng.random(shape.shape, np.float32) - 1)
-    period = ROTATION_PERIODS[shape]
-    rotation = np.where(period > 0, turned % np.where(period > 0, period, 1), 0)
+    rotation = np.where(ROTATION_PERIODS[shape] > 0, turned, 0)
     out = np.zeros((3, *shape.shape), np.float32)
     open_, tries = np.arange(len(shape)), first_tries
     while len(open_):

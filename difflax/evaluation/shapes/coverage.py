@@ -4,8 +4,9 @@ For every open factor of a caption the distribution in N pictures is held agains
 p(factor | caption) of `difflax.data.shapes.truth`:
 
 - discrete factors by total variation ``½ Σ |p̂ − p|``;
-- continuous ones by the Wasserstein-1 distance, on the circle for angles (Rabin, Delon and Gousseau 2011:
-  the L1 distance of the distribution functions less their median difference), in shares of the side or turn;
+- continuous ones by the Wasserstein-1 distance: places and radii in shares of the side, rotations in shares
+  of the 40° that they are drawn from, and directions in turns, on the circle (Rabin, Delon and Gousseau 2011:
+  the L1 distance of the distribution functions less their median difference);
 - both by the entropy kept, ``H(p̂) / E[H(p̂ of N true pictures)]``: 1 is all, 0 one single value. A continuous
   factor is cut into eight parts of equal true probability for it;
 - pairs of discrete factors by both, jointly: marginals can be right where every picture is one of two.
@@ -16,7 +17,7 @@ them have one value is binomial, so ``E|k/N − p|`` and ``E[−k/N log k/N]`` a
 
     E[TV] = ½ Σ_v E|k_v/N − p_v|,    E[W1] = ∫ E|k(x)/N − F(x)| dx,    E[H] = Σ_v E[−k_v/N log(k_v/N)].
 
-Angles are uniform in the truth whatever the caption says; their floor alone, with its median, is drawn.
+Directions are uniform in the truth whatever the caption says; their floor alone, with its median, is drawn.
 """
 
 import dataclasses
@@ -280,10 +281,10 @@ def _open_values(caption: Caption, scenes: Scenes, slots: Int[np.ndarray, "n m"]
             if getattr(named, name) is None:
                 discrete[whose + name] = np.asarray(getattr(scenes, name))[each], size
         continuous |= {whose + name: (getattr(scenes, name)[each], False) for name in MEASURES_OF_PLACE}
-        period = factors.ROTATION_PERIODS[scenes.shape[each]]
-        turns = scenes.rotation[each][period > 0] / period[period > 0]
+        turning = factors.ROTATION_PERIODS[scenes.shape[each]] > 0
         if named.shape is None or factors.ROTATION_PERIODS[named.shape] > 0:
-            continuous[whose + "rotation"] = (turns % 1, True)
+            turned = scenes.rotation[each][turning] / (2 * factors.MOST_TURNED)
+            continuous[whose + "rotation"] = (turned, False)
     for name, size in SCENE_DISCRETE.items():
         if getattr(caption, name, None) is None:
             discrete[name] = np.asarray(getattr(scenes, name)), size

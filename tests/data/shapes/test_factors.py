@@ -49,9 +49,10 @@ def test_continuous_factors_are_uniform(scenes):
     edge = alone.radius[:, 0] + factors.MARGIN
     for axis in (alone.x, alone.y):
         assert kstest((axis[:, 0] - edge) / (1 - 2 * edge), "uniform").pvalue > 1e-5
-    period = factors.ROTATION_PERIODS[alone.shape[:, 0]]
-    turning = period > 0
-    assert kstest(alone.rotation[turning, 0] / period[turning], "uniform").pvalue > 1e-5
+    turning = factors.ROTATION_PERIODS[alone.shape[:, 0]] > 0
+    turned = alone.rotation[turning, 0] / factors.MOST_TURNED
+    assert kstest(turned, "uniform", (-1, 2)).pvalue > 1e-5
+    assert not alone.rotation[~turning, 0].any()
 
 
 def test_every_object_can_be_read(scenes):

@@ -39,6 +39,11 @@ def run(tmp_path_factory):
     return workdir
 
 
+def trained_autoencoder(path):
+    """The flags of a small run on its latents."""
+    return "--config.autoencoder.name=autoencoder_kl", f"--config.autoencoder.path={path}"
+
+
 def test_it_learns_and_draws_what_it_sees(run):
     rows = [json.loads(row) for row in (run / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["absolute_error"] < 0.6 * rows[0]["absolute_error"]
@@ -50,7 +55,7 @@ def test_its_files_are_an_autoencoder_of_unit_latents(run):
     split = Shapes(train=64, test=16, held_out=16).split("train")
     images = np.stack([split[i].image for i in range(64)]).astype(np.float32) / 127.5 - 1
     latents = np.asarray(jax.jit(lambda x: autoencoder.encode(params, x))(images))
-    assert latents.shape == (64, 8, 8, 8)
+    assert latents.shape == (64, 8, 8, 16)
     np.testing.assert_allclose([latents.mean(), latents.std()], [0, 1], atol=1e-4)
     assert np.abs(reconstruct(autoencoder, params, images) - images).mean() < 0.3
 
@@ -70,8 +75,7 @@ def test_diffusers_reads_them_and_reconstructs_alike(run):
 @pytest.mark.slow
 def test_latent_diffusion_trains_on_it_and_its_workdir_is_enough(run, clip_folder, tmp_path):
     workdir = tmp_path / "latent"
-    arguments = small_run(clip_folder, workdir, f"--config.autoencoder.path={run}", steps=3)
-    status, _, errors = command(*(a.replace("shapes.py", "shapes_latent.py") for a in arguments))
+    status, _, errors = command(*small_run(clip_folder, workdir, *trained_autoencoder(run), steps=3))
     assert status == 0, errors
     autoencoder, params = load_autoencoder(run / "vae")
     split = Shapes(train=96, test=64, held_out=64).split("train")
@@ -151,8 +155,7 @@ def test_bad_values_are_one_line(override, message, tmp_path):
 
 
 def test_an_autoencoder_that_is_not_there_is_one_line(tmp_path, clip_folder):
-    arguments = small_run(clip_folder, tmp_path / "run", "--config.autoencoder.path=nowhere")
-    status, _, errors = command(*(a.replace("shapes.py", "shapes_latent.py") for a in arguments))
+    status, _, errors = command(*small_run(clip_folder, tmp_path / "run", *trained_autoencoder("nowhere")))
     assert status == 2
     assert "config.autoencoder.path = 'nowhere': no such folder" in errors
     assert not (tmp_path / "run").exists()

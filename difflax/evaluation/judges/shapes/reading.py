@@ -323,7 +323,8 @@ def _reading(draft: Draft, seen: Explained, ground: Ground) -> Reading:
     pose = np.take_along_axis(draft.pose, depth[..., None], 1)
     shape, count = take(draft.shape), draft.present.sum(-1)
     period = factors.ROTATION_PERIODS[shape]
-    rotation = np.where(period > 0, pose[..., 3] % np.where(period > 0, period, 1), 0)
+    turns = (pose[..., 3] / np.where(period > 0, period, 1) + 0.5) % 1 - 0.5
+    rotation = turns * period
     known = take(draft.present & (seen.unexplained < UNEXPLAINED))
     blobs = ndimage.binary_opening(seen.residual > STRAY_RESIDUAL, np.ones((1, 2, 2), bool))
     stray = np.array([ndimage.label(blob)[1] for blob in blobs])
