@@ -24,6 +24,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.loss.kl_weight = 2e-2
     config.optimizer.update(learning_rate=2e-3, warmup_steps=100, weight_decay=0.0)
     config.ema.decay = 0.998
-    config.data.train = 200_000
-    config.training.update(steps=9000, batch_size=16, sample_every=3000)
+    config.data.train = 96_000
+    config.training.update(steps=6000, batch_size=16, sample_every=3000)
     return config.lock()

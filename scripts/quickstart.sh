@@ -19,12 +19,12 @@ fi
 difflax=.venv/bin/difflax
 
 $difflax sample --workdir=embedded --output="$runs/samples" --num_images=4 --trajectory \
-  --prompt="a large red circle" --prompt="a striped blue star on a light background"
+  --prompt="a large red circle" --prompt="a striped blue heart on a light background"
 $difflax ablate --workdir=embedded --guidance_scales="$scales" --seeds="$seeds" --output="$runs/ablation"
 
 $difflax train --config=configs/shapes.py --workdir="$runs/shapes" ${short[@]+"${short[@]}"}
 $difflax sample --workdir="$runs/shapes" --output="$runs/shapes_samples" --num_images=4 --trajectory \
-  --prompt="a large red circle" --prompt="a striped blue star on a light background"
+  --prompt="a large red circle" --prompt="a striped blue heart on a light background"
 $difflax ablate --workdir="$runs/shapes" --guidance_scales="$scales" --seeds="$seeds" \
   --output="$runs/shapes_ablation"
 

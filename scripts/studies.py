@@ -24,8 +24,8 @@ SHOWN = (
     "a red circle",
     "a large striped blue heart",
     "three stars",
-    "a green moon left of a pink square",
-    "a small yellow ring above a purple cross",
+    "a green triangle left of a pink square",
+    "a small yellow ring above a purple star",
     "a dotted orange triangle on a dark background, lit from the left",
 )
 """The prompts of the gallery."""

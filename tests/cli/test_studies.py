@@ -89,7 +89,7 @@ def subject(run):
     own = Studied.of(run, "short", 3, 6)
     pipeline = Truth(model=own.pipeline.model, defaults=own.pipeline.defaults, devices=own.pipeline.devices)
     devices = dataclasses.replace(pipeline.devices, batch_size=18)
-    prompts = ("a moon", "a solid cross", "a ring")
+    prompts = ("a heart", "a solid star", "a ring")
     group = dataclasses.replace(own.group, prompts=prompts)
     return dataclasses.replace(own, pipeline=dataclasses.replace(pipeline, devices=devices), group=group)
 

@@ -20,9 +20,9 @@ from difflax.data.shapes.factors import Scenes
 GRADIENT = 0.4  # of a gradient's brightness is lost at its dark end
 SHADE = 0.3  # of an object's brightness is lost on the side away from the light
 MARK = 0.65  # share of white in the marks of a texture
-STRIPE_PERIOD = 0.9  # in radii; along the diagonal of the picture
+STRIPE_PERIOD = 1.1  # in radii; along the diagonal of the picture
 OUTER_RADIUS = 1.02  # radius of the disc in which every shape lies, in radii
-DOT_SPACING, DOT_RADIUS = 0.8, 0.27  # in radii; on a square lattice along the diagonals, one at the centre
+DOT_SPACING, DOT_RADIUS = 0.96, 0.3  # in radii; on a square lattice along the diagonals, one at the centre
 
 Values = Any
 """Numbers, or an array of either library; all of one call broadcast."""
@@ -47,11 +47,6 @@ def _square(xp: ModuleType, x: Values, y: Values) -> Values:
 
 def _triangle(xp: ModuleType, x: Values, y: Values) -> Values:
     return xp.maximum(abs(x) * (3**0.5 / 2) - y / 2, y) - 0.51
-
-
-def _cross(xp: ModuleType, x: Values, y: Values) -> Values:
-    x, y = abs(x), abs(y)
-    return xp.maximum(xp.minimum(x, y) - 0.3, xp.maximum(x, y) - 0.92)
 
 
 def _star(xp: ModuleType, x: Values, y: Values) -> Values:
@@ -79,12 +74,8 @@ def _heart(xp: ModuleType, x: Values, y: Values) -> Values:
     return scale * xp.where(x + y > 1, lobe, tip * xp.sign(x - y))
 
 
-def _moon(xp: ModuleType, x: Values, y: Values) -> Values:
-    return xp.maximum(_length(xp, x, y) - 0.92, 0.72 - _length(xp, x - 0.46, y))
-
-
 DISTANCES = dict(
-    zip(factors.SHAPES, (_circle, _ring, _square, _triangle, _star, _cross, _heart, _moon), strict=True)
+    zip(factors.SHAPES, (_circle, _ring, _square, _triangle, _star, _heart), strict=True)
 )
 """The signed distance of each shape, in units of its radius; every shape lies in the disc of radius 1.02."""
 

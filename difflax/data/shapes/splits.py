@@ -15,7 +15,7 @@ HELD_OUT_PAIRS = (
     ("circle", "yellow"),
     ("square", "purple"),
     ("ring", "red"),
-    ("cross", "blue"),
+    ("triangle", "blue"),
     ("star", "teal"),
     ("teal", "striped"),
     ("star", "striped"),

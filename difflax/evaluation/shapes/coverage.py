@@ -5,7 +5,7 @@ p(factor | caption) of `difflax.data.shapes.truth`:
 
 - discrete factors by total variation ``½ Σ |p̂ − p|``;
 - continuous ones by the Wasserstein-1 distance: places and radii in shares of the side, rotations in shares
-  of the 40° that they are drawn from, and directions in turns, on the circle (Rabin, Delon and Gousseau 2011:
+  of the 20° that they are drawn from, and directions in turns, on the circle (Rabin, Delon and Gousseau 2011:
   the L1 distance of the distribution functions less their median difference);
 - both by the entropy kept, ``H(p̂) / E[H(p̂ of N true pictures)]``: 1 is all, 0 one single value. A continuous
   factor is cut into eight parts of equal true probability for it;

@@ -41,14 +41,16 @@ def test_discrete_factors_have_the_stated_prior(scenes):
     assert agrees(np.searchsorted(possible, drawn), joint.ravel()[possible])
 
 
-def test_continuous_factors_are_uniform(scenes):
+def test_continuous_factors_have_the_stated_distribution(scenes):
     alone = scenes[scenes.count == 1]
     assert kstest(alone.direction / (2 * np.pi), "uniform").pvalue > 1e-5
     low, high = factors.RADII[alone.size[:, 0]].T
     assert kstest((alone.radius[:, 0] - low) / (high - low), "uniform").pvalue > 1e-5
-    edge = alone.radius[:, 0] + factors.MARGIN
-    for axis in (alone.x, alone.y):
-        assert kstest((axis[:, 0] - edge) / (1 - 2 * edge), "uniform").pvalue > 1e-5
+    for axis in (alone.x[:, 0], alone.y[:, 0]):
+        nearest = abs(axis[:, None] - factors.ANCHORS).argmin(-1)
+        assert agrees(nearest, np.full(3, 1 / 3))
+        off = (axis - factors.ANCHORS[nearest]) / factors.JITTER
+        assert kstest(off, "uniform", (-1, 2)).pvalue > 1e-5
     turning = factors.ROTATION_PERIODS[alone.shape[:, 0]] > 0
     turned = alone.rotation[turning, 0] / factors.MOST_TURNED
     assert kstest(turned, "uniform", (-1, 2)).pvalue > 1e-5
@@ -57,7 +59,7 @@ def test_continuous_factors_are_uniform(scenes):
 
 def test_every_object_can_be_read(scenes):
     present = scenes.present
-    edge = scenes.radius + factors.MARGIN - 1e-6
+    edge = scenes.radius - 1e-6
     for axis in (scenes.x, scenes.y):
         assert (((axis >= edge) & (axis <= 1 - edge)) | ~present).all()
     for i, j in ((0, 1), (0, 2), (1, 2)):
@@ -76,6 +78,12 @@ def test_every_object_can_be_read(scenes):
             a**2 * np.arccos(c / a) - c * np.sqrt(a**2 - c**2) for a, c in zip((r, big), cut, strict=True)
         )
         assert lens.max() < 0.26 * np.pi * (r**2)[lens.argmax()]
+
+
+def test_two_objects_alone_never_stand_along_a_diagonal(scenes):
+    pairs = scenes[scenes.count == 2]
+    across, down = (abs(axis[:, 0] - axis[:, 1]) for axis in (pairs.x, pairs.y))
+    assert (abs(across - down) >= factors.CLEAR - 1e-6).all()
 
 
 def test_places_divide_the_picture():

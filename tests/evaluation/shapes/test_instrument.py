@@ -29,7 +29,7 @@ from tests.evaluation.known_sweep import sweep
 # On one worker, so that the judge's programs are compiled once.
 pytestmark = pytest.mark.xdist_group("shapes_judge")
 
-PROMPTS = ("a moon", "a solid cross")
+PROMPTS = ("a heart", "a solid star")
 SCALES = (1.0, 4.0, 8.0)
 SEEDS = range(6)
 ORANGE, NOISE = 1, 0.03
@@ -172,7 +172,7 @@ def test_a_spot_check_says_the_same_and_survives_a_model_that_gives_nothing(know
 
 def test_columns_hold_all_that_was_read():
     made = np.concatenate([pictures(PROMPTS, range(2), 1), np.full((1, 32, 32, 3), 0.5, np.float32)])
-    said = [parse(text) for text in (*PROMPTS, "two moons")]
+    said = [parse(text) for text in (*PROMPTS, "two hearts")]
     reading = judge(made)
     columns = to_columns(reading)
     back = from_columns(columns)
@@ -190,13 +190,13 @@ def test_columns_hold_all_that_was_read():
 
 def test_with_one_seed_there_is_no_coverage():
     compare = shapes_judge().compare
-    scenes = truth.draw(np.random.default_rng(0), parse("a moon"), 8).scenes
+    scenes = truth.draw(np.random.default_rng(0), parse("a heart"), 8).scenes
     columns = to_columns(Reading.of_truth(scenes)) | {
         name: np.full(8, value)
         for name, value in (("hsv_saturation", 0.5), ("clipped_fraction", 0.0), ("residual_psnr", 60.0))
     }
-    assert compare(group(), "a moon", columns)["coverage_kept"] > 0.5
-    one = compare(group(), "a moon", {name: column[:1] for name, column in columns.items()})
+    assert compare(group(), "a heart", columns)["coverage_kept"] > 0.5
+    one = compare(group(), "a heart", {name: column[:1] for name, column in columns.items()})
     assert set(one) == {"saturation_excess", "clipped_excess"}
 
 

@@ -22,7 +22,7 @@ from difflax.evaluation.judges.shapes.segment import SIZE
 TEMPLATE = 20  # samples along a template's side
 REACH = 1.2  # half of a template's side, where the shape has area 1
 ROTATION_STEP = np.radians(12)  # between templates of a shape, at most
-RADIUS_LIMITS = (0.10, 0.30)  # that a fit may reach; true radii are 0.16 … 0.24
+RADIUS_LIMITS = (0.10, 0.30)  # that a fit may reach; true radii are 0.16 … 0.22
 GROUP = 16  # fits of one shape that are computed together
 GROUPS = 16  # such groups that one call of the compiled program computes
 WINDOW = 20  # pixels along the side of the window that an object is fitted in
