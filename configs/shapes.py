@@ -24,15 +24,16 @@ def get_config(arg: str = "") -> ConfigDict:
         sampler="dpmpp_2m",
         guidance="cfg",
         evaluation="shapes",
+        optimizer="muon",
     )
     config.text_encoder.path = config.autoencoder.path = "embedded"
     config.loss.time_sampler.update(mean=0.5, std=1.2, stratified=True)
-    # Latents are 4 × 4: one level, with attention to the caption in every block. The caption's pooled vector
+    # Latents are 4 × 4: one level, with attention to the caption in its middle. The caption's pooled vector
     # scales and shifts every residual block.
     config.model.update(
-        block_out_channels=(80,),
-        down_block_types=("CrossAttnDownBlock2D",),
-        up_block_types=("CrossAttnUpBlock2D",),
+        block_out_channels=(64,),
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
         layers_per_block=1,
         attention_head_dim=4,
         cross_attention_dim=128,
@@ -43,14 +44,16 @@ def get_config(arg: str = "") -> ConfigDict:
         norm_num_groups=16,
         use_linear_projection=True,
     )
-    config.data.train = 20_000
-    config.optimizer.update(learning_rate=2e-3, warmup_steps=50, b2=0.98)
-    config.ema.decay = 0.995
-    config.training.update(steps=1000, batch_size=64)
+    config.optimizer.update(learning_rate=4e-3, warmup_steps=50, b2=0.98)
     if arg == "long":
-        config.data.train = 120_000
+        config.model.update(block_out_channels=(80,), down_block_types=("CrossAttnDownBlock2D",))
+        config.data.train = 100_000
         config.ema.decay = 0.999
-        config.training.update(steps=12_000, keep_every=2000)
+        config.training.update(steps=13_000, batch_size=64, keep_every=2000)
+    else:
+        config.data.update(one_object=True, train=30_000)
+        config.ema.decay = 0.995
+        config.training.update(steps=2500, batch_size=64)
     config.sampler.num_steps = 16
     config.guidance.scale = 2.0
     config.evaluation.update(prompts=20, real_images=256)

@@ -61,8 +61,8 @@ def _measure(values: flags.FlagValues, prompts: list[str] | None) -> None:
     from difflax.figures.png import save_png
     from difflax.figures.trajectory import show_log_snr
 
-    reader = runs.factor_reader(values.workdir)
-    prompts = list(dict.fromkeys(reader.open_prompts() if prompts is None else prompts))
+    reader, source = runs.factor_reader(values.workdir)
+    prompts = list(dict.fromkeys(reader.open_prompts(source) if prompts is None else prompts))
     pipeline = read_model(values)
     call = {
         "num_steps": values.num_steps or USUAL_STEPS,

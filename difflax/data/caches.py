@@ -21,7 +21,7 @@ from difflax.core.files import atomic_write, remove_unfinished
 from difflax.core.types import Conditioning, UserError
 
 MAX_CACHED_BYTES = 4 * 2**30
-"""Of embeddings that are computed beforehand and lie in memory: a row of numbers for each token of a caption."""
+"""Of embeddings that are computed beforehand and lie in memory: a row of numbers for each token."""
 BATCH_SIZE = 256  # captions that are embedded at once
 
 

@@ -55,6 +55,8 @@ class Shapes:
             combinations at distance 1 from training and as many at distance 2 (the split "held_out_2").
         size: pixels along a picture's side: 32, 64, 128 or 256.
         long_captions: share of the captions that name nearly everything; the others name a factor or two.
+        one_object: whether scenes have one object alone: those are learned in a fraction of the time.
+            Captions of one object mean the same in either world.
         data_seed: of the scenes.
     """
 
@@ -63,6 +65,7 @@ class Shapes:
     held_out: Examples = 500
     size: int = 32
     long_captions: Annotated[float, Range(0, 1)] = LONG_CAPTIONS
+    one_object: bool = False
     data_seed: Annotated[int, Range(0)] = 0
 
     def __post_init__(self):
@@ -77,7 +80,14 @@ class Shapes:
         """See `Source`; the splits are "train", "test", "held_out" and "held_out_2"."""
         check_split("shapes", name, SPLITS)
         number = dict(zip(SPLITS, (self.train, self.test, self.held_out, self.held_out), strict=True))[name]
-        return ShapesRecords(self.data_seed, name, number, size=self.size, long_captions=self.long_captions)
+        return ShapesRecords(
+            self.data_seed,
+            name,
+            number,
+            size=self.size,
+            long_captions=self.long_captions,
+            one_object=self.one_object,
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -49,7 +49,7 @@ class EvaluationProtocol(Protocol):
 class FactorReader(Protocol):
     """A protocol whose judge says how far the factors of two pictures are apart; not every one can."""
 
-    def open_prompts(self) -> list[str]:
+    def open_prompts(self, source: Source) -> list[str]:
         """Prompts that leave most factors open."""
         ...
 
@@ -67,8 +67,8 @@ class FactorReader(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShapesProtocol:
-    """One object of seen and of held-out combinations, two objects in a relation, counting, and captions as
-    training has them.
+    """One object of seen and of held-out combinations, two objects in a relation, counting (both unless the
+    data are scenes of one object), and captions as training has them.
 
     Attributes:
         prompts: of each group.
@@ -89,22 +89,27 @@ class ShapesProtocol:
                 f" pixels, and config.data has {size} × {width} × {channels}: take another evaluation, or"
                 " config.data.name = 'shapes'"
             )
+        several = () if _one_object(source) else ("two objects", "counting")
         return [
-            self.group(size, "one object", "one object, seen", "test"),
-            self.group(size, "one object", "one object, held out", "held_out"),
-            self.group(size, "two objects", "two objects", "test"),
-            self.group(size, "counting", "counting", "test"),
-            self.group(size, "as trained", "captions as trained", "test"),
+            self.group(source, "one object", "one object, seen"),
+            self.group(source, "one object", "one object, held out", "held_out"),
+            *(self.group(source, kind, kind) for kind in several),
+            self.group(source, "as trained", "captions as trained"),
         ]
 
-    def group(self, size: int, kind: str, name: str, split: str = "test") -> PromptGroup:
+    def group(self, source: Source, kind: str, name: str, split: str = "test") -> PromptGroup:
         """Prompts of a kind about a split's combinations, true renders of them, and chance's accuracy.
 
         Args:
-            size: pixels along a side of the renders.
+            source: whose size the renders have, and of whose scenes the prompts are.
             kind: one of ``PROMPTS`` of `difflax.data.shapes.examples`.
+
+        Raises:
+            UserError: the source has no such scenes.
         """
-        prompts = evaluation_prompts(kind, self.prompts, split=split)
+        prompts = evaluation_prompts(kind, self.prompts, split=split, one_object=_one_object(source))
+        if not prompts:
+            raise UserError(f"config.data.one_object = True: it has no scenes for prompts of {kind}")
         numbers = [number for number in _shares(self.real_images, len(prompts)) if number]
         scenes = [
             truth.draw(
@@ -117,7 +122,7 @@ class ShapesProtocol:
             name=name,
             prompts=tuple(prompts),
             chance={"accuracy": _chance(prompts)},
-            real_images=render(factors.concatenate(scenes), size).astype(np.float32),
+            real_images=render(factors.concatenate(scenes), source.image_shape[0]).astype(np.float32),
             real_prompts=tuple(np.repeat(prompts[: len(drawn)], drawn).tolist()),
             split=split,
         )
@@ -125,9 +130,9 @@ class ShapesProtocol:
     def judge(self) -> Judge:
         return shapes_judge()
 
-    def open_prompts(self) -> list[str]:
+    def open_prompts(self, source: Source) -> list[str]:
         """Short captions, which leave most of the picture open."""
-        return evaluation_prompts("short", self.prompts)
+        return evaluation_prompts("short", self.prompts, one_object=_one_object(source))
 
     def differences(
         self, images: Float[np.ndarray, "g k h w c"], prompts: list[str]
@@ -147,6 +152,11 @@ def _any_scenes() -> Reading:
     """Scenes of the whole prior, as a perfect judge reads them."""
     combinations = np.concatenate([COMBINATIONS[split] for split in ("train", "held_out", "held_out_2")])
     return Reading.of_truth(factors.draw_scenes(np.random.default_rng(0), SCENES_OF_CHANCE, combinations))
+
+
+def _one_object(source: Source) -> bool:
+    """Whether it has scenes of one object alone; pictures of another source may show any scene."""
+    return getattr(source, "one_object", False)
 
 
 def _chance(prompts: list[str]) -> float:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from difflax.config.embedded import find_workdir
 from difflax.config.files import read_workdir
 from difflax.core.types import UserError
+from difflax.data.sources import Source
 from difflax.diffusion.denoisers import time_shown
 from difflax.evaluation.protocols import FactorReader
 from difflax.generation.pipeline import Pipeline
@@ -35,16 +36,17 @@ class Restarts:
     images: Float[np.ndarray, "g k h w c"]
 
 
-def factor_reader(workdir: epath.PathLike) -> FactorReader:
-    """What reads the factors of a run's pictures.
+def factor_reader(workdir: epath.PathLike) -> tuple[FactorReader, Source]:
+    """What reads the factors of a run's pictures, and what the run is trained on.
 
     Raises:
         UserError: no workdir, or its judge does not read them.
     """
-    protocol = getattr(read_workdir(find_workdir(workdir)), "evaluation", None)
+    experiment = read_workdir(find_workdir(workdir))
+    protocol = getattr(experiment, "evaluation", None)
     if not hasattr(protocol, "differences"):
         raise UserError(f"{workdir}: its config.evaluation has no judge that reads factors: 'shapes' has one")
-    return protocol
+    return protocol, experiment.data
 
 
 def restarts(

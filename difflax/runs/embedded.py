@@ -99,7 +99,7 @@ def store_results(folder: epath.PathLike, results: epath.PathLike) -> None:
 
 def _write_config(workdir: epath.Path, made: epath.Path) -> None:
     config = json.loads((workdir / "config.json").read_text())
-    # Where text encoder and autoencoder came from are folders of another machine; they lie beside this config.
+    # Text encoder and autoencoder came from folders of another machine; they lie beside this config.
     config["text_encoder"]["path"] = EMBEDDED
     if "path" in config["autoencoder"]:
         config["autoencoder"]["path"] = EMBEDDED

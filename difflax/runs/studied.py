@@ -67,7 +67,7 @@ class Studied:
             workdir=str(workdir),
             pipeline=load(workdir),
             config=dict(experiment.resolved),
-            group=protocol.group(experiment.data.image_shape[0], kind, f"{kind} prompts"),
+            group=protocol.group(experiment.data, kind, f"{kind} prompts"),
             instruments=Instruments(judge=protocol.judge()),
             seeds=seeds,
         )

@@ -11,7 +11,7 @@ from tests.runs import command
 # On one worker, so that its programs are compiled once.
 pytestmark = pytest.mark.xdist_group("shipped")
 
-OFF, BEST, STRONG = "1.0", "3.0", "12.0"
+OFF, BEST, STRONG = 1.0, 3.0, 12.0
 SEEN = "one object, seen"
 
 
@@ -24,16 +24,18 @@ def measured(*arguments, output):
 
 def curves(results):
     return {
-        (curve["group"], curve["metric"], str(scale)): (estimate["value"], estimate["low"], estimate["high"])
+        (curve["group"], curve["metric"], estimate["guidance_scale"]): tuple(
+            estimate[name] for name in ("value", "low", "high")
+        )
         for curve in results["curves"]
-        for scale, estimate in zip(curve["scales"], curve["estimates"], strict=True)
+        for estimate in curve["estimates"]
     }
 
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
     """Three scales: off, about the best, and much."""
-    scales = ",".join((OFF, BEST, STRONG))
+    scales = ",".join(map(str, (OFF, BEST, STRONG)))
     output = tmp_path_factory.mktemp("sweep") / "out"
     return measured("ablate", f"--guidance_scales={scales}", "--seeds=4", output=output)
 

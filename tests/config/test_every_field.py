@@ -144,7 +144,7 @@ CASES = {
     "seed": case("1", outcome=outcomes.first_batch),
     **below("data", outcome=outcomes.data, name=case("digits", "autoencoder.channels=1")),
     **below("data.shapes", outcome=outcomes.data, train=32, test=8, held_out=8, size=64, long_captions=0.0,
-            data_seed=1),
+            one_object=True, data_seed=1),
     **below("data.digits", data_dir=case("{empty}", outcome=outcomes.data_folder)),
     **below("data.tfds", *TFDS, outcome=outcomes.data, builder="nowhere", height=4, width=4, channels=3,
             image_key="picture", caption_key="image", caption_template="a drawing of {}", flip=1.0,

@@ -47,6 +47,7 @@ def make_examples(
     *,
     size: int = 32,
     long_captions: float = LONG_CAPTIONS,
+    one_object: bool = False,
 ) -> list[Example]:
     """Examples of a split; their objects are of that split's combinations.
 
@@ -54,8 +55,9 @@ def make_examples(
         rows: which, not negative; each example is the same whatever others are made with it.
         size: pixels along a side, one of `PICTURE_SIZES`.
         long_captions: the share of long captions, in [0, 1].
+        one_object: whether scenes have one object alone.
     """
-    scenes, named, said = _captioned(seed, split, rows, long_captions)
+    scenes, named, said = _captioned(seed, split, rows, long_captions, one_object)
     return [
         Example(scene=scenes[i], named=named[i], caption=said[i], image=image)
         for i, image in enumerate(pictures(scenes, size))
@@ -63,16 +65,22 @@ def make_examples(
 
 
 def make_captions(
-    seed: int, split: str, rows: Sequence[int], *, long_captions: float = LONG_CAPTIONS
+    seed: int,
+    split: str,
+    rows: Sequence[int],
+    *,
+    long_captions: float = LONG_CAPTIONS,
+    one_object: bool = False,
 ) -> list[str]:
     """The captions of `make_examples`, without their pictures."""
-    return _captioned(seed, split, rows, long_captions)[2]
+    return _captioned(seed, split, rows, long_captions, one_object)[2]
 
 
 def _captioned(
-    seed: int, split: str, rows: Sequence[int], long_captions: float
+    seed: int, split: str, rows: Sequence[int], long_captions: float, one_object: bool
 ) -> tuple[Scenes, list[Caption], list[str]]:
-    scenes = factors.draw_scenes(Streams(seed, split, rows), len(rows), COMBINATIONS[split])
+    streams = Streams(seed, split, rows)
+    scenes = factors.draw_scenes(streams, len(rows), COMBINATIONS[split], one_object=one_object)
     # Of another stream, as layouts take as many numbers as they need.
     chances = Streams(seed, f"captions of {split}", rows).random((len(rows), captions.DRAWS))
     named, said = [], []
@@ -130,7 +138,9 @@ PROMPTS = {
 """What each kind of prompts is about."""
 
 
-def evaluation_prompts(kind: str, count: int, *, split: str = "test", seed: int = 0) -> list[str]:
+def evaluation_prompts(
+    kind: str, count: int, *, split: str = "test", seed: int = 0, one_object: bool = False
+) -> list[str]:
     """Distinct prompts to judge generated pictures by, the same for the same arguments.
 
     Args:
@@ -138,10 +148,14 @@ def evaluation_prompts(kind: str, count: int, *, split: str = "test", seed: int 
         count: how many; fewer come back where a kind has fewer.
         split: whose combinations of shape, colour and texture are asked for.
         seed: of the prompts; independent of the training data's.
+        one_object: whether only those of one object are kept.
     """
     rng = generator(seed, "prompts", kind, split)
     found: dict[str, None] = {}
     for _ in range(20 * count):
-        if len(found) < count:
-            found.setdefault(captions.say(PROMPTS[kind](rng, split)))
+        if len(found) == count:
+            break
+        caption = PROMPTS[kind](rng, split)
+        if caption.counts == (1,) or not one_object:
+            found.setdefault(captions.say(caption))
     return list(found)

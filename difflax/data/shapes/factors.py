@@ -15,8 +15,8 @@ Why the numbers are what they are: every factor must be readable at 32 × 32 pix
   neither hue, by construction. Backgrounds are less saturated than any object, and dark or light.
 - Objects may overlap, but each centre keeps its distance (`OVERLAP`) from every other, so the disc around an
   object is never hidden by more than a quarter by one other. Objects of one colour keep apart.
-- Two objects alone never stand along a diagonal, so that it is no matter of a pixel which is left of the other
-  and which above it (`CLEAR`).
+- Two objects alone never stand along a diagonal, so that it is no matter of a pixel which is left of the
+  other and which above it (`CLEAR`).
 
 And a small network must be able to learn it in minutes on two cores. What that takes is few places at once in
 which everything is to be learned anew, above all within the cells of a latent, 8 pixels wide. So places are
@@ -229,11 +229,11 @@ def _place_of(draws: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
 
 
 def draw_discrete(
-    rng: Randomness, number: int, combinations: Int[np.ndarray, "k 3"]
+    rng: Randomness, number: int, combinations: Int[np.ndarray, "k 3"], *, one_object: bool = False
 ) -> dict[str, np.ndarray]:
-    """All factors of so many scenes from the prior but for `draw_layout`'s, by name."""
+    """All factors of so many scenes from the prior but for `draw_layout`'s, by name; see `draw_scenes`."""
     objects = (number, MAX_OBJECTS)
-    count = rng.choice(COUNTS, number, p=COUNT_PRIOR)
+    count = np.ones(number, int) if one_object else rng.choice(COUNTS, number, p=COUNT_PRIOR)
     which = rng.choice(len(combinations), objects, p=combination_prior(combinations))
     shape, colour, texture = np.moveaxis(combinations[which], -1, 0)
     return {
@@ -249,9 +249,15 @@ def draw_discrete(
     }
 
 
-def draw_scenes(rng: Randomness, number: int, combinations: Int[np.ndarray, "k 3"]) -> Scenes:
-    """So many scenes from the prior, their objects of these (shape, colour, texture)."""
-    drawn = draw_discrete(rng, number, combinations)
+def draw_scenes(
+    rng: Randomness, number: int, combinations: Int[np.ndarray, "k 3"], *, one_object: bool = False
+) -> Scenes:
+    """So many scenes from the prior, their objects of these (shape, colour, texture).
+
+    Args:
+        one_object: of those scenes of the prior alone that have one object.
+    """
+    drawn = draw_discrete(rng, number, combinations, one_object=one_object)
     present = np.arange(MAX_OBJECTS) < drawn["count"][:, None]
     layout = draw_layout(rng, drawn["shape"], drawn["colour"], drawn["size"], present)
     return Scenes(**drawn, **layout)

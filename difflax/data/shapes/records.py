@@ -20,10 +20,12 @@ class ShapesRecords:
 
     flip = 0.0
 
-    def __init__(self, seed: int, split: str, number: int, *, size: int, long_captions: float):
-        self._which, self._number = (seed, split), number
-        self._size, self._long_captions = size, long_captions
-        self.captions = ShapesCaptions(seed, split, number, long_captions)
+    def __init__(
+        self, seed: int, split: str, number: int, *, size: int, long_captions: float, one_object: bool = False
+    ):
+        self._which, self._number, self._size = (seed, split), number, size
+        self._kind = {"long_captions": long_captions, "one_object": one_object}
+        self.captions = ShapesCaptions(seed, split, number, **self._kind)
 
     def __len__(self) -> int:
         return self._number
@@ -38,7 +40,7 @@ class ShapesRecords:
                 *self._which,
                 rows[start : start + AT_ONCE],
                 size=self._size,
-                long_captions=self._long_captions,
+                **self._kind,
             )
             found += [Record(example.image, example.caption) for example in examples]
         return found
@@ -60,8 +62,9 @@ class ShapesRecords:
 class ShapesCaptions(Sequence[str]):
     """The captions of the rows, made when they are read."""
 
-    def __init__(self, seed: int, split: str, number: int, long_captions: float):
-        self._which, self._number, self._long_captions = (seed, split), number, long_captions
+    def __init__(self, seed: int, split: str, number: int, *, long_captions: float, one_object: bool):
+        self._which, self._number = (seed, split), number
+        self._kind = {"long_captions": long_captions, "one_object": one_object}
 
     def __len__(self) -> int:
         return self._number
@@ -74,4 +77,4 @@ class ShapesCaptions(Sequence[str]):
             yield from self._made(range(start, min(start + AT_ONCE, self._number)))
 
     def _made(self, rows: Sequence[int]) -> list[str]:
-        return make_captions(*self._which, rows, long_captions=self._long_captions)
+        return make_captions(*self._which, rows, **self._kind)

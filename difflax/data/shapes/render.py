@@ -74,9 +74,7 @@ def _heart(xp: ModuleType, x: Values, y: Values) -> Values:
     return scale * xp.where(x + y > 1, lobe, tip * xp.sign(x - y))
 
 
-DISTANCES = dict(
-    zip(factors.SHAPES, (_circle, _ring, _square, _triangle, _star, _heart), strict=True)
-)
+DISTANCES = dict(zip(factors.SHAPES, (_circle, _ring, _square, _triangle, _star, _heart), strict=True))
 """The signed distance of each shape, in units of its radius; every shape lies in the disc of radius 1.02."""
 
 

@@ -12,7 +12,7 @@ from difflax.data.shapes.examples import make_captions, make_examples
 from difflax.data.shapes.streams import Draws, Streams, mix
 from difflax.data.sources import Shapes
 from difflax.text.tokenizer import train_bpe
-from scipy.stats import chisquare, kstest
+from scipy.stats import chi2_contingency, chisquare, ks_2samp, kstest
 
 from tests.data.test_loader import same, take
 from tests.runs import count_tokens, load_config
@@ -59,6 +59,17 @@ def test_examples_are_the_same_whatever_else_is_made():
 def test_seeds_and_splits_have_other_examples(seed, split):
     one, other = (make_captions(s, n, range(100)) for s, n in ((3, "train"), (seed, split)))
     assert np.mean([a == b for a, b in zip(one, other, strict=True)]) < 0.1
+
+
+def test_scenes_of_one_object_are_those_of_the_prior_that_have_one():
+    alone = make_examples(3, "train", range(400), one_object=True)
+    assert all(e.scene.count == 1 and e.named.counts == (1,) for e in alone)
+    among = [e for e in make_examples(4, "train", range(800)) if e.scene.count == 1]
+    for name in ("shape", "colour", "texture", "size"):
+        tables = [np.bincount([getattr(e.scene, name)[0] for e in some]) for some in (alone, among)]
+        assert chi2_contingency(tables).pvalue > 1e-4
+    places = [[e.scene.x[0] for e in some] for some in (alone, among)]
+    assert ks_2samp(*places).pvalue > 1e-4
 
 
 def test_size_and_captions_change_no_scene():

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from difflax.core.types import UserError
 from difflax.data.shapes import truth
 from difflax.data.shapes.captions import parse
 from difflax.data.shapes.factors import concatenate
@@ -210,6 +211,16 @@ def test_each_split_has_its_own_truth():
         found[split] = {f.name: f for f in covered(Reading.of_truth(held_out))}
     assert abs(found["held_out"]["colour"].excess) < 0.1
     assert found["test"]["colour"].excess > 0.5
+
+
+def test_a_run_on_scenes_of_one_object_is_asked_for_one():
+    protocol, source = ShapesProtocol(prompts=4, real_images=4), Shapes(one_object=True)
+    groups = protocol.groups(source)
+    assert [g.name for g in groups] == ["one object, seen", "one object, held out", "captions as trained"]
+    asked = [*protocol.open_prompts(source), *(prompt for g in groups for prompt in g.prompts)]
+    assert all(parse(prompt).counts == (1,) for prompt in asked)
+    with pytest.raises(UserError, match="one_object"):
+        protocol.group(source, "two objects", "two objects")
 
 
 def test_groups_are_of_their_split_and_real_images_of_their_prompts():
