@@ -47,9 +47,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer.update(learning_rate=4e-3, warmup_steps=50, b2=0.98)
     if arg == "long":
         config.model.update(block_out_channels=(80,), down_block_types=("CrossAttnDownBlock2D",))
-        config.data.train = 100_000
-        config.ema.decay = 0.999
-        config.training.update(steps=13_000, batch_size=64, keep_every=2000)
+        config.data.train = 150_000
+        config.ema.decay = 0.9995
+        config.training.update(steps=40_000, batch_size=64, keep_every=4000)
     else:
         config.data.update(one_object=True, train=30_000)
         config.ema.decay = 0.995

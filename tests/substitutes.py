@@ -166,6 +166,7 @@ SMALL_COMMANDS = {
         *("--num_steps=2", "--rounds=1", "--nopytorch"),
     ),
     "convert": (),
+    "decisions": ("--seeds=1", "--restarts=2", "--points=2", "--num_steps=2"),
     "evaluate": ("--bits_per_dimension=5",),
     "launch": (),
     "plan": ("--topology=cpu:16", "--tokens=24", *SMALL, *SMALL_NETWORKS["shapes"]),

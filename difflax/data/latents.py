@@ -16,7 +16,7 @@ from difflax.core.types import BadExample
 from difflax.data.faults import Faults
 from difflax.data.fingerprints import contents_fingerprint, note_files
 from difflax.data.pictures import VERSION
-from difflax.data.records import Record, StoredRecords, captioned, read_each
+from difflax.data.records import Record, Records, StoredRecords, captioned, read_each
 from difflax.data.transforms import Frame
 
 
@@ -32,9 +32,10 @@ class CachedLatents:
     frames: Int32[np.ndarray, "rows 4"]
     bad: Mapping[int, str]
 
-    def records(self, captions: Sequence[str]) -> "WithoutImages":
+    def records(self, records: Records) -> "WithoutImages":
         """The rows for a loader, which reads no images any more and passes over the unusable ones."""
-        return WithoutImages(captions, self.frames, self.bad)
+        scores = getattr(records, "scores", None)
+        return WithoutImages(records.captions, self.frames, self.bad, scores)
 
 
 def cache_latents(
@@ -87,6 +88,7 @@ class WithoutImages:
 
     Args:
         frames, bad: of the images, see `CachedLatents`.
+        scores: of the rows, for `Record`.
     """
 
     flip = 0.0
@@ -96,8 +98,9 @@ class WithoutImages:
         captions: Sequence[str],
         frames: Int32[np.ndarray, "rows 4"] | None = None,
         bad: Mapping[int, str] | None = None,
+        scores: Sequence[float] | None = None,
     ):
-        self.captions = captions
+        self.captions, self.scores = captions, scores
         self._frames, self._bad = frames, bad or {}
 
     def __len__(self) -> int:
@@ -110,7 +113,8 @@ class WithoutImages:
         if self._frames is not None:
             height, width, top, left = map(int, self._frames[row])
             frame = Frame((height, width), (top, left))
-        return Record(np.zeros((0, 0, 3), np.uint8), self.captions[row], frame=frame)
+        score = None if self.scores is None else self.scores[row]
+        return Record(np.zeros((0, 0, 3), np.uint8), self.captions[row], frame=frame, score=score)
 
     def __getitems__(self, rows: Sequence[int]) -> list[Record]:
         return [self[row] for row in rows]

@@ -255,7 +255,7 @@ class FolderRecords:
         self.captions = [caption for _, caption in rows]
         self._shapes = shapes
         self._masks = masks
-        self._scores = scores
+        self.scores = scores
         self._faults = faults or {}
         self.flip = flip
         self.transform = f"to {list(shapes)}"
@@ -300,7 +300,7 @@ class FolderRecords:
         if self._masks:
             mask = transforms.fit(pictures.decode_alpha(data, where), *shape[:2], 1)
         frame = transforms.frame(whole.shape[:2], *shape[:2])
-        score = None if self._scores is None else self._scores[row]
+        score = None if self.scores is None else self.scores[row]
         return Record(transforms.fit(whole, *shape), caption, mask, frame, score)
 
     def __getitems__(self, rows: Sequence[int]) -> list[Record]:

@@ -68,7 +68,7 @@ def prepare_diffusion(experiment: DiffusionExperiment, workdir: epath.Path) -> T
             max_bad_examples=experiment.training.max_bad_examples,
             batch_size=64,
         )
-        latents, records = cached.latents, cached.records(records.captions)
+        latents, records = cached.latents, cached.records(records)
     loader = make_loader(experiment, records)
     cache = embeddings_of(loader.captions, lambda captions: model.reading(encoder.encode(captions)))
     prompts = experiment.training.sample_prompts or first_captions(loader.captions, 8)

@@ -216,7 +216,7 @@ def _batches(
             encoder=arrays_fingerprint(fetch(checkpoint.autoencoder_params), autoencoder),
             max_bad_examples=experiment.training.max_bad_examples,
         )
-        latents, rows = cached.latents, cached.records(records.captions)
+        latents, rows = cached.latents, cached.records(records)
     if experiment.cache.text:
         texts = EmbeddingCache(
             records.captions,

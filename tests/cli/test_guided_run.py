@@ -33,7 +33,7 @@ PERTURBED = {
     "scale": {"shape": "linear", "start": 1.0, "end": 4.0},
     "interval": {"low": 1, "high": 2, "unit": "step"},
     "corrections": [{"name": "rescale", "strength": 0.5}],
-    "weak": {"perturbation": {"kind": "identity", "layers": "down_blocks"}},
+    "weak": {"perturbation": {"kind": "identity", "layers": "mid_block"}},
 }
 
 

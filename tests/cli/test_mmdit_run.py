@@ -35,7 +35,7 @@ def test_the_workdir_makes_images_and_its_table_was_not_trained(workdir):
     from difflax.models.mmdit import position_table
 
     table = np.asarray(pipeline.model.params["pos_embed"]["pos_embed"])
-    np.testing.assert_allclose(table, position_table(16, 8, 8).reshape(table.shape), atol=1e-6)
+    np.testing.assert_allclose(table, position_table(16, 4, 4).reshape(table.shape), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -43,8 +43,8 @@ def test_the_workdir_makes_images_and_its_table_was_not_trained(workdir):
     [
         ("--config.model.joint_attention_dim=48", ["joint_attention_dim = 48", "width 32"]),
         ("--config.model.pooled_projection_dim=48", ["pooled_projection_dim = 48", "width 16"]),
-        ("--config.model.patch_size=3", ["patch_size = 3", "8 × 8"]),
-        ("--config.model.pos_embed_max_size=4", ["pos_embed_max_size = 4", "8 × 8"]),
+        ("--config.model.patch_size=3", ["patch_size = 3", "4 × 4"]),
+        ("--config.model.pos_embed_max_size=2", ["pos_embed_max_size = 2", "4 × 4"]),
         ("--config.model.num_layer=3", ["num_layer", "did you mean 'num_layers'"]),
         ("--config.model.name=mmdti", ["mmdti", "did you mean 'mmdit'"]),
     ],

@@ -135,7 +135,7 @@ class TestAnotherImplementation:
     def test_what_both_have_stays_and_the_rest_goes(self):
         made = overridden("sampler.name=ddim")
         assert "midpoint" not in made.sampler
-        assert made.sampler.num_steps == 12  # of the file
+        assert made.sampler.num_steps == 16  # of the file
         assert isinstance(parse(made).sampler.sampler, DDIM)
 
     def test_its_own_fields_can_be_set_before_or_after_its_name(self):
@@ -148,7 +148,7 @@ class TestAnotherImplementation:
 
     def test_a_value_that_the_file_set_is_kept_where_it_still_has_a_meaning(self):
         made = overridden("optimizer.name=lion", "guidance.name=apg")
-        assert (made.optimizer.learning_rate, made.optimizer.b2) == (3e-3, 0.98)
+        assert (made.optimizer.learning_rate, made.optimizer.b2) == (4e-3, 0.98)
         assert made.guidance.scale == 2.0
 
     def test_a_default_of_the_old_one_is_no_value_of_the_new_one(self):

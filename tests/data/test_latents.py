@@ -187,7 +187,7 @@ def test_unusable_pictures_are_passed_over_as_without_a_cache(bad, folder):
     settings = {"batch_size": 3, "seed": 1, "max_bad_examples": 0.8}
     for _ in range(2):
         made = cached(folder, encoder, share=0.8)
-        loader, plain = Loader(made.records(records.captions), **settings), Loader(records, **settings)
+        loader, plain = Loader(made.records(records), **settings), Loader(records, **settings)
         for batch, read in zip(take(loader, 7), take(plain, 7), strict=True):
             np.testing.assert_array_equal(batch["index"], read["index"])
             np.testing.assert_array_equal(made.latents[batch["index"]], read["image"][:, ::4, ::4])
@@ -212,7 +212,7 @@ def test_a_caption_that_is_written_later_gives_a_latent(folder):
 
 def test_every_row_is_given_to_a_loader_without_its_image(folder):
     records = split_of(folder)
-    rows = cached(folder, Encoder()).records(records.captions)
+    rows = cached(folder, Encoder()).records(records)
     assert set(rows_of(take(Loader(rows, batch_size=2, seed=0), 5))) == set(range(5))
 
 
@@ -220,7 +220,7 @@ def test_they_know_what_their_images_showed(tmp_path):
     for i, size in enumerate([(20, 12), (8, 30), (16, 16)]):
         put(tmp_path / "pics", str(i), (i, 0, 0), size)
     records = split_of(tmp_path / "pics")
-    rows = cached(tmp_path / "pics", Encoder()).records(records.captions)
+    rows = cached(tmp_path / "pics", Encoder()).records(records)
     made, known = (next(Loader(r, batch_size=3, seed=0, shuffle=False)) for r in (rows, records))
     np.testing.assert_array_equal(made["original_size"], [(12, 20), (30, 8), (16, 16)])
     for name in ("original_size", "corner"):

@@ -201,6 +201,7 @@ def test_a_small_plan_on_virtual_devices(tmp_path):
     arguments = [
         "plan", f"--config={ROOT / 'configs' / 'shapes.py'}", *SMALL, "--topology=cpu:4", "--tokens=24",
         "--config.mesh.data=1", "--config.mesh.fsdp=4", f"--output={tmp_path / 'plan.md'}",
+        "--config.optimizer.name=adamw",  # two moments of every parameter
     ]  # fmt: skip
     program = "import sys; from difflax.cli.main import run; sys.exit(run(sys.argv[1:]))"
     done = subprocess.run(

@@ -40,5 +40,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sampler.num_steps = 12
     config.sampler.time_grid.shift = 3.0
     config.guidance.scale = 2.0
-    config.evaluation.update(prompts=20, real_images=256)
+    config.evaluation.update(prompts=20, seeds=3, real_images=256)
     return config.lock()

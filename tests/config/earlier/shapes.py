@@ -42,5 +42,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.training.update(steps=1000, batch_size=32)
     config.sampler.num_steps = 12
     config.guidance.scale = 2.0
-    config.evaluation.update(prompts=20, real_images=256)
+    config.evaluation.update(prompts=20, seeds=3, real_images=256)
     return config.lock()

@@ -67,7 +67,7 @@ def test_a_missing_object_is_a_fault_of_counting():
 
 
 def test_a_wrong_colour_is_found_in_its_column():
-    text = "a small yellow cross"
+    text = "a small yellow star"
     scenes = true_scenes(text, 40)
     half = changed(scenes, "colour", lambda c: np.where(np.arange(40)[:, None] % 2, 0, c))
     columns = columns_of(half, text)

@@ -15,7 +15,7 @@ from difflax.pretrained.components.clip import load_clip
 from difflax.runs.autoencoder import reconstruct
 from difflax.training.objectives.autoencoding import Autoencoding, FeatureDistance
 
-from tests.runs import ROOT, command, small_run
+from tests.runs import PIXELS, ROOT, command, small_run
 
 # On one worker, so that what the tests share is made once.
 pytestmark = pytest.mark.xdist_group("autoencoding")
@@ -39,9 +39,10 @@ def run(tmp_path_factory):
     return workdir
 
 
-def trained_autoencoder(path):
-    """The flags of a small run on its latents."""
-    return "--config.autoencoder.name=autoencoder_kl", f"--config.autoencoder.path={path}"
+def latent_run(clip_folder, workdir, autoencoder, **how):
+    """The command line of a small run on the latents of a trained autoencoder."""
+    small = (word for word in small_run(clip_folder, workdir, **how) if word not in PIXELS)
+    return (*small, f"--config.autoencoder.path={autoencoder}")
 
 
 def test_it_learns_and_draws_what_it_sees(run):
@@ -75,7 +76,7 @@ def test_diffusers_reads_them_and_reconstructs_alike(run):
 @pytest.mark.slow
 def test_latent_diffusion_trains_on_it_and_its_workdir_is_enough(run, clip_folder, tmp_path):
     workdir = tmp_path / "latent"
-    status, _, errors = command(*small_run(clip_folder, workdir, *trained_autoencoder(run), steps=3))
+    status, _, errors = command(*latent_run(clip_folder, workdir, run, steps=3))
     assert status == 0, errors
     autoencoder, params = load_autoencoder(run / "vae")
     split = Shapes(train=96, test=64, held_out=64).split("train")
@@ -155,7 +156,7 @@ def test_bad_values_are_one_line(override, message, tmp_path):
 
 
 def test_an_autoencoder_that_is_not_there_is_one_line(tmp_path, clip_folder):
-    status, _, errors = command(*small_run(clip_folder, tmp_path / "run", *trained_autoencoder("nowhere")))
+    status, _, errors = command(*latent_run(clip_folder, tmp_path / "run", "nowhere"))
     assert status == 2
     assert "config.autoencoder.path = 'nowhere': no such folder" in errors
     assert not (tmp_path / "run").exists()
