@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 def get_config(arg: str = "shapes") -> ConfigDict:
     """``arg``: the data set, ``shapes`` or ``digits``."""
     digits = arg == "digits"
-    config = experiment(model="clip", data=arg or "shapes", optimizer="muon")
+    config = experiment(model="clip", data=arg or "shapes", optimizer="adamw" if digits else "muon")
     # Every word of the captions of shapes is one of 725 tokens; the longest has 45 words and commas.
     config.tokenizer.update(vocab_size=640 if digits else 768, max_length=12 if digits else 47)
     tower = {
@@ -30,7 +30,8 @@ def get_config(arg: str = "shapes") -> ConfigDict:
     config.model.vision_config.update(tower, image_size=8 if digits else 32, patch_size=2 if digits else 4)
     if not digits:
         config.data.train = 102_400
-    config.optimizer.update(learning_rate=4e-3, warmup_steps=30, weight_decay=0.1, b2=0.98)
+    rate = 2e-3 if digits else 4e-3
+    config.optimizer.update(learning_rate=rate, warmup_steps=30, weight_decay=0.1, b2=0.98)
     config.ema.decay = 0.98
     config.training.update(steps=150 if digits else 800, batch_size=128)
     return config.lock()

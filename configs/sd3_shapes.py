@@ -40,7 +40,7 @@ def get_config(arg: str = "") -> ConfigDict:
         pos_embed_max_size=4,
         qk_norm="rms_norm",
     )
-    config.data.train = 50_000
+    config.data.update(one_object=True, train=30_000)
     config.optimizer.update(learning_rate=2e-3, warmup_steps=50, b2=0.98)
     config.ema.decay = 0.995
     config.training.update(steps=2000, batch_size=32)
