@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """``arg``: ``long`` for a run of an hour and a half, the one that comes with difflax."""
+    """``arg``: ``long`` for the long run, the one that comes with difflax."""
     config = experiment(
         model="unet2d_condition",
         data="shapes",
