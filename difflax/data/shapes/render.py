@@ -107,7 +107,7 @@ def coverage(
         pixels: along the picture's side.
     """
     x, y, radius, rotation = pose
-    u, v = (grid[0] - x) / radius, (grid[1] - y) / radius
+    u, v = in_radii((x, y, radius), grid)
     # Of a rotation in float64, rounded, they are the same bits on every machine.
     cos, sin = (f(rotation).astype(u.dtype) for f in (xp.cos, xp.sin))
     distance = DISTANCES[shape](xp, cos * u + sin * v, cos * v - sin * u)
@@ -143,11 +143,20 @@ def surface(
 
     ``light`` is the unit vector towards it; ``place`` is x, y and radius.
     """
+    u, v = in_radii(place, grid)
+    marked = MARK * marks(xp, texture, u, v, place[2] * pixels)[..., None]
+    return shade(xp, light, u, v)[..., None] * (colour + marked * (1 - colour))
+
+
+def in_radii(place: tuple[Values, Values, Values], grid: tuple[Values, Values]) -> tuple[Values, Values]:
+    """The pixels' places seen from an object's centre, in its radii; ``place`` is x, y and radius."""
     x, y, radius = place
-    u, v = (grid[0] - x) / radius, (grid[1] - y) / radius
-    marked = MARK * marks(xp, texture, u, v, radius * pixels)[..., None]
-    shade = 1 - SHADE * (1 - xp.clip(u * light[0] + v * light[1], -1, 1)) / 2
-    return shade[..., None] * (colour + marked * (1 - colour))
+    return (grid[0] - x) / radius, (grid[1] - y) / radius
+
+
+def shade(xp: ModuleType, light: tuple[Values, Values], u: Values, v: Values) -> Values:
+    """The share of its brightness that an object keeps at every pixel under the light."""
+    return 1 - SHADE * (1 - xp.clip(u * light[0] + v * light[1], -1, 1)) / 2
 
 
 def background(

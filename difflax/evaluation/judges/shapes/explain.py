@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from difflax.data.shapes import factors
 from difflax.data.shapes.factors import Numbers
-from difflax.data.shapes.render import background, coverage, pixel_centres, surface
+from difflax.data.shapes.render import MARK, background, coverage, in_radii, marks, pixel_centres, shade
 from difflax.evaluation.judges.shapes.segment import SIZE
 
 _COLOURS = np.array(list(factors.COLOURS.values()), np.float32)
@@ -52,6 +52,7 @@ class Explained:
         texture: of each object.
         depth: the objects from back to front, as rows of the draft.
         target, weight: the coverage that would explain each object's pixels best, and how much it matters.
+        shown: how many pixels of each object are to be seen.
         error: mean squared difference of RGB values between the picture and the render of what was read.
         unexplained: the same error over each object's own pixels, as a share of what is left without it.
         residual: Σ over channels of the squared difference at each pixel.
@@ -62,6 +63,7 @@ class Explained:
     depth: Int[Numbers, "*n 3"]
     target: Float[Numbers, "*n 3 h w"]
     weight: Float[Numbers, "*n 3 h w"]
+    shown: Float[Numbers, "*n 3"]
     error: Float[Numbers, "*n"]
     unexplained: Float[Numbers, "*n 3"]
     residual: Float[Numbers, "*n h w"]
@@ -109,6 +111,7 @@ def _explain_one(picture: Float[Array, "h w 3"], draft: Draft) -> Explained:
         depth=depth,
         target=target[back],
         weight=weight[back],
+        shown=jnp.sum(covered * through, (1, 2))[back],
         error=residual.mean() / 3,
         unexplained=unexplained[back],
         residual=residual,
@@ -116,24 +119,34 @@ def _explain_one(picture: Float[Array, "h w 3"], draft: Draft) -> Explained:
 
 
 def _surfaces(picture, behind, draft: Draft, clear: Float[Array, "3 h w"], pose, grid):
-    """The light and the textures that explain best what is clearly seen, and the objects' surfaces."""
-    colour = jnp.asarray(_COLOURS)[draft.colour][:, None, None]
+    """The light and the textures that explain best what is clearly seen, and the objects' surfaces.
+
+    An object under light d with texture t is ``s_d · (c + m_t (1 − c))``: its shade, its colour, its marks. So
+    its squared error ``Σ a (r − a s_d (c + m_t (1 − c)))²``, with ``r`` the picture without what shows behind,
+    is summed once for all pairs of d and t.
+    """
+    colour = jnp.asarray(_COLOURS)[draft.colour]
+    white = 1 - colour
+    u, v = in_radii(pose[:3], grid)
     directions = jnp.asarray(factors.LIGHT_DIRECTIONS)
-    textures = jnp.arange(len(factors.TEXTURES))
+    textures = jnp.arange(len(factors.TEXTURES))[:, None, None, None]
+    marked = MARK * marks(jnp, textures, u, v, pose[2] * SIZE)  # t 3 h w
+    shades = jax.vmap(lambda d: shade(jnp, d, u, v))(directions)  # d 3 h w
 
-    def paint(direction, texture):
-        return surface(jnp, colour, texture, (direction[0], direction[1]), pose[:3], grid, float(SIZE))
-
-    def error(direction, texture):
-        off = picture - behind - clear[..., None] * (paint(direction, texture) - behind)
-        return jnp.sum(clear * jnp.sum(off**2, -1), (1, 2))
-
-    # Mapped and not written out, twelve times over, which takes long to compile.
-    errors = jax.vmap(lambda d: jax.vmap(lambda t: error(d, t))(textures))(directions)
-    least = jnp.sum(errors.min(1) * draft.present, -1)
-    light = jnp.argmin(least)
+    rest = (picture - behind) + clear[..., None] * behind
+    along = jnp.einsum("khwc,kc->khw", rest, colour) + marked * jnp.einsum("khwc,kc->khw", rest, white)
+    squared = (
+        jnp.sum(colour**2, -1)[:, None, None]
+        + 2 * marked * jnp.sum(colour * white, -1)[:, None, None]
+        + marked**2 * jnp.sum(white**2, -1)[:, None, None]
+    )
+    errors = jnp.einsum("dkhw,tkhw->dtk", shades**2, clear**3 * squared)
+    errors -= 2 * jnp.einsum("dkhw,tkhw->dtk", shades, clear**2 * along)
+    light = jnp.argmin(jnp.sum(errors.min(1) * draft.present, -1))
     texture = jnp.argmin(errors[light], 0)
-    return light, texture, paint(directions[light], texture[:, None, None])
+    chosen = jnp.take_along_axis(marked, texture[None, :, None, None], 0)[0]
+    painted = shades[light][..., None] * (colour[:, None, None] + chosen[..., None] * white[:, None, None])
+    return light, texture, painted
 
 
 def _depth(

@@ -30,6 +30,7 @@ OBJECT_ERROR = 2e-4  # and any object; the smallest one saves ten times as much
 DOUBTFUL = 0.02  # share of an object's contrast that a fit may leave before it is tried again
 GUESSES, MORE_GUESSES = 4, 12  # shapes fitted to each region, and to the objects of a bad picture
 GOOD_ERROR = 10 ** (-38 / 10)  # mean squared error that needs no second try: PSNR 38 dB
+DONE_ERROR = 10 ** (-55 / 10)  # and no further round of a fit: rounding to 8 bits alone leaves 59 dB
 READABLE_ERROR = 10 ** (-16 / 10)  # above it a picture shows nothing of this world: PSNR 16 dB
 READABLE_SHARE = 0.15  # of the pixels that must lie on the background
 UNEXPLAINED = 0.5  # share of an object's contrast that its fit may leave; more is no known object
@@ -126,9 +127,15 @@ def _judge(pictures: Float[np.ndarray, "n 32 32 3"]) -> Reading:
     draft, seen = _better(
         draft, seen, look, [(i, cut) for i in bad.tolist() for cut in ways[i][1:]], cuts, search=False
     )
-    bad = bad[_doubtful(_take(draft, bad), _take(seen, bad))]
-    draft, seen = _better(draft, seen, look, [(i, cuts[i]) for i in bad.tolist()], cuts, search=True)
+    bad = bad[_doubtful(_take(draft, bad), _take(seen, bad)) | (seen.error[bad] > GOOD_ERROR)]
+    # Also from the first cut: a bad guess at one of its objects may have left that object out since.
+    starts = [(i, cut) for i in bad.tolist() for cut in _distinct(cuts[i], ways[i][0])]
+    draft, seen = _better(draft, seen, look, starts, cuts, search=True)
     return _reading(draft, seen, ground)
+
+
+def _distinct(kept: Cut, first: Cut) -> list[Cut]:
+    return [kept] if kept is first else [kept, first]
 
 
 def _strange(draft: Draft) -> Bool[np.ndarray, "n 3"]:
@@ -138,9 +145,10 @@ def _strange(draft: Draft) -> Bool[np.ndarray, "n 3"]:
 
 
 def _doubtful(draft: Draft, seen: Explained) -> Bool[np.ndarray, " n"]:
-    """Which readings another one may improve on."""
+    """Which readings another one may improve on: bad ones, and those with an object that hardly shows."""
+    hidden = draft.present & (seen.shown < segment.MIN_PIXELS)
     unexplained = (draft.present & (seen.unexplained > DOUBTFUL)).any(-1) & (seen.error > GOOD_ERROR)
-    return unexplained | _strange(draft).any(-1)
+    return unexplained | (_strange(draft) | hidden).any(-1)
 
 
 def _badness(draft: Draft, seen: Explained) -> Float[np.ndarray, " n"]:
@@ -218,27 +226,29 @@ def _explain(pictures: Float[np.ndarray, "m h w 3"], draft: Draft) -> Explained:
 
 
 def _refine(pictures, draft: Draft, rounds: int) -> tuple[Draft, Explained]:
-    """Fits all poses to what `explain` says, in turn with it."""
+    """Fits all poses to what `explain` says, in turn with it, where there is anything left to gain."""
     seen = _explain(pictures, draft)
     for _ in range(rounds):
-        rows = np.flatnonzero(draft.present.ravel())
+        open_ = np.flatnonzero(seen.error > DONE_ERROR)
+        rows = np.flatnonzero(draft.present[open_].ravel())
         if not len(rows):
             return draft, seen
+        old, at = _take(draft, open_), _take(seen, open_)
         flat = (-1, SIZE, SIZE)
         fits = poses.fit(
-            draft.shape.ravel()[rows],
-            draft.pose.reshape(-1, 4)[rows],
+            old.shape.ravel()[rows],
+            old.pose.reshape(-1, 4)[rows],
             rows,
-            seen.target.reshape(flat),
-            seen.weight.reshape(flat),
+            at.target.reshape(flat),
+            at.weight.reshape(flat),
         )
-        pose = np.array(draft.pose)
+        pose = np.array(old.pose)
         pose.reshape(-1, 4)[rows] = fits.pose
-        moved = draft.replace(pose=pose)
-        seen_moved = _explain(pictures, moved)
-        better = seen_moved.error <= seen.error
-        draft = _put(draft, better, moved, better)
-        seen = _put(seen, better, seen_moved, better)
+        moved = old.replace(pose=pose)
+        seen_moved = _explain(pictures[open_], moved)
+        better = seen_moved.error <= at.error
+        draft = _put(draft, open_[better], moved, better)
+        seen = _put(seen, open_[better], seen_moved, better)
     return draft, seen
 
 
@@ -276,7 +286,8 @@ def _search(pictures, draft: Draft, covered, weight) -> tuple[Draft, Explained]:
         tried = _take(draft, there[owner])
         shape, pose = np.array(tried.shape), np.array(tried.pose)
         shape[:, k], pose[:, k] = fits.shape, fits.pose
-        tried, seen = _refine(pictures[there[owner]], tried.replace(shape=shape, pose=pose), rounds=1)
+        tried = tried.replace(shape=shape, pose=pose)
+        seen = _explain(pictures[there[owner]], tried)
         best = seen.error.reshape(-1, MORE_GUESSES).argmin(-1) + MORE_GUESSES * np.arange(len(there))
         draft = _put(draft, there, _take(tried, best), slice(None))
     return _refine(pictures, draft, rounds=2)
@@ -287,20 +298,30 @@ def _first_coverage(look: _Look, cuts: Candidates):
 
     Both the plain colour and that of a mark are tried, in a middling light. Pixels of another hue weigh 0.
     """
-    hue, ground = look.hues[cuts.owner][:, None], look.background[cuts.owner][:, None]
+    hue, ground = look.hues[cuts.owner][:, None], look.background[cuts.owner]
     other = (hue >= 0) & (hue != cuts.colour[..., None, None])
     near = ndimage.binary_dilation(cuts.mask, np.ones((1, 1, 3, 3), bool)) & ~other
     plain = 0.85 * np.array(list(factors.COLOURS.values()), np.float32)[cuts.colour]
-    off = look.pictures[cuts.owner][:, None] - ground
+    off = look.pictures[cuts.owner] - ground
     covered = np.zeros(near.shape, np.float32)
     least = np.full(near.shape, np.inf, np.float32)
     for colour in (plain, plain + 0.65 * (0.85 - plain)):
-        away = colour[:, :, None, None] - ground
-        share = np.clip(1.1 * (away * off).sum(-1) / (away**2).sum(-1), 0, 1)
-        distance = ((off - share[..., None] * away) ** 2).sum(-1)
+        # Of away = colour − background: away · off and |away|², by their parts.
+        across = _dots(colour, off) - np.sum(ground * off, -1)[:, None]
+        length = np.sum(colour**2, -1)[..., None, None] - 2 * _dots(colour, ground)
+        length += np.sum(ground**2, -1)[:, None]
+        share = np.clip(1.1 * across / length, 0, 1)
+        distance = np.sum(off**2, -1)[:, None] - share * (2 * across - share * length)
         covered = np.where(distance < least, share, covered)
         least = np.minimum(least, distance)
     return np.where(near, covered, 0), np.where(other, 0, 1).astype(np.float32)
+
+
+def _dots(
+    colours: Float[np.ndarray, "m 3 3"], pictures: Float[np.ndarray, "m h w 3"]
+) -> Float[np.ndarray, "m 3 h w"]:
+    flat = pictures.reshape(len(pictures), -1, 3).transpose(0, 2, 1)
+    return (colours @ flat).reshape(len(pictures), -1, *pictures.shape[1:3])
 
 
 def _draft(ground: Ground, cuts: Candidates, shape, pose) -> Draft:
