@@ -6,6 +6,7 @@ and fidelity with their bands, and a gallery.
     python scripts/studies.py captions --workdir=runs/long_0 --workdir=runs/long_50 --scales=1,2 \
         --output=runs/studies/captions
     python scripts/studies.py gallery --workdir=embedded --guidance_scale=2 --output=runs/studies/gallery.png
+    python scripts/studies.py judge --output=runs/studies/judge.md
 
 The first three write ``table.md``, ``table.csv``, ``results.json`` and ``plot.png`` into the output folder.
 What is complete there is not made again: the same command goes on with a study that was stopped.
@@ -56,9 +57,12 @@ def make_parser() -> argparse.ArgumentParser:
         ("steps", "samplers against the number of steps"),
         ("captions", "runs with different shares of long captions, asked in few and in many words"),
         ("gallery", "prompts by seeds at one scale, beside prompts by scales, in one picture"),
+        ("judge", "how much of true renders, and of spoiled ones, the judge reads right: a table"),
     ):
         own[name] = studies.add_parser(name, help=text, description=text)
-        own[name].add_argument("--output", required=True, help="folder; of the gallery, a PNG file")
+        own[name].add_argument(
+            "--output", required=True, help="folder; of the gallery a PNG file, of the judge a Markdown file"
+        )
     for name in ("guidance", "steps", "gallery"):
         own[name].add_argument("--workdir", required=True, help="of the run, or embedded")
     own["captions"].add_argument("--workdir", required=True, action="append", help="of a run; several times")
@@ -84,6 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
     own["steps"].add_argument(
         "--prompts_of_long_runs", type=int, help="in runs of more than 100 steps; without it: all"
     )
+    own["judge"].add_argument("--scenes", type=int, default=1024)
     own["captions"].add_argument("--scales", type=numbers, default=[1.0, 2.0], help="of the guidance")
     own["gallery"].add_argument("--scales", type=numbers, default=[0.0, 1.0, 2.0, 4.0, 8.0])
     own["gallery"].add_argument("--seeds", type=whole, default=[0, 1, 2, 3], help="0,1,2,3")
@@ -186,10 +191,24 @@ def gallery(given: argparse.Namespace) -> None:
     print(f"gallery: {path}")
 
 
+def judge(given: argparse.Namespace) -> None:
+    """The table of the judge's reliability."""
+    from difflax.evaluation.judges.shapes.reliability import reliability, reliability_markdown
+
+    path = writable_file(given.output, f"--output={given.output}")
+    table = reliability_markdown(reliability(given.scenes))
+    path.write_text(table)
+    print(table)
+
+
+ALONE = {"gallery": gallery, "judge": judge}
+"""Studies that make one file."""
+
+
 def main() -> int:
     given = make_parser().parse_args()
     set_up()
-    return ending(lambda: gallery(given) if given.study == "gallery" else compare(given))
+    return ending(lambda: ALONE.get(given.study, compare)(given))
 
 
 if __name__ == "__main__":

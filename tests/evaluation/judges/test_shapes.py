@@ -1,14 +1,21 @@
 """The judge of the shapes world reads what was drawn, and nothing where nothing was."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from difflax.data.shapes import factors
 from difflax.data.shapes.render import render
 from difflax.data.shapes.splits import COMBINATIONS
-from difflax.evaluation.judges.shapes.reading import judge
+from difflax.evaluation.judges.shapes.reading import Reading, judge
+from difflax.evaluation.judges.shapes.reliability import (
+    blurred,
+    noisy,
+    reliability_markdown,
+    saturated,
+    shares_right,
+)
 from scipy import ndimage
-
-from tests.evaluation.shapes.known import shares_right
 
 # On one worker, so that its programs are compiled once.
 pytestmark = pytest.mark.xdist_group("shapes_judge")
@@ -66,17 +73,11 @@ def test_backgrounds_without_objects_count_none():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("spoil", "least"),
-    [
-        (lambda p, rng: p + rng.normal(0, 0.03, p.shape), 0.98),
-        (lambda p, rng: ndimage.gaussian_filter(p, (0, 0.4, 0.4, 0)), 0.98),
-        (lambda p, rng: p.mean(-1, keepdims=True) + 1.3 * (p - p.mean(-1, keepdims=True)), 0.95),
-    ],
-    ids=["noise", "blur", "saturation"],
+    ("spoil", "strength", "least"), [(noisy, 0.03, 0.98), (blurred, 0.4, 0.98), (saturated, 1.3, 0.95)]
 )
-def test_slightly_spoiled_pictures_are_still_read(true, spoil, least):
+def test_slightly_spoiled_pictures_are_still_read(true, spoil, strength, least):
     scenes, pictures, clean = true
-    spoiled = spoil(pictures[:32] / 255, np.random.default_rng(0)).clip(0, 1).astype(np.float32)
+    spoiled = spoil(pictures[:32] / 255, strength).clip(0, 1).astype(np.float32)
     reading = judge(spoiled)
     right = shares_right(scenes[:32], reading)
     assert min(right[name] for name in ("count", "shape", "colour", "texture", "size")) >= least
@@ -111,6 +112,21 @@ def test_the_order_of_depth_is_read():
     both = read.count == 2
     assert both.mean() > 0.9
     assert (abs(render(read) - true).max((1, 2, 3)) < 0.1)[both].mean() > 0.9
+
+
+def test_what_was_read_wrong_counts_as_wrong(true):
+    """The shares fall by just what is changed, and a picture that is not readable has nothing right."""
+    scenes, _, _ = true
+    perfect = Reading.of_truth(scenes)
+    assert set(shares_right(scenes, perfect).values()) == {1.0}
+    colour = scenes.colour.copy()
+    colour[:48, 0] = (colour[:48, 0] + 1) % len(factors.COLOURS)
+    changed = shares_right(scenes, dataclasses.replace(perfect, scenes=scenes.replace(colour=colour)))
+    assert changed.pop("colour") == pytest.approx(1 - 48 / scenes.count.sum())
+    assert set(changed.values()) == {1.0}
+    unread = dataclasses.replace(perfect, readable=np.zeros(len(scenes), bool))
+    assert set(shares_right(scenes, unread).values()) == {0.0}
+    assert reliability_markdown({"true": {"count": 0.5}}).splitlines()[-1] == "| true | 50.00 |"
 
 
 def test_pictures_of_other_sizes_are_refused():

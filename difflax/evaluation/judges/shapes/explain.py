@@ -121,9 +121,9 @@ def _explain_one(picture: Float[Array, "h w 3"], draft: Draft) -> Explained:
 def _surfaces(picture, behind, draft: Draft, clear: Float[Array, "3 h w"], pose, grid):
     """The light and the textures that explain best what is clearly seen, and the objects' surfaces.
 
-    An object under light d with texture t is ``s_d · (c + m_t (1 − c))``: its shade, its colour, its marks. So
-    its squared error ``Σ a (r − a s_d (c + m_t (1 − c)))²``, with ``r`` the picture without what shows behind,
-    is summed once for all pairs of d and t.
+    An object under light d with texture t is ``s_d · (c + m_t (1 − c))``: its shade, its colour, its marks.
+    So its squared error ``Σ a (r − a s_d (c + m_t (1 − c)))²``, with ``r`` the picture without what shows
+    behind, is summed once for all pairs of d and t.
     """
     colour = jnp.asarray(_COLOURS)[draft.colour]
     white = 1 - colour
@@ -134,7 +134,8 @@ def _surfaces(picture, behind, draft: Draft, clear: Float[Array, "3 h w"], pose,
     shades = jax.vmap(lambda d: shade(jnp, d, u, v))(directions)  # d 3 h w
 
     rest = (picture - behind) + clear[..., None] * behind
-    along = jnp.einsum("khwc,kc->khw", rest, colour) + marked * jnp.einsum("khwc,kc->khw", rest, white)
+    plain, bright = (jnp.einsum("khwc,kc->khw", rest, c) for c in (colour, white))
+    along = plain + marked * bright
     squared = (
         jnp.sum(colour**2, -1)[:, None, None]
         + 2 * marked * jnp.sum(colour * white, -1)[:, None, None]
@@ -145,7 +146,8 @@ def _surfaces(picture, behind, draft: Draft, clear: Float[Array, "3 h w"], pose,
     light = jnp.argmin(jnp.sum(errors.min(1) * draft.present, -1))
     texture = jnp.argmin(errors[light], 0)
     chosen = jnp.take_along_axis(marked, texture[None, :, None, None], 0)[0]
-    painted = shades[light][..., None] * (colour[:, None, None] + chosen[..., None] * white[:, None, None])
+    painted = colour[:, None, None] + chosen[..., None] * white[:, None, None]
+    painted *= shades[light][..., None]
     return light, texture, painted
 
 
