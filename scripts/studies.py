@@ -195,6 +195,8 @@ def judge(given: argparse.Namespace) -> None:
     """The table of the judge's reliability."""
     from difflax.evaluation.judges.shapes.reliability import reliability, reliability_markdown
 
+    if given.scenes < 1:
+        raise UserError(f"--scenes={given.scenes}: give at least 1")
     path = writable_file(given.output, f"--output={given.output}")
     table = reliability_markdown(reliability(given.scenes))
     path.write_text(table)

@@ -17,6 +17,7 @@ from difflax.data.shapes import captions, factors, truth
 from difflax.data.shapes.render import render
 from difflax.diffusion.guidance import GUIDANCES
 from difflax.evaluation.ablation.comparison import write_comparison
+from difflax.evaluation.judges.shapes.reliability import SPOILED
 from difflax.figures.png import read_metadata
 from difflax.generation.pipeline import Pipeline
 from difflax.runs import studies
@@ -223,6 +224,18 @@ def test_the_gallery_shows_the_pictures_that_the_pipeline_makes(run):
     np.testing.assert_allclose(by_seed.images[1, 1], alone, atol=1e-5)
     np.testing.assert_allclose(by_scale.images[:, 1], by_seed.images[:, 0], atol=1e-6)
     assert by_scale.marked == 1 and np.ptp(by_scale.images[0], 0).max() > 0
+
+
+def test_the_judge_command(study, tmp_path):
+    path = tmp_path / "judge.md"
+    status, said, errors = study("judge", "--scenes=48", f"--output={path}")
+    assert status == 0, errors
+    header, _, true, *spoiled = [line.strip("| ").split(" | ") for line in path.read_text().splitlines()]
+    assert path.read_text() in said and len(spoiled) == len(SPOILED)
+    clean, worst = (np.array(row[1:], float) for row in (true, spoiled[-1]))
+    assert len(header) == len(clean) and clean.min() > 95
+    assert worst.mean() < clean.mean()
+    assert study("judge", "--scenes=0", f"--output={path}")[0] == 2
 
 
 def test_the_prompts_of_the_gallery_are_understood(script):
