@@ -130,7 +130,11 @@ class Design:
 
     @property
     def seed(self) -> Int[np.ndarray, " n"]:
-        return np.tile(np.array(self.seeds), len(self.prompts))
+        """Each image has a noise of its own. Where prompts share theirs, and the noise decides what they
+        leave open, their mistakes are the same and no band over prompts shows it.
+        """
+        first = np.arange(len(self.prompts)) * (max(self.seeds) + 1)
+        return (first[:, None] + np.array(self.seeds)).ravel()
 
     @property
     def captions(self) -> list[str]:

@@ -53,7 +53,8 @@ def wilson_interval(share: float, count: float | int, confidence: float = CONFID
     z2 = NormalDist().inv_cdf((1 + confidence) / 2) ** 2
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = np.sqrt(z2 * (share * (1 - share) + z2 / (4 * count)) / count) / (1 + z2 / count)
-    return max(float(centre - half), 0.0), min(float(centre + half), 1.0)
+    # The share lies between them, rounding or not.
+    return min(max(float(centre - half), 0.0), share), max(min(float(centre + half), 1.0), share)
 
 
 def _t_quantile(freedom: int, confidence: float) -> float:

@@ -11,6 +11,8 @@ SEEDS = tuple(range(3, 15))
 WORDS = {"red": 0, "green": 1, "blue": 2}
 SEEN = ("a red ball", "a green ball", "a blue ball", "a red box", "a green box", "a blue box")
 UNSEEN = ("a green tree", "a blue tree", "a red tree")
+DRAWN = {p: tuple(15 * i + seed for seed in SEEDS) for i, p in enumerate((*SEEN, *UNSEEN))}
+"""The seeds of each prompt's images: no two images of a scale share one."""
 
 
 def noise(prompt, seed):

@@ -69,7 +69,6 @@ def facts(result: AblationResult) -> dict[str, Any]:
         "num_steps": result.provenance.num_steps,
         "negative_prompt": result.provenance.negative_prompt,
         "guidance_scales": list(result.scales),
-        "seed": result.seeds[0],
     }
 
 
@@ -189,7 +188,7 @@ def ablation_page(
         html.section(
             "Prompts and scales",
             *_grids(result, grids),
-            lead=f"All images here share seed {result.seeds[0]}: along a row, guidance alone changes.",
+            lead="Along a row the noise is the same: guidance alone changes.",
         ),
         html.section("Numbers", *_numbers(result)),
         html.section(

@@ -226,7 +226,10 @@ def _method(design: Design, real: Sequence[Measurement | None], instruments: Ins
         "subsets": subsets,
         "images": "float32 in [0, 1] as generated; no resize and no rounding before the metrics",
         "features": "none" if space is None else f"{space.name}; input: {space.preprocessing}",
-        "pairing": "every scale draws the same prompts with the same seeds and is compared image by image",
+        "pairing": (
+            "every scale draws the same prompts with the same noise and is compared image by image; of one"
+            " scale no two images share their noise"
+        ),
         "bands": (
             f"{st.CONFIDENCE:.0%}; shares: Wilson interval on the effective sample size of images clustered "
             f"by prompt; means: bootstrap over prompts, expanded percentile, {st.RESAMPLES} resamples; "

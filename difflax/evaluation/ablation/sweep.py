@@ -93,7 +93,8 @@ def run_ablation(
             filled up with its last prompt and seed, and the surplus dropped). Of several processes all call
             it, measure, and get the result; the first one writes.
         scales: any distinct real numbers; 1 is guidance off, 0 is unconditional.
-        seeds: the same for every prompt and scale; at least two are needed for diversity.
+        seeds: the images of each prompt, the same at every scale (`Design.seed`); at least two are needed
+            for diversity.
         provenance: stored with the result; a changed checkpoint, fingerprint, sampler, config or version
             makes stored scales unusable.
         grid_prompts: how many prompts of each group are shown in the image grid.
@@ -173,6 +174,7 @@ def identity(design: Design, instruments: Instruments, provenance: Provenance) -
             | {
                 "groups": [[group.name, list(group.prompts)] for group in design.groups],
                 "seeds": list(design.seeds),
+                "noise": "of each image",
                 "grid_prompts": design.grid_prompts,
                 "features": None
                 if space is None
