@@ -24,9 +24,9 @@ from difflax.core.types import UserError
 SHOWN = (
     "a red circle",
     "a large striped blue heart",
-    "three stars",
+    "a dotted teal square",
+    "a small shape in the top left",
     "a green triangle left of a pink square",
-    "a small yellow ring above a purple star",
     "a dotted orange triangle on a dark background, lit from the left",
 )
 """The prompts of the gallery."""

@@ -131,7 +131,7 @@ def _surfaces(picture, behind, draft: Draft, clear: Float[Array, "3 h w"], pose,
     directions = jnp.asarray(factors.LIGHT_DIRECTIONS)
     textures = jnp.arange(len(factors.TEXTURES))[:, None, None, None]
     marked = MARK * marks(jnp, textures, u, v, pose[2] * SIZE)  # t 3 h w
-    shades = jax.vmap(lambda d: shade(jnp, d, u, v))(directions)  # d 3 h w
+    shades = jax.vmap(lambda d: shade(jnp, (d[0], d[1]), u, v))(directions)  # d 3 h w
 
     rest = (picture - behind) + clear[..., None] * behind
     plain, bright = (jnp.einsum("khwc,kc->khw", rest, c) for c in (colour, white))

@@ -18,7 +18,7 @@ from difflax.data.shapes.splits import COMBINATIONS
 from difflax.evaluation.judges.shapes.reading import Reading, judge
 from difflax.evaluation.judges.shapes.segment import SIZE
 
-OBJECT_FACTORS = ("shape", "colour", "texture", "size")
+OF_OBJECTS = ("shape", "colour", "texture", "size")
 NEAR = 0.5  # pixels of 32 that a place or a radius may be off
 TURNED = np.radians(5)  # that a rotation or a gradient's direction may be off
 
@@ -93,11 +93,11 @@ def shares_right(scenes: Scenes, reading: Reading) -> dict[str, float]:
     turned = scenes.gradient == 1
     off = abs((read.direction - scenes.direction + np.pi) % (2 * np.pi) - np.pi)
     out["direction"] = np.mean((readable & (off < TURNED))[turned])
-    found = {name: [] for name in (*OBJECT_FACTORS, "place", "radius", "rotation")}
+    found = {name: [] for name in (*OF_OBJECTS, "place", "radius", "rotation")}
     for i in range(len(scenes)):
         for row, k in zip(range(scenes.count[i]), _matched(scenes, read, i), strict=True):
             there = readable[i] and k < read.count[i]
-            for name in OBJECT_FACTORS:
+            for name in OF_OBJECTS:
                 found[name].append(there and getattr(read, name)[i, k] == getattr(scenes, name)[i, row])
             distance = SIZE * np.hypot(read.x[i, k] - scenes.x[i, row], read.y[i, k] - scenes.y[i, row])
             found["place"].append(there and distance < NEAR)
