@@ -8,6 +8,7 @@ from tests.runs import ROOT
 SHAPES = f"--config={ROOT / 'configs' / 'shapes.py'}"
 NUMBERS = ("nan", "inf", "-inf", "1e309", "x", "None", "'1'", "(1,)", "{}")
 COUNTS = (*NUMBERS, "0", "-1", "1.5", "10" * 30)
+EACH_LEVEL = tuple(value for value in COUNTS if value != "(1,)")  # a network of one level may have that
 
 OVERRIDES = {
     "optimizer.learning_rate": (*NUMBERS, "0", "-1"),
@@ -17,9 +18,9 @@ OVERRIDES = {
     "training.batch_size": COUNTS,
     "data.train": (*COUNTS, "1000000000000000"),
     "data.test": COUNTS,
-    "model.layers_per_block": (*COUNTS, "10000000", "(2, 0)"),
+    "model.layers_per_block": (*EACH_LEVEL, "10000000", "(0,)", "(2, 2)"),
     "model.block_out_channels": (*NUMBERS[:-2], "()", "(0, 16)", "(1000000000, 16)", "16", "(16, 'a')"),
-    "model.attention_head_dim": (*COUNTS, "(0, 2)"),
+    "model.attention_head_dim": (*EACH_LEVEL, "(0,)", "(2, 2)"),
     "model.norm_num_groups": COUNTS,
     "evaluation.prompts": COUNTS,
     "evaluation.seeds": COUNTS,
