@@ -9,9 +9,10 @@ configs/autoencoder.py train them anew.
 
 Measured on two cores by the last command, of 20 prompts and 4 seeds, at guidance 1, 2, 3, 5: the three named
 factors of one object are all right in 0.54, 0.82, 0.81, 0.61 of the pictures, of combinations that were never
-trained in 0.09, 0.35, 0.59, 0.49; 2,500 steps took 12 minutes beside other work. After 20,000 of the long
-run's 40,000 steps (1.3 hours; the learning rate had come to its end) they are right in 0.73, 0.98, 0.96 at 1,
-2, 3, of such combinations in 0.67 at 6; two objects in a relation in 0.04, three equal ones in 0.40.
+trained in 0.09, 0.35, 0.59, 0.49; the training takes 10 minutes on slow cores (no AVX-512). After 20,000 of
+the long run's 40,000 steps (1.3 hours; the learning rate had come to its end) they are right in 0.73, 0.98,
+0.96 at 1, 2, 3, of such combinations in 0.67 at 6; two objects in a relation in 0.04, three equal ones in
+0.40.
 """
 
 from difflax.config import experiment
