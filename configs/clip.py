@@ -2,10 +2,18 @@
 
 difflax train --config=configs/clip.py:shapes --workdir=runs/clip_shapes
 
-Of ``shapes``, measured on two cores: 800 steps take 7 minutes, and 0.58 of the captions find their picture
-among 128. The optimiser decides what a denoiser can read off the captions. With AdamW (learning rate 2e-3)
-800 steps end at 0.42, and only 1 % of the variance of the embeddings tells the textures apart, 12 % the
-shapes, 54 % the colours; with Muon it is 15, 28 and 32 %.
+Of ``shapes``, measured on two cores: 1,000 steps take 15 minutes, and 0.62 of the captions find their
+picture among 128. What a denoiser can read off the captions depends on two things. One is the optimiser:
+with AdamW (learning rate 2e-3) 1 % of the variance of the vectors tells the textures apart, 12 % the shapes,
+with Muon 15 and 28 %. The other is ``loss.reconstruction``: without it the image tower sees no places within
+such a run, so that the captions' vectors keep none. What a linear reader (`RidgeClassifier` of scikit-learn)
+finds in them without it and with it:
+
+    of one object:   place 0.24 → 0.995, light 0.33 → 1.0, size 1.0 → 1.0
+    of two:          relation 0.47 → 0.99, shape of the first 0.74 → 0.997, its colour 0.84 → 1.0
+
+and 0.2 % → 19 % of the variance tells the places apart. Hard negatives (captions with one word changed;
+Yuksekgonul et al. 2023), 450 steps of them, left place at 0.27 and relation at 0.49.
 """
 
 from difflax.config import experiment
@@ -29,8 +37,9 @@ def get_config(arg: str = "shapes") -> ConfigDict:
     config.model.vision_config.update(tower, image_size=8 if digits else 32, patch_size=2 if digits else 4)
     if not digits:
         config.data.train = 102_400
+        config.loss.reconstruction = 1.0
     rate = 2e-3 if digits else 4e-3
     config.optimizer.update(learning_rate=rate, warmup_steps=30, weight_decay=0.1, b2=0.98)
     config.ema.decay = 0.98
-    config.training.update(steps=150 if digits else 800, batch_size=128)
+    config.training.update(steps=150 if digits else 1000, batch_size=128)
     return config.lock()

@@ -137,7 +137,15 @@ class AutoencodingLoss:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ContrastiveLoss:
-    """``config.loss`` of a CLIP, which has no settings; see `Contrastive`."""
+    """``config.loss`` of a CLIP; see `Contrastive`.
+
+    Attributes:
+        reconstruction: what the loss of saying each caption again from its vector counts, so that the vector
+            keeps words that pictures teach slowly: nats of the contrastive loss to a nat of a caption's
+            cross-entropy; 0: nothing.
+    """
+
+    reconstruction: Annotated[float, Range(0)] = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,14 +11,18 @@ from jaxtyping import PyTree
 
 from difflax.config.experiments import CLIPExperiment
 from difflax.config.files import claim_workdir
-from difflax.config.sections import clip_with_tokenizer
+from difflax.config.sections import ContrastiveLoss, clip_with_tokenizer
+from difflax.models.functional import functional
 from difflax.parallel.sharding import fetch
 from difflax.pretrained.components.clip import save_clip
 from difflax.runs.base import make_loader
+from difflax.text.clip_config import CLIPConfig
 from difflax.text.joint import CLIP, clip_network
 from difflax.text.pixels import PixelConfig
+from difflax.text.reconstruction import CaptionDecoder
 from difflax.text.tokenizer import load_tokenizer, train_bpe
 from difflax.training.loop import Task
+from difflax.training.objectives.base import network_params
 from difflax.training.objectives.contrastive import Contrastive
 from difflax.training.state import TrainState
 
@@ -41,8 +45,7 @@ def prepare_clip(experiment: CLIPExperiment, workdir: epath.Path) -> Task:
             max_length=options.max_length,
         )
     network_config = clip_with_tokenizer(experiment.model, tokenizer, options.max_length)
-    pixels = PixelConfig(size=network_config.vision_config.image_size)
-    objective = Contrastive(model=clip_network(network_config), pixels=pixels)
+    objective = clip_objective(network_config, experiment.loss)
 
     def prepare(batch: dict[str, Any]) -> PyTree:
         captions = batch["caption"]
@@ -51,8 +54,20 @@ def prepare_clip(experiment: CLIPExperiment, workdir: epath.Path) -> Task:
         return {"image": batch["image"], "input_ids": tokenizer(captions), "caption_id": ids}
 
     def finish(state: TrainState) -> None:
-        params = fetch(state.ema_params)
+        params = network_params(fetch(state.ema_params))
         if jax.process_index() == 0:
-            save_clip(CLIP(params, network_config, tokenizer, pixels), workdir / "clip")
+            save_clip(CLIP(params, network_config, tokenizer, objective.pixels), workdir / "clip")
 
     return Task(objective=objective, loader=loader, prepare=prepare, finish=finish)
+
+
+def clip_objective(config: CLIPConfig, loss: ContrastiveLoss) -> Contrastive:
+    """What a CLIP of this structure is trained for."""
+    text = config.text_config
+    return Contrastive(
+        model=clip_network(config),
+        pixels=PixelConfig(size=config.vision_config.image_size),
+        reconstruction=loss.reconstruction,
+        decoder=functional(lambda rngs: CaptionDecoder(text, rngs=rngs)) if loss.reconstruction else None,
+        eos_token_id=text.eos_token_id,
+    )

@@ -43,12 +43,10 @@ from difflax.diffusion.schedules import noise_level
 from difflax.models.functional import functional
 from difflax.parallel.sharding import shardings
 from difflax.runs.base import make_loader
+from difflax.runs.clip import clip_objective
 from difflax.runs.load import read_checkpoint
 from difflax.runs.plan import _example
-from difflax.text.joint import clip_network
-from difflax.text.pixels import PixelConfig
 from difflax.text.tokenizer import load_tokenizer, train_bpe
-from difflax.training.objectives.contrastive import Contrastive
 from difflax.training.state import TrainState
 from etils import epath
 from flax import nnx
@@ -247,12 +245,12 @@ def clip(values, tools):
     captions = ["a red circle", "a small blue square", "a cross"] * 3
     tokenizer = train_bpe(captions, tools.fresh(), vocab_size=600, max_length=made.tokenizer.max_length)
     config = clip_with_tokenizer(made.model, tokenizer, made.tokenizer.max_length)
-    model = clip_network(config)
-    objective = Contrastive(model=model, pixels=PixelConfig(size=config.vision_config.image_size))
+    objective = clip_objective(config, made.loss)
     ids = tokenizer(captions[:2])
     batch = {"image": np.zeros((2, 32, 32, 3), np.uint8), "input_ids": ids, "caption_id": np.arange(2)}
-    start = jax.tree.leaves({k: v for k, v in model.init(KEY).items() if k == "logit_scale"})
-    return traced(lambda p, b: objective.loss(p, b, KEY)[0], model.abstract(), batch), np.asarray(start)
+    params = objective.init(KEY)
+    start = jax.tree.leaves({k: v for k, v in params.items() if k == "logit_scale"})
+    return traced(lambda p, b: objective.loss(p, b, KEY)[0], params, batch), np.asarray(start)
 
 
 def tokens(values, tools):

@@ -344,6 +344,7 @@ CASES = {
     **below("model.clip.text_config", outcome=outcomes.clip, **TOWER),
     **below("model.clip.vision_config", outcome=outcomes.clip, **TOWER, image_size=16, patch_size=8),
     **below("model.clip", outcome=outcomes.clip, projection_dim=6, logit_scale_init_value=1.0),
+    **below("loss.contrastive", outcome=outcomes.clip, reconstruction=0.1),
     **below("model.autoencoder_kl", outcome=outcomes.autoencoder_loss, block_out_channels="(4, 4, 4)",
             layers_per_block=2, act_fn="gelu", latent_channels=3, norm_num_groups=1, use_quant_conv=False,
             use_post_quant_conv=False, mid_block_add_attention=False),
