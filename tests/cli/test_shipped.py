@@ -11,7 +11,7 @@ from tests.runs import command
 # On one worker, so that its programs are compiled once.
 pytestmark = pytest.mark.xdist_group("shipped")
 
-OFF, BEST, STRONG = 1.0, 4.0, 16.0
+OFF, BEST, STRONG = 1.0, 4.0, 32.0
 SEEN = "one object, seen"
 
 

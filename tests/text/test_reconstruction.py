@@ -3,10 +3,17 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from difflax.config.embedded import find_workdir
+from difflax.data.shapes import captions
+from difflax.data.shapes.examples import make_captions
 from difflax.models.functional import functional
+from difflax.pretrained.components.clip import load_clip
 from difflax.text.clip_config import CLIPTextConfig
 from difflax.text.reconstruction import CaptionDecoder, reconstruction_loss
+from etils import epath
 from scipy.special import log_softmax
+from sklearn.linear_model import RidgeClassifier
 
 END = 6
 CONFIG = CLIPTextConfig(
@@ -45,3 +52,36 @@ def test_a_word_is_said_from_the_vector_and_the_words_before_it():
     assert np.all(np.any(logits[:, 2:] != later[:, 2:], axis=-1))
     of_another = decoder.apply(params, ids, vectors.at[0, 0].set(-1))
     assert np.all(np.any(logits != of_another, axis=-1))
+
+
+@pytest.mark.parametrize(("factor", "least"), [("light", 0.8), ("relation", 0.9), ("background", 0.99)])
+def test_the_vectors_of_the_model_that_comes_along_keep_what_captions_say_of_the_scene(factor, least):
+    texts, vectors = _captions_and_vectors()
+    named = [getattr(caption, factor) for caption in texts]
+    _read(vectors, named, least)
+
+
+@pytest.mark.parametrize(("factor", "least"), [("place", 0.8), ("size", 0.99), ("texture", 0.99)])
+def test_and_of_the_one_object(factor, least):
+    texts, vectors = _captions_and_vectors()
+    named = [getattr(caption.objects[0], factor) if caption.counts == (1,) else None for caption in texts]
+    _read(vectors, named, least)
+
+
+def _captions_and_vectors():
+    said = make_captions(1, "train", range(6000))
+    clip = load_clip(epath.Path(find_workdir("embedded")) / "clip", batch_size=500)
+    encoder = clip.text_encoder()
+    vectors = np.concatenate(
+        [np.asarray(encoder.encode(said[i : i + 500]).pooled) for i in range(0, len(said), 500)]
+    )
+    return [captions.parse(text) for text in said], vectors
+
+
+def _read(vectors, named, least):
+    """A linear reader that was fitted on three quarters reads the others."""
+    rows = np.array([i for i, value in enumerate(named) if value is not None])
+    values = np.array([named[i] for i in rows])
+    fitted = len(rows) * 3 // 4
+    reader = RidgeClassifier(1e-3).fit(vectors[rows[:fitted]], values[:fitted])
+    assert reader.score(vectors[rows[fitted:]], values[fitted:]) >= least
