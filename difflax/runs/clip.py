@@ -23,7 +23,7 @@ from difflax.text.reconstruction import CaptionDecoder
 from difflax.text.tokenizer import load_tokenizer, train_bpe
 from difflax.training.loop import Task
 from difflax.training.objectives.base import network_params
-from difflax.training.objectives.contrastive import Contrastive
+from difflax.training.objectives.contrastive import Contrastive, Reconstruction
 from difflax.training.state import TrainState
 
 TOKENIZER_CAPTIONS = 100_000
@@ -63,11 +63,12 @@ def prepare_clip(experiment: CLIPExperiment, workdir: epath.Path) -> Task:
 
 def clip_objective(config: CLIPConfig, loss: ContrastiveLoss) -> Contrastive:
     """What a CLIP of this structure is trained for."""
-    text = config.text_config
-    return Contrastive(
-        model=clip_network(config),
-        pixels=PixelConfig(size=config.vision_config.image_size),
-        reconstruction=loss.reconstruction,
-        decoder=functional(lambda rngs: CaptionDecoder(text, rngs=rngs)) if loss.reconstruction else None,
-        eos_token_id=text.eos_token_id,
-    )
+    text, also = config.text_config, None
+    if loss.reconstruction:
+        also = Reconstruction(
+            weight=loss.reconstruction,
+            decoder=functional(lambda rngs: CaptionDecoder(text, rngs=rngs)),
+            eos_token_id=text.eos_token_id,
+        )
+    pixels = PixelConfig(size=config.vision_config.image_size)
+    return Contrastive(model=clip_network(config), pixels=pixels, reconstruction=also)

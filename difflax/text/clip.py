@@ -49,9 +49,11 @@ class TowerOutput:
 class CLIPOutput:
     """Unit-norm features in the joint space and their scaled cosines; ``None`` for a tower that was not run.
 
-    ``logits_per_text[i, j] = min(exp(logit_scale), 100) · <text_embeds[i], image_embeds[j]>``.
+    ``logits_per_text[i, j] = min(exp(logit_scale), 100) · <text_embeds[i], image_embeds[j]>``;
+    ``text_pooled`` is what the text tower says of each caption, before the projection.
     """
 
+    text_pooled: Float[Array, "t d"] | None
     text_embeds: Float[Array, "t p"] | None
     image_embeds: Float[Array, "i p"] | None
     logits_per_text: Float[Array, "t i"] | None
@@ -270,12 +272,13 @@ class CLIPModel(nnx.Module):
         pixel_values: Float[Array, "i h w c"] | None = None,
     ) -> CLIPOutput:
         """Compares every caption with every image; with one of them missing, runs the other tower alone."""
-        text = None if input_ids is None else self.get_text_features(input_ids)
+        pooled = None if input_ids is None else self.text_model(input_ids).pooled
+        text = None if pooled is None else unit_norm(self.text_projection(pooled))
         image = None if pixel_values is None else self.get_image_features(pixel_values)
         logits = None
         if text is not None and image is not None:
             logits = inverse_temperature(self.logit_scale[...]) * (text @ image.T)
-        return CLIPOutput(text_embeds=text, image_embeds=image, logits_per_text=logits)
+        return CLIPOutput(text_pooled=pooled, text_embeds=text, image_embeds=image, logits_per_text=logits)
 
 
 def eos_positions(input_ids: Int[Array, "b n"], eos_token_id: int) -> Int[Array, " b"]:

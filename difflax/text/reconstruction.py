@@ -11,26 +11,20 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from difflax.text.clip import CLIPEncoderLayer
+from difflax.text.clip import CLIPEncoderLayer, CLIPTextEmbeddings
 from difflax.text.clip_config import CLIPTextConfig
-
-STD = 0.02  # of embeddings, as in GPT-2
 
 
 class CaptionDecoder(nnx.Module):
     """One causal layer that reads a caption's vector beside every word.
 
     Args:
-        config: of the text tower; the layer has its sizes.
+        config: of the text tower; embeddings and layer have its sizes.
     """
 
-    def __init__(self, config: CLIPTextConfig, *, dtype=jnp.float32, rngs: nnx.Rngs):
-        width = config.hidden_size
-        table = nnx.initializers.normal(STD)
-        self.token_embedding = nnx.Embed(config.vocab_size, width, embedding_init=table, rngs=rngs)
-        self.position_embedding = nnx.Embed(
-            config.max_position_embeddings, width, embedding_init=table, rngs=rngs
-        )
+    def __init__(self, config: CLIPTextConfig, *, rngs: nnx.Rngs):
+        width, dtype = config.hidden_size, jnp.float32
+        self.embeddings = CLIPTextEmbeddings(config, dtype=dtype, rngs=rngs)
         self.vector = nnx.Linear(width, width, rngs=rngs)
         self.layer = CLIPEncoderLayer(config, causal=True, dtype=dtype, rngs=rngs)
         self.norm = nnx.LayerNorm(width, rngs=rngs)
@@ -38,8 +32,8 @@ class CaptionDecoder(nnx.Module):
 
     def __call__(self, input_ids: Int[Array, "b n"], vectors: Float[Array, "b d"]) -> Float[Array, "b n v"]:
         """Logits of the token after each, given the caption's vector and the tokens up to it."""
-        x = self.token_embedding(input_ids) + self.position_embedding(jnp.arange(input_ids.shape[1]))
-        return self.head(self.norm(self.layer(x + self.vector(vectors)[:, None])))
+        x = self.embeddings(input_ids) + self.vector(vectors)[:, None]
+        return self.head(self.norm(self.layer(x)))
 
 
 def reconstruction_loss(

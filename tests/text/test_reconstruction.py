@@ -54,34 +54,37 @@ def test_a_word_is_said_from_the_vector_and_the_words_before_it():
     assert np.all(np.any(logits != of_another, axis=-1))
 
 
-@pytest.mark.parametrize(("factor", "least"), [("light", 0.8), ("relation", 0.9), ("background", 0.99)])
-def test_the_vectors_of_the_model_that_comes_along_keep_what_captions_say_of_the_scene(factor, least):
-    texts, vectors = _captions_and_vectors()
-    named = [getattr(caption, factor) for caption in texts]
-    _read(vectors, named, least)
-
-
-@pytest.mark.parametrize(("factor", "least"), [("place", 0.8), ("size", 0.99), ("texture", 0.99)])
-def test_and_of_the_one_object(factor, least):
-    texts, vectors = _captions_and_vectors()
-    named = [getattr(caption.objects[0], factor) if caption.counts == (1,) else None for caption in texts]
-    _read(vectors, named, least)
-
-
-def _captions_and_vectors():
+@pytest.fixture(scope="module")
+def vectors():
+    """Captions of the world, and their vectors in the model that comes along."""
     said = make_captions(1, "train", range(6000))
     clip = load_clip(epath.Path(find_workdir("embedded")) / "clip", batch_size=500)
-    encoder = clip.text_encoder()
-    vectors = np.concatenate(
-        [np.asarray(encoder.encode(said[i : i + 500]).pooled) for i in range(0, len(said), 500)]
-    )
-    return [captions.parse(text) for text in said], vectors
+    return [captions.parse(text) for text in said], np.asarray(clip.text_encoder().encode(said).pooled)
 
 
-def _read(vectors, named, least):
-    """A linear reader that was fitted on three quarters reads the others."""
+@pytest.mark.parametrize(
+    ("factor", "least"), [("light", 0.95), ("relation", 0.95), ("background", 0.99), ("tone", 0.99)]
+)
+def test_the_vectors_of_the_model_that_comes_along_keep_what_captions_say_of_the_scene(
+    vectors, factor, least
+):
+    named = [getattr(caption, factor) for caption in vectors[0]]
+    assert read(vectors[1], named) >= least
+
+
+@pytest.mark.parametrize(
+    ("factor", "least"),
+    [("place", 0.95), ("shape", 0.99), ("colour", 0.99), ("texture", 0.99), ("size", 0.99)],
+)
+def test_and_of_the_one_object(vectors, factor, least):
+    named = [getattr(said.objects[0], factor) if said.counts == (1,) else None for said in vectors[0]]
+    assert read(vectors[1], named) >= least
+
+
+def read(vectors, named):
+    """How often a linear reader that was fitted on three quarters is right of the others."""
     rows = np.array([i for i, value in enumerate(named) if value is not None])
     values = np.array([named[i] for i in rows])
     fitted = len(rows) * 3 // 4
-    reader = RidgeClassifier(1e-3).fit(vectors[rows[:fitted]], values[:fitted])
-    assert reader.score(vectors[rows[fitted:]], values[fitted:]) >= least
+    reader = RidgeClassifier(1e-3, solver="svd").fit(vectors[rows[:fitted]], values[:fitted])
+    return reader.score(vectors[rows[fitted:]], values[fitted:])

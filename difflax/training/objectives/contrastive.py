@@ -15,6 +15,21 @@ from difflax.training.objectives.base import LOSS_PARAMS, WHOLE, BatchPart, Plai
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Reconstruction:
+    """Every caption is said again from its vector, so that the vector keeps its words.
+
+    Attributes:
+        weight: what a nat of `reconstruction_loss` counts, in nats of the contrastive loss.
+        decoder: a `CaptionDecoder`.
+        eos_token_id: of the captions' end.
+    """
+
+    weight: float
+    decoder: Functional
+    eos_token_id: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Contrastive(Plain):
     """CLIP's (Radford et al. 2021, https://arxiv.org/abs/2103.00020, figure 3).
 
@@ -22,37 +37,34 @@ class Contrastive(Plain):
     captions. Each example is told from all others of its batch, so that a ``part`` of one is another loss.
 
     Attributes:
-        reconstruction: what a nat of `reconstruction_loss` counts, in nats of the contrastive loss; 0: it is
-            not computed.
-        decoder: a `CaptionDecoder`, of which a loss with ``reconstruction`` has the parameters.
-        eos_token_id: of the captions' end.
+        reconstruction: a loss of the captions alone, beside it; ``None``: none.
     """
 
     model: Functional
     pixels: PixelConfig
-    reconstruction: float = 0.0
-    decoder: Functional | None = None
-    eos_token_id: int = 0
+    reconstruction: Reconstruction | None = None
 
     def init(self, key: Key[Array, ""]) -> Params:
         params = self.model.init(key)
-        if self.decoder is None:
+        if self.reconstruction is None:
             return params
-        return {**params, LOSS_PARAMS: {"decoder": self.decoder.init(jax.random.fold_in(key, 1))}}
+        decoder = self.reconstruction.decoder.init(jax.random.fold_in(key, 1))
+        return {**params, LOSS_PARAMS: {"decoder": decoder}}
 
     def loss(
         self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = (), part: BatchPart = WHOLE
     ) -> tuple[Float[Array, " b"], dict[str, Float[Array, ""]]]:
         images = batch["image"].astype(jnp.float32) / 255
         pixel_values = preprocess_images(images, self.pixels.size, self.pixels.mean, self.pixels.std)
-        towers, captions = self.model.module(network_params(params)), batch["input_ids"]
-        logits = towers(captions, pixel_values).logits_per_text
-        losses = contrastive_loss(logits, batch["caption_id"])
-        metrics = {"recall_at_1": retrieval(logits, batch["caption_id"]).text_to_image}
-        if self.decoder is not None:
-            vectors = towers.text_model(captions).pooled
-            said_again = self.decoder.apply(params[LOSS_PARAMS]["decoder"], captions[:, :-1], vectors)
-            nats = reconstruction_loss(said_again, captions[:, 1:], self.eos_token_id)
-            losses = losses + self.reconstruction * nats
+        captions, also = batch["input_ids"], self.reconstruction
+        found = self.model.apply(network_params(params), captions, pixel_values)
+        losses = contrastive_loss(found.logits_per_text, batch["caption_id"])
+        retrieved = retrieval(found.logits_per_text, batch["caption_id"])
+        metrics = {"recall_at_1": retrieved.text_to_image}
+        if also is not None:
+            decoder = params[LOSS_PARAMS]["decoder"]
+            logits = also.decoder.apply(decoder, captions[:, :-1], found.text_pooled)
+            nats = reconstruction_loss(logits, captions[:, 1:], also.eos_token_id)
+            losses = losses + also.weight * nats
             metrics["caption_nats"] = jnp.mean(nats)
         return losses, metrics
