@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from difflax.config.embedded import SHIPPED
+from difflax.runs.studied import Studied
 
 from tests.runs import command
 
@@ -12,58 +13,49 @@ from tests.runs import command
 pytestmark = pytest.mark.xdist_group("shipped")
 
 OFF, BEST, STRONG = 1.0, 4.0, 32.0
-SEEN = "one object, seen"
-
-
-def measured(*arguments, output):
-    """The curves of a command's ``results.json``: group, metric and scale → (value, low, high)."""
-    status, _, errors = command(*arguments, "--workdir=embedded", f"--output={output}")
-    assert status == 0, errors
-    return curves(json.loads((output / "results.json").read_text()))
-
-
-def curves(results):
-    return {
-        (curve["group"], curve["metric"], estimate["guidance_scale"]): tuple(
-            estimate[name] for name in ("value", "low", "high")
-        )
-        for curve in results["curves"]
-        for estimate in curve["estimates"]
-    }
 
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
-    """Three scales: off, about the best, and much."""
-    scales = ",".join(map(str, (OFF, BEST, STRONG)))
-    output = tmp_path_factory.mktemp("sweep") / "out"
-    return measured("ablate", f"--guidance_scales={scales}", "--seeds=4", output=output)
+    """A metric's estimates without guidance, at about the best scale and at a large one, of the prompts and
+    seeds of ``difflax ablate``.
+    """
+    model, scales = Studied.of("embedded", "one object", prompts=20, seeds=4), (OFF, BEST, STRONG)
+    result = model.sweep(tmp_path_factory.mktemp("sweep"), scales, None, None)
+    return lambda metric: result.curve(model.group.name, metric).estimates
 
 
 def test_guidance_gains_alignment_and_too_much_loses_it(sweep):
     """The best scale lies inside: its band lies above those of the model without guidance and of much."""
-    off, best, strong = (sweep[SEEN, "accuracy", scale] for scale in (OFF, BEST, STRONG))
-    assert best[1] > off[2]
-    assert best[1] > strong[2]
+    off, best, strong = sweep("accuracy")
+    assert best.low > off.high
+    assert best.low > strong.high
 
 
 def test_guidance_costs_coverage(sweep):
     """What the prompt leaves open is farther from the truth the stronger the guidance."""
-    off, best, strong = (sweep[SEEN, "coverage_excess", scale] for scale in (OFF, BEST, STRONG))
-    assert off[0] < best[0] < strong[0]
-    assert off[2] < strong[1]
+    off, best, strong = sweep("coverage_excess")
+    assert off.value < best.value < strong.value
+    assert off.high < strong.low
 
 
 def test_much_guidance_costs_fidelity(sweep):
-    best, strong = (sweep[SEEN, "residual_psnr", scale] for scale in (BEST, STRONG))
-    assert best[1] > strong[2]
+    _, best, strong = sweep("residual_psnr")
+    assert best.low > strong.high
 
 
 @pytest.mark.slow
 def test_its_stored_numbers_are_those_of_a_fresh_evaluation(tmp_path):
     """Images depend on their seeds alone, so only rounding may turn one."""
-    stored = curves(json.loads((SHIPPED / "results.json").read_text()))
-    fresh = measured("evaluate", output=tmp_path / "out")
+    status, _, errors = command("evaluate", "--workdir=embedded", f"--output={tmp_path / 'out'}")
+    assert status == 0, errors
+    stored, fresh = (values(folder / "results.json") for folder in (SHIPPED, tmp_path / "out"))
     assert stored.keys() == fresh.keys()
     for key in (k for k in stored if k[1] in ("accuracy", "coverage_kept")):
-        np.testing.assert_allclose(fresh[key][0], stored[key][0], atol=0.03, err_msg=str(key))
+        np.testing.assert_allclose(fresh[key], stored[key], atol=0.03, err_msg=str(key))
+
+
+def values(path):
+    """The values of a ``results.json`` at its one scale, by group and metric."""
+    curves = json.loads(path.read_text())["curves"]
+    return {(curve["group"], curve["metric"]): curve["estimates"][0]["value"] for curve in curves}

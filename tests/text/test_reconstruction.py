@@ -54,6 +54,10 @@ def test_a_word_is_said_from_the_vector_and_the_words_before_it():
     assert np.all(np.any(logits != of_another, axis=-1))
 
 
+# On one worker, so that the captions are read once.
+TOGETHER = pytest.mark.xdist_group("vectors")
+
+
 @pytest.fixture(scope="module")
 def vectors():
     """Captions of the world, and their vectors in the model that comes along."""
@@ -62,6 +66,7 @@ def vectors():
     return [captions.parse(text) for text in said], np.asarray(clip.text_encoder().encode(said).pooled)
 
 
+@TOGETHER
 @pytest.mark.parametrize(
     ("factor", "least"), [("light", 0.95), ("relation", 0.95), ("background", 0.99), ("tone", 0.99)]
 )
@@ -72,6 +77,7 @@ def test_the_vectors_of_the_model_that_comes_along_keep_what_captions_say_of_the
     assert read(vectors[1], named) >= least
 
 
+@TOGETHER
 @pytest.mark.parametrize(
     ("factor", "least"),
     [("place", 0.95), ("shape", 0.99), ("colour", 0.99), ("texture", 0.99), ("size", 0.99)],
