@@ -7,13 +7,13 @@ difflax ablate --workdir=runs/shapes --guidance_scales=0,1,1.5,2,3,4,6,8 --seeds
 Text encoder and autoencoder are those of the model that comes with difflax; configs/clip.py and
 configs/autoencoder.py train them anew.
 
-Measured on two cores by the last command, of 20 prompts and 4 seeds, at guidance 1, 2, 3, 5, under the
-text encoder of an earlier version: the three named factors of one object are all right in 0.54, 0.82, 0.81,
-0.61 of the pictures, of combinations that were never trained in 0.09, 0.35, 0.59, 0.49; the training takes
-10 minutes on slow cores (no AVX-512). The long run with ``training.steps=20000`` (50 minutes, AVX-512),
-under the encoder that comes along: 0.72, 0.94, 0.97 at 1, 2, 4, such combinations 0.65 at 6, two objects in
-a relation 0.23, one to three equal ones 0.42, named places 0.82. With a text encoder whose vectors keep no
-places (see configs/clip.py) as many steps ended at 0.06 for two objects and at 0.04 for places.
+Measured on two cores by the last command, of 20 prompts and 4 seeds, at guidance 1, 2, 3, 5: the three
+named factors of one object are all right in 0.46, 0.69, 0.79, 0.64 of the pictures, of combinations that
+were never trained in 0.16, 0.39, 0.49, 0.41; the training takes 4 minutes (AVX-512, 180 GFLOP/s) to 10 (80
+to 130). The long run with ``training.steps=20000`` (50 minutes, AVX-512): 0.72, 0.94, 0.97 at 1, 2, 4, such
+combinations 0.65 at 6, two objects in a relation 0.23, one to three equal ones 0.42, named places 0.82.
+With a text encoder whose vectors keep no places (see configs/clip.py) as many steps ended at 0.06 for two
+objects and at 0.04 for places.
 """
 
 from difflax.config import experiment
