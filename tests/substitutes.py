@@ -172,6 +172,7 @@ SMALL_COMMANDS = {
     "plan": ("--topology=cpu:16", "--tokens=24", *SMALL, *SMALL_NETWORKS["shapes"]),
     "sample": ("--num_images=1", "--num_steps=5"),
     "samplers": ("--names=ddim",),
+    "switches": ("--prompts=2", "--seeds=2", "--points=2", "--num_steps=2"),
 }
 
 

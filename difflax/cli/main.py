@@ -21,6 +21,7 @@ COMMANDS = {
     "convert": "a checkpoint of Stable Diffusion to diffusers' layout",
     "evaluate": "measure a trained model at its own guidance scale",
     "decisions": "at which noise level each factor of the picture is decided",
+    "switches": "at which noise levels the prompt counts",
     "samplers": "measure every sampler's order of convergence against exact solutions",
     "plan": "compile a train step for a machine that need not be there: memory, FLOPs, time",
     "launch": "a job script for SLURM, Kubernetes, a TPU pod or several processes here",

@@ -76,7 +76,7 @@ def restarts(
         "prompt": [prompt for prompt in groups for _ in range(number)],
         "seed": list(range(count, count + count * number)),
     }
-    for step, share, log_snr in _points(pipeline, call["num_steps"], points):
+    for step, share, log_snr in restart_points(pipeline, call["num_steps"], points):
         begun = {}
         if share is not None:
             latents = pipeline(**first, **call, denoising_end=share)
@@ -92,8 +92,13 @@ def restarts(
         yield Restarts(step, log_snr, images)
 
 
-def _points(pipeline: Pipeline, num_steps: int, points: int) -> list[tuple[int, float | None, float]]:
-    """Steps to restart at, the shares of the run before them (``None``: nothing), and their log-SNR."""
+def restart_points(pipeline: Pipeline, num_steps: int, points: int) -> list[tuple[int, float | None, float]]:
+    """Steps to go on from, the shares of the run before them (``None``: nothing), and their log-SNR.
+
+    Args:
+        points: how many, pure noise among them, evenly spread over the steps; a model that counts its time in
+            whole steps may have fewer.
+    """
     model, defaults = pipeline.model, pipeline.defaults
     levels = run_levels(model, defaults, num_steps)
     times = np.asarray(time_shown(model.schedule, levels))

@@ -53,6 +53,13 @@ def share_axis(axes: Any, places: Sequence[float], theme: Theme) -> None:
     axes.set_xlabel("long captions in training (%)")
 
 
+def log_snr_axis(axes: Any, places: Sequence[float], theme: Theme) -> None:
+    """The axis of noise levels, pure noise at the left."""
+    margin = 0.04 * (places[-1] - places[0])
+    axes.set_xlim(places[0] - margin, places[-1] + margin)
+    axes.set_xlabel("log-SNR: pure noise at the left, the finished picture at the right")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Comparison:
     """Lines side by side.
@@ -136,7 +143,7 @@ def comparison_figure(comparison: Comparison, theme: Theme = LIGHT) -> Any:
     tables = comparison.by_metric()
     across, up = (tables.get(name) for name in comparison.trade_off or ("", ""))
     panels = len(tables) + bool(across and up)
-    columns = 2 if panels == 4 else panels
+    columns = panels if panels < 4 else 2 if panels == 4 else 4
     rows = -(-panels // columns)
     handles = legend_handles(comparison.curves, comparison.lines, theme, comparison.rings)
     legend_columns = min(len(handles), round(2.4 * columns))
