@@ -5,10 +5,11 @@ and fidelity with their bands, and a gallery.
     python scripts/studies.py steps --workdir=embedded --guidance_scale=2 --output=runs/studies/steps
     python scripts/studies.py captions --workdir=runs/long_0 --workdir=runs/long_50 --scales=1,2 \
         --output=runs/studies/captions
+    python scripts/studies.py distance --workdir=embedded --output=runs/studies/distance
     python scripts/studies.py gallery --workdir=embedded --guidance_scale=2 --output=runs/studies/gallery.png
     python scripts/studies.py judge --output=runs/studies/judge.md
 
-The first three write ``table.md``, ``table.csv``, ``results.json`` and ``plot.png`` into the output folder.
+The first four write ``table.md``, ``table.csv``, ``results.json`` and ``plot.png`` into the output folder.
 What is complete there is not made again: the same command goes on with a study that was stopped.
 """
 
@@ -56,6 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("guidance", "ways to guide against their scale"),
         ("steps", "samplers against the number of steps"),
         ("captions", "runs with different shares of long captions, asked in few and in many words"),
+        ("distance", "combinations that were trained, and those at distance 1 and 2, against the scale"),
         ("gallery", "prompts by seeds at one scale, beside prompts by scales, in one picture"),
         ("judge", "how much of true renders, and of spoiled ones, the judge reads right: a table"),
     ):
@@ -63,15 +65,15 @@ def make_parser() -> argparse.ArgumentParser:
         own[name].add_argument(
             "--output", required=True, help="folder; of the gallery a PNG file, of the judge a Markdown file"
         )
-    for name in ("guidance", "steps", "gallery"):
+    for name in ("guidance", "steps", "distance", "gallery"):
         own[name].add_argument("--workdir", required=True, help="of the run, or embedded")
     own["captions"].add_argument("--workdir", required=True, action="append", help="of a run; several times")
     for name in ("guidance", "steps"):
         own[name].add_argument("--kind", default="as trained", help="of prompts: as trained, short, long, …")
-    for name in ("guidance", "steps", "captions"):
+    for name in ("guidance", "steps", "captions", "distance"):
         own[name].add_argument("--prompts", type=int, default=64)
         own[name].add_argument("--seeds", type=int, default=8, help="pictures of each prompt")
-    for name in ("captions", "gallery"):
+    for name in ("captions", "distance", "gallery"):
         own[name].add_argument("--sampler", help="without it: the run's own")
         own[name].add_argument("--num_steps", type=int, help="without it: the run's own")
     for name in ("steps", "gallery"):
@@ -90,6 +92,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     own["judge"].add_argument("--scenes", type=int, default=1024)
     own["captions"].add_argument("--scales", type=numbers, default=[1.0, 2.0], help="of the guidance")
+    own["distance"].add_argument("--scales", type=numbers, default=[0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0])
     own["gallery"].add_argument("--scales", type=numbers, default=[0.0, 1.0, 2.0, 4.0, 8.0])
     own["gallery"].add_argument("--seeds", type=whole, default=[0, 1, 2, 3], help="0,1,2,3")
     own["gallery"].add_argument("--prompt", action="append", help="several times; without it: six")
@@ -148,7 +151,21 @@ def captions(given: argparse.Namespace) -> Any:
     )
 
 
-COMPARISONS = {"guidance": guidance, "steps": steps, "captions": captions}
+def distance(given: argparse.Namespace) -> Any:
+    from difflax.runs import studies
+
+    return studies.distance_study(
+        given.workdir,
+        given.output,
+        prompts=given.prompts,
+        seeds=given.seeds,
+        scales=given.scales,
+        sampler=given.sampler,
+        num_steps=given.num_steps,
+    )
+
+
+COMPARISONS = {"guidance": guidance, "steps": steps, "captions": captions, "distance": distance}
 
 
 def compare(given: argparse.Namespace) -> None:

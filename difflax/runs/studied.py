@@ -44,11 +44,14 @@ class Studied:
     seeds: int
 
     @classmethod
-    def of(cls, workdir: epath.PathLike, kind: str, prompts: int, seeds: int) -> "Studied":
+    def of(
+        cls, workdir: epath.PathLike, kind: str, prompts: int, seeds: int, split: str = "test"
+    ) -> "Studied":
         """The model of a workdir.
 
         Args:
             kind: of the prompts, one of ``PROMPTS`` of `difflax.data.shapes.examples`.
+            split: whose combinations they ask for, one of ``COMBINATIONS`` of `difflax.data.shapes.splits`.
 
         Raises:
             UserError: no workdir, one whose pictures no exact judge reads, or numbers that say nothing.
@@ -67,7 +70,7 @@ class Studied:
             workdir=str(workdir),
             pipeline=load(workdir),
             config=dict(experiment.resolved),
-            group=protocol.group(experiment.data, kind, f"{kind} prompts"),
+            group=protocol.group(experiment.data, kind, f"{kind} prompts", split),
             instruments=Instruments(judge=protocol.judge()),
             seeds=seeds,
         )

@@ -126,6 +126,65 @@ def steps_study(
     )
 
 
+DISTANCES = {
+    "trained combinations": "test",
+    "at distance 1": "held_out",
+    "at distance 2": "held_out_2",
+}
+"""How far combinations of shape, colour and texture are from those of training, and the splits that have
+them.
+"""
+
+
+def distance_study(
+    workdir: epath.PathLike,
+    directory: epath.PathLike,
+    *,
+    prompts: int,
+    seeds: int,
+    scales: Sequence[float],
+    sampler: str | None = None,
+    num_steps: int | None = None,
+) -> Comparison:
+    """How well a model composes what it never saw together, by its distance from training and against the
+    guidance scale (Okawa et al. 2023, arXiv:2310.09336, figure 4, there against training time).
+
+    Args:
+        prompts: at most so many of each distance; one names shape, colour and texture of one object.
+        seeds: pictures of each prompt; where there are fewer prompts, so many more that the pictures are as
+            many.
+
+    Raises:
+        UserError: see `Studied.of`.
+    """
+    trained = Studied.of(workdir, "one object", prompts, seeds)
+    images = len(trained.group.prompts) * seeds
+    curves = []
+    for name, split in DISTANCES.items():
+        asked = Studied.of(workdir, "one object", prompts, seeds, split)
+        # One judge and one set of weights for all.
+        asked = dataclasses.replace(
+            trained, group=asked.group, seeds=max(seeds, images // len(asked.group.prompts))
+        )
+        result = asked.sweep(epath.Path(directory) / split, scales, sampler, num_steps)
+        curves += line(f"{name} ({len(asked.group.prompts)} prompts)", result)
+    defaults = trained.pipeline.defaults
+    return Comparison(
+        title="Composition by distance from training: alignment, coverage and fidelity against the scale",
+        of="combinations",
+        along="guidance scale",
+        axis=scale_axis,
+        rings=True,
+        curves=tuple(curves),
+        facts={
+            **{name: trained.facts[name] for name in ("command", "checkpoint")},
+            "images of each combination and scale": images,
+            "sampler": sampler or type(defaults.sampler).__name__,
+            "num_steps": num_steps or defaults.num_steps,
+        },
+    )
+
+
 def captions_study(
     workdirs: Sequence[epath.PathLike],
     directory: epath.PathLike,

@@ -5,6 +5,7 @@ that nothing complete is made again.
 import csv
 import dataclasses
 import importlib.util
+import itertools
 import json
 import shutil
 import sys
@@ -14,7 +15,9 @@ import numpy as np
 import pytest
 from difflax.core.types import UserError
 from difflax.data.shapes import captions, factors, truth
+from difflax.data.shapes.factors import COLOURS, SHAPES, TEXTURES
 from difflax.data.shapes.render import render
+from difflax.data.shapes.splits import HELD_OUT_PAIRS
 from difflax.diffusion.guidance import GUIDANCES
 from difflax.evaluation.ablation.comparison import write_comparison
 from difflax.evaluation.judges.shapes.reliability import SPOILED
@@ -203,6 +206,30 @@ def test_the_captions_command(run, study, tmp_path):
     assert places == [(line, share) for line in lines for share in ("0", "100")]
     status, _, errors = study("captions", runs[0], runs[0], *asked)
     assert status == 2 and "share" in errors and errors.count("\n") == 1
+
+
+def test_the_distance_command(run, study, tmp_path):
+    """Three lines, each about its own combinations, with as many pictures."""
+    asked = ["--prompts=4", "--seeds=2", "--scales=1", "--num_steps=1", f"--output={tmp_path}"]
+    status, _, errors = study("distance", f"--workdir={run}", *asked)
+    assert status == 0, errors
+    rows = table(tmp_path)
+    assert [row["images"] for row in rows] == ["8"] * 3
+    assert [row["prompts"] for row in rows] == ["4", "4", "2"]
+    for distance, split in enumerate(studies.DISTANCES.values()):
+        groups = json.loads((tmp_path / split / "results.json").read_text())["groups"]
+        for prompt in groups[0]["prompts"]:
+            (thing,) = captions.parse(prompt).objects
+            pairs = {
+                frozenset(pair)
+                for pair in itertools.combinations(
+                    (SHAPES[thing.shape], list(COLOURS)[thing.colour], TEXTURES[thing.texture]), 2
+                )
+            }
+            unseen = sum(frozenset(pair) in pairs for pair in HELD_OUT_PAIRS)
+            # One change mends one pair, or two that share a part: at distance 2 there are two at least.
+            assert (unseen == 0) == (distance == 0)
+            assert distance < 2 or unseen >= 2
 
 
 def test_the_gallery_command(run, study, tmp_path):
