@@ -12,7 +12,7 @@ from tests.runs import command
 # On one worker, so that its programs are compiled once.
 pytestmark = pytest.mark.xdist_group("shipped")
 
-OFF, BEST, STRONG = 1.0, 4.0, 32.0
+OFF, BEST, STRONG = 1.0, 3.0, 32.0
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def sweep(tmp_path_factory):
     """A metric's estimates without guidance, at about the best scale and at a large one, of the prompts and
     seeds of ``difflax ablate``.
     """
-    model, scales = Studied.of("embedded", "one object", prompts=20, seeds=4), (OFF, BEST, STRONG)
+    model, scales = Studied.of("embedded", "one object", prompts=20, seeds=8), (OFF, BEST, STRONG)
     result = model.sweep(tmp_path_factory.mktemp("sweep"), scales, None, None)
     return lambda metric: result.curve(model.group.name, metric).estimates
 
