@@ -96,10 +96,10 @@ def _check_diffusion(experiment: DiffusionExperiment) -> None:
             f" {channels}"
         )
     draws = experiment.training.sample_every or experiment.training.evaluate_every
-    if weak is not None and weak.step is not None and not weak.workdir and draws:
+    if weak is not None and weak.own_snapshot and draws:
         raise UserError(
-            "config.guidance.weak.step: a checkpoint of this run cannot guide the pictures that it draws: set"
-            " config.training.sample_every and evaluate_every to 0, or name another run in"
+            "config.guidance.weak.step, ema_length: what this run has written cannot guide the pictures that"
+            " it draws: set config.training.sample_every and evaluate_every to 0, or name another run in"
             " config.guidance.weak.workdir"
         )
     if experiment.sampler.sampler == DDPM(variance="learned_range") and not experiment.loss.vlb_weight:

@@ -30,10 +30,10 @@ from difflax.pretrained.components.autoencoder import load_autoencoder, save_aut
 from difflax.pretrained.components.clip import PREPROCESSOR, load_text_encoder, save_text_encoder
 from difflax.pretrained.format.layout import AUTOENCODER, TEXT_ENCODER, TOKENIZER
 from difflax.runs.base import make_loader, measuring_task, picture_task
+from difflax.runs.parameters import averaged_params
 from difflax.text.encoders import TextEncoder
 from difflax.training.loop import Task
 from difflax.training.objectives.base import network_params, pixels
-from difflax.training.runtime.averages import trained_weights
 from difflax.training.runtime.manifest import check_copy, write_manifest
 from difflax.training.state import TrainState
 
@@ -148,16 +148,16 @@ def weak_model(options: WeakOptions | None, workdir: epath.Path, mesh: Mesh) -> 
     """The worse model of a guidance, ``None`` where the guidance has none."""
     if options is None:
         return None
-    if not options.workdir and options.step is None:
+    if not options.workdir and not options.own_snapshot:
         return WeakModel(perturbation=options.perturbation)
     folder = epath.Path(find_workdir(options.workdir or workdir))
     experiment = read_workdir(folder).from_scratch(
         f"guidance.weak.workdir = {options.workdir!r} is no run of a diffusion model from scratch"
     )
-    weights = trained_weights(folder)
     abstract = sharded_shapes(experiment.network.abstract(), mesh, experiment.mesh.rules)
-    params = weights.restore_params(abstract, options.step)
-    weights.close()
+    params, _ = averaged_params(
+        experiment, folder, abstract, step=options.step, ema_length=options.ema_length
+    )
     return WeakModel(experiment.network, options.perturbation, params)
 
 

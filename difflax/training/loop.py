@@ -23,6 +23,7 @@ from difflax.training.runtime.interruption import StopRequest
 from difflax.training.runtime.logs import Logger, Order, mean_metrics
 from difflax.training.runtime.recovery import Recovery
 from difflax.training.runtime.retention import Retention
+from difflax.training.runtime.snapshots import Snapshots
 from difflax.training.runtime.throughput import Throughput
 from difflax.training.runtime.trace import Profile
 from difflax.training.runtime.watchdog import Watchdog
@@ -197,7 +198,13 @@ def fit(
         max_failed_saves=options.max_failed_saves,
         report=lambda message: events("checkpoint", message),
     )
-    abstract = abstract_state(objective, optimizer, mesh, rules)
+    snapshots = Snapshots(
+        workdir,
+        ema,
+        max_failed_saves=options.max_failed_saves,
+        report=lambda message: events("snapshot", message),
+    )
+    abstract = abstract_state(objective, optimizer, mesh, rules, profiles=len(ema.profiles))
     recovery = Recovery(
         checkpoints=checkpoints,
         abstract=abstract,
@@ -208,6 +215,7 @@ def fit(
     )
     state = recovery.start()
     step = int(state.step)
+    snapshots.rewind(step)
     last = options.steps if stop_at is None else min(stop_at, options.steps)
     stepping = make_train_step(objective, optimizer, ema, seed, accumulate=options.accumulate)
     train_step = CompiledStep(stepping, abstract, mesh, task.frozen)
@@ -262,13 +270,16 @@ def fit(
                         state = recovery.roll_back(state, step, in_a_row)
                         step = int(state.step)
                         logger.rewind(step)
+                        snapshots.rewind(step)
                         speed.reset(step)
                         continue
+                snapshots.save(step, state, options.steps, config)
                 ends = stop.reached(step) or step == last
                 if ends or step % options.checkpoint_every == 0:
                     good = int(metrics["skipped_in_a_row"]) == 0
                     if good or ends:
                         watchdog.at(step, "saving")
+                        snapshots.wait()
                         position = recovery.position()
                         checkpoints.save(
                             step, state, position, config, task.constants, metrics=numbers, good=good
@@ -287,6 +298,7 @@ def fit(
         profile.close()
         logger.close()
         checkpoints.close()
+        snapshots.close()
     if step == options.steps and task.finish is not None:
         task.finish(state)
     return state

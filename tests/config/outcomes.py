@@ -299,6 +299,13 @@ def ema(values, tools):
     return np.asarray(average["w"])
 
 
+def snapshots(values, tools):
+    """The steps whose power-function averages a toy's run of three steps keeps."""
+    workdir = pathlib.Path(tools.fresh())
+    toy.train(workdir, toy.options(3), ema=parse(values).ema)
+    return sorted(path.name for path in (workdir / "snapshots").glob("step_*"))
+
+
 def mesh(values, tools):
     """The mesh of the devices there are, or why there is none; how it splits parameters."""
     made = parse(values).mesh
