@@ -145,6 +145,7 @@ class Task:
         start: makes the parameters of a new run, whose arrays are used up, so that it is asked again after a
             roll-back to before the first checkpoint; ``None``, or what gives ``None``, for fresh ones.
         measured: ``action(step, state)`` gives numbers for that step's line of metrics.
+        validation: the same, of test images and not of pictures that are made.
         frozen: arrays on the mesh that the objective reads and does not train; they are in no checkpoint.
         finish: what is left to do with the state after the last step of the whole run.
     """
@@ -155,6 +156,7 @@ class Task:
     constants: dict[str, Any] = dataclasses.field(default_factory=dict)
     periodic: Sequence[Periodic] = ()
     measured: Periodic | None = None
+    validation: Periodic | None = None
     start: Callable[[], PyTree] | None = None
     frozen: PyTree = None
     finish: Callable[[TrainState], None] | None = None
@@ -250,10 +252,11 @@ def fit(
                 history.append(metrics)
                 logger.advance()
                 measured: dict[str, float | None] = {}
-                if task.measured is not None and task.measured.due(step, options.steps):
-                    watchdog.at(step, "measuring pictures")
-                    with speed.away():
-                        measured = task.measured.action(step, state)
+                for what, periodic in (("pictures", task.measured), ("test images", task.validation)):
+                    if periodic is not None and periodic.due(step, options.steps):
+                        watchdog.at(step, f"measuring {what}")
+                        with speed.away():
+                            measured |= periodic.action(step, state)
                 if step % options.log_every == 0 or step == last or measured:
                     numbers, in_a_row = mean_metrics(history)
                     numbers |= measured

@@ -375,6 +375,21 @@ def measured_while_training(values, tools):
     return task.measured.every, asked
 
 
+def validated(values, tools):
+    """How often a run measures its test images, and their losses under a toy's network."""
+    made = parse(values)
+    null = Conditioning(context=jnp.zeros((1, 2, 3)))
+    objective = dataclasses.replace(made.objective(null), model=functional(ToyNetwork))
+
+    def prepare_of(records):
+        told = Conditioning(context=np.zeros((made.training.batch_size, 2, 3), np.float32))
+        return lambda batch: {"image": batch["image"], "conditioning": told}
+
+    task = difflax.runs.diffusion.validation_task(made, objective, prepare_of, made.mesh.make())
+    state = TrainState(step=np.int32(1), params={}, opt_state=(), ema_params={"scale": jnp.float32(0.5)})
+    return None if task is None else (task.every, task.action(1, state))
+
+
 def first_batch(values, tools):
     """Of a run's loader: images, captions, rows; or why there is none."""
 

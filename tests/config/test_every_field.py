@@ -342,6 +342,10 @@ CASES = {
             real_images=4),
     "evaluation.digits.seeds": case("1", "data.name=digits", "autoencoder.channels=1",
                                     outcome=outcomes.evaluation),
+    **below("validation", "data.test=10", "training.batch_size=4", outcome=outcomes.validated, every=2,
+            **{name: case(value, "validation.every=1") for name, value in {
+                "times": "(0.25, 0.75)", "every_time": "True", "examples": "8", "loss_space": "epsilon",
+                "seed": "1"}.items()}),
     **below("tokenizer", outcome=outcomes.tokens, vocab_size=530, max_length=12),
     **below("model.clip.text_config", outcome=outcomes.clip, **TOWER),
     **below("model.clip.vision_config", outcome=outcomes.clip, **TOWER, image_size=16, patch_size=8),
