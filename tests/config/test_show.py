@@ -64,7 +64,7 @@ def another(field, value):
         return "(('kernel$', ('tensor',)),)"
     if "str" in inner:
         return "('another',)"
-    return "(0.17,)" if "Range" in inner else "(17,)"  # of the ranges of several numbers, all have it
+    return "(0.17,)" if "Range" in inner and "float" in inner else "(17,)"
 
 
 @pytest.mark.parametrize("file", CONFIGS)
