@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from absl import flags
 from etils import epath
 
-from difflax.cli.models import begin, define_model_flags, read_model
+from difflax.cli.models import begin, define_model_flags, read_model, weights_named
 from difflax.cli.sample import define_prompt_flags, read_prompts, read_texts
 from difflax.core.types import UserError
 
@@ -111,7 +111,7 @@ def _sweep(
     else:
         config, protocol, instruments, groups = runs.evaluation(values.workdir)
         judge, usual = type(protocol).__name__, protocol.seeds
-        checkpoint = f"{values.workdir}, step {pipeline.model.step}, averaged parameters"
+        checkpoint = weights_named(values, pipeline)
     found = None
     if likelihood:
         steps = values.num_steps or pipeline.defaults.num_steps

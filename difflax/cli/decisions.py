@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from difflax.cli.models import begin, define_model_flags, read_model
+from difflax.cli.models import begin, define_model_flags, read_model, weights_named
 from difflax.cli.sample import define_prompt_flags, read_prompts, read_texts
 from difflax.core.types import UserError
 
@@ -90,7 +90,7 @@ def _measure(values: flags.FlagValues, prompts: list[str] | None) -> None:
     counts = {"seeds": values.seeds, "restarts": values.restarts}
     facts = {
         "command": command_line(),
-        "checkpoint": f"{values.workdir}, step {pipeline.model.step}, averaged parameters",
+        "checkpoint": weights_named(values, pipeline),
         **call,
         "guidance": values.guidance,
         **counts,

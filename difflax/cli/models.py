@@ -29,6 +29,13 @@ def define_model_flags(values: flags.FlagValues, *, steps: str = USUAL, sampler:
         " difflax (./embedded is a folder); without it: --pretrained must be given",
         flag_values=values,
     )
+    flags.DEFINE_float(
+        "ema_length",
+        None,
+        "with --workdir: make images with the power-function average of this length (sigma_rel, as 0.08),"
+        " which is rebuilt from the run's snapshots (config.ema.profiles); without it: the run's own average",
+        flag_values=values,
+    )
     define_pretrained_flags(values)
     define_processes(values)
     flags.DEFINE_string(
@@ -201,9 +208,14 @@ def begin(values: flags.FlagValues) -> None:
 
     from difflax import runs
     from difflax.generation.rows import whole
+    from difflax.training.power_averages import EMA_LENGTHS
 
     if bool(values.workdir) == bool(values.pretrained):
         raise UserError("give --workdir=DIR, the folder of a training run, or --pretrained=DIR_OR_HUB_ID")
+    if values.ema_length is not None:
+        if values.pretrained:
+            raise UserError("--ema_length: a checkpoint has one set of weights: give --workdir")
+        EMA_LENGTHS.check(values.ema_length, "--ema_length")
     check_output(values)
     loras = [read_lora_flag(text) for text in values.lora]
     for flag, paths in (("lora", [p for p, _ in loras]), ("textual_inversion", values.textual_inversion)):
@@ -229,7 +241,15 @@ def read_model(values: flags.FlagValues):
     if values.pretrained:
         pipeline = load_pretrained(values)
     else:
-        pipeline = with_additions(values, runs.load(values.workdir, read_mesh(values)))
+        pipeline = runs.load(values.workdir, read_mesh(values), ema_length=values.ema_length)
+        pipeline = with_additions(values, pipeline)
     if "guidance" not in values or values.guidance is None:
         return pipeline
     return runs.with_guidance(pipeline, values.guidance, values.workdir)
+
+
+def weights_named(values: flags.FlagValues, pipeline) -> str:
+    """Which weights of ``--workdir`` make the images, in words."""
+    length = values.ema_length
+    average = "averaged parameters" if length is None else f"average of length {length:g}"
+    return f"{values.workdir}, step {pipeline.model.step}, {average}"

@@ -276,5 +276,5 @@ def facts_of(values: flags.FlagValues, pipeline) -> dict[str, Any]:
         "sampler": values.sampler or type(usual.sampler).__name__,
         "negative_prompt": "",
     } | read_texts(values)
-    given = {name: values[name].value for name in ("guidance", "image_guidance_scale")}
+    given = {name: values[name].value for name in ("guidance", "image_guidance_scale", "ema_length")}
     return facts | {name: value for name, value in given.items() if value is not None}

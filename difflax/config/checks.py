@@ -37,8 +37,15 @@ def check(experiment: Experiment) -> None:
 
 
 def check_loss(experiment: DiffusionExperiment | FineTuningExperiment) -> None:
-    """What fields of ``config.loss`` ask of each other, of the data and of the training."""
+    """What fields of ``config.loss`` ask of each other, of the data and of the training; that the data can be
+    validated on.
+    """
     loss, source = experiment.loss, experiment.data
+    if experiment.validation.every and getattr(source, "buckets", ()):
+        raise UserError(
+            "config.validation.every: test images of several shapes (config.data.buckets) are not measured:"
+            " set 0"
+        )
     if experiment.training.accumulate > 1 and loss.noise.pairs:
         raise UserError(
             f"config.training.accumulate = {experiment.training.accumulate}: config.loss.noise (paired)"
@@ -96,10 +103,10 @@ def _check_diffusion(experiment: DiffusionExperiment) -> None:
             f" {channels}"
         )
     draws = experiment.training.sample_every or experiment.training.evaluate_every
-    if weak is not None and weak.step is not None and not weak.workdir and draws:
+    if weak is not None and weak.own_snapshot and draws:
         raise UserError(
-            "config.guidance.weak.step: a checkpoint of this run cannot guide the pictures that it draws: set"
-            " config.training.sample_every and evaluate_every to 0, or name another run in"
+            "config.guidance.weak.step, ema_length: what this run has written cannot guide the pictures that"
+            " it draws: set config.training.sample_every and evaluate_every to 0, or name another run in"
             " config.guidance.weak.workdir"
         )
     if experiment.sampler.sampler == DDPM(variance="learned_range") and not experiment.loss.vlb_weight:
@@ -113,6 +120,8 @@ def _check_diffusion(experiment: DiffusionExperiment) -> None:
     check_weight(
         loss.weighting, experiment.prediction, experiment.schedule, loss.time_sampler, loss.vlb_weight
     )
+    if experiment.validation.every:
+        experiment.validation.check(experiment.schedule, experiment.prediction, experiment.network_input)
     experiment.network.abstract()
     levels = experiment.sampler.levels(experiment.schedule, experiment.prediction)
     try:

@@ -54,6 +54,7 @@ from difflax.training.loop import TrainingOptions
 from difflax.training.objectives.denoising import Denoising
 from difflax.training.optimizers import OPTIMIZERS, Optimizer
 from difflax.training.tunings import TUNINGS, Tuning
+from difflax.training.validation import Validation
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,6 +115,7 @@ class DiffusionExperiment(Experiment):
         sampler: the defaults of a sampling run.
         guidance: the default of a sampling run.
         evaluation: how images are judged; ``None``: they are not.
+        validation: the loss of test images while it trains.
         trained_autoencoder: where the autoencoder's weights lie, where it has any.
     """
 
@@ -127,6 +129,7 @@ class DiffusionExperiment(Experiment):
     sampler: SamplingOptions = held(SAMPLING)
     guidance: GuidanceOptions = held(GUIDANCE)
     evaluation: EvaluationProtocol | None = part(PROTOCOLS, optional=True)
+    validation: Validation = part(Validation)
     trained_autoencoder: AutoencoderOptions | None = None
 
     def __post_init__(self):
@@ -224,6 +227,7 @@ class FineTuningExperiment(Experiment):
         sampler: the defaults of a sampling run.
         guidance: the default of a sampling run.
         evaluation: how images are judged; ``None``: they are not.
+        validation: the loss of test images while it trains.
     """
 
     model: PretrainedOptions = held(Section(of={"pretrained": PretrainedOptions}, chosen="pretrained"))
@@ -233,6 +237,7 @@ class FineTuningExperiment(Experiment):
     sampler: StepsOptions = part(StepsOptions)
     guidance: GuidanceOptions = held(GUIDANCE)
     evaluation: EvaluationProtocol | None = part(PROTOCOLS, optional=True)
+    validation: Validation = part(Validation)
 
     def __post_init__(self):
         super().__post_init__()

@@ -45,6 +45,7 @@ OPERATIONAL = (
     "training.evaluate_every",
     "training.evaluate_prompts",
     "evaluation",
+    "validation",
     "sampler",
     "guidance",
     "data.data_dir",

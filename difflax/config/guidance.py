@@ -20,6 +20,7 @@ from difflax.diffusion.guidance import (
 from difflax.diffusion.guidance.corrections import Correction
 from difflax.diffusion.guidance.plan import changing
 from difflax.models.perturbation import Perturbation
+from difflax.training.power_averages import Length
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,12 +30,20 @@ class WeakOptions:
     Attributes:
         workdir: of another run, ``embedded`` for the model that comes with difflax, or empty for this one.
         step: the checkpoint, ``None`` for the newest.
+        ema_length: the length of a power-function average of its parameters that is rebuilt from snapshots,
+            see ``config.ema.profiles``; ``None`` for the average that the checkpoint has.
         perturbation: of the network, ``None`` for the network as it is.
     """
 
     workdir: str = ""
     step: int | None = None
+    ema_length: Length | None = None
     perturbation: Perturbation | None = None
+
+    @property
+    def own_snapshot(self) -> bool:
+        """Whether it is this run's own model as its files have it, another than makes the images."""
+        return not self.workdir and (self.step is not None or self.ema_length is not None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

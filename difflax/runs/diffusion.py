@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from etils import epath
@@ -14,12 +15,12 @@ from difflax.config.files import claim_workdir, read_workdir
 from difflax.config.guidance import WeakOptions
 from difflax.config.sections import AutoencoderOptions, TextEncoderOptions
 from difflax.core.files import atomic_folder, move_folder, staging_folder
-from difflax.core.types import Conditioning, Params, UserError
-from difflax.data.caches import embeddings_of
+from difflax.core.types import Batch, Conditioning, Params, UserError
+from difflax.data.caches import EmbeddingCache, EncodedEachTime, embeddings_of
 from difflax.data.fingerprints import arrays_fingerprint
 from difflax.data.latents import cache_latents
-from difflax.data.records import first_captions
-from difflax.generation.conditions import named
+from difflax.data.records import Records, first_captions
+from difflax.generation.conditions import Condition, named
 from difflax.generation.devices import Devices
 from difflax.generation.model import Model, WeakModel
 from difflax.generation.pipeline import Pipeline
@@ -30,10 +31,11 @@ from difflax.pretrained.components.autoencoder import load_autoencoder, save_aut
 from difflax.pretrained.components.clip import PREPROCESSOR, load_text_encoder, save_text_encoder
 from difflax.pretrained.format.layout import AUTOENCODER, TEXT_ENCODER, TOKENIZER
 from difflax.runs.base import make_loader, measuring_task, picture_task
+from difflax.runs.parameters import averaged_params
+from difflax.runs.validation import Prepare, validation_task
 from difflax.text.encoders import TextEncoder
 from difflax.training.loop import Task
 from difflax.training.objectives.base import network_params, pixels
-from difflax.training.runtime.averages import trained_weights
 from difflax.training.runtime.manifest import check_copy, write_manifest
 from difflax.training.state import TrainState
 
@@ -56,13 +58,12 @@ def prepare_diffusion(experiment: DiffusionExperiment, workdir: epath.Path) -> T
         store_text_encoder(encoder, folder, workdir)
     store_autoencoder(experiment.trained_autoencoder, workdir)
     autoencoder_params = read_autoencoder_params(experiment, workdir)
+    encode = _encoding(experiment, autoencoder_params)
     latents, records = None, experiment.data.split("train")
-    if autoencoder_params:
+    if encode is not None:
         cached = cache_latents(
             records,
-            lambda images: encode_images(
-                experiment.autoencoder, autoencoder_params, pixels({"image": images})
-            ),
+            encode,
             workdir / LATENTS,
             encoder=arrays_fingerprint(autoencoder_params, experiment.autoencoder),
             max_bad_examples=experiment.training.max_bad_examples,
@@ -70,7 +71,6 @@ def prepare_diffusion(experiment: DiffusionExperiment, workdir: epath.Path) -> T
         )
         latents, records = cached.latents, cached.records(records)
     loader = make_loader(experiment, records)
-    cache = embeddings_of(loader.captions, lambda captions: model.reading(encoder.encode(captions)))
     prompts = experiment.training.sample_prompts or first_captions(loader.captions, 8)
     # One for the whole run: its program is compiled once.
     pipeline = make_pipeline(experiment, {}, encoder, null, workdir)
@@ -81,32 +81,59 @@ def prepare_diffusion(experiment: DiffusionExperiment, workdir: epath.Path) -> T
         weak = weak_model(weak, workdir, devices.mesh)
         pipeline = pipeline.with_guidance(pipeline.defaults.guidance, weak)
 
-    def prepare(batch: dict[str, Any]) -> PyTree:
-        conditioning = cache.lookup(batch["caption"])
-        size = tuple(batch["image"].shape[1:3]) if latents is None else experiment.data.image_shape[:2]
-        for kind in pipeline.model.conditions:
-            conditioning = kind.of_batch(conditioning, batch, size)
-        made = {"conditioning": conditioning}
-        if latents is None:
-            made["image"] = batch["image"]
-        else:
-            made["latent"] = latents[batch["index"]]
-        if experiment.loss.masked:
-            made["mask"] = batch["mask"]
-        return made
+    def prepare_of(captions: Sequence[str], latents_of: Callable[[Batch], Any] | None) -> Prepare:
+        texts = embeddings_of(captions, lambda captions: model.reading(encoder.encode(captions)))
+        return _preparing(experiment, pipeline.model.conditions, texts, latents_of)
+
+    def prepare_test(records: Records) -> Prepare:
+        return prepare_of(records.captions, encode and (lambda batch: encode(batch["image"])))
 
     def drawing(step: int, state: TrainState) -> Pipeline:
         model = dataclasses.replace(pipeline.model, params=network_params(state.ema_params), step=step)
         return dataclasses.replace(pipeline, model=model)
 
+    objective = experiment.objective(null)
     return Task(
-        objective=experiment.objective(null),
+        objective=objective,
         loader=loader,
-        prepare=prepare,
+        prepare=prepare_of(loader.captions, encode and (lambda batch: latents[batch["index"]])),
         constants={"context": null.context} | ({} if null.pooled is None else {"pooled": null.pooled}),
         periodic=(picture_task(experiment.training.sample_every, drawing, prompts, workdir),),
         measured=measuring_task(experiment, drawing),
+        validation=validation_task(experiment, objective, prepare_test, devices.mesh),
     )
+
+
+def _encoding(experiment: DiffusionExperiment, params: Params) -> Callable[..., Any] | None:
+    """Images of bytes to latents; ``None`` where the autoencoder has no weights and the step encodes."""
+    if not params:
+        return None
+    return lambda images: encode_images(experiment.autoencoder, params, pixels({"image": images}))
+
+
+def _preparing(
+    experiment: DiffusionExperiment,
+    conditions: Sequence[Condition],
+    texts: EmbeddingCache | EncodedEachTime,
+    latents_of: Callable[[Batch], Any] | None,
+) -> Prepare:
+    """A batch of a loader to the objective's."""
+
+    def prepare(batch: Batch) -> PyTree:
+        conditioning = texts.lookup(batch["caption"])
+        size = experiment.data.image_shape[:2] if latents_of else tuple(batch["image"].shape[1:3])
+        for kind in conditions:
+            conditioning = kind.of_batch(conditioning, batch, size)
+        made = {"conditioning": conditioning}
+        if latents_of is None:
+            made["image"] = batch["image"]
+        else:
+            made["latent"] = latents_of(batch)
+        if experiment.loss.masked:
+            made["mask"] = batch["mask"]
+        return made
+
+    return prepare
 
 
 def make_pipeline(
@@ -148,16 +175,16 @@ def weak_model(options: WeakOptions | None, workdir: epath.Path, mesh: Mesh) -> 
     """The worse model of a guidance, ``None`` where the guidance has none."""
     if options is None:
         return None
-    if not options.workdir and options.step is None:
+    if not options.workdir and not options.own_snapshot:
         return WeakModel(perturbation=options.perturbation)
     folder = epath.Path(find_workdir(options.workdir or workdir))
     experiment = read_workdir(folder).from_scratch(
         f"guidance.weak.workdir = {options.workdir!r} is no run of a diffusion model from scratch"
     )
-    weights = trained_weights(folder)
     abstract = sharded_shapes(experiment.network.abstract(), mesh, experiment.mesh.rules)
-    params = weights.restore_params(abstract, options.step)
-    weights.close()
+    params, _ = averaged_params(
+        experiment, folder, abstract, step=options.step, ema_length=options.ema_length
+    )
     return WeakModel(experiment.network, options.perturbation, params)
 
 

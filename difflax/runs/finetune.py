@@ -15,7 +15,7 @@ from difflax.config.experiments import FineTuningExperiment
 from difflax.config.files import claim_workdir
 from difflax.config.pretrained import STORED
 from difflax.core.files import atomic_folder, held
-from difflax.core.types import Conditioning, UserError
+from difflax.core.types import Batch, Conditioning, UserError
 from difflax.data.caches import EmbeddingCache
 from difflax.data.fingerprints import arrays_fingerprint
 from difflax.data.latents import cache_latents
@@ -34,6 +34,7 @@ from difflax.pretrained.format.layout import AUTOENCODER
 from difflax.runs.base import make_loader, measuring_task, picture_task
 from difflax.runs.diffusion import LATENTS
 from difflax.runs.load import check_source, merged_checkpoint, pipeline_of, read_checkpoint
+from difflax.runs.validation import Prepare, validation_task
 from difflax.training.loop import Task
 from difflax.training.objectives.base import network_params, pixels
 from difflax.training.objectives.denoising import Denoising
@@ -68,6 +69,9 @@ def prepare_finetune(experiment: FineTuningExperiment, workdir: epath.Path) -> T
     networks = checkpoint.networks
     started = has_checkpoint(workdir / "checkpoints")
     objective = make_objective(experiment, checkpoint)
+    if experiment.validation.every:
+        denoising = objective.denoising
+        experiment.validation.check(denoising.schedule, denoising.prediction_type, denoising.network_input)
     held = {**tuning.frozen(networks), AUTOENCODER: checkpoint.autoencoder_params}
     frozen = {name: params for name, params in held.items() if not experiment.cache.replaces(name)}
     frozen = put(frozen, shardings(_shapes(frozen), mesh))
@@ -84,6 +88,10 @@ def prepare_finetune(experiment: FineTuningExperiment, workdir: epath.Path) -> T
     # What is trained is the loop's; here it is replaced by what the loop gives.
     kept = {name: held[name] if name in held else _shapes(networks[name]) for name in networks}
     checkpoint = dataclasses.replace(checkpoint.with_networks(kept), autoencoder_params=held[AUTOENCODER])
+
+    def prepare_test(records: Records) -> Prepare:
+        moments = _moments(checkpoint) if experiment.cache.latents else None
+        return _preparing(experiment, checkpoint, records, moments and (lambda b: moments(b["image"])))
 
     def trained(state: TrainState) -> tuple[Checkpoint, PyTree]:
         params = fetch(network_params(state.ema_params))
@@ -111,6 +119,7 @@ def prepare_finetune(experiment: FineTuningExperiment, workdir: epath.Path) -> T
         prepare=prepare,
         periodic=(picture_task(experiment.training.sample_every, pipeline, prompts, workdir),),
         measured=measuring_task(experiment, pipeline),
+        validation=validation_task(experiment, objective, prepare_test, mesh, frozen),
         finish=lambda state: save(experiment.training.steps, state, None),
         start=start,
         frozen=frozen,
@@ -201,12 +210,9 @@ def make_class_images(source: Subject, pipeline: Pipeline, seed: int) -> None:
 
 def _batches(
     experiment: FineTuningExperiment, checkpoint: Checkpoint, records: Records, workdir: epath.Path
-) -> tuple[Callable[[dict[str, Any]], PyTree], Loader]:
+) -> tuple[Prepare, Loader]:
     """A batch of the loader to the objective's, and the loader, which reads no images that are cached."""
-    encoder, kinds = checkpoint.text_encoder, named(checkpoint.conditions)
-    weights = getattr(records, "weights", None)
-    latents = texts = None
-    rows = records
+    latents, rows = None, records
     if experiment.cache.latents:
         autoencoder = checkpoint.autoencoder
         cached = cache_latents(
@@ -217,22 +223,34 @@ def _batches(
             max_bad_examples=experiment.training.max_bad_examples,
         )
         latents, rows = cached.latents, cached.records(records)
+    moments_of = None if latents is None else lambda batch: latents[batch["index"]]
+    return _preparing(experiment, checkpoint, records, moments_of), make_loader(experiment, rows)
+
+
+def _preparing(
+    experiment: FineTuningExperiment,
+    checkpoint: Checkpoint,
+    records: Records,
+    moments_of: Callable[[Batch], Any] | None,
+) -> Prepare:
+    """A batch of a loader of ``records`` to the objective's."""
+    encoder, kinds = checkpoint.text_encoder, named(checkpoint.conditions)
+    weights, texts = getattr(records, "weights", None), None
     if experiment.cache.text:
         texts = EmbeddingCache(
             records.captions,
             lambda captions: checkpoint.told(encoder.encode(captions)),
             batch_size=encoder.batch_size,
         )
-    loader = make_loader(experiment, rows)
 
-    def prepare(batch: dict[str, Any]) -> PyTree:
+    def prepare(batch: Batch) -> PyTree:
         made: dict[str, Any] = {}
         size = experiment.data.image_shape[:2]
-        if latents is None:
+        if moments_of is None:
             made["image"] = batch["image"]
             size = batch["image"].shape[1:3]
         else:
-            made["moments"] = latents[batch["index"]]
+            made["moments"] = moments_of(batch)
         if texts is None:
             made["tokens"] = encoder.tokenize(batch["caption"])
         else:
@@ -247,7 +265,7 @@ def _batches(
             made["mask"] = batch["mask"]
         return made
 
-    return prepare, loader
+    return prepare
 
 
 def _shapes(tree: PyTree) -> PyTree:

@@ -56,10 +56,10 @@ def check_guidance_text(text: str) -> None:
 
 def _other_model(weak: WeakOptions, workdir: epath.PathLike | None, pipeline: Pipeline) -> WeakModel | None:
     if workdir is None:
-        if weak.workdir or weak.step is not None:
+        if weak.workdir or weak.own_snapshot:
             raise UserError(
                 "--guidance: the worse model of a pretrained one is itself with a perturbation: give"
-                " weak.perturbation, and neither workdir nor step"
+                " weak.perturbation, and neither workdir, step nor ema_length"
             )
         return WeakModel(perturbation=weak.perturbation)
     return weak_model(weak, epath.Path(find_workdir(workdir)), pipeline.devices.mesh)

@@ -26,22 +26,28 @@ from difflax.pretrained.families.family import CHANNELS
 from difflax.pretrained.open import open_checkpoint
 from difflax.pretrained.open_file import FileOptions
 from difflax.runs.diffusion import make_pipeline, read_text_encoder, weak_model
+from difflax.runs.parameters import averaged_params
 from difflax.training.objectives.base import network_params
 from difflax.training.runtime.averages import trained_weights
 from difflax.training.runtime.manifest import check_copy
 from difflax.training.tunings import Tuning
 
 
-def load(workdir: epath.PathLike, mesh: MeshShape | None = None) -> Pipeline:
+def load(
+    workdir: epath.PathLike, mesh: MeshShape | None = None, *, ema_length: float | None = None
+) -> Pipeline:
     """The pipeline of a workdir, from its newest checkpoint's averaged parameters.
 
     Args:
         workdir: the folder of a training run, or ``"embedded"``: the model that comes with difflax
             (``"./embedded"`` is a folder of that name).
         mesh: of the devices that make images; ``None``: that of the run, see `MeshShape.fitted`.
+        ema_length: makes images with the power-function average of that length (sigma_rel) at the newest
+            snapshot, see `difflax.training.runtime.snapshots`; the run must have kept some
+            (``config.ema.profiles``).
 
     Raises:
-        UserError: no workdir, no checkpoint, or not of a diffusion model.
+        UserError: no workdir, no checkpoint or snapshots, or not of a diffusion model.
     """
     workdir = find_workdir(workdir)
     experiment = read_workdir(workdir)
@@ -54,17 +60,18 @@ def load(workdir: epath.PathLike, mesh: MeshShape | None = None) -> Pipeline:
         )
     shape = experiment.mesh if mesh is None else mesh
     devices = Devices(shape.fitted() if mesh is None else shape.make(), shape.rules)
-    return load_run(experiment, workdir, devices)
+    return load_run(experiment, workdir, devices, ema_length)
 
 
-def load_diffusion(experiment: DiffusionExperiment, workdir: epath.Path, devices: Devices) -> Pipeline:
-    """The pipeline of a workdir of such a run, from its newest checkpoint's averaged parameters."""
+def load_diffusion(
+    experiment: DiffusionExperiment, workdir: epath.Path, devices: Devices, ema_length: float | None = None
+) -> Pipeline:
+    """The pipeline of a workdir of such a run, see `load`."""
     weights = trained_weights(workdir)
-    places = sharded_shapes(experiment.network.abstract(), devices.mesh, devices.rules)
-    params = weights.restore_params(places)
     null = Conditioning(**weights.restore_constants())
-    step = weights.latest
     weights.close()
+    places = sharded_shapes(experiment.network.abstract(), devices.mesh, devices.rules)
+    params, step = averaged_params(experiment, workdir, places, ema_length=ema_length)
     encoder = read_text_encoder(workdir, experiment.text_encoder)
     pipeline = make_pipeline(experiment, params, encoder, null, workdir)
     weak = weak_model(experiment.guidance.weak, workdir, devices.mesh)
@@ -204,21 +211,21 @@ def pipeline_of(experiment: FineTuningExperiment, checkpoint: Checkpoint) -> Pip
     )
 
 
-def load_finetuning(experiment: FineTuningExperiment, workdir: epath.Path, devices: Devices) -> Pipeline:
-    """The pipeline of a workdir of such a run, from its newest checkpoint's averaged parameters."""
-    weights = trained_weights(workdir)
+def load_finetuning(
+    experiment: FineTuningExperiment, workdir: epath.Path, devices: Devices, ema_length: float | None = None
+) -> Pipeline:
+    """The pipeline of a workdir of such a run, see `load`."""
     tuning = experiment.tune
     checkpoint = tuning.prepare(read_checkpoint(experiment.model, workdir))
     key = jax.random.key(0)
     abstract = jax.eval_shape(lambda: tuning.init(key, checkpoint.networks))
-    trained, step = weights.restore_params(abstract), weights.latest
-    weights.close()
+    trained, step = averaged_params(experiment, workdir, abstract, ema_length=ema_length)
     made = pipeline_of(experiment, merged_checkpoint(tuning, checkpoint, trained))
     devices = dataclasses.replace(devices, batch_size=made.devices.batch_size)
     return dataclasses.replace(made, model=dataclasses.replace(made.model, step=step), devices=devices)
 
 
-LOAD: Mapping[type[Experiment], Callable[[Any, epath.Path, Devices], Pipeline]] = {
+LOAD: Mapping[type[Experiment], Callable[[Any, epath.Path, Devices, float | None], Pipeline]] = {
     DiffusionExperiment: load_diffusion,
     FineTuningExperiment: load_finetuning,
 }

@@ -58,7 +58,9 @@ def step_of(
     step = make_train_step(
         objective, optimizer, experiment.ema, experiment.seed, accumulate=training.accumulate
     )
-    return step, abstract_state(objective, optimizer, mesh, experiment.mesh.rules), batch, size, mesh
+    profiles = len(experiment.ema.profiles)
+    abstract = abstract_state(objective, optimizer, mesh, experiment.mesh.rules, profiles=profiles)
+    return step, abstract, batch, size, mesh
 
 
 def _example(experiment: DiffusionExperiment, tokens: int) -> tuple[Conditioning, PyTree]:

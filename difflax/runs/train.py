@@ -106,7 +106,7 @@ def _check_checkpoint(workdir: epath.Path, steps: int) -> None:
 
 
 def check_sizes(experiment: Any) -> None:
-    """Refuses a batch, or a network with its gradient, average and moments, that this machine cannot hold.
+    """Refuses a batch, or a network with its gradient, averages and moments, that this machine cannot hold.
 
     Accelerators are asked by their compiler, which says what is missing (``difflax plan`` says it before).
 
@@ -122,4 +122,5 @@ def check_sizes(experiment: Any) -> None:
     if network is None or jax.default_backend() != "cpu" or jax.process_count() > 1:
         return
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(network.abstract()))
-    check_memory(4.0 * 5 * count, f"training the {count:,} parameters of config.model")
+    copies = 5 + len(experiment.ema.profiles)
+    check_memory(4.0 * copies * count, f"training the {count:,} parameters of config.model")

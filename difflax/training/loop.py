@@ -23,6 +23,7 @@ from difflax.training.runtime.interruption import StopRequest
 from difflax.training.runtime.logs import Logger, Order, mean_metrics
 from difflax.training.runtime.recovery import Recovery
 from difflax.training.runtime.retention import Retention
+from difflax.training.runtime.snapshots import Snapshots
 from difflax.training.runtime.throughput import Throughput
 from difflax.training.runtime.trace import Profile
 from difflax.training.runtime.watchdog import Watchdog
@@ -144,6 +145,7 @@ class Task:
         start: makes the parameters of a new run, whose arrays are used up, so that it is asked again after a
             roll-back to before the first checkpoint; ``None``, or what gives ``None``, for fresh ones.
         measured: ``action(step, state)`` gives numbers for that step's line of metrics.
+        validation: the same, of test images and not of pictures that are made.
         frozen: arrays on the mesh that the objective reads and does not train; they are in no checkpoint.
         finish: what is left to do with the state after the last step of the whole run.
     """
@@ -154,6 +156,7 @@ class Task:
     constants: dict[str, Any] = dataclasses.field(default_factory=dict)
     periodic: Sequence[Periodic] = ()
     measured: Periodic | None = None
+    validation: Periodic | None = None
     start: Callable[[], PyTree] | None = None
     frozen: PyTree = None
     finish: Callable[[TrainState], None] | None = None
@@ -197,7 +200,13 @@ def fit(
         max_failed_saves=options.max_failed_saves,
         report=lambda message: events("checkpoint", message),
     )
-    abstract = abstract_state(objective, optimizer, mesh, rules)
+    snapshots = Snapshots(
+        workdir,
+        ema,
+        max_failed_saves=options.max_failed_saves,
+        report=lambda message: events("snapshot", message),
+    )
+    abstract = abstract_state(objective, optimizer, mesh, rules, profiles=len(ema.profiles))
     recovery = Recovery(
         checkpoints=checkpoints,
         abstract=abstract,
@@ -208,6 +217,7 @@ def fit(
     )
     state = recovery.start()
     step = int(state.step)
+    snapshots.rewind(step)
     last = options.steps if stop_at is None else min(stop_at, options.steps)
     stepping = make_train_step(objective, optimizer, ema, seed, accumulate=options.accumulate)
     train_step = CompiledStep(stepping, abstract, mesh, task.frozen)
@@ -242,10 +252,11 @@ def fit(
                 history.append(metrics)
                 logger.advance()
                 measured: dict[str, float | None] = {}
-                if task.measured is not None and task.measured.due(step, options.steps):
-                    watchdog.at(step, "measuring pictures")
-                    with speed.away():
-                        measured = task.measured.action(step, state)
+                for what, periodic in (("pictures", task.measured), ("test images", task.validation)):
+                    if periodic is not None and periodic.due(step, options.steps):
+                        watchdog.at(step, f"measuring {what}")
+                        with speed.away():
+                            measured |= periodic.action(step, state)
                 if step % options.log_every == 0 or step == last or measured:
                     numbers, in_a_row = mean_metrics(history)
                     numbers |= measured
@@ -262,13 +273,16 @@ def fit(
                         state = recovery.roll_back(state, step, in_a_row)
                         step = int(state.step)
                         logger.rewind(step)
+                        snapshots.rewind(step)
                         speed.reset(step)
                         continue
+                snapshots.save(step, state, options.steps, config)
                 ends = stop.reached(step) or step == last
                 if ends or step % options.checkpoint_every == 0:
                     good = int(metrics["skipped_in_a_row"]) == 0
                     if good or ends:
                         watchdog.at(step, "saving")
+                        snapshots.wait()
                         position = recovery.position()
                         checkpoints.save(
                             step, state, position, config, task.constants, metrics=numbers, good=good
@@ -287,6 +301,7 @@ def fit(
         profile.close()
         logger.close()
         checkpoints.close()
+        snapshots.close()
     if step == options.steps and task.finish is not None:
         task.finish(state)
     return state

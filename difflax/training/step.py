@@ -34,8 +34,9 @@ def make_train_step(
     """``(state, batch) -> (state, metrics)``; its randomness is a function of ``seed`` and the step alone.
 
     A step whose loss or gradient is not finite changes nothing but ``step`` and ``skipped``; that is decided
-    on the device. The learning rate is that of the step, however many were skipped. A third argument are the
-    arrays that the objective reads and does not train, see `Objective.reading`.
+    on the device. (Power-function averages count it as a step on which the parameters stood still, for their
+    weights are those of every step.) The learning rate is that of the step, however many were skipped. A
+    third argument are the arrays that the objective reads and does not train, see `Objective.reading`.
 
     Args:
         accumulate: parts that the batch is taken in, one after the other; the step uses the mean of their
@@ -81,6 +82,7 @@ def make_train_step(
             ema_params=ema_params,
             memory=memory,
             skipped=skipped,
+            profiles=ema.follow(state.profiles, params, step),
         )
         return new, {**metrics, "grad_norm": grad_norm, "skipped_in_a_row": skipped["in_a_row"]}
 
@@ -136,10 +138,14 @@ def abstract_state(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     rules: tuple[Rule, ...] = TENSOR_RULES,
+    *,
+    profiles: int = 0,
 ) -> TrainState:
-    """The state's shapes with their shardings on ``mesh``, computing nothing."""
+    """The state's shapes with their shardings on ``mesh``, computing nothing; ``profiles``: how many
+    power-function averages are kept.
+    """
     shapes = jax.eval_shape(
-        lambda: init_state(objective.init(jax.random.key(0)), optimizer, objective.begin())
+        lambda: init_state(objective.init(jax.random.key(0)), optimizer, objective.begin(), profiles)
     )
     return sharded_shapes(shapes, mesh, rules)
 
@@ -160,7 +166,7 @@ def init_sharded(
     def init(params: PyTree) -> TrainState:
         if params is None:
             params = objective.init(streams.stream(seed, "init"))
-        return init_state(params, optimizer, objective.begin())
+        return init_state(params, optimizer, objective.begin(), len(abstract.profiles))
 
     if start is not None:
         start = put(start, shardings.params)

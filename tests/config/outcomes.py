@@ -299,6 +299,13 @@ def ema(values, tools):
     return np.asarray(average["w"])
 
 
+def snapshots(values, tools):
+    """The steps whose power-function averages a toy's run of three steps keeps."""
+    workdir = pathlib.Path(tools.fresh())
+    toy.train(workdir, toy.options(3), ema=parse(values).ema)
+    return sorted(path.name for path in (workdir / "snapshots").glob("step_*"))
+
+
 def mesh(values, tools):
     """The mesh of the devices there are, or why there is none; how it splits parameters."""
     made = parse(values).mesh
@@ -366,6 +373,21 @@ def measured_while_training(values, tools):
     task = difflax.runs.diffusion.prepare_diffusion(parse(values), tools.fresh())
     task.measured.action(1, TrainState(step=np.int32(1), params={}, opt_state=(), ema_params={}))
     return task.measured.every, asked
+
+
+def validated(values, tools):
+    """How often a run measures its test images, and their losses under a toy's network."""
+    made = parse(values)
+    null = Conditioning(context=jnp.zeros((1, 2, 3)))
+    objective = dataclasses.replace(made.objective(null), model=functional(ToyNetwork))
+
+    def prepare_of(records):
+        told = Conditioning(context=np.zeros((made.training.batch_size, 2, 3), np.float32))
+        return lambda batch: {"image": batch["image"], "conditioning": told}
+
+    task = difflax.runs.diffusion.validation_task(made, objective, prepare_of, made.mesh.make())
+    state = TrainState(step=np.int32(1), params={}, opt_state=(), ema_params={"scale": jnp.float32(0.5)})
+    return None if task is None else (task.every, task.action(1, state))
 
 
 def first_batch(values, tools):

@@ -62,7 +62,9 @@ def another(field, value):
         return "((17, 17),)"
     if "Rule" in inner or "tuple[str, tuple" in inner:
         return "(('kernel$', ('tensor',)),)"
-    return "('another',)" if "str" in inner else "(17,)"
+    if "str" in inner:
+        return "('another',)"
+    return "(0.17,)" if "Range" in inner and "float" in inner else "(17,)"
 
 
 @pytest.mark.parametrize("file", CONFIGS)

@@ -27,6 +27,8 @@ OVERRIDES = {
     "evaluation.real_images": COUNTS,
     "sampler.num_steps": (*COUNTS, "1000000000"),
     "ema.decay": (*NUMBERS, "-0.1", "1.5"),
+    "ema.profiles": (*NUMBERS, "(0.3,)", "(0,)", "('a',)", "(0.05, 0.05)"),
+    "ema.snapshot_every": (*COUNTS,),
     "text_encoder": ("3", "'x'"),
     "model": ("3", "'x'", "[]"),
 }

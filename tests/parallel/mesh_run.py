@@ -30,6 +30,7 @@ from difflax.training.ema import EMA
 from difflax.training.objectives.denoising import Denoising
 from difflax.training.runtime.compiled import CompiledStep
 from difflax.training.step import abstract_state, init_sharded, make_train_step
+from difflax.training.validation import Validation
 
 from tests.training import toy
 
@@ -84,7 +85,7 @@ def batch(step):
 
 
 def unet(shape):
-    """Losses, and the share of the state on every device, on the mesh of ``shape``."""
+    """Losses, the last a validation's, and the share of the state on every device, on a mesh."""
     mesh = MeshShape(**shape).make(jax.devices()[: np.prod(list(shape.values()))])
     made, optimizer = objective(), optax.adam(3e-3)
     abstract = abstract_state(made, optimizer, mesh)
@@ -97,6 +98,9 @@ def unet(shape):
             step.compile(rows)
         state, metrics = step(state, rows)
         losses.append(float(metrics["loss"]))
+    validation, order = Validation(times=(0.25, 0.75)), np.arange(ROWS, dtype=np.int32)
+    found = validation.losses(made, mesh)(state.ema_params, put_local_batch(batch(0), mesh), order, None)
+    losses.append(validation.means([(np.asarray(found), order)])["validation_loss"])
     arrays = [array for array in jax.tree.leaves(state) if array.ndim]
     held = dict.fromkeys(mesh.devices.flat, 0)
     for array in arrays:

@@ -98,6 +98,7 @@ def train(
     constants=None,
     start=None,
     measured=None,
+    ema=EMA(decay=0.9),
     **more,
 ):
     """`fit` on the toy."""
@@ -120,7 +121,7 @@ def train(
             measured=measured,
         ),
         optimizer=optax.adam(1e-2),
-        ema=EMA(decay=0.9),
+        ema=ema,
         mesh=made,
         seed=0,
         options=options,

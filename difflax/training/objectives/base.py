@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from difflax.core import streams
 from difflax.core.types import Params
+from difflax.diffusion.loss.weightings import Constant
 from difflax.models.functional import Functional
 
 
@@ -75,6 +76,24 @@ class Objective(Protocol):
 
     def reading(self, frozen: PyTree) -> "Objective":
         """The objective with the arrays that it reads and does not train, if it has such."""
+        ...
+
+
+@runtime_checkable
+class Validated(Objective, Protocol):
+    """An objective whose loss can be measured at given times, see `difflax.training.validation`."""
+
+    def losses_at(
+        self,
+        params: Params,
+        batch: PyTree,
+        keys: Key[Array, " b"],
+        t: Float[Array, " b"],
+        weighting: Constant,
+    ) -> Float[Array, " b"]:
+        """The squared error of each example at its own time under white noise from its own key: nothing is
+        dropped, and nothing of the training loss counts but a mask.
+        """
         ...
 
 

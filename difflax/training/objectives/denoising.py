@@ -15,7 +15,7 @@ from difflax.diffusion.loss.losses import Penalty, diffusion_loss
 from difflax.diffusion.loss.noises import Noise, White
 from difflax.diffusion.loss.time_samplers import TimeSampler, sample_times
 from difflax.diffusion.loss.variational import VariationalBound
-from difflax.diffusion.loss.weightings import NoUncertainty, Uncertainty, Weighting
+from difflax.diffusion.loss.weightings import Constant, NoUncertainty, Uncertainty, Weighting
 from difflax.diffusion.predictions import PredictionType
 from difflax.diffusion.schedules import NoiseSchedule, noise_level
 from difflax.models.autoencoder import Autoencoder
@@ -63,8 +63,40 @@ class Denoising(Plain):
     def loss(
         self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = (), part: BatchPart = WHOLE
     ) -> tuple[Float[Array, " b"], dict[str, Float[Array, ""]]]:
-        x0 = batch["latent"] if "latent" in batch else self.autoencoder.encode({}, pixels(batch))
-        return self.loss_of_latents(params, x0, batch, self.null, key, memory, part)
+        return self.loss_of_latents(params, self._latents(batch), batch, self.null, key, memory, part)
+
+    def losses_at(
+        self,
+        params: Params,
+        batch: PyTree,
+        keys: Key[Array, " b"],
+        t: Float[Array, " b"],
+        weighting: Constant,
+    ) -> Float[Array, " b"]:
+        """See `Validated`."""
+        return self.losses_of_latents_at(params, self._latents(batch), batch, keys, t, weighting)
+
+    def losses_of_latents_at(
+        self,
+        params: Params,
+        x0: Float[Array, "b h w c"],
+        batch: PyTree,
+        keys: Key[Array, " b"],
+        t: Float[Array, " b"],
+        weighting: Constant,
+    ) -> Float[Array, " b"]:
+        """As `losses_at`, of images that are encoded."""
+        return diffusion_loss(
+            self.model.module(network_params(params)),
+            self.prediction_type,
+            x0,
+            White()(streams.substream(keys, "noise"), x0),
+            noise_level(self.schedule, t),
+            batch["conditioning"],
+            weighting=weighting,
+            network_input=self.network_input,
+            mask=self._mask(batch, x0),
+        )
 
     def loss_of_latents(
         self,
@@ -83,10 +115,6 @@ class Denoising(Plain):
         keys, t = part.keys(key, x0.shape[0]), times[part.rows(x0.shape[0])]
         eps = self.noise(streams.substream(keys, "noise"), x0)
         level = noise_level(self.schedule, t)
-        mask = None
-        if self.masked:
-            mask = batch["mask"].astype(jnp.float32) / 255
-            mask = jax.image.resize(mask, (*x0.shape[:3], 1), "linear")
         conditioning = batch["conditioning"]
         if null is not None:
             keys_of_captions = streams.substream(keys, "caption")
@@ -103,7 +131,7 @@ class Denoising(Plain):
             weighting=self.weighting,
             penalty=self.penalty,
             network_input=self.network_input,
-            mask=mask,
+            mask=self._mask(batch, x0),
             bound=bound,
         )
         own = params.get(LOSS_PARAMS, {}).get("log_variance")
@@ -113,6 +141,15 @@ class Denoising(Plain):
     def advance(self, memory: PyTree, losses: Float[Array, " b"], key: Key[Array, ""]) -> PyTree:
         sampler, t = self._times(key, losses.shape[0], memory)
         return sampler.update(t, losses / sampler.factor(t))
+
+    def _latents(self, batch: PyTree) -> Float[Array, "b h w c"]:
+        return batch["latent"] if "latent" in batch else self.autoencoder.encode({}, pixels(batch))
+
+    def _mask(self, batch: PyTree, x0: Float[Array, "b h w c"]) -> Float[Array, "b h w 1"] | None:
+        if not self.masked:
+            return None
+        mask = batch["mask"].astype(jnp.float32) / 255
+        return jax.image.resize(mask, (*x0.shape[:3], 1), "linear")
 
     def _times(
         self, key: Key[Array, ""], count: int, memory: PyTree

@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, Key, PyTree
 
 from difflax.core import streams
 from difflax.core.types import Conditioning, Params
+from difflax.diffusion.loss.weightings import Constant
 from difflax.models.autoencoder_kl import KLAutoencoder, Posterior
 from difflax.pretrained.families.base import Networks
 from difflax.pretrained.format.layout import AUTOENCODER
@@ -69,9 +70,8 @@ class FineTuning:
     def loss(
         self, params: Params, batch: PyTree, key: Key[Array, ""], memory: PyTree = (), part: BatchPart = WHOLE
     ) -> tuple[Float[Array, " b"], dict[str, Float[Array, ""]]]:
-        frozen = {name: value for name, value in self.given.items() if name != AUTOENCODER}
-        networks = self.tuning.merge(frozen, network_params(params))
-        x0 = self._latents(batch, key, part)
+        networks = self._networks(params)
+        x0 = self._latents(batch, part.keys(key, _rows(batch)))
         conditioning, null = batch.get("conditioning"), self.denoising.null
         if "tokens" in batch:
             tokens = batch["tokens"]
@@ -81,17 +81,47 @@ class FineTuning:
                 keys, share = streams.substream(keys, "caption"), self.denoising.caption_dropout
                 tokens, null = drop_rows(tokens, self.null_tokens, share, keys), None
             conditioning = self.encode(networks, tokens)
-        conditioning = conditioning.joined(batch.get("beside", Conditioning()))
-        batch = {**batch, "conditioning": conditioning}
+        batch = _told(batch, conditioning)
         trained = {**networks[self.denoiser], **{n: v for n, v in params.items() if n == LOSS_PARAMS}}
         losses, metrics = self.denoising.loss_of_latents(trained, x0, batch, null, key, memory, part)
         return losses * batch.get("weight", 1.0), metrics
 
-    def _latents(self, batch: PyTree, key: Key[Array, ""], part: BatchPart) -> Float[Array, "b lh lw lc"]:
+    def losses_at(
+        self,
+        params: Params,
+        batch: PyTree,
+        keys: Key[Array, " b"],
+        t: Float[Array, " b"],
+        weighting: Constant,
+    ) -> Float[Array, " b"]:
+        """See `Validated`; the latents are drawn from the autoencoder's posterior by the same keys."""
+        networks = self._networks(params)
+        conditioning = batch.get("conditioning")
+        if conditioning is None:
+            conditioning = self.encode(networks, batch["tokens"])
+        x0, batch = self._latents(batch, keys), _told(batch, conditioning)
+        network = networks[self.denoiser]
+        return self.denoising.losses_of_latents_at(network, x0, batch, keys, t, weighting)
+
+    def _networks(self, params: Params) -> Networks:
+        frozen = {name: value for name, value in self.given.items() if name != AUTOENCODER}
+        return self.tuning.merge(frozen, network_params(params))
+
+    def _latents(self, batch: PyTree, keys: Key[Array, " b"]) -> Float[Array, "b lh lw lc"]:
         if "moments" in batch:
             posterior = Posterior(*jnp.split(batch["moments"], 2, axis=-1))
         else:
             posterior = self.autoencoder.posterior(self.given[AUTOENCODER], pixels(batch))
-        keys = streams.substream(part.keys(key, len(posterior.mean)), "latent")
-        noise = streams.normal(keys, posterior.mean.shape[1:], posterior.mean.dtype)
+        noise = streams.normal(
+            streams.substream(keys, "latent"), posterior.mean.shape[1:], posterior.mean.dtype
+        )
         return jax.lax.stop_gradient(self.autoencoder.scale(posterior.at(noise)))
+
+
+def _rows(batch: PyTree) -> int:
+    return len(batch["moments"] if "moments" in batch else batch["image"])
+
+
+def _told(batch: PyTree, conditioning: Conditioning) -> PyTree:
+    """The batch with all that the network is told of it."""
+    return {**batch, "conditioning": conditioning.joined(batch.get("beside", Conditioning()))}

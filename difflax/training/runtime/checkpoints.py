@@ -129,7 +129,7 @@ class Checkpoints:
         if step in self.steps:
             return
         items = {
-            "state": ocp.args.StandardSave(state),
+            "state": ocp.args.StandardSave(_stored(state)),
             "data": ocp.args.JsonSave(data),
             "config": ocp.args.JsonSave(config),
         }
@@ -194,7 +194,9 @@ class Checkpoints:
         """
         self.wait()
         step = self._require(self.newest(good=good))
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore())
+        args = ocp.args.Composite(
+            state=ocp.args.StandardRestore(_stored(abstract)), data=ocp.args.JsonRestore()
+        )
         try:
             restored = self._writer.restore(self._folder(step), args=args)
         except (ValueError, KeyError, TypeError, OSError) as error:
@@ -203,7 +205,7 @@ class Checkpoints:
                 " another version or config; train in a new workdir"
             ) from error
         self._set_aside(step)
-        return restored.state, restored.data
+        return TrainState(**restored.state), restored.data
 
     def restore_params(self, abstract: PyTree, step: int | None = None) -> PyTree:
         """The averaged parameters of ``step`` (the newest by default), in the shapes of ``abstract``, where
@@ -212,6 +214,10 @@ class Checkpoints:
         Raises:
             UserError: there is no such checkpoint, or it is damaged.
         """
+        return self.restore_part("ema_params", abstract, step)
+
+    def restore_part(self, name: str, abstract: PyTree, step: int | None = None) -> PyTree:
+        """As `restore_params`, of another field of the state; what ``abstract`` leaves out is not read."""
         if step is None:
             step = self._require(self.latest)
         elif step not in self.steps:
@@ -219,7 +225,7 @@ class Checkpoints:
         elif self._damage(step):
             raise UserError(f"{self._folder(step)} is damaged: {self._damage(step)}; kept are {self.steps}")
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        item = {"ema_params": jax.tree.map(lambda s: _placed(s, s.sharding or here), abstract)}
+        item = {name: jax.tree.map(lambda s: _placed(s, s.sharding or here), abstract)}
         restored = self._writer.restore(
             self._folder(step),
             args=ocp.args.Composite(
@@ -228,7 +234,15 @@ class Checkpoints:
                 )
             ),
         )
-        return restored.state["ema_params"]
+        return restored.state[name]
+
+    def rewind(self, step: int) -> None:
+        """Deletes what was saved after ``step``: it is done again."""
+        self.wait()
+        if jax.process_index() == 0:
+            self._clear_unfinished("*")
+            for later in [s for s in self.steps if s > step]:
+                self._delete(later)
 
     def restore_constants(self) -> dict[str, Any]:
         """The constants that were saved with the newest state, on the device that they were saved from, or on
@@ -325,11 +339,13 @@ class Checkpoints:
         whole = {step: found["metric"] for step, found in facts.items() if found is not None}
         kept = self._retention.kept(whole) | {max((s for s in whole if facts[s]["good"]), default=0)}
         for step in set(facts) - kept:
-            if step in whole:
-                # What a kill leaves of a deletion does not count as a checkpoint, and goes with the next.
-                (self._folder(step) / manifest.NAME).unlink()
-            self._folder(step).rmtree()
-            self._checked.pop(step, None)
+            self._delete(step)
+
+    def _delete(self, step: int) -> None:
+        # What a kill leaves of a deletion does not count as a checkpoint, and goes with the next.
+        (self._folder(step) / manifest.NAME).unlink(missing_ok=True)
+        self._folder(step).rmtree()
+        self._checked.pop(step, None)
 
 
 def _line(error: Exception) -> str:
@@ -362,6 +378,13 @@ def has_checkpoint(directory: epath.PathLike) -> bool:
     found = checkpoints.latest is not None
     checkpoints.close()
     return found
+
+
+def _stored(state: TrainState) -> dict[str, Any]:
+    """The fields of a state as a checkpoint has them, or is read into: without profiles, that of a version
+    which knew none.
+    """
+    return {name: value for name, value in vars(state).items() if name != "profiles" or value}
 
 
 def _placed(shape: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:

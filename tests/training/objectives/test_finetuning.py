@@ -1,6 +1,7 @@
 """Fine-tuning of a tiny checkpoint of the true structure: the loss against PyTorch, and whole runs."""
 
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from difflax.pretrained.adapters.textual_inversion import embedding_table
 from difflax.pretrained.format.layout import AUTOENCODER
 from difflax.runs.finetune import make_objective, prepare_finetune
 from difflax.runs.load import read_checkpoint
+from difflax.training.state import TrainState
 from difflax.training.step import abstract_state
 from etils import epath
 from PIL import Image
@@ -187,6 +189,38 @@ def test_a_run_that_starts_again_reads_the_checkpoint_again(folder, pictures, tm
     expected = jax.tree.map(np.array, first)
     jax.tree.map(lambda array: array.delete(), first)
     jax.tree.map(np.testing.assert_array_equal, made.start(), expected)
+
+
+@pytest.fixture
+def split_pictures(pictures, tmp_path):
+    """The pictures to train on, and three others to be validated on."""
+    shutil.copytree(pictures, tmp_path / "data" / "train")
+    (tmp_path / "data" / "test").mkdir()
+    for i, caption in enumerate(("a cat", "a red dog", "a bird in the rain")):
+        Image.effect_noise((32, 32), 60).convert("RGB").save(tmp_path / "data" / "test" / f"{i}.png")
+        (tmp_path / "data" / "test" / f"{i}.txt").write_text(caption)
+    return tmp_path / "data"
+
+
+@pytest.mark.slow
+def test_the_validation_loss_of_a_checkpoint_is_that_of_what_it_is_trained_from(
+    folder, split_pictures, tmp_path
+):
+    """Whether or not images and captions are encoded in the step."""
+    found = []
+    for cached in (False, True):
+        config = config_of(
+            "finetune_sd15",
+            folder,
+            data={"path": str(split_pictures), "height": 32, "width": 32},
+            training={"batch_size": 2},
+            cache={"text": cached, "latents": cached},
+            validation={"every": 1, "times": (0.25, 0.75), "every_time": True},
+        )
+        made = prepare_finetune(parse(config), epath.Path(tmp_path / f"run_{cached}"))
+        found.append(made.validation.action(0, TrainState(0, {}, (), ema_params=made.start())))
+    assert found[0]["validation_loss"] > 0.1
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
 KILLED_WHILE_COPYING = """
