@@ -25,6 +25,9 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
         "inception": "file of FID's Inception, .safetensors or the .pth of torch-fidelity or pytorch-fid;"
         " without it: no metric that needs it",
         "clip": "folder or Hub id of a CLIP in transformers' layout; without it: no metric that needs one",
+        "dino": "folder or Hub id of a DINOv2 in transformers' layout; without it: no metric that needs one",
+        "siglip": "folder or Hub id of a SigLIP in the same layout; without it: no metric that needs one",
+        "aesthetic": "file of LAION's aesthetic predictor; without it: no metric aesthetic",
         "prompts": "text file with the prompt of each image on its line; without it: no metric of prompts",
         "output": "JSON file for the result, which is printed in any case; without it: none",
     }
@@ -60,6 +63,9 @@ def run(values: flags.FlagValues) -> None:
         resize=values.resize,
         inception=values.inception,
         clip=values.clip,
+        dino=values.dino,
+        siglip=values.siglip,
+        aesthetic=values.aesthetic,
         prompts=values.prompts,
         output=values.output,
         settings=MeasureSettings(**given),

@@ -31,6 +31,9 @@ def measure(
     resize: str = "clean",
     inception: epath.PathLike | None = None,
     clip: epath.PathLike | None = None,
+    dino: epath.PathLike | None = None,
+    siglip: epath.PathLike | None = None,
+    aesthetic: epath.PathLike | None = None,
     prompts: epath.PathLike | Sequence[str] | None = None,
     output: epath.PathLike | None = None,
     settings: MeasureSettings | None = None,
@@ -44,6 +47,9 @@ def measure(
         resize: how Inception's input is made: ``"clean"`` as in clean-fid, ``"legacy"`` as in torch-fidelity.
         inception: file of FID's Inception, for the metrics that read with it.
         clip: folder or Hub id of a CLIP in transformers' layout.
+        dino: folder or Hub id of a DINOv2 in transformers' layout.
+        siglip: folder or Hub id of a SigLIP in transformers' layout.
+        aesthetic: file of LAION's aesthetic predictor, which reads the features of its CLIP.
         prompts: a file with the prompt of each image on its line, or the prompts, in the images' order.
         output: JSON file for the result.
         settings: of the metrics.
@@ -63,6 +69,9 @@ def measure(
     places = Places(
         inception=_text(inception),
         clip=_text(clip),
+        dino=_text(dino),
+        siglip=_text(siglip),
+        aesthetic=_text(aesthetic),
         resize=resize,
     )
     settings = settings or MeasureSettings()
@@ -150,6 +159,7 @@ def _read(
         prompts=numbers,
         texts=texts,
         scales=networks.scales,
+        heads=networks.heads,
     )
 
 

@@ -55,6 +55,7 @@ class Compared:
         prompts: which prompt each image is of.
         texts: features of each image's prompt, by the network's key.
         scales: the factor before the cosines and what is added, of encoders of images and texts.
+        heads: further numbers of the network's features, by the measure's name.
     """
 
     made: Readings
@@ -64,6 +65,7 @@ class Compared:
     prompts: Int[np.ndarray, " n"] | None
     texts: Mapping[str, Float[np.ndarray, "n _"]]
     scales: Mapping[str, tuple[float, float]]
+    heads: Mapping[str, Callable[[Float[np.ndarray, "n d"]], Float[np.ndarray, " n"]]]
 
 
 Compute = Callable[[Compared, str], Mapping[str, float]]
@@ -175,6 +177,10 @@ def _hps(given: Compared, key: str) -> dict[str, float]:
     return {"hps_v2": float(_cosines(given, key).mean())}
 
 
+def _aesthetic(given: Compared, key: str) -> dict[str, float]:
+    return {"aesthetic": float(given.heads["aesthetic"](given.made.features[key]).mean())}
+
+
 def _pixels(name: str) -> Compute:
     return lambda given, key: {name: float(given.made.columns[name].mean())}
 
@@ -251,5 +257,6 @@ MEASURES: dict[str, Measure] = {
     ),
     "pick_score": Measure(compute=_pick_score, network="clip", **_ASKED, says="PickScore, with its own CLIP"),
     "hps_v2": Measure(compute=_hps, network="clip", **_ASKED, says="HPSv2, with its own CLIP"),
+    "aesthetic": Measure(compute=_aesthetic, network="clip", keeps=True, says="LAION's aesthetic predictor"),
     **{name: Measure(compute=_pixels(name), says="mean over the images' pixels") for name in PIXEL_METRICS},
 }

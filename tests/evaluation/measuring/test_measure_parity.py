@@ -49,7 +49,7 @@ def test_legacy_is_torch_fidelity(folders):
         kid=True,
         kid_subset_size=20,
         kid_subsets=10,
-        batch_size=16,
+        batch_size=1,  # its loader cannot stack images of several sizes
         cache=False,
         verbose=False,
         feature_extractor_weights_path=str(folders / "inception.pth"),
