@@ -12,17 +12,19 @@ from difflax.core.version import __version__
 
 if typing.TYPE_CHECKING:
     from difflax.core.types import Conditioning, UserError
+    from difflax.evaluation.measuring.measures import MeasureSettings
     from difflax.generation.ensemble import Ensemble
     from difflax.generation.pipeline import Denoised, Pipeline
     from difflax.generation.request import Request
     from difflax.models.size_conditioning import MicroConditioning
     from difflax.parallel.sharding import MeshShape
-    from difflax.runs import from_pretrained, load, with_guidance
+    from difflax.runs import from_pretrained, load, measure, with_guidance
 
 _HOMES = {
     "Conditioning": "difflax.core.types",
     "Denoised": "difflax.generation.pipeline",
     "Ensemble": "difflax.generation.ensemble",
+    "MeasureSettings": "difflax.evaluation.measuring.measures",
     "MeshShape": "difflax.parallel.sharding",
     "MicroConditioning": "difflax.models.size_conditioning",
     "Pipeline": "difflax.generation.pipeline",
@@ -30,6 +32,7 @@ _HOMES = {
     "UserError": "difflax.core.types",
     "from_pretrained": "difflax.runs",
     "load": "difflax.runs",
+    "measure": "difflax.runs",
     "with_guidance": "difflax.runs",
 }
 """Where the names that users write live; each is imported when it is first asked for, so that
@@ -40,6 +43,7 @@ __all__ = [
     "Conditioning",
     "Denoised",
     "Ensemble",
+    "MeasureSettings",
     "MeshShape",
     "MicroConditioning",
     "Pipeline",
@@ -48,6 +52,7 @@ __all__ = [
     "__version__",
     "from_pretrained",
     "load",
+    "measure",
     "with_guidance",
 ]
 

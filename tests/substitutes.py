@@ -13,8 +13,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import difflax
+import jax
 import numpy as np
 import safetensors.numpy
+from difflax.models.dinov2 import DINOv2Config
+from difflax.pretrained.components.dinov2 import dinov2_network
+from difflax.pretrained.components.inception import inception_network
+from difflax.pretrained.format.layout import TRANSFORMERS, write_model
+from difflax.pretrained.format.safetensors import write_file
+from difflax.pretrained.format.torch_names import to_torch
 from PIL import Image
 
 from tests.documented import ELLIPSIS, Block, Command, quoted
@@ -96,6 +103,22 @@ def make_picture(path: pathlib.Path, kind: str) -> None:
     Image.effect_noise((64, 64), 90).convert(kind).save(path)
 
 
+def make_inception(path: pathlib.Path) -> None:
+    """Weights of FID's Inception, small random numbers."""
+    rng, abstract = np.random.default_rng(0), inception_network().abstract()
+    params = jax.tree.map(lambda leaf: np.abs(rng.normal(0, 0.05, leaf.shape)).astype(np.float32), abstract)
+    write_file(path, to_torch(params))
+
+
+def make_dinov2(path: pathlib.Path) -> None:
+    """A DINOv2 of one layer."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28}
+    network = dinov2_network(DINOv2Config(**sizes))
+    write_model(
+        path, TRANSFORMERS, {"model_type": "dinov2", **sizes}, to_torch(network.init(jax.random.key(0)))
+    )
+
+
 SUBSTITUTES: dict[str, Callable[[pathlib.Path], object]] = {
     **dict.fromkeys(SD15, checkpoint(functools.partial(make_stable_diffusion.build, "sd15"))),
     **dict.fromkeys(
@@ -117,6 +140,10 @@ SUBSTITUTES: dict[str, Callable[[pathlib.Path], object]] = {
     "cat.png": functools.partial(make_picture, kind="RGB"),
     "mask.png": functools.partial(make_picture, kind="L"),
     "prompts.txt": lambda path: path.write_text("\n".join(CAPTIONS[:2])),
+    "image_prompts.txt": lambda path: path.write_text("\n".join(CAPTIONS)),
+    "real_images": make_pictures,
+    "inception.safetensors": make_inception,
+    "dinov2-large": make_dinov2,
     "clip-vit-base-patch32": random_clip,
 }
 """What the documentation names that is not in the repository, and who makes it."""
@@ -169,6 +196,7 @@ SMALL_COMMANDS = {
     "decisions": ("--seeds=1", "--restarts=2", "--points=2", "--num_steps=2"),
     "evaluate": ("--bits_per_dimension=5",),
     "launch": (),
+    "measure": ("--kid_subset_size=2", "--kid_subsets=2", "--nearest=1", "--batch_size=2"),
     "plan": ("--topology=cpu:16", "--tokens=24", *SMALL, *SMALL_NETWORKS["shapes"]),
     "sample": ("--num_images=1", "--num_steps=5"),
     "samplers": ("--names=ddim",),

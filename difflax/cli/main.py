@@ -20,6 +20,7 @@ COMMANDS = {
     "ablate": "sweep the guidance scale: table, plots, image grid and report",
     "convert": "a checkpoint of Stable Diffusion to diffusers' layout",
     "evaluate": "measure a trained model at its own guidance scale",
+    "measure": "measure anybody's images: FID, KID, precision, recall, CLIP score and more",
     "decisions": "at which noise level each factor of the picture is decided",
     "switches": "at which noise levels the prompt counts",
     "samplers": "measure every sampler's order of convergence against exact solutions",

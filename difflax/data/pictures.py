@@ -90,6 +90,15 @@ def decode(data: bytes, where: str) -> Pixels:
         return _pixels(_open(data))
 
 
+def decode_plain(data: bytes, where: str) -> UInt8[np.ndarray, "h w 3"]:
+    """RGB as Pillow's ``convert("RGB")`` has it, without EXIF's orientation, colour profile or opacity. This
+    is what the reference implementations of metrics read, and no picture is the same to a viewer; arguments
+    as for `decode`.
+    """
+    with _named(where):
+        return np.array(_open(data).convert("RGB"))
+
+
 def decode_mask(data: bytes, where: str) -> UInt8[np.ndarray, "h w"]:
     """An encoded mask as grey levels, see `mask_pixels`; arguments as for `decode`."""
     with _named(where):

@@ -19,6 +19,7 @@ ACTIVATIONS: dict[str, Callable] = {
     "swish": jax.nn.silu,
     "mish": jax.nn.mish,
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu": jax.nn.relu,
 }

@@ -9,6 +9,7 @@ from difflax.runs.evaluate import evaluation, evaluation_of_prompts
 from difflax.runs.guidance import check_guidance_text, with_guidance
 from difflax.runs.likelihood import likelihood
 from difflax.runs.load import from_pretrained, load
+from difflax.runs.measure import measure
 from difflax.runs.train import train
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "from_pretrained",
     "likelihood",
     "load",
+    "measure",
     "restarts",
     "train",
     "with_guidance",

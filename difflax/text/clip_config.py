@@ -38,6 +38,7 @@ class _TowerConfig:
     """
 
     model_type: ClassVar[str]
+    activations: ClassVar[tuple[str, ...]] = HIDDEN_ACTIVATIONS
 
     hidden_size: Width
     intermediate_size: Width
@@ -49,8 +50,8 @@ class _TowerConfig:
 
     def __post_init__(self):
         name = type(self).__name__
-        if self.hidden_act not in HIDDEN_ACTIVATIONS:
-            valid = ", ".join(HIDDEN_ACTIVATIONS)
+        if self.hidden_act not in self.activations:
+            valid = ", ".join(self.activations)
             raise UserError(f"{name}.hidden_act = {self.hidden_act!r}: choose one of {valid}")
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
