@@ -20,6 +20,7 @@ COMMANDS = {
     "ablate": "sweep the guidance scale: table, plots, image grid and report",
     "convert": "a checkpoint of Stable Diffusion to diffusers' layout",
     "evaluate": "measure a trained model at its own guidance scale",
+    "view": "a local page: images of a sweep by arm, prompt and seed, and blind votes",
     "decisions": "at which noise level each factor of the picture is decided",
     "samplers": "measure every sampler's order of convergence against exact solutions",
     "plan": "compile a train step for a machine that need not be there: memory, FLOPs, time",
@@ -134,8 +135,14 @@ def parse(command, name: str, argv: Sequence[str]) -> flags.FlagValues | None:
         flag = argument.partition("=")[0]
         if len(flag) > LONGEST_FLAG:
             raise UserError(f"no flag {shown(flag)} (difflax {name} --help lists the flags)")
+    bare = getattr(command, "ARGUMENTS", None)
+    values.set_gnu_getopt(bare is not None)
     try:
         rest = values(arguments)
+        if bare and rest[1:]:
+            values[bare].value = [*values[bare].value, *rest[1:]]
+            values[bare].present += 1
+            rest = rest[:1]
     except flags.Error as error:
         raise UserError(f"{str(error).strip()} (difflax {name} --help lists the flags)") from error
     for flag in (values[name] for name in values if values[name].present and not SENTENCES.match(name)):

@@ -11,7 +11,7 @@ from difflax.figures.png import read_metadata
 
 from tests.evaluation.known_sweep import SCALES, SEEN
 
-VOID = {"meta", "img", "br", "source"}
+VOID = {"meta", "img", "br", "input", "source"}
 
 
 class Checker(HTMLParser):

@@ -20,7 +20,7 @@ from difflax.evaluation import statistics as st
 
 POWER = 0.8
 FAR = 30.0
-"""Standard errors beyond which the power is 1 (0.98 with two prompts, whose t distribution has long tails)."""
+"""Standard errors beyond which the power is 1 (0.98 with two prompts, whose t distribution has no end)."""
 MOST = 10_000_000
 """The largest number of prompts or seeds that is worth saying."""
 
