@@ -11,7 +11,10 @@ from etils import epath
 from PIL import Image
 
 from difflax.evaluation.ablation import plots
-from difflax.evaluation.ablation.results import AblationResult, Curve, describe_scale, write_tables
+from difflax.evaluation.ablation.arms import GUIDANCE_SCALE, Arm
+from difflax.evaluation.ablation.results import AblationResult, Curve, Measured, describe_scale
+from difflax.evaluation.ablation.tables import write_tables
+from difflax.evaluation.ablation.values import words
 from difflax.evaluation.statistics import Estimate
 from difflax.figures import html
 from difflax.figures.grids import GridStyle, labelled_grid
@@ -21,6 +24,7 @@ from difflax.figures.style import DARK, adaptive, render
 
 LARGEST_TILE = 256
 PHOTO_WIDTH = 128
+ARMS_NAMED = 40  # of the arms that are as good as the best
 
 
 def write_ablation(result: AblationResult, directory: str | os.PathLike[str]) -> epath.Path:
@@ -68,18 +72,37 @@ def facts(result: AblationResult) -> dict[str, Any]:
         "sampler": result.provenance.sampler,
         "num_steps": result.provenance.num_steps,
         "negative_prompt": result.provenance.negative_prompt,
-        "guidance_scales": list(result.scales),
+        **(
+            {"guidance_scales": list(result.scales)}
+            if result.over_scales
+            else {"arms": [dict(arm.settings) for arm in result.arms]}
+        ),
     }
 
 
+def named(result: AblationResult, arm: Arm) -> str:
+    """What an arm is called: the value of the only axis, or all its settings."""
+    if len(result.axes) == 1:
+        return ", ".join(words(value) for value in arm.settings.values())
+    return arm.label
+
+
 def grid(result: AblationResult, group: str) -> Image.Image:
-    """The image table of a group: a row a prompt, a column a scale, all at the first seed."""
+    """The image table of a group: a row a prompt, a column an arm, all at the first seed."""
     info = next(info for info in result.groups if info.name == group)
     images = result.samples[group]
-    labels = [f"{scale:g}\n{describe_scale(scale)}".rstrip("\n") for scale in result.scales]
+    if result.over_scales:
+        labels = [f"{scale:g}\n{describe_scale(scale)}".rstrip("\n") for scale in result.scales]
+    else:
+        labels = [named(result, arm).replace(", ", "\n") for arm in result.arms]
     rows = [[_shrunk(image) for image in column] for column in images.swapaxes(0, 1)]
     style = GridStyle(tile=96)
-    return labelled_grid(rows, info.prompts[: len(rows)], labels, corner="guidance scale", style=style)
+    return labelled_grid(rows, info.prompts[: len(rows)], labels, corner=_axes_in_words(result), style=style)
+
+
+def _axes_in_words(result: AblationResult) -> str:
+    """What differs between the arms."""
+    return " × ".join(axis.title for axis in result.axes)
 
 
 def _shrunk(image: Any) -> Any:
@@ -132,7 +155,7 @@ def _embedded_grid(picture: Image.Image, photo: bool) -> Embedded:
     return Embedded(data=out.getvalue(), kind="image/png")
 
 
-def decimals(curve: Curve) -> int:
+def decimals(curve: Curve | Measured) -> int:
     """How many digits behind the point to show: three significant ones of the largest value."""
     if curve.metric.bounds == (0.0, 1.0):
         return 2
@@ -157,14 +180,16 @@ def with_band(estimate: Estimate, digits: int) -> Markup:
     return html.join([number(estimate.value, digits), html.tag("small", band(estimate, digits))], "")
 
 
-def near_best(curve: Curve) -> str:
-    """The scales around the best one that cannot be told from it, as text."""
-    near = [scale for scale, close in zip(curve.scales, curve.near_best, strict=True) if close]
-    if len(near) < 2:
-        return "no other scale as good"
-    return "as good within noise: " + ", ".join(
-        f"{scale:g}" for scale in near if scale != curve.scales[curve.best]
-    )
+def near_best(result: AblationResult, measured: Measured) -> str:
+    """The arms beside the best one that cannot be told from it, as text."""
+    kind = "scale" if result.over_scales else "arm"
+    near = [arm for arm, close in zip(result.arms, measured.near_best, strict=True) if close]
+    others = [named(result, arm) for arm in near if arm is not result.arms[measured.best]]
+    if not others:
+        return f"no other {kind} as good"
+    more = f" and {len(others) - ARMS_NAMED} others" if len(others) > ARMS_NAMED else ""
+    between = ", " if result.over_scales else "; "
+    return f"as good within noise: {between.join(others[:ARMS_NAMED])}{more}"
 
 
 def ablation_page(
@@ -173,9 +198,10 @@ def ablation_page(
     """The report as one HTML document, from the plots (SVG, named as in :func:`draw_all`) and grids."""
     per_scale = sum(group.count for group in result.groups)
     number_of_prompts = sum(len(group.prompts) for group in result.groups)
+    kind = "guidance scales" if result.over_scales else "arms"
     subtitle = (
-        f"{len(result.scales)} guidance scales × {number_of_prompts} prompts × {len(result.seeds)} seeds: "
-        f"{len(result.scales) * per_scale:,} images of {result.provenance.checkpoint}, "
+        f"{len(result.arms)} {kind} × {number_of_prompts} prompts × {len(result.seeds)} seeds: "
+        f"{len(result.arms) * per_scale:,} images of {result.provenance.checkpoint}, "
         f"sampled by {result.provenance.sampler} in {result.provenance.num_steps} steps."
     )
     return html.page(
@@ -186,9 +212,9 @@ def ablation_page(
         _curve_section(result, vectors),
         *_trade_off_section(result, vectors),
         html.section(
-            "Prompts and scales",
+            "Prompts and scales" if result.over_scales else "Prompts and arms",
             *_grids(result, grids),
-            lead="Along a row the noise is the same: guidance alone changes.",
+            lead=f"Along a row the noise is the same: {_axes_in_words(result)} alone changes.",
         ),
         html.section("Numbers", *_numbers(result)),
         html.section(
@@ -205,20 +231,21 @@ def ablation_page(
 
 def _headlines(result: AblationResult) -> list[Headline]:
     cards = []
-    for curve in result.by_metric()[result.primary]:
-        if curve.best is None:
+    for each in result.measured:
+        if each.metric.name != result.primary or each.best is None:
             continue
-        estimate, digits = curve.estimates[curve.best], decimals(curve)
+        estimate, digits = each.estimates[each.best], decimals(each)
         parts = [f"95% band {band(estimate, digits)}"] if band(estimate, digits) else []
-        if "chance" in curve.references:
-            parts.append(f"chance {number(curve.references['chance'], digits)}")
-        if any(curve.near_best):
-            parts.append(near_best(curve))
+        if "chance" in each.references:
+            parts.append(f"chance {number(each.references['chance'], digits)}")
+        if any(each.near_best):
+            parts.append(near_best(result, each))
+        at = f"at {'scale ' if result.over_scales else ''}{named(result, result.arms[each.best])}"
         cards.append(
             Headline(
-                label=f"{curve.metric.label}, {curve.group}",
+                label=f"{each.metric.label}, {each.group}",
                 value=number(estimate.value, digits),
-                detail="; ".join([f"at scale {curve.scales[curve.best]:g}", *parts]),
+                detail="; ".join([at, *parts]),
             )
         )
     found = result.likelihood
@@ -237,10 +264,10 @@ def _triangle_section(result: AblationResult, vectors: Mapping[str, bytes]) -> S
     if not result.triangle:
         return []
     said = {name: aspect for aspect, name in result.aspects.items()}
-    words = ", ".join(said[name] for name in result.triangle)
+    aspects = ", ".join(said[name] for name in result.triangle)
     caption = " ".join(result.by_metric()[name][0].metric.definition for name in result.triangle)
-    shown = html.figure(_embedded(vectors["triangle"]), f"{words} against guidance scale", caption)
-    lead = f"What guidance gains and what it costs: {words}."
+    shown = html.figure(_embedded(vectors["triangle"]), f"{aspects} against {result.along.title}", caption)
+    lead = f"What guidance gains and what it costs: {aspects}."
     return [html.section("The triangle", shown, lead=lead)]
 
 
@@ -248,7 +275,7 @@ def _curve_section(result: AblationResult, vectors: Mapping[str, bytes]) -> Mark
     shown = [
         html.figure(
             _embedded(vectors[name]),
-            f"{curves[0].metric.label} against guidance scale",
+            f"{curves[0].metric.label} against {result.along.title}",
             curves[0].metric.definition,
         )
         for name, curves in result.by_metric("").items()
@@ -257,13 +284,14 @@ def _curve_section(result: AblationResult, vectors: Mapping[str, bytes]) -> Mark
     details = [
         html.figure(
             _embedded(vectors[f"{name}_parts"]),
-            f"{whole[name]} in detail, against guidance scale",
+            f"{whole[name]} in detail, against {result.along.title}",
             f"{whole[name]} in detail",
         )
         for name in result.detailed
     ]
-    lead = "Scale 0 ignores the text, scale 1 is the model without guidance."
-    return html.section("Against the guidance scale", html.figures(*shown), *details, lead=lead)
+    over_scale = result.along.name == GUIDANCE_SCALE
+    lead = "Scale 0 ignores the text, scale 1 is the model without guidance." if over_scale else ""
+    return html.section(f"Against the {result.along.title}", html.figures(*shown), *details, lead=lead)
 
 
 def _asked(result: AblationResult) -> dict[str, str]:
@@ -273,7 +301,7 @@ def _asked(result: AblationResult) -> dict[str, str]:
         "Checkpoint": source.checkpoint,
         "Sampler": f"{source.sampler}, {source.num_steps} steps",
         "Negative prompt": negative,
-        "Guidance scales": ", ".join(f"{scale:g}" for scale in result.scales),
+        **{axis.title.capitalize(): ", ".join(map(words, axis.values)) for axis in result.axes},
         "Seeds": ", ".join(map(str, result.seeds)),
         "Prompt groups": "; ".join(f"{group.name} ({len(group.prompts)} prompts)" for group in result.groups),
         "Versions": ", ".join(f"{name} {version}" for name, version in source.versions.items()),
@@ -289,7 +317,7 @@ def _trade_off_section(result: AblationResult, vectors: Mapping[str, bytes]) -> 
         html.figure(_embedded(vectors[f"{up}_against_{across}"]), f"{up} against {across}")
         for across, up in trade_offs(result)
     ]
-    lead = "One point a scale, joined in order; some points carry their scale."
+    lead = f"One point a value of {result.along.title}, joined in order; some points carry it."
     return [html.section("What it buys and what it costs", html.figures(*shown), lead=lead)] if shown else []
 
 
@@ -299,7 +327,7 @@ def _grids(result: AblationResult, grids: Mapping[str, Image.Image]) -> Sequence
         _, shown, _, width, _ = result.samples[group.name].shape
         picture = _embedded_grid(grids[group.name], photo=width >= PHOTO_WIDTH)
         caption = f"{group.name}: the first {shown} of {len(group.prompts)} prompts"
-        blocks.append(html.figure(picture, f"images by prompt and scale, {group.name}", caption, wide=True))
+        blocks.append(html.figure(picture, f"images by prompt and arm, {group.name}", caption, wide=True))
     return blocks
 
 
@@ -309,25 +337,25 @@ def _numbers(result: AblationResult) -> Sequence[Markup]:
     tables = [_table(result, group, "") for group in groups]
     for name in result.detailed:
         label = result.by_metric()[name][0].metric.label
-        measured = {curve.group for curves in result.by_metric(name).values() for curve in curves}
+        measured = {each.group for each in result.measured if each.metric.part_of == name}
         parts = [_table(result, group, name) for group in groups if group in measured]
         tables.append(html.details(f"{label} in detail", html.join(parts, "")))
     return tables
 
 
 def _table(result: AblationResult, group: str, part_of: str) -> Markup:
-    curves = [curve for curve in result.curves if (curve.group, curve.metric.part_of) == (group, part_of)]
+    curves = [each for each in result.measured if (each.group, each.metric.part_of) == (group, part_of)]
     rows = [
-        [f"{scale:g}", *(with_band(curve.estimates[index], decimals(curve)) for curve in curves)]
-        for index, scale in enumerate(result.scales)
+        [named(result, arm), *(with_band(each.estimates[index], decimals(each)) for each in curves)]
+        for index, arm in enumerate(result.arms)
     ]
     levels = list(dict.fromkeys(name for curve in curves for name in curve.references))
     rows += [
         [name, *(number(curve.references.get(name, math.nan), decimals(curve)) for curve in curves)]
         for name in levels
     ]
-    best = result.curve(group, result.primary).best
-    columns = ["scale", *(curve.metric.label for curve in curves)]
+    best = result.of(group, result.primary).best
+    columns = ["scale" if result.over_scales else "arm", *(curve.metric.label for curve in curves)]
     strong = frozenset() if best is None else frozenset({best})
     return html.table(columns, rows, caption=group, strong=strong)
 

@@ -7,13 +7,8 @@ import json
 import difflax
 import numpy as np
 import pytest
-from difflax.evaluation.ablation.results import (
-    best_index,
-    records_csv,
-    results_json,
-    table_csv,
-    write_tables,
-)
+from difflax.evaluation.ablation.results import best_index
+from difflax.evaluation.ablation.tables import records_csv, results_json, table_csv, write_tables
 from difflax.evaluation.metrics import CLIP_SCORE, FRECHET_DISTANCE, HSV_SATURATION
 
 from tests.evaluation.known_sweep import DRAWN, SCALES, SEEDS, SEEN
