@@ -161,6 +161,8 @@ class AblationResult:
         samples: for the image grids: ``[arm, prompt, h, w, c]`` bytes by group, the first prompts at the
             first seed.
         method: how things were measured, in words by name (features and resize, subset sizes, bands).
+        by_prompt: metrics of all images of a prompt together, by name: a value an arm and prompt (of all
+            groups, in their order), NaN where there is none.
         likelihood: ``None`` where it was not asked for.
         aspects: the metrics that tell the whole story side by side, see `measurement.Judge`.
     """
@@ -174,6 +176,7 @@ class AblationResult:
     samples: Mapping[str, UInt8[np.ndarray, "s p h w c"]]
     provenance: Provenance
     method: Mapping[str, str]
+    by_prompt: Mapping[str, Float[np.ndarray, "a q"]] = dataclasses.field(default_factory=dict)
     likelihood: Likelihood | None = None
     aspects: Mapping[str, str] = dataclasses.field(default_factory=dict)
 

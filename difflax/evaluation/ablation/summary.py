@@ -1,7 +1,7 @@
 """From readings to curves: the estimate and band of each metric, and the lines it is compared with."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -74,6 +74,7 @@ def summarize(
         samples=_samples(design, measured),
         provenance=provenance,
         method=_method(design, real, instruments),
+        by_prompt=_by_prompt(design, measured, compared, {each.metric.name for each in found}),
         aspects={} if judge is None else dict(judge.aspects),
     )
 
@@ -209,6 +210,28 @@ def _records(design: Design, arms: Sequence[Arm], measured: Sequence[Measurement
         "seed": np.tile(design.seed, repeat),
         **{name: np.concatenate([arm.columns[name] for arm in measured]) for name in measured[0].columns},
     }
+
+
+def _by_prompt(
+    design: Design,
+    measured: Sequence[Measurement],
+    compared: Sequence[dict[str, Float[np.ndarray, " p"]]],
+    names: Set[str],
+) -> dict[str, Float[np.ndarray, "a p"]]:
+    """The metrics that have one value a prompt, of those that were measured."""
+    missing = np.full(len(design.prompts), np.nan)
+    found = {
+        name: np.stack([arm.get(name, missing) for arm in compared])
+        for name in dict.fromkeys(name for arm in compared for name in arm)
+        if name in names
+    }
+    if m.PIXEL_DIVERSITY.name in names:
+        found[m.PIXEL_DIVERSITY.name] = np.stack([arm.pixel_diversity for arm in measured])
+    if m.FEATURE_DIVERSITY.name in names:
+        found[m.FEATURE_DIVERSITY.name] = np.stack(
+            [m.feature_diversity(arm.features, design.prompt) for arm in measured]
+        )
+    return found
 
 
 def _samples(design: Design, measured: Sequence[Measurement]) -> dict[str, np.ndarray]:

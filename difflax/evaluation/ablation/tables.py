@@ -1,5 +1,5 @@
 """A result as files: ``results.json`` (everything but the raw records), ``table.csv`` (one row a group and
-arm) and ``records.csv`` (one row an image).
+arm), ``records.csv`` (one row an image) and ``prompts.csv`` (one row an arm and prompt).
 
 A sweep over the guidance scale alone names its arms by their scales, any other by their keys.
 """
@@ -85,6 +85,19 @@ def records_csv(result: AblationResult) -> str:
     return out.getvalue()
 
 
+def prompts_csv(result: AblationResult) -> str:
+    """One row an arm and prompt: the metrics of all images of a prompt together, every digit of them."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["arm", "group", "prompt", *result.by_prompt])
+    prompts = [(group.name, prompt) for group in result.groups for prompt in group.prompts]
+    for index, arm in enumerate(result.arms):
+        for number, where in enumerate(prompts):
+            values = [float(column[index, number]) for column in result.by_prompt.values()]
+            writer.writerow([arm.key, *where, *("" if math.isnan(v) else repr(v) for v in values)])
+    return out.getvalue()
+
+
 def results_json(result: AblationResult) -> str:
     """Everything but the raw records and the images, with the definition of each metric."""
     best = {
@@ -133,9 +146,14 @@ def _named(result: AblationResult, index: int) -> dict[str, Any]:
 
 
 def write_tables(result: AblationResult, directory: str | os.PathLike[str]) -> None:
-    """Writes ``table.csv``, ``records.csv`` and ``results.json`` into ``directory``."""
+    """Writes ``table.csv``, ``records.csv``, ``prompts.csv`` and ``results.json`` into ``directory``."""
     directory = epath.Path(directory)
-    makers = {"table.csv": table_csv, "records.csv": records_csv, "results.json": results_json}
+    makers = {
+        "table.csv": table_csv,
+        "records.csv": records_csv,
+        **({"prompts.csv": prompts_csv} if result.by_prompt else {}),
+        "results.json": results_json,
+    }
     for name, make in makers.items():
         with atomic_write(directory / name, "w") as file:
             file.write(make(result))

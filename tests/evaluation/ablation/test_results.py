@@ -63,10 +63,11 @@ def test_the_best_is_in_the_metrics_own_direction():
     assert best_index(CLIP_SCORE, np.full(2, np.nan)) is None
 
 
-def test_three_files_are_written(result, tmp_path):
+def test_four_files_are_written(result, tmp_path):
     write_tables(result, tmp_path / "new")
     assert {path.name for path in (tmp_path / "new").iterdir()} == {
         "table.csv",
+        "prompts.csv",
         "records.csv",
         "results.json",
     }
