@@ -15,9 +15,21 @@ from etils import epath
 
 from difflax.core.types import UserError
 from difflax.evaluation import statistics as st
+from difflax.evaluation.ablation.results import AblationResult, Measured
 from difflax.evaluation.contrasts.votes import strengths
+from difflax.evaluation.metrics import Metric
 
 FILE = "votes.csv"
+PREFERRED = Metric(
+    name="preferred",
+    label="Preferred in blind votes",
+    unit="share of votes",
+    better="higher",
+    definition="Share of its blind votes that an arm won, a draw counting half.",
+    source="votes.csv; two images of one prompt and noise on random sides, see `difflax view`",
+    note="It depends on whom the arm met: compare the log strengths of Bradley and Terry too.",
+    bounds=(0.0, 1.0),
+)
 Choice = Literal["first", "second", "neither"]
 
 
@@ -122,3 +134,17 @@ def standings(votes: Sequence[Vote]) -> list[Standing]:
         share = (st.mean if drawn[mine].any() else st.proportion)(points, prompts[mine])
         found.append(Standing(arm=arm, won=share, strength=strength[index]))
     return sorted(found, key=lambda standing: -standing.strength.value)
+
+
+def with_votes(result: AblationResult, votes: Sequence[Vote]) -> AblationResult:
+    """The result with the votes as one more metric of each group that was voted on."""
+    kept = tuple(each for each in result.measured if each.metric.name != PREFERRED.name)
+    ends = np.cumsum([len(group.prompts) for group in result.groups])
+    made = []
+    for number, group in enumerate(result.groups):
+        mine = [vote for vote in votes if np.searchsorted(ends, vote.prompt, side="right") == number]
+        won = {standing.arm: standing.won for standing in standings(mine)}
+        estimates = tuple(won.get(arm.key, st.NOTHING) for arm in result.arms)
+        if any(estimate.count for estimate in estimates):
+            made.append(Measured(group=group.name, metric=PREFERRED, estimates=estimates))
+    return dataclasses.replace(result, measured=(*kept, *made)) if votes else result

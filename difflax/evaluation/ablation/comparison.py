@@ -16,13 +16,13 @@ from typing import Any
 from etils import epath
 
 from difflax.core.files import atomic_write
+from difflax.evaluation.ablation.formatting import band, decimals, number
 from difflax.evaluation.ablation.plots import (
     AxisStyle,
     draw_metric,
     draw_tradeoff,
     legend_handles,
 )
-from difflax.evaluation.ablation.report import band, decimals, number
 from difflax.evaluation.ablation.results import AblationResult, Curve
 from difflax.evaluation.ablation.tables import cell, without_nan
 from difflax.evaluation.statistics import NOTHING

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from difflax.evaluation import statistics as st
+from difflax.evaluation.contrasts.pairs import LEAST_MOVED
 
 POWER = 0.8
 FAR = 30.0
@@ -106,9 +107,9 @@ class Needed:
     """What finds a true difference with 80 % power.
 
     Attributes:
-        prompts: how many prompts with as many seeds as now; ``None`` beyond ten million.
-        seeds: how many seeds with as many prompts as now; ``None`` where prompts differ too much for any
-            number of seeds.
+        prompts: how many prompts with as many seeds as now, six or more; ``None`` beyond ten million.
+        seeds: how many seeds with as many prompts as now; ``None`` where those are too few, or differ too
+            much for any number of seeds.
     """
 
     prompts: int | None
@@ -118,10 +119,13 @@ class Needed:
 def needed(parts: Components, difference: float | int) -> Needed:
     """How many prompts, or how many seeds, in all decide a true ``difference`` with 80 % power."""
     size = abs(difference)
+    if not size:
+        return Needed(prompts=None, seeds=None)
+    # One value a prompt (a measure of all its images together) says nothing of more seeds.
+    by_seeds = parts.within and parts.prompts >= LEAST_MOVED
     return Needed(
-        prompts=_smallest(lambda count: detectable(parts, prompts=count) <= size, 2),
-        # One value a prompt (a measure of all its images together) says nothing of more seeds.
-        seeds=_smallest(lambda count: detectable(parts, seeds=count) <= size, 1) if parts.within else None,
+        prompts=_smallest(lambda count: detectable(parts, prompts=count) <= size, LEAST_MOVED),
+        seeds=_smallest(lambda count: detectable(parts, seeds=count) <= size, 1) if by_seeds else None,
     )
 
 
