@@ -20,6 +20,7 @@ COMMANDS = {
     "ablate": "sweep the guidance scale: table, plots, image grid and report",
     "convert": "a checkpoint of Stable Diffusion to diffusers' layout",
     "evaluate": "measure a trained model at its own guidance scale",
+    "report": "rebuild a report from stored results, join several, recompute a share of the cells",
     "view": "a local page: images of a sweep by arm, prompt and seed, and blind votes",
     "decisions": "at which noise level each factor of the picture is decided",
     "samplers": "measure every sampler's order of convergence against exact solutions",
@@ -56,10 +57,15 @@ def run(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("--help", "-h", "help"):
         print(usage())
         return 0 if argv else 2
-    return ending(lambda: _run(argv[0], argv[1:]))
+    return ending(lambda: execute(argv[0], argv[1:]))
 
 
-def _run(name: str, argv: Sequence[str]) -> None:
+def execute(name: str, argv: Sequence[str]) -> None:
+    """Runs a command.
+
+    Raises:
+        UserError: there is no such command, or bad input.
+    """
     if name not in COMMANDS:
         raise UserError(f"no command {shown(name)}{nearest(name, COMMANDS)}")
     command = importlib.import_module(f"difflax.cli.{name}")

@@ -53,28 +53,36 @@ PHOTO_WIDTH = 128
 
 
 def write_ablation(
-    result: AblationResult, directory: str | os.PathLike[str], *, warning: Sequence[Markup] = ()
+    result: AblationResult,
+    directory: str | os.PathLike[str],
+    *,
+    source: str | os.PathLike[str] | None = None,
+    pdf: bool = False,
+    warning: Sequence[Markup] = (),
 ) -> epath.Path:
     """Writes everything about the sweep into ``directory`` and returns the path of the report.
 
     ``report.html``, ``results.json``, ``table.csv``, ``records.csv``, ``differences.csv`` and, with pyarrow,
-    ``records.parquet`` and ``table.parquet``; ``plots/`` (SVG and PDF of each metric, of the details of one,
-    of two axes at once, and of each trade-off; ``triangle.png`` and ``triangle_dark.png`` of what the judge
+    ``records.parquet`` and ``table.parquet``; ``plots/`` (an SVG of each metric, of the details of one, of
+    two axes at once, and of each trade-off; ``triangle.png`` and ``triangle_dark.png`` of what the judge
     says is the whole story, ``overview.png`` of all metrics) and ``grids/`` (a PNG of each prompt group).
-    Votes of ``difflax view`` that the folder holds become a metric.
+    Votes of ``difflax view`` become a metric.
 
     Args:
+        source: the folder that holds the votes and the images of the sweep, ``directory`` by default.
+        pdf: write every plot as PDF too.
         warning: what stands at the top of the report.
     """
     directory = epath.Path(directory)
-    result = with_votes(result, read_votes(directory))
+    source = directory if source is None else epath.Path(source)
+    result = with_votes(result, read_votes(source))
     certified = Certified(findings=findings(result), fronts=fronts(result))
     write_tables(result, directory)
     (directory / DIFFERENCES).write_text(differences_csv(result, certified.findings))
     if have_parquet():
         write_parquet(result, directory)
     maps = map_names(result)
-    vectors = _write_plots(result, directory / "plots", maps)
+    vectors = _write_plots(result, directory / "plots", maps, pdf)
     grids = {name: grid(result, name) for name in result.samples}
     for index, (name, picture) in enumerate(grids.items()):
         save_png(directory / "grids" / f"{index}_{slug(name)}.png", picture, facts(result))
@@ -85,7 +93,7 @@ def write_ablation(
         grids,
         maps={name: text for name, (_, _, text) in maps.items()},
         certified=certified,
-        pictures=read_pictures(directory) if (directory / FOLDER / MANIFEST).exists() else None,
+        pictures=read_pictures(source) if (source / FOLDER / MANIFEST).exists() else None,
         warning=warning,
     )
     path.write_text(page)
@@ -93,7 +101,7 @@ def write_ablation(
 
 
 def _write_plots(
-    result: AblationResult, folder: epath.Path, maps: Mapping[str, tuple[str, str, str]]
+    result: AblationResult, folder: epath.Path, maps: Mapping[str, tuple[str, str, str]], pdf: bool
 ) -> dict[str, bytes]:
     """Writes all plots; the SVG of each, by name."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +111,8 @@ def _write_plots(
     for name, figure in drawn.items():
         vectors[name] = render(figure, "svg")
         (folder / f"{name}.svg").write_bytes(vectors[name])
-        (folder / f"{name}.pdf").write_bytes(render(figure, "pdf"))
+        if pdf:
+            (folder / f"{name}.pdf").write_bytes(render(figure, "pdf"))
     pictures = {"overview": plots.overview_figure(result)}
     if result.triangle:
         pictures |= {"triangle": drawn["triangle"], "triangle_dark": plots.triangle_figure(result, DARK)}
