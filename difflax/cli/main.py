@@ -5,6 +5,7 @@ import importlib
 import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import flags
 
@@ -21,6 +22,7 @@ COMMANDS = {
     "convert": "a checkpoint of Stable Diffusion to diffusers' layout",
     "evaluate": "measure a trained model at its own guidance scale",
     "report": "rebuild a report from stored results, join several, recompute a share of the cells",
+    "explain": "why two results of the same model differ: one thing swapped at a time",
     "view": "a local page: images of a sweep by arm, prompt and seed, and blind votes",
     "decisions": "at which noise level each factor of the picture is decided",
     "samplers": "measure every sampler's order of convergence against exact solutions",
@@ -66,9 +68,7 @@ def execute(name: str, argv: Sequence[str]) -> None:
     Raises:
         UserError: there is no such command, or bad input.
     """
-    if name not in COMMANDS:
-        raise UserError(f"no command {shown(name)}{nearest(name, COMMANDS)}")
-    command = importlib.import_module(f"difflax.cli.{name}")
+    command = module_of(name)
     argv, rest = list(argv), []
     if hasattr(command, "POSITIONAL"):
         split = argv.index("--") if "--" in argv else len(argv)
@@ -79,6 +79,17 @@ def execute(name: str, argv: Sequence[str]) -> None:
     if values is not None:
         set_up()
         command.run(values, *rest)
+
+
+def module_of(name: str) -> Any:
+    """The module of a command.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in COMMANDS:
+        raise UserError(f"no command {shown(name)}{nearest(name, COMMANDS)}")
+    return importlib.import_module(f"difflax.cli.{name}")
 
 
 OUT_OF_MEMORY = re.compile("RESOURCE_EXHAUSTED|MemoryError|Unable to allocate|[Oo]ut of memory")

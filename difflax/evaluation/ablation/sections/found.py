@@ -8,7 +8,6 @@ from difflax.evaluation.ablation.findings import Finding, Front
 from difflax.evaluation.ablation.formatting import named, number
 from difflax.evaluation.ablation.results import AblationResult
 from difflax.evaluation.contrasts.power import Needed
-from difflax.evaluation.statistics import Estimate
 from difflax.figures import html
 from difflax.figures.html import Markup
 
@@ -18,8 +17,12 @@ SHOWN = 12
 
 def digits_of(finding: Finding) -> int:
     """How many digits behind the point the differences of a finding are shown with."""
-    sizes = [abs(pair.estimate.value) for pair in finding.pairs if pair.estimate.value]
-    sizes = [size for size in sizes if np.isfinite(size)]
+    return digits_for([pair.estimate.value for pair in finding.pairs])
+
+
+def digits_for(values: Sequence[float]) -> int:
+    """How many digits behind the point show three significant ones of the largest value."""
+    sizes = [abs(value) for value in values if np.isfinite(value) and value]
     return int(np.clip(2 - np.floor(np.log10(max(sizes))), 2, 8)) if sizes else 2
 
 
@@ -31,9 +34,9 @@ def signed(value: float, digits: int) -> str:
     return text if not float(text) else f"{'−' if value < 0 else '+'}{text}"
 
 
-def signed_band(estimate: Estimate, digits: int) -> str:
+def signed_band(low: float, high: float, digits: int) -> str:
     """The band of a difference in words."""
-    return f"{signed(estimate.low, digits)} to {signed(estimate.high, digits)}"
+    return f"{signed(low, digits)} to {signed(high, digits)}"
 
 
 def asked_more(needs: Needed | None) -> str:
@@ -59,7 +62,10 @@ def sentence(result: AblationResult, finding: Finding) -> str:
         return f"{where}nothing can be compared."
     pair = finding.pairs[finding.rival]
     rival = named(result, result.arms[pair.second])
-    gap, band = signed(pair.estimate.value, digits), signed_band(pair.estimate, digits)
+    gap, band = (
+        signed(pair.estimate.value, digits),
+        signed_band(pair.estimate.low, pair.estimate.high, digits),
+    )
     if not pair.moved:
         reason = f"{rival} measures exactly the same"
     elif pair.decided:
@@ -117,7 +123,7 @@ def _differences_table(result: AblationResult, finding: Finding) -> Markup:
             [
                 named(result, result.arms[pair.second]),
                 signed(pair.estimate.value, digits),
-                signed_band(pair.estimate, digits),
+                signed_band(pair.estimate.low, pair.estimate.high, digits),
                 f"{finding.shares[pair.second]:.0%}",
                 "yes" if pair.decided else "no",
                 asked_more(finding.needed(index)),
