@@ -117,6 +117,7 @@ SUBSTITUTES: dict[str, Callable[[pathlib.Path], object]] = {
     "cat.png": functools.partial(make_picture, kind="RGB"),
     "mask.png": functools.partial(make_picture, kind="L"),
     "prompts.txt": lambda path: path.write_text("\n".join(CAPTIONS[:2])),
+    "methods.json": lambda path: path.write_text('{"arms": [{"guidance": "cfg"}, {"guidance": "apg"}]}'),
     "clip-vit-base-patch32": random_clip,
 }
 """What the documentation names that is not in the repository, and who makes it."""
@@ -299,6 +300,9 @@ def small(words: tuple[str, ...]) -> tuple[str, ...]:
         more = (*more, f"--output=converted/{output}")
     if name == "sample" and any(word.startswith("--pretrained") for word in words):
         more = (*more, "--height=64", "--width=64")
+    if name == "ablate" and any(word.startswith("--sweep") for word in words):
+        whole = any(word.startswith("--sweep=") for word in words)
+        more = (*more[1:], *(() if whole else ("--design=random", "--arms=2")))
     if name == "ablate" and any(word.startswith("--pretrained") for word in words):
         more = (*more, "--prompts_file=prompts.txt")
     return (*given, *more)

@@ -151,6 +151,7 @@ def weak_model(options: WeakOptions | None, workdir: epath.Path, mesh: Mesh) -> 
     if not options.workdir and options.step is None:
         return WeakModel(perturbation=options.perturbation)
     folder = epath.Path(find_workdir(options.workdir or workdir))
+    own = not options.workdir
     experiment = read_workdir(folder).from_scratch(
         f"guidance.weak.workdir = {options.workdir!r} is no run of a diffusion model from scratch"
     )
@@ -158,7 +159,7 @@ def weak_model(options: WeakOptions | None, workdir: epath.Path, mesh: Mesh) -> 
     abstract = sharded_shapes(experiment.network.abstract(), mesh, experiment.mesh.rules)
     params = weights.restore_params(abstract, options.step)
     weights.close()
-    return WeakModel(experiment.network, options.perturbation, params)
+    return WeakModel(None if own else experiment.network, options.perturbation, params)
 
 
 def clip_folder(path: str, where: str) -> epath.Path:

@@ -32,16 +32,17 @@ from difflax.training.runtime.manifest import check_copy
 from difflax.training.tunings import Tuning
 
 
-def load(workdir: epath.PathLike, mesh: MeshShape | None = None) -> Pipeline:
-    """The pipeline of a workdir, from its newest checkpoint's averaged parameters.
+def load(workdir: epath.PathLike, mesh: MeshShape | None = None, step: int | None = None) -> Pipeline:
+    """The pipeline of a workdir, from the averaged parameters of its newest checkpoint.
 
     Args:
         workdir: the folder of a training run, or ``"embedded"``: the model that comes with difflax
             (``"./embedded"`` is a folder of that name).
         mesh: of the devices that make images; ``None``: that of the run, see `MeshShape.fitted`.
+        step: another of the checkpoints that the run has kept.
 
     Raises:
-        UserError: no workdir, no checkpoint, or not of a diffusion model.
+        UserError: no workdir, no such checkpoint, or not of a diffusion model.
     """
     workdir = find_workdir(workdir)
     experiment = read_workdir(workdir)
@@ -54,16 +55,20 @@ def load(workdir: epath.PathLike, mesh: MeshShape | None = None) -> Pipeline:
         )
     shape = experiment.mesh if mesh is None else mesh
     devices = Devices(shape.fitted() if mesh is None else shape.make(), shape.rules)
-    return load_run(experiment, workdir, devices)
+    return load_run(experiment, workdir, devices, step)
 
 
-def load_diffusion(experiment: DiffusionExperiment, workdir: epath.Path, devices: Devices) -> Pipeline:
-    """The pipeline of a workdir of such a run, from its newest checkpoint's averaged parameters."""
+def load_diffusion(
+    experiment: DiffusionExperiment, workdir: epath.Path, devices: Devices, step: int | None = None
+) -> Pipeline:
+    """The pipeline of a workdir of such a run, from the averaged parameters of a step, the newest by
+    default.
+    """
     weights = trained_weights(workdir)
     places = sharded_shapes(experiment.network.abstract(), devices.mesh, devices.rules)
-    params = weights.restore_params(places)
+    step = weights.latest if step is None else step
+    params = weights.restore_params(places, step)
     null = Conditioning(**weights.restore_constants())
-    step = weights.latest
     weights.close()
     encoder = read_text_encoder(workdir, experiment.text_encoder)
     pipeline = make_pipeline(experiment, params, encoder, null, workdir)
@@ -204,21 +209,26 @@ def pipeline_of(experiment: FineTuningExperiment, checkpoint: Checkpoint) -> Pip
     )
 
 
-def load_finetuning(experiment: FineTuningExperiment, workdir: epath.Path, devices: Devices) -> Pipeline:
-    """The pipeline of a workdir of such a run, from its newest checkpoint's averaged parameters."""
+def load_finetuning(
+    experiment: FineTuningExperiment, workdir: epath.Path, devices: Devices, step: int | None = None
+) -> Pipeline:
+    """The pipeline of a workdir of such a run, from the averaged parameters of a step, the newest by
+    default.
+    """
     weights = trained_weights(workdir)
     tuning = experiment.tune
     checkpoint = tuning.prepare(read_checkpoint(experiment.model, workdir))
     key = jax.random.key(0)
     abstract = jax.eval_shape(lambda: tuning.init(key, checkpoint.networks))
-    trained, step = weights.restore_params(abstract), weights.latest
+    step = weights.latest if step is None else step
+    trained = weights.restore_params(abstract, step)
     weights.close()
     made = pipeline_of(experiment, merged_checkpoint(tuning, checkpoint, trained))
     devices = dataclasses.replace(devices, batch_size=made.devices.batch_size)
     return dataclasses.replace(made, model=dataclasses.replace(made.model, step=step), devices=devices)
 
 
-LOAD: Mapping[type[Experiment], Callable[[Any, epath.Path, Devices], Pipeline]] = {
+LOAD: Mapping[type[Experiment], Callable[[Any, epath.Path, Devices, int | None], Pipeline]] = {
     DiffusionExperiment: load_diffusion,
     FineTuningExperiment: load_finetuning,
 }

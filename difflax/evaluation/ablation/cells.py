@@ -104,15 +104,16 @@ class CellStore:
                 **columns,
             )
 
-    def load(self, arm: Arm, fingerprint: str = "") -> Measurement | None:
-        """The stored measurement; ``None`` if there is none, or (with a warning) if its file is damaged.
+    def load(self, arm: Arm, fingerprint: Callable[[Arm], str]) -> Measurement | None:
+        """The stored measurement; ``None`` (with a warning) if its file is damaged.
+
+        Args:
+            fingerprint: of the arm's own model, as for `save`.
 
         Raises:
             UserError: it is of a model with another fingerprint.
         """
         path = self.path(arm)
-        if not path.exists():
-            return None
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 arrays = {name: stored[name] for name in stored.files}
@@ -120,7 +121,7 @@ class CellStore:
             # zipfile, zlib and numpy each raise their own types for a damaged archive.
             logging.warning("%s cannot be read (%s); the arm is measured again", path, error)
             return None
-        if str(arrays["fingerprint"]) != fingerprint:
+        if str(arrays["fingerprint"]) != fingerprint(arm):
             raise UserError(
                 f"{path}: measured of a model that has changed since ({arm.label}): delete that file to"
                 " measure it again, or give another --output"

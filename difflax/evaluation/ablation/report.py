@@ -159,7 +159,8 @@ def grid(result: AblationResult, group: str) -> Image.Image:
     info = next(info for info in result.groups if info.name == group)
     images = result.samples[group]
     if result.over_scales:
-        labels = [f"{scale:g}\n{describe_scale(scale)}".rstrip("\n") for scale in result.scales]
+        scales = [arm.settings[GUIDANCE_SCALE] for arm in result.arms]
+        labels = [f"{scale:g}\n{describe_scale(scale)}".rstrip("\n") for scale in scales]
     else:
         labels = [named(result, arm).replace(", ", "\n") for arm in result.arms]
     rows = [[_shrunk(image) for image in column] for column in images.swapaxes(0, 1)]

@@ -338,6 +338,18 @@ def in_words(curve: Curve, along: str = "guidance scale") -> str:
     return f"{text}\n  best {curve.estimates[curve.best].value:.3f} at {curve.ticks[curve.best]}"
 
 
+def arms_in_words(result: AblationResult, measured: Measured) -> str:
+    """How far a metric goes over all arms, and its best arm, in a line of text each."""
+    values = np.array([estimate.value for estimate in measured.estimates])
+    label = measured.metric.label[0].lower() + measured.metric.label[1:]
+    text = f"{label} of {len(result.arms)} arms: {np.nanmin(values):.3f} to {np.nanmax(values):.3f}"
+    if measured.best is None:
+        return text
+    others = sum(measured.near_best) - 1
+    near = f" ({others} others as good within noise)" if others > 0 else ""
+    return f"{text}\n  best {values[measured.best]:.3f} at {result.arms[measured.best].label}{near}"
+
+
 def command_line() -> str:
     """The running command, as it would be typed again."""
     return shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])

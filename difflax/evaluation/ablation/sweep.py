@@ -48,12 +48,14 @@ class Painter:
             all of one family. Of several processes all call it.
         family: what the arms have in common that may stand in one batch; families are drawn one after the
             other.
+        model: what names an arm's weights; arms of the same are drawn one after the other.
         fingerprint: of the model that an arm has instead of the sweep's own, "" where that is its own.
         labels: of the axes in words, by name.
     """
 
     draw: Callable[[list[str], Int[np.ndarray, " n"], list[Arm]], Any]
     family: Callable[[Arm], str]
+    model: Callable[[Arm], str] = lambda arm: ""
     fingerprint: Callable[[Arm], str] = lambda arm: ""
     labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -163,7 +165,7 @@ def run_sweep(
     texts = text_features(instruments, design.prompts, batch_size)
     found: dict[str, Measurement] = {}
     for arm in arms:
-        stored = store.load(arm, painter.fingerprint(arm))
+        stored = store.load(arm, painter.fingerprint) if store.path(arm).exists() else None
         if not same_everywhere(stored is not None):
             raise UserError(
                 f"{directory}: not all processes find the arm {arm.label!r} there: give an --output that all"
@@ -181,6 +183,8 @@ def run_sweep(
         disable=True if quiet else None,
     ) as bar:
         missing = [arm for arm in arms if arm.key not in found]
+        models = list(dict.fromkeys(painter.model(arm) for arm in missing))
+        missing.sort(key=lambda arm: models.index(painter.model(arm)))
         keys = {arm.key for arm in missing}
         for pack in store.packs(missing, painter.family) if missing else ():
             pieces = _drawn(painter, design, pack, keys, batch_size)

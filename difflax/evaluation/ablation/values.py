@@ -1,8 +1,8 @@
 """Values of a sweep as text: read from a command line, and said in words.
 
-    1:4:0.1             numbers from 1 to 4, both included, 0.1 apart
-    none;(0.28,2.9)     several, with semicolons between them
-    ddim;{"name": "heun"}   each a JSON value, a literal of Python, or a bare word
+    1:4:0.1                         numbers from 1 to 4, both included, 0.1 apart
+    none;(0.28,2.9);(1,4,step)      several, with semicolons between them
+    ddim;{"name": "heun"}           each a JSON value, a literal of Python, or a bare word
 
 A value is what JSON has: ``None``, a bool, a number, a text, a list or a mapping.
 """
@@ -25,6 +25,9 @@ _OPEN, _CLOSE, _QUOTES, _ESCAPE, _BETWEEN = "([{", ")]}", "\"'", "\\", ";"
 
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _RANGE = re.compile(rf"\s*({_NUMBER})\s*:\s*({_NUMBER})\s*(?::\s*({_NUMBER})\s*)?")
+_BARE = re.compile(r"(?<![\w.])[A-Za-z_]\w*")
+"""A word in brackets that stands without quotes, as in ``(1, 4, step)``."""
+
 _WORDS = {"none": None, "null": None, "true": True, "false": False}
 
 
@@ -75,10 +78,18 @@ def _read(part: str, where: str) -> list[Any]:
         return [json.loads(part, parse_constant=_no_number)]
     except ValueError:
         pass
-    try:
-        return [plain(ast.literal_eval(part))]
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return [part]
+    for text in (part, _BARE.sub(_quoted, part)):
+        try:
+            return [plain(ast.literal_eval(text))]
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+            if part[0] not in _OPEN or set(part) & set(_QUOTES):
+                break
+    return [part]
+
+
+def _quoted(found: re.Match) -> str:
+    word = found.group()
+    return repr(_WORDS.get(word.lower(), word))
 
 
 def _no_number(name: str) -> None:
@@ -87,13 +98,16 @@ def _no_number(name: str) -> None:
 
 def _range(first: str, last: str, step: str | None, *, where: str) -> list[Any]:
     """Decimal arithmetic, so that 1:4:0.1 holds 1.1 and not 1.1000000000000001."""
-    start, stop, by = Decimal(first), Decimal(last), Decimal(step or "1")
-    if by == 0 or (stop - start) / by < 0:
+    try:
+        start, stop, by = Decimal(first), Decimal(last), Decimal(step or "1")
+        steps = (stop - start) / by
+    except ArithmeticError:
+        raise UserError(f"{where}: the range never gets there; FIRST:LAST:STEP, as in 1:4:0.1") from None
+    if steps < 0:
         raise UserError(f"{where}: the range never gets there; FIRST:LAST:STEP, as in 1:4:0.1")
-    number = int((stop - start) / by) + 1
-    if number > MAX_VALUES:
-        raise UserError(f"{where}: {number:,} values, {MAX_VALUES:,} are the most")
-    made = [start + index * by for index in range(number)]
+    if steps >= MAX_VALUES:
+        raise UserError(f"{where}: more than {MAX_VALUES:,} values")
+    made = [start + index * by for index in range(int(steps) + 1)]
     whole = all(re.fullmatch(r"[-+]?\d+", part) for part in (first, last, step or "1"))
     return [int(value) if whole else float(value) for value in made]
 

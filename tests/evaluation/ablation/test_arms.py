@@ -33,6 +33,7 @@ def keys(arms):
         ("3:1:-1", [3, 2, 1]),
         ("-1:1:1;5", [-1, 0, 1, 5]),
         ("none;(0.28,2.9)", [None, [0.28, 2.9]]),
+        ("(1,4,step); [none, 1e3, log_snr]", [[1, 4, "step"], [None, 1000.0, "log_snr"]]),
         ("ddim; heun", ["ddim", "heun"]),
         ("true;False;1e3", [True, False, 1000.0]),
         ("{'name': 'apg', 'scale': 4}", [{"name": "apg", "scale": 4}]),
@@ -57,7 +58,9 @@ def test_values_are_read_as_they_are_written(text, values):
         ('"a', "not closed"),
         ("1:2:-0.1", "never gets there"),
         ("1:2:0", "never gets there"),
-        ("0:1e9", "1,000,000,001 values"),
+        ("0:1e9", "more than 100,000 values"),
+        ("0:1e999999:1", "more than"),
+        ("0:0:0", "never gets there"),
     ],
 )
 def test_texts_that_list_nothing_are_refused(text, message):
