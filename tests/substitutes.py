@@ -15,9 +15,11 @@ from typing import Any
 import difflax
 import numpy as np
 import safetensors.numpy
+from difflax.evaluation.ablation.report import write_ablation
 from PIL import Image
 
 from tests.documented import ELLIPSIS, Block, Command, quoted
+from tests.evaluation import known_sweep
 from tests.fixtures import make_sdxl, make_stable_diffusion, make_stable_diffusion_3, original_layout
 from tests.runs import PIXELS, ROOT, SMALL, SMALL_NETWORKS, command, random_clip
 
@@ -96,6 +98,11 @@ def make_picture(path: pathlib.Path, kind: str) -> None:
     Image.effect_noise((64, 64), 90).convert(kind).save(path)
 
 
+def make_result(path: pathlib.Path) -> None:
+    """A small sweep of drawings by a formula, with its report."""
+    write_ablation(known_sweep.sweep(path), path)
+
+
 SUBSTITUTES: dict[str, Callable[[pathlib.Path], object]] = {
     **dict.fromkeys(SD15, checkpoint(functools.partial(make_stable_diffusion.build, "sd15"))),
     **dict.fromkeys(
@@ -119,6 +126,7 @@ SUBSTITUTES: dict[str, Callable[[pathlib.Path], object]] = {
     "prompts.txt": lambda path: path.write_text("\n".join(CAPTIONS[:2])),
     "methods.json": lambda path: path.write_text('{"arms": [{"guidance": "cfg"}, {"guidance": "apg"}]}'),
     "clip-vit-base-patch32": random_clip,
+    **dict.fromkeys(("runs/ablation", "runs/other"), make_result),
 }
 """What the documentation names that is not in the repository, and who makes it."""
 
@@ -167,6 +175,7 @@ SMALL_COMMANDS = {
         *("--num_steps=2", "--rounds=1", "--nopytorch"),
     ),
     "convert": (),
+    "report": (),
     "decisions": ("--seeds=1", "--restarts=2", "--points=2", "--num_steps=2"),
     "evaluate": ("--bits_per_dimension=5",),
     "launch": (),
@@ -262,6 +271,8 @@ def paths_of(words: tuple[str, ...]) -> Iterator[str]:
     elif words[1] == "train" and config_of(words) not in SMALL_TRAIN:
         config = next(word for word in words if word.startswith("--config="))
         yield XL[1] if "sdxl" in config else SD3[0] if "sd3" in config else SD15[1]
+    if words[1] == "report":
+        yield from (word for word in words[2:] if not word.startswith("-"))
     for word in words:
         flag, _, value = word.partition("=")
         if flag == "--output" or (words[1] == "train" and flag == "--workdir"):

@@ -39,6 +39,7 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
         flag_values=values,
     )
     define_sweep_flags(values, argv)
+    flags.DEFINE_bool("save_images", False, "keep every image, for `difflax view`", flag_values=values)
     define_measurement_flags(values)
 
 
@@ -266,6 +267,7 @@ def _sweep(
         directory=values.output,
         instruments=subject.instruments,
         batch_size=pipeline.devices.batch_size,
+        album=_album(values, subject),
     )
     if jax.process_index() != 0:
         return
@@ -279,6 +281,16 @@ def _sweep(
             f" ± {found.standard_error:.3f} (standard error)"
         )
     print(f"report: {report}")
+
+
+def _album(values: flags.FlagValues, subject: Subject) -> Any:
+    """What keeps the images, if that is asked."""
+    from difflax.evaluation.ablation.pictures import Album
+
+    if "save_images" not in values or not values.save_images:
+        return None
+    groups = [(group.name, group.prompts) for group in subject.groups]
+    return Album(values.output, groups, range(subject.seeds))
 
 
 def plan_sweep(values: flags.FlagValues, arms: list) -> None:

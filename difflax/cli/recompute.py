@@ -19,6 +19,10 @@ RERUN = ("ablate", "evaluate")
 """Commands whose cells can be computed again."""
 
 
+WITHOUT = ("--save_images", "--nosave_images")
+"""Flags that are left out: the images are drawn, but not kept."""
+
+
 def verify(folder: str, result: AblationResult, share: float, seed: int | None = None) -> None:
     """Computes ``share`` of the arms again, drawn at random, and prints what was checked.
 
@@ -64,7 +68,7 @@ def command_for(command: str, output: str) -> list[str]:
     for word in words[1:]:
         if skip or word in ("--output", "-output"):
             skip = not skip
-        elif not word.startswith(("--output=", "-output=")):
+        elif not word.startswith(("--output=", "-output=", *WITHOUT)):
             kept.append(word)
     return [*kept, f"--output={output}"]
 

@@ -9,9 +9,10 @@ An arm stands in the manifest once all of its images are there. Every PNG knows 
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 from etils import epath
 from jaxtyping import Float
@@ -19,6 +20,7 @@ from jaxtyping import Float
 from difflax.core.documents import read_json
 from difflax.core.files import atomic_write
 from difflax.core.types import UserError
+from difflax.evaluation.ablation.arms import Arm
 from difflax.figures.png import save_png
 
 FOLDER = "images"
@@ -87,6 +89,54 @@ class Pictures:
         with atomic_write(self.directory / MANIFEST, "w") as file:
             file.write(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
         return found
+
+
+class Album:
+    """Keeps the images of a sweep as they are drawn.
+
+    Args:
+        directory: of the sweep.
+        groups: name and prompts of each.
+        seeds: of every prompt.
+    """
+
+    def __init__(
+        self,
+        directory: epath.PathLike,
+        groups: Sequence[tuple[str, Sequence[str]]],
+        seeds: Sequence[int],
+    ):
+        self._pictures = Pictures(
+            directory=epath.Path(directory) / FOLDER,
+            prompts=tuple(prompt for _, prompts in groups for prompt in prompts),
+            groups=tuple(name for name, prompts in groups for _ in prompts),
+            seeds=tuple(int(seed) for seed in seeds),
+        )
+
+    def lacks(self, arm: str) -> bool:
+        """Whether some image of the arm of that key is not there."""
+        return self._pictures.lacks(arm)
+
+    def keeping(
+        self, arm: Arm, batches: Iterable[Float[np.ndarray, "n h w c"]]
+    ) -> Iterator[Float[np.ndarray, "n h w c"]]:
+        """The images of an arm as they come, prompt by prompt and seed by seed; written as they pass, of
+        several processes by the first one.
+        """
+        seeds = self._pictures.seeds
+        row = 0
+        for images in batches:
+            for image in images if jax.process_index() == 0 else ():
+                prompt, seed = row // len(seeds), seeds[row % len(seeds)]
+                self._pictures.save(arm.key, prompt, seed, image, dict(arm.settings))
+                row += 1
+            yield images
+
+    def close(self, arms: Sequence[Arm]) -> None:
+        """Enters the arms in the manifest."""
+        if jax.process_index() == 0:
+            found = {arm.key: PictureArm(label=arm.label, settings=dict(arm.settings)) for arm in arms}
+            self._pictures.complete(found)
 
 
 def read_pictures(directory: epath.PathLike) -> Pictures:

@@ -10,6 +10,7 @@ from etils import epath
 from PIL import Image
 
 from difflax.evaluation.ablation import plots
+from difflax.evaluation.ablation.arms import GUIDANCE_SCALE
 from difflax.evaluation.ablation.ballots import read_votes, with_votes
 from difflax.evaluation.ablation.exports import DIFFERENCES, differences_csv, have_parquet, write_parquet
 from difflax.evaluation.ablation.findings import Certified, certified_metrics, findings, fronts

@@ -21,6 +21,7 @@ from jaxtyping import Int
 from difflax.core.types import UserError
 from difflax.evaluation.ablation.arms import GUIDANCE_SCALE, Arm, arms_of_scales, check_arms
 from difflax.evaluation.ablation.cells import CellStore
+from difflax.evaluation.ablation.pictures import Album
 from difflax.evaluation.ablation.results import AblationResult, Provenance
 from difflax.evaluation.ablation.summary import summarize
 from difflax.evaluation.measurement import (
@@ -132,6 +133,7 @@ def run_sweep(
     instruments: Instruments = Instruments(),
     batch_size: int = 64,
     grid_prompts: int = 6,
+    album: Album | None = None,
     show_progress: bool = True,
 ) -> AblationResult:
     """Draws and measures every arm; finished arms are stored under ``directory/cells`` and reused.
@@ -146,6 +148,7 @@ def run_sweep(
         provenance: stored with the result; a changed checkpoint, fingerprint, sampler, config or version
             makes stored arms unusable.
         grid_prompts: how many prompts of each group are shown in the image grid.
+        album: keeps every image; a stored arm whose images it lacks is drawn again.
         show_progress: a progress bar, where standard error is a terminal.
 
     Returns:
@@ -171,7 +174,7 @@ def run_sweep(
                 f"{directory}: not all processes find the arm {arm.label!r} there: give an --output that all"
                 " reach"
             )
-        if stored is not None:
+        if stored is not None and (album is None or not album.lacks(arm.key)):
             found[arm.key] = stored
     each = len(design.captions)
     quiet = not show_progress or jax.process_index() != 0
@@ -191,8 +194,11 @@ def run_sweep(
             for arm, own in itertools.groupby(pieces, key=lambda piece: piece[0]):
                 bar.set_postfix_str(arm.label)
                 images = _progress((images for _, images in own), bar)
-                found[arm.key] = measure(images, design, instruments, texts)
+                kept = images if album is None else album.keeping(arm, images)
+                found[arm.key] = measure(kept, design, instruments, texts)
                 store.save(arm, found[arm.key], painter.fingerprint(arm))
+    if album is not None:
+        album.close(arms)
     real = [measure_real(group, instruments, batch_size) for group in groups]
     return summarize(
         design,

@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 from difflax.core.types import UserError
 from difflax.evaluation.ablation import ballots
-from difflax.evaluation.ablation.pictures import PictureArm, Pictures, read_pictures
+from difflax.evaluation.ablation.arms import arms_of_scales
+from difflax.evaluation.ablation.pictures import Album, PictureArm, Pictures, read_pictures
+from difflax.evaluation.ablation.sweep import by_scale, run_sweep
 from difflax.evaluation.ablation.viewer import make_app
+from difflax.figures.png import to_uint8
 from etils import epath
 from PIL import Image
 
+from tests.evaluation import known_sweep
 from tests.evaluation.test_report import parse
 
 pytest.importorskip("flask")
@@ -155,3 +159,31 @@ def test_an_arm_is_entered_when_it_is_complete(folder):
     assert read_pictures(folder / "images") == pictures
     with pytest.raises(ValueError, match="folder of images"):
         pictures.save("../dd", 0, 0, np.zeros((8, 8, 3), np.float32), {})
+
+
+def test_a_sweep_keeps_its_images(tmp_path):
+    """Every pixel of every arm, also of arms that were measured before images were asked for."""
+    scales, groups = (1.0, 4.0), [(group.name, group.prompts) for group in known_sweep.groups()]
+    known_sweep.sweep(tmp_path, scales=scales[:1])
+    album = Album(tmp_path, groups, known_sweep.SEEDS)
+    painter = by_scale(known_sweep.draw)
+    result = run_sweep(
+        painter,
+        known_sweep.groups(),
+        arms=arms_of_scales(scales),
+        seeds=known_sweep.SEEDS,
+        provenance=known_sweep.provenance(),
+        directory=tmp_path,
+        instruments=known_sweep.instruments(),
+        batch_size=7,
+        album=album,
+        show_progress=False,
+    )
+    pictures = read_pictures(tmp_path)
+    assert [one.settings for one in pictures.arms.values()] == [{"guidance.scale": scale} for scale in scales]
+    for arm in result.arms:
+        for prompt, text in enumerate(pictures.prompts):
+            seed = known_sweep.DRAWN[text][2]
+            expected = to_uint8(known_sweep.draw([text], np.array([seed]), arm.settings["guidance.scale"]))[0]
+            with Image.open(pictures.path(arm.key, prompt, known_sweep.SEEDS[2])) as picture:
+                np.testing.assert_array_equal(np.asarray(picture), expected)
