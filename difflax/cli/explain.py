@@ -18,7 +18,6 @@ from absl import flags
 from difflax.cli.folders import folders_given
 from difflax.core.types import UserError
 
-ARGUMENTS = "folders"
 SETTINGS = ("sampler", "num_steps", "negative_prompt", "guidance")
 """Flags that are axes too."""
 

@@ -32,6 +32,10 @@ COMMANDS = {
 }
 
 
+BARE = {"report": "folders", "explain": "folders", "view": "folder"}
+"""Commands that take words without the name of a flag, and the flag that they are values of."""
+
+
 def _full_help(text: str, values: flags.FlagValues) -> str:
     return f"{text.strip()}\n{values.get_help()}"
 
@@ -152,7 +156,7 @@ def parse(command, name: str, argv: Sequence[str]) -> flags.FlagValues | None:
         flag = argument.partition("=")[0]
         if len(flag) > LONGEST_FLAG:
             raise UserError(f"no flag {shown(flag)} (difflax {name} --help lists the flags)")
-    bare = getattr(command, "ARGUMENTS", None)
+    bare = BARE.get(name)
     values.set_gnu_getopt(bare is not None)
     try:
         rest = values(arguments)

@@ -18,7 +18,6 @@ from absl import flags
 from difflax.cli.folders import folders_given
 from difflax.core.types import UserError
 
-ARGUMENTS = "folders"
 MOST_RESULTS = 100
 
 

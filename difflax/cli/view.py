@@ -13,8 +13,6 @@ from absl import flags
 
 from difflax.cli.folders import folders_given
 
-ARGUMENTS = "folder"
-
 
 def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Adds the flags of this command."""

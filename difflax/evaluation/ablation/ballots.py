@@ -19,7 +19,7 @@ from difflax.evaluation.ablation.results import AblationResult, Measured
 from difflax.evaluation.contrasts.votes import strengths
 from difflax.evaluation.metrics import Metric
 
-FILE = "votes.csv"
+VOTES_FILE = "votes.csv"
 PREFERRED = Metric(
     name="preferred",
     label="Preferred in blind votes",
@@ -51,7 +51,7 @@ class Vote:
     choice: Choice
 
 
-COLUMNS = [field.name for field in dataclasses.fields(Vote)]
+VOTE_COLUMNS = [field.name for field in dataclasses.fields(Vote)]
 
 
 def read_votes(directory: epath.PathLike) -> list[Vote]:
@@ -60,7 +60,7 @@ def read_votes(directory: epath.PathLike) -> list[Vote]:
     Raises:
         UserError: the file holds something else.
     """
-    path = epath.Path(directory) / FILE
+    path = epath.Path(directory) / VOTES_FILE
     if not path.exists():
         return []
     found = []
@@ -88,12 +88,12 @@ def read_votes(directory: epath.PathLike) -> list[Vote]:
 
 def add_vote(directory: epath.PathLike, vote: Vote) -> None:
     """Writes one more row; it is on the disk when this returns."""
-    path = epath.Path(directory) / FILE
+    path = epath.Path(directory) / VOTES_FILE
     begun = path.exists() and path.stat().length > 0
     with open(path, "a", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         if not begun:
-            writer.writerow(COLUMNS)
+            writer.writerow(VOTE_COLUMNS)
         writer.writerow(dataclasses.astuple(vote))
         file.flush()
         os.fsync(file.fileno())

@@ -18,7 +18,7 @@ PAPERS = {
     " M.|Guidance in the Frequency Domain Enables High-Fidelity Sampling at Low CFG Scales|2025|2506.19713",
     "liu2022compositional": "Liu, Nan and Li, Shuang and Du, Yilun and Torralba, Antonio and Tenenbaum,"
     " Joshua B.|Compositional Visual Generation with Composable Diffusion Models|2022|2206.01714",
-    "brooks2022instruct": "Brooks, Tim and Holynski, Aleksander and Efros, Alexei A.|InstructPix2Pix:"
+    "brooks2022instruct": "Brooks, Tim and Holynski, Aleksander and Efros, Alexei A.|Instruct{Pix2Pix}:"
     " Learning to Follow Image Editing Instructions|2022|2211.09800",
     "karras2024guiding": 'Karras, Tero and Aittala, Miika and Kynk{\\"a}{\\"a}nniemi, Tuomas and Lehtinen,'
     " Jaakko and Aila, Timo and Laine, Samuli|Guiding a Diffusion Model with a Bad Version of"
@@ -70,7 +70,7 @@ PAPERS = {
 
 ODE = ("song2020score", "karras2022elucidating")
 SOLVER = ("lu2022dpm", "lu2022dpmpp")
-METHODS: dict[str, tuple[str, ...]] = {
+CITED: dict[str, tuple[str, ...]] = {
     # guidance
     "cfg": ("ho2022classifier",),
     "cfg_plus_plus": ("chung2024cfgpp",),
@@ -117,18 +117,18 @@ METHODS: dict[str, tuple[str, ...]] = {
 
 
 def methods(result: AblationResult) -> list[str]:
-    """The methods of `METHODS` that a result names: its sampler, its guidance, its axes, its metrics."""
+    """The methods of `CITED` that a result names: its sampler, its guidance, its axes, its metrics."""
     config = result.provenance.config
     named = [result.provenance.sampler, config.get("guidance", "cfg"), config.get("sampler", "")]
     named += [dict(arm.settings) for arm in result.arms]
     text = json.dumps(named, default=dict).lower()
     found = set(re.findall(r"[a-z0-9_]+", text)) | {each.metric.name for each in result.measured}
-    return [name for name in METHODS if name in found]
+    return [name for name in CITED if name in found]
 
 
 def bibtex(names: Iterable[str]) -> str:
     """The entries of these methods, each once, in alphabetical order."""
-    keys = sorted({key for name in names for key in METHODS[name]})
+    keys = sorted({key for name in names for key in CITED[name]})
     return "\n".join(_entry(key, *PAPERS[key].split("|")) for key in keys)
 
 

@@ -26,8 +26,8 @@ from difflax.evaluation.contrasts.attribution import Attribution, Mixture, attri
 from difflax.evaluation.metrics import Metric
 
 FORMAT_OF_EXPLANATION = "difflax-explanation-1"
-SEEDS, EVALUATOR = "seeds", "evaluator"
-ABSENT = "as the model has it"
+SEEDS_CAUSE, EVALUATOR_CAUSE = "seeds", "evaluator"
+AS_IT_IS = "as the model has it"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ def causes(first: Side, second: Side) -> list[Cause]:
     def setting(side: Side, name: str) -> tuple[str, str]:
         """As it is compared, and in words."""
         if name not in side.settings:
-            return "", ABSENT
+            return "", AS_IT_IS
         return canonical(side.settings[name]), words(side.settings[name])
 
     found = []
@@ -75,10 +75,10 @@ def causes(first: Side, second: Side) -> list[Cause]:
             found.append(Cause(name=name, first=said_one, second=said_other))
     if first.seeds != second.seeds:
         found.append(
-            Cause(name=SEEDS, first=_seeds_in_words(first.seeds), second=_seeds_in_words(second.seeds))
+            Cause(name=SEEDS_CAUSE, first=_seeds_in_words(first.seeds), second=_seeds_in_words(second.seeds))
         )
     if first.evaluator != second.evaluator:
-        found.append(Cause(name=EVALUATOR, first=first.evaluator, second=second.evaluator))
+        found.append(Cause(name=EVALUATOR_CAUSE, first=first.evaluator, second=second.evaluator))
     return found
 
 
@@ -91,14 +91,14 @@ def mixed(first: Side, second: Side, found: Sequence[Cause], mixture: Mixture) -
     """The first side with the causes of a mixture as the second one has them."""
     swapped = {found[number].name for number in mixture}
     settings = dict(first.settings)
-    for name in swapped - {SEEDS, EVALUATOR}:
+    for name in swapped - {SEEDS_CAUSE, EVALUATOR_CAUSE}:
         settings.pop(name, None)
         if name in second.settings:
             settings[name] = second.settings[name]
     return Side(
         settings=settings,
-        seeds=second.seeds if SEEDS in swapped else first.seeds,
-        evaluator=second.evaluator if EVALUATOR in swapped else first.evaluator,
+        seeds=second.seeds if SEEDS_CAUSE in swapped else first.seeds,
+        evaluator=second.evaluator if EVALUATOR_CAUSE in swapped else first.evaluator,
     )
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from difflax.evaluation.ablation.results import AblationResult
 from difflax.evaluation.ablation.scores import Scores, scores
-from difflax.evaluation.contrasts.pairs import Difference, all_differences, differences_to, winner
+from difflax.evaluation.contrasts.pairs import PairDifference, all_differences, differences_to, winner
 from difflax.evaluation.contrasts.power import Components, Needed, components, detectable, needed
 from difflax.evaluation.contrasts.ranking import best_shares, front_shares
 
@@ -35,7 +35,7 @@ class Finding:
     lead: int
     named: bool
     shares: Float[np.ndarray, " a"]
-    pairs: tuple[Difference, ...]
+    pairs: tuple[PairDifference, ...]
     parts: tuple[Components | None, ...]
 
     @property
@@ -98,7 +98,7 @@ def findings(result: AblationResult) -> list[Finding]:
     return found
 
 
-def pairs_of(finding: Finding) -> Iterator[Difference]:
+def pairs_of(finding: Finding) -> Iterator[PairDifference]:
     """Every pair of arms, or those with the leading arm where arms are many."""
     if len(finding.scores.values) > ALL_PAIRS:
         return iter(finding.pairs)

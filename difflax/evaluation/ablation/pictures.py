@@ -23,8 +23,8 @@ from difflax.core.types import UserError
 from difflax.evaluation.ablation.arms import Arm
 from difflax.figures.png import save_png
 
-FOLDER = "images"
-MANIFEST = "manifest.json"
+PICTURE_FOLDER = "images"
+PICTURE_MANIFEST = "manifest.json"
 FORMAT_OF_PICTURES = "difflax-images-1"
 KEY = re.compile(r"[A-Za-z0-9_.=+-]{1,120}")
 
@@ -86,7 +86,7 @@ class Pictures:
             "seeds": list(found.seeds),
             "arms": {key: dataclasses.asdict(arm) for key, arm in found.arms.items()},
         }
-        with atomic_write(self.directory / MANIFEST, "w") as file:
+        with atomic_write(self.directory / PICTURE_MANIFEST, "w") as file:
             file.write(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
         return found
 
@@ -107,7 +107,7 @@ class Album:
         seeds: Sequence[int],
     ):
         self._pictures = Pictures(
-            directory=epath.Path(directory) / FOLDER,
+            directory=epath.Path(directory) / PICTURE_FOLDER,
             prompts=tuple(prompt for _, prompts in groups for prompt in prompts),
             groups=tuple(name for name, prompts in groups for _ in prompts),
             seeds=tuple(int(seed) for seed in seeds),
@@ -148,11 +148,11 @@ def read_pictures(directory: epath.PathLike) -> Pictures:
     folder = epath.Path(directory)
     if not folder.is_dir():
         raise UserError(f"no folder {directory}: give the --output of `difflax ablate --save_images`")
-    if not (folder / MANIFEST).exists():
-        folder = folder / FOLDER
-    if not (folder / MANIFEST).exists():
+    if not (folder / PICTURE_MANIFEST).exists():
+        folder = folder / PICTURE_FOLDER
+    if not (folder / PICTURE_MANIFEST).exists():
         raise UserError(f"{directory} holds no images: run `difflax ablate` with --save_images")
-    document = read_json(folder / MANIFEST, hint="run `difflax ablate --save_images` again")
+    document = read_json(folder / PICTURE_MANIFEST, hint="run `difflax ablate --save_images` again")
     try:
         if document["format"] != FORMAT_OF_PICTURES:
             raise ValueError(f"format {document['format']!r}")
@@ -169,7 +169,7 @@ def read_pictures(directory: epath.PathLike) -> Pictures:
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
-            f"{folder / MANIFEST} is no manifest of images ({error}):"
+            f"{folder / PICTURE_MANIFEST} is no manifest of images ({error}):"
             " run `difflax ablate --save_images` again"
         ) from error
     return found

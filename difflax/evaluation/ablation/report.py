@@ -16,7 +16,7 @@ from difflax.evaluation.ablation.exports import DIFFERENCES, differences_csv, ha
 from difflax.evaluation.ablation.findings import Certified, certified_metrics, findings, fronts
 from difflax.evaluation.ablation.formatting import axes_in_words, named, slug
 from difflax.evaluation.ablation.heatmaps import heatmap, map_axes
-from difflax.evaluation.ablation.pictures import FOLDER, MANIFEST, Pictures, read_pictures
+from difflax.evaluation.ablation.pictures import PICTURE_FOLDER, PICTURE_MANIFEST, Pictures, read_pictures
 from difflax.evaluation.ablation.results import AblationResult, GroupInfo, describe_scale
 from difflax.evaluation.ablation.sections.curves import (
     curve_section,
@@ -94,7 +94,7 @@ def write_ablation(
         grids,
         maps={name: text for name, (_, _, text) in maps.items()},
         certified=certified,
-        pictures=read_pictures(source) if (source / FOLDER / MANIFEST).exists() else None,
+        pictures=read_pictures(source) if (source / PICTURE_FOLDER / PICTURE_MANIFEST).exists() else None,
         warning=warning,
     )
     path.write_text(page)

@@ -20,7 +20,7 @@ from difflax.evaluation.ablation.tables import RESULT_FORMATS, SCALE_COLUMN
 from difflax.evaluation.metrics import Metric
 from difflax.evaluation.statistics import Estimate
 
-TEXTS = ("arm", "group", "prompt")
+TEXT_COLUMNS = ("arm", "group", "prompt")
 REPAIR = "run the sweep again with the same --output, which keeps its cells"
 
 
@@ -131,7 +131,7 @@ def _records(folder: epath.Path, arms: Sequence[Arm]) -> dict[str, np.ndarray]:
     for name, texts in columns.items():
         if name == "seed":
             records[name] = np.array(texts, np.int64)
-        elif name not in TEXTS:
+        elif name not in TEXT_COLUMNS:
             records[name] = _floats(texts)
         elif name != "arm":
             records[name] = np.array(texts)
@@ -143,7 +143,9 @@ def _by_prompt(folder: epath.Path, arms: int) -> dict[str, np.ndarray]:
     if not path.exists():
         return {}
     columns = _columns(path)
-    return {name: _floats(texts).reshape(arms, -1) for name, texts in columns.items() if name not in TEXTS}
+    return {
+        name: _floats(texts).reshape(arms, -1) for name, texts in columns.items() if name not in TEXT_COLUMNS
+    }
 
 
 def _samples(folder: epath.Path, arms: Sequence[Arm], groups: Sequence[GroupInfo]) -> dict[str, np.ndarray]:

@@ -23,7 +23,7 @@ LEAST_MOVED = 6
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Difference:
+class PairDifference:
     """What the arm ``second`` measures beyond the arm ``first``.
 
     Attributes:
@@ -47,7 +47,7 @@ class Difference:
 
 def differences_to(
     values: Float[np.ndarray, "a n"], clusters: Int[np.ndarray, " n"], base: int
-) -> list[Difference]:
+) -> list[PairDifference]:
     """Every other arm against the arm ``base``, each with a 95 % band of its own.
 
     Args:
@@ -63,20 +63,20 @@ def differences_to(
 
 def all_differences(
     values: Float[np.ndarray, "a n"], clusters: Int[np.ndarray, " n"]
-) -> Iterator[Difference]:
+) -> Iterator[PairDifference]:
     """Every pair of arms once, the earlier arm as the first."""
     for first in range(len(values)):
         for second in range(first + 1, len(values)):
             yield _difference(values[first], values[second], clusters, first, second)
 
 
-def _difference(one, other, clusters, first: int, second: int) -> Difference:
+def _difference(one, other, clusters, first: int, second: int) -> PairDifference:
     both = ~np.isnan(one) & ~np.isnan(other)
     if not both.any():
-        return Difference(first=first, second=second, estimate=st.NOTHING, moved=0)
+        return PairDifference(first=first, second=second, estimate=st.NOTHING, moved=0)
     estimate = st.paired_difference(one[both], other[both], clusters[both])
     sums, _ = st.cluster_sums((other - one)[both], clusters[both])
-    return Difference(first=first, second=second, estimate=estimate, moved=int(np.count_nonzero(sums)))
+    return PairDifference(first=first, second=second, estimate=estimate, moved=int(np.count_nonzero(sums)))
 
 
 def winner(

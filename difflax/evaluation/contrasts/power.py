@@ -22,7 +22,7 @@ from difflax.evaluation.contrasts.pairs import LEAST_MOVED
 POWER = 0.8
 FAR = 30.0
 """Standard errors beyond which the power is 1 (0.98 with two prompts, whose t distribution has no end)."""
-MOST = 10_000_000
+MOST_NEEDED = 10_000_000
 """The largest number of prompts or seeds that is worth saying."""
 
 
@@ -136,7 +136,7 @@ def _smallest(enough, start: int) -> int | None:
     low, high = start, 2 * start
     while not enough(high):
         low, high = high, 2 * high
-        if high > MOST:
+        if high > MOST_NEEDED:
             return None
     while high - low > 1:
         middle = (low + high) // 2

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from difflax.evaluation import statistics as st
 
 PRIOR = 0.5
-STEPS = 100
+NEWTON_STEPS = 100
 
 
 def win_matrix(
@@ -41,7 +41,7 @@ def bradley_terry(wins: Float[np.ndarray, "... a a"], prior: float = PRIOR) -> F
     # Without the imaginary arm a common shift changes nothing, and the Hessian has no inverse.
     held = np.zeros((arms, arms)) if prior else np.ones((arms, arms)) / arms
     logs = np.zeros(wins.shape[:-1])
-    for _ in range(STEPS):
+    for _ in range(NEWTON_STEPS):
         chance = 1 / (1 + np.exp(logs[..., None, :] - logs[..., :, None]))  # that the row beats the column
         imaginary = 1 / (1 + np.exp(-logs))
         slope = wins.sum(-1) + prior - (met * chance).sum(-1) - 2 * prior * imaginary

@@ -69,7 +69,7 @@ def three(tmp_path_factory):
 def test_each_cause_has_its_share(three):
     found, [each] = three
     assert [cause.name for cause in found] == ["guidance.scale", "num_steps", "sampler"]
-    assert (found[2].first, found[2].second) == (ex.ABSENT, "heun")
+    assert (found[2].first, found[2].second) == (ex.AS_IT_IS, "heun")
     # What two causes do together is shared by both.
     expected = [0.06, 0.04 + 0.015, 0.05 + 0.015]
     np.testing.assert_allclose([share.value for share in each.attribution.shares], expected, atol=1e-6)

@@ -144,8 +144,8 @@ def test_a_manifest_tells_results_apart(two_axes):
 
 
 def test_every_method_has_its_paper(two_axes):
-    assert set(GUIDANCES) - {"none"} | set(SAMPLERS) <= set(bibliography.METHODS)
-    assert {key for keys in bibliography.METHODS.values() for key in keys} == set(bibliography.PAPERS)
+    assert set(GUIDANCES) - {"none"} | set(SAMPLERS) <= set(bibliography.CITED)
+    assert {key for keys in bibliography.CITED.values() for key in keys} == set(bibliography.PAPERS)
     names = bibliography.methods(two_axes)
     assert {"ddim", "cfg", "clip_score"} <= set(names) and "heun" not in names
     text = bibliography.bibtex(names)

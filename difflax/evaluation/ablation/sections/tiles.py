@@ -18,9 +18,9 @@ from difflax.figures.html import Embedded, Markup, tag
 from difflax.figures.png import to_picture
 
 MOST_TILES = 1200
-MOST_BYTES = 12_000_000
+HEAVIEST_PAGE = 12_000_000
 PHOTO = 128  # pixels wide, from where JPEG is the smaller file
-PROMPTS, SEEDS = 6, 3
+TILE_PROMPTS, TILE_SEEDS = 6, 3
 
 TILE_STYLE = """
 .tiles-table { overflow: auto; max-height: 80vh; border: 1px solid var(--rule); border-radius: .7rem; }
@@ -58,7 +58,7 @@ def tiles(result: AblationResult, group: GroupInfo, pictures: Pictures | None) -
             about = {"prompt": prompt, "seed": str(seed), **{k: words(v) for k, v in arm.settings.items()}}
             cells.append(tag("td", _tile(shown, about)))
         body.append(tag("tr", tag("th", tag("span", prompt), tag("small", f" seed {seed}")), *cells))
-    if size > MOST_BYTES:
+    if size > HEAVIEST_PAGE:
         return None
     inside = tag("table", tag("thead", tag("tr", *heads)), tag("tbody", *body))
     caption = f"{group.name}: {len(rows)} rows of {len(group.prompts)} prompts × {len(result.seeds)} seeds"
@@ -71,8 +71,8 @@ def _rows(
     """Prompt, seed and an image of each arm."""
     if pictures is not None and all(arm.key in pictures.arms for arm in result.arms):
         mine = [n for n, name in enumerate(pictures.groups) if name == group.name]
-        for prompt in mine[:PROMPTS]:
-            for seed in pictures.seeds[:SEEDS]:
+        for prompt in mine[:TILE_PROMPTS]:
+            for seed in pictures.seeds[:TILE_SEEDS]:
                 paths = [pictures.path(arm.key, prompt, seed) for arm in result.arms]
                 if all(path.exists() for path in paths):
                     yield pictures.prompts[prompt], seed, [_read(path) for path in paths]
