@@ -34,7 +34,7 @@ KINDS = ("any moment", "inside a save", "one of two")
 WRITTEN = {
     "inside a save": ("checkpoints/*.orbax-checkpoint-tmp*", 6),
     "inside a cache": (".latents*-*", 1),
-    "inside a scale": ("scales/.scale_*", 2),
+    "inside a scale": ("cells/.*.npz*", 2),
 }
 """What is being written then, under its hidden name, and how many of these there are at least."""
 

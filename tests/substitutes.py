@@ -16,6 +16,7 @@ import difflax
 import jax
 import numpy as np
 import safetensors.numpy
+from difflax.evaluation.ablation.report import write_ablation
 from difflax.models.dinov2 import DINOv2Config
 from difflax.pretrained.components.dinov2 import dinov2_network
 from difflax.pretrained.components.inception import inception_network
@@ -25,6 +26,7 @@ from difflax.pretrained.format.torch_names import to_torch
 from PIL import Image
 
 from tests.documented import ELLIPSIS, Block, Command, quoted
+from tests.evaluation import known_sweep
 from tests.fixtures import make_sdxl, make_stable_diffusion, make_stable_diffusion_3, original_layout
 from tests.runs import PIXELS, ROOT, SMALL, SMALL_NETWORKS, command, random_clip
 
@@ -119,6 +121,11 @@ def make_dinov2(path: pathlib.Path) -> None:
     )
 
 
+def make_result(path: pathlib.Path) -> None:
+    """A small sweep of drawings by a formula, with its report."""
+    write_ablation(known_sweep.sweep(path), path)
+
+
 SUBSTITUTES: dict[str, Callable[[pathlib.Path], object]] = {
     **dict.fromkeys(SD15, checkpoint(functools.partial(make_stable_diffusion.build, "sd15"))),
     **dict.fromkeys(
@@ -144,7 +151,9 @@ SUBSTITUTES: dict[str, Callable[[pathlib.Path], object]] = {
     "real_images": make_pictures,
     "inception.safetensors": make_inception,
     "dinov2-large": make_dinov2,
+    "methods.json": lambda path: path.write_text('{"arms": [{"guidance": "cfg"}, {"guidance": "apg"}]}'),
     "clip-vit-base-patch32": random_clip,
+    **dict.fromkeys(("runs/ablation", "runs/other"), make_result),
 }
 """What the documentation names that is not in the repository, and who makes it."""
 
@@ -193,6 +202,7 @@ SMALL_COMMANDS = {
         *("--num_steps=2", "--rounds=1", "--nopytorch"),
     ),
     "convert": (),
+    "report": (),
     "decisions": ("--seeds=1", "--restarts=2", "--points=2", "--num_steps=2"),
     "evaluate": ("--bits_per_dimension=5",),
     "launch": (),
@@ -290,6 +300,8 @@ def paths_of(words: tuple[str, ...]) -> Iterator[str]:
     elif words[1] == "train" and config_of(words) not in SMALL_TRAIN:
         config = next(word for word in words if word.startswith("--config="))
         yield XL[1] if "sdxl" in config else SD3[0] if "sd3" in config else SD15[1]
+    if words[1] == "report":
+        yield from (word for word in words[2:] if not word.startswith("-"))
     for word in words:
         flag, _, value = word.partition("=")
         if flag == "--output" or (words[1] == "train" and flag == "--workdir"):
@@ -328,6 +340,9 @@ def small(words: tuple[str, ...]) -> tuple[str, ...]:
         more = (*more, f"--output=converted/{output}")
     if name == "sample" and any(word.startswith("--pretrained") for word in words):
         more = (*more, "--height=64", "--width=64")
+    if name == "ablate" and any(word.startswith("--sweep") for word in words):
+        whole = any(word.startswith("--sweep=") for word in words)
+        more = (*more[1:], *(() if whole else ("--design=random", "--arms=2")))
     if name == "ablate" and any(word.startswith("--pretrained") for word in words):
         more = (*more, "--prompts_file=prompts.txt")
     return (*given, *more)

@@ -1,17 +1,20 @@
-"""Sweeps the guidance scale over the run's evaluation prompts and paired seeds: table, plots, image grid and
-a report that opens from disk.
+"""Sweeps any settings over the run's evaluation prompts and paired seeds: table, plots, image grid and a
+report that opens from disk.
 
     difflax ablate --workdir=runs/shapes --guidance_scales=0,1,1.5,2,3,4,6,8 --seeds=3 --output=runs/ablation
+    difflax ablate --workdir=runs/shapes --sweep.guidance.scale=1:4:0.1 --sweep.guidance='cfg;apg'
+  --sweep.guidance.interval='none;(0.56,5.8)' --output=runs/intervals --dry_run
     difflax ablate --pretrained=sd15 --prompts_file=prompts.txt --clip=clip-vit-base-patch32 --output=ablation
 
-A checkpoint has no evaluation prompts and no judge: its prompts are given, and a CLIP folder measures how
-well the images fit them.
+Values are 1:4:0.1 (a range with its ends) or have semicolons between them; docs/ablation.md lists the axes. A
+checkpoint has no evaluation prompts and no judge: its prompts are given, and a CLIP folder measures how well
+the images fit them.
 """
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 from etils import epath
@@ -22,15 +25,55 @@ from difflax.core.types import UserError
 
 MAX_SEEDS = 10_000
 SCALES = ["0", "1", "1.5", "2", "3", "4", "6", "8"]
+SWEEP = "sweep."
 
 
 def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Adds the flags of this command."""
     define_model_flags(values)
     flags.DEFINE_list(
-        "guidance_scales", SCALES, "guidance scales to measure at, each once", flag_values=values
+        "guidance_scales",
+        SCALES,
+        "guidance scales to measure at, each once: the axis guidance.scale; the default is for a command that"
+        " names no axis",
+        flag_values=values,
     )
+    define_sweep_flags(values, argv)
+    flags.DEFINE_bool("save_images", False, "keep every image, for `difflax view`", flag_values=values)
     define_measurement_flags(values)
+
+
+def define_sweep_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
+    """The flags of a sweep's design, ``--sweep.axis`` for every axis on this command line among them."""
+    flags.DEFINE_string(
+        "sweep",
+        None,
+        "JSON file with axes or arms; --sweep.AXIS=VALUES names an axis, --sweep.sampler='ddim;heun'; without"
+        " any: the guidance scale is swept",
+        flag_values=values,
+    )
+    for argument in argv:
+        key = argument.partition("=")[0].lstrip("-")
+        if argument.startswith("-") and key.startswith(SWEEP) and key not in values:
+            flags.DEFINE_string(
+                key, None, "values of an axis; without it: as the model has it", flag_values=values
+            )
+    flags.DEFINE_enum(
+        "design",
+        "grid",
+        ["grid", "random"],
+        "every combination of the axes' values, or --arms of them that are drawn",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("arms", None, "arms of a random design; without it: none", flag_values=values)
+    flags.DEFINE_integer("design_seed", 0, "seed of a random design", lower_bound=0, flag_values=values)
+    flags.DEFINE_bool(
+        "dry_run",
+        False,
+        "say how many arms, programs and network evaluations it would be and how long it would take, and draw"
+        " nothing",
+        flag_values=values,
+    )
 
 
 def define_measurement_flags(values: flags.FlagValues) -> None:
@@ -54,6 +97,30 @@ def define_measurement_flags(values: flags.FlagValues) -> None:
 
 def run(values: flags.FlagValues) -> None:
     """Runs the command."""
+    arms = read_design(values)
+    if values.dry_run:
+        plan_sweep(values, arms)
+    else:
+        sweep(values, arms)
+
+
+def read_design(values: flags.FlagValues) -> list:
+    """The arms that the flags name."""
+    from difflax.evaluation.ablation.arms import GUIDANCE_SCALE
+    from difflax.runs.design import read_arms
+
+    axes = {key.removeprefix(SWEEP): values[key].value for key in values if key.startswith(SWEEP)}
+    named = bool(axes) or values.sweep is not None
+    if values["guidance_scales"].present or not named:
+        if GUIDANCE_SCALE in axes:
+            raise UserError(f"--guidance_scales is --{SWEEP}{GUIDANCE_SCALE}: give one of them")
+        axes = {GUIDANCE_SCALE: ";".join(_scales(values)), **axes}
+    return read_arms(
+        axes, file=values.sweep, design=values.design, number=values.arms, seed=values.design_seed
+    )
+
+
+def _scales(values: flags.FlagValues) -> list[str]:
     try:
         scales = [float(scale) for scale in values.guidance_scales]
     except ValueError as error:
@@ -62,13 +129,23 @@ def run(values: flags.FlagValues) -> None:
         raise UserError(
             f"--guidance_scales={','.join(values.guidance_scales)}: give at least one, finite and each once"
         )
-    sweep(values, scales)
+    return [repr(scale) for scale in scales]
 
 
-def sweep(values: flags.FlagValues, scales: list[float] | None, likelihood: int = 0) -> None:
-    """Measures at ``scales`` (the run's own if ``None``), writes everything and prints the outcome; with the
+def sweep(values: flags.FlagValues, arms: list | None, likelihood: int = 0) -> None:
+    """Measures the arms (the run as it is if ``None``), writes everything and prints the outcome; with the
     ``likelihood`` of so many test images. ``--output`` is held meanwhile, see `alone_in`.
     """
+    prompts, negative = check_flags(values)
+    begin(values)
+    from difflax.parallel.processes import alone_in
+
+    with alone_in(values.output):
+        _sweep(values, arms, prompts, negative, likelihood)
+
+
+def check_flags(values: flags.FlagValues) -> tuple[list[str], str | None]:
+    """The prompts of a checkpoint and the negative prompt; looks at the flags of the measurement."""
     prompts: list[str] = []
     if values.pretrained:
         prompts = read_prompts(values)
@@ -78,33 +155,39 @@ def sweep(values: flags.FlagValues, scales: list[float] | None, likelihood: int 
     if values.seeds is not None and not 1 <= values.seeds <= MAX_SEEDS:
         raise UserError(
             f"--seeds={values.seeds} must be from 1 to {MAX_SEEDS:,}: so many images are made of each"
-            " prompt at each scale"
+            " prompt in each arm"
         )
     if values.clip is not None and not epath.Path(values.clip).is_dir():
         raise UserError(f"--clip={values.clip}: no such folder")
-    begin(values)
-    from difflax.parallel.processes import alone_in
-
-    with alone_in(values.output):
-        _sweep(values, scales, prompts, negative, likelihood)
+    return prompts, negative
 
 
-def _sweep(
-    values: flags.FlagValues,
-    scales: list[float] | None,
-    prompts: list[str],
-    negative: str | None,
-    likelihood: int,
-) -> None:
-    pipeline = read_model(values)
-    import jax
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Subject:
+    """The model of the flags with what it is asked and what reads its images.
 
+    Attributes:
+        studio: makes the images.
+        judge: its name, "" for none.
+        seeds: images of a prompt.
+    """
+
+    studio: Any
+    config: dict[str, Any]
+    instruments: Any
+    groups: list
+    judge: str
+    seeds: int
+    checkpoint: str
+
+
+def read_subject(values: flags.FlagValues, prompts: list[str], negative: str | None) -> Subject:
+    """The model that the flags name, loaded."""
     from difflax import runs
-    from difflax.evaluation.ablation.report import write_ablation
-    from difflax.evaluation.ablation.results import Provenance, command_line, in_words
-    from difflax.evaluation.ablation.sweep import run_ablation
-    from difflax.generation.run import UnconditionalWarning
+    from difflax.runs.arms import Studio
+    from difflax.runs.axes import Weights
 
+    pipeline = read_model(values)
     if values.pretrained:
         config, instruments, groups = runs.evaluation_of_prompts(pipeline, prompts, values.clip)
         judge, usual, checkpoint = "", 4, values.pretrained
@@ -112,60 +195,127 @@ def _sweep(
         config, protocol, instruments, groups = runs.evaluation(values.workdir)
         judge, usual = type(protocol).__name__, protocol.seeds
         checkpoint = weights_named(values, pipeline)
+    if values.guidance is not None:
+        config = {**config, "guidance": values.guidance}
+    studio = Studio(
+        base=pipeline,
+        weights=Weights(source=values.workdir or values.pretrained),
+        open=lambda weights: read_model(values, weights),
+        of_run=not values.pretrained,
+        arguments={
+            "negative_prompt": negative,
+            "num_steps": values.num_steps,
+            "sampler": values.sampler,
+        },
+    )
+    return Subject(
+        studio=studio,
+        config=config,
+        instruments=instruments,
+        groups=groups,
+        judge=judge,
+        seeds=usual if values.seeds is None else values.seeds,
+        checkpoint=checkpoint,
+    )
+
+
+def _sweep(
+    values: flags.FlagValues,
+    arms: list | None,
+    prompts: list[str],
+    negative: str | None,
+    likelihood: int,
+) -> None:
+    subject = read_subject(values, prompts, negative)
+    import jax
+
+    from difflax import runs
+    from difflax.evaluation.ablation.arms import Arm, arms_of_scales
+    from difflax.evaluation.ablation.report import write_ablation
+    from difflax.evaluation.ablation.results import Provenance, command_line
+    from difflax.evaluation.ablation.sweep import by_scale, run_sweep
+
+    pipeline = subject.studio.base
     found = None
     if likelihood:
         steps = values.num_steps or pipeline.defaults.num_steps
         found = runs.likelihood(pipeline, values.workdir, likelihood, steps)
-    seeds = usual if values.seeds is None else values.seeds
-
-    if values.guidance is not None:
-        config = {**config, "guidance": values.guidance}
-
-    def generate(prompts, seeds, scale):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UnconditionalWarning)  # a sweep that contains 0 means it
-            return pipeline(
-                prompts,
-                negative,
-                # The guidance as it is, also where its scale changes along the run.
-                None if scales is None else scale,
-                num_steps=values.num_steps,
-                sampler=values.sampler,
-                seed=seeds.tolist(),
-            )
-
-    result = run_ablation(
-        generate,
-        groups,
-        scales=[getattr(pipeline.defaults.guidance, "scale", 1.0)] if scales is None else scales,
-        seeds=range(seeds),
+    if arms is None:
+        # The guidance as it is, also where its scale changes along the run.
+        arms = arms_of_scales([getattr(pipeline.defaults.guidance, "scale", 1.0)])
+        painter = by_scale(
+            lambda prompts, seeds, scale: subject.studio.draw(prompts, seeds, [Arm(settings={})])
+        )
+    else:
+        subject.studio.check(arms)
+        painter = subject.studio.painter()
+    result = run_sweep(
+        painter,
+        subject.groups,
+        arms=arms,
+        seeds=range(subject.seeds),
         provenance=Provenance(
             command=command_line(),
-            checkpoint=checkpoint,
+            checkpoint=subject.checkpoint,
             sampler=values.sampler or type(pipeline.defaults.sampler).__name__,
             num_steps=values.num_steps or pipeline.defaults.num_steps,
             negative_prompt=negative or "",
-            judge=judge,
-            config=config,
+            judge=subject.judge,
+            config=subject.config,
             fingerprint=pipeline.fingerprint(),
         ),
         directory=values.output,
-        instruments=instruments,
+        instruments=subject.instruments,
         batch_size=pipeline.devices.batch_size,
+        album=_album(values, subject),
     )
     if jax.process_index() != 0:
         return
     result = dataclasses.replace(result, likelihood=found)
     report = write_ablation(result, values.output)
-    for group in result.groups if judge else ():
-        for name in result.triangle or [result.primary]:
-            # Nothing was measured of a group whose images all show too little.
-            for curve in result.by_metric()[name]:
-                if curve.group == group.name:
-                    print(f"{group.name}: {in_words(curve)}")
+    if subject.judge:
+        say(result)
     if found is not None:
         print(
             f"bits per dimension of {found.images} test images: {found.bits_per_dimension:.3f}"
             f" ± {found.standard_error:.3f} (standard error)"
         )
     print(f"report: {report}")
+
+
+def _album(values: flags.FlagValues, subject: Subject) -> Any:
+    """What keeps the images, if that is asked."""
+    from difflax.evaluation.ablation.pictures import Album
+
+    if "save_images" not in values or not values.save_images:
+        return None
+    groups = [(group.name, group.prompts) for group in subject.groups]
+    return Album(values.output, groups, range(subject.seeds))
+
+
+def plan_sweep(values: flags.FlagValues, arms: list) -> None:
+    """Prints what the sweep would cost."""
+    prompts, negative = check_flags(values)
+    begin(values)
+    subject = read_subject(values, prompts, negative)
+    from difflax.runs.dry_run import cost
+
+    subject.studio.check(arms)
+    asked = sum(len(group.prompts) for group in subject.groups)
+    print(cost(subject.studio, arms, asked * subject.seeds))
+
+
+def say(result) -> None:
+    """Prints what the judge found of each group of prompts."""
+    from difflax.evaluation.ablation.results import arms_in_words, in_words
+
+    for group in result.groups:
+        for name in result.triangle or [result.primary]:
+            # Nothing was measured of a group whose images all show too little.
+            for each in result.measured:
+                if (each.group, each.metric.name) != (group.name, name):
+                    continue
+                if result.over_scales:
+                    print(f"{group.name}: {in_words(result.curve(group.name, name))}")
+                else:
+                    print(f"{group.name}: {arms_in_words(result, each)}")

@@ -5,6 +5,7 @@ import importlib
 import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from absl import flags
 
@@ -21,6 +22,9 @@ COMMANDS = {
     "convert": "a checkpoint of Stable Diffusion to diffusers' layout",
     "evaluate": "measure a trained model at its own guidance scale",
     "measure": "measure anybody's images: FID, KID, precision, recall, CLIP score and more",
+    "report": "rebuild a report from stored results, join several, recompute a share of the cells",
+    "explain": "why two results of the same model differ: one thing swapped at a time",
+    "view": "a local page: images of a sweep by arm, prompt and seed, and blind votes",
     "decisions": "at which noise level each factor of the picture is decided",
     "switches": "at which noise levels the prompt counts",
     "samplers": "measure every sampler's order of convergence against exact solutions",
@@ -28,6 +32,10 @@ COMMANDS = {
     "launch": "a job script for SLURM, Kubernetes, a TPU pod or several processes here",
     "benchmark": "time the UNet, beside PyTorch where it is installed",
 }
+
+
+BARE = {"report": "folders", "explain": "folders", "view": "folder"}
+"""Commands that take words without the name of a flag, and the flag that they are values of."""
 
 
 def _full_help(text: str, values: flags.FlagValues) -> str:
@@ -57,13 +65,16 @@ def run(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("--help", "-h", "help"):
         print(usage())
         return 0 if argv else 2
-    return ending(lambda: _run(argv[0], argv[1:]))
+    return ending(lambda: execute(argv[0], argv[1:]))
 
 
-def _run(name: str, argv: Sequence[str]) -> None:
-    if name not in COMMANDS:
-        raise UserError(f"no command {shown(name)}{nearest(name, COMMANDS)}")
-    command = importlib.import_module(f"difflax.cli.{name}")
+def execute(name: str, argv: Sequence[str]) -> None:
+    """Runs a command.
+
+    Raises:
+        UserError: there is no such command, or bad input.
+    """
+    command = module_of(name)
     argv, rest = list(argv), []
     if hasattr(command, "POSITIONAL"):
         split = argv.index("--") if "--" in argv else len(argv)
@@ -74,6 +85,17 @@ def _run(name: str, argv: Sequence[str]) -> None:
     if values is not None:
         set_up()
         command.run(values, *rest)
+
+
+def module_of(name: str) -> Any:
+    """The module of a command.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in COMMANDS:
+        raise UserError(f"no command {shown(name)}{nearest(name, COMMANDS)}")
+    return importlib.import_module(f"difflax.cli.{name}")
 
 
 OUT_OF_MEMORY = re.compile("RESOURCE_EXHAUSTED|MemoryError|Unable to allocate|[Oo]ut of memory")
@@ -136,8 +158,14 @@ def parse(command, name: str, argv: Sequence[str]) -> flags.FlagValues | None:
         flag = argument.partition("=")[0]
         if len(flag) > LONGEST_FLAG:
             raise UserError(f"no flag {shown(flag)} (difflax {name} --help lists the flags)")
+    bare = BARE.get(name)
+    values.set_gnu_getopt(bare is not None)
     try:
         rest = values(arguments)
+        if bare and rest[1:]:
+            values[bare].value = [*values[bare].value, *rest[1:]]
+            values[bare].present += 1
+            rest = rest[:1]
     except flags.Error as error:
         raise UserError(f"{str(error).strip()} (difflax {name} --help lists the flags)") from error
     for flag in (values[name] for name in values if values[name].present and not SENTENCES.match(name)):

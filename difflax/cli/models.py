@@ -135,14 +135,17 @@ def define_pretrained_flags(values: flags.FlagValues) -> None:
     )
 
 
-def load_pretrained(values: flags.FlagValues):
-    """The pipeline of ``--pretrained``."""
+def load_pretrained(values: flags.FlagValues, weights=None):
+    """The pipeline of ``--pretrained``, or of other `Weights` under the same flags."""
     from difflax import runs
 
     said = ("config", "tokenizer", "prediction_type", "zero_terminal_snr")
     names = ("dtype", "variant", "revision", *said, "t5", "t5_length")
     given = {name: values[name].value for name in names}
-    pipeline = runs.from_pretrained(values.pretrained, **given, mesh=read_mesh(values))
+    source = values.pretrained
+    if weights is not None:
+        source, given["dtype"] = weights.source, weights.dtype or values.dtype
+    pipeline = runs.from_pretrained(source, **given, mesh=read_mesh(values))
     return with_additions(values, pipeline)
 
 
@@ -234,18 +237,28 @@ def begin(values: flags.FlagValues) -> None:
         join_processes(values)
 
 
-def read_model(values: flags.FlagValues):
-    """The pipeline of ``--workdir`` or ``--pretrained``, of flags that `begin` has looked at."""
+def read_model(values: flags.FlagValues, weights=None):
+    """The pipeline of ``--workdir`` or ``--pretrained``, of flags that `begin` has looked at; of other
+    `Weights` where they are given.
+    """
     from difflax import runs
 
+    workdir = values.workdir if weights is None else weights.source
     if values.pretrained:
-        pipeline = load_pretrained(values)
+        workdir, pipeline = None, load_pretrained(values, weights)
     else:
-        pipeline = runs.load(values.workdir, read_mesh(values), ema_length=values.ema_length)
+        step = None if weights is None else weights.step
+        pipeline = runs.load(workdir, read_mesh(values), step, ema_length=ema_length(values, weights))
         pipeline = with_additions(values, pipeline)
     if "guidance" not in values or values.guidance is None:
         return pipeline
-    return runs.with_guidance(pipeline, values.guidance, values.workdir)
+    return runs.with_guidance(pipeline, values.guidance, workdir)
+
+
+def ema_length(values: flags.FlagValues, weights=None) -> float | None:
+    """The length of the average that makes the images: that of other `Weights`, or of ``--ema_length``."""
+    own = None if weights is None else weights.ema_length
+    return values.ema_length if own is None else own
 
 
 def weights_named(values: flags.FlagValues, pipeline) -> str:

@@ -106,14 +106,19 @@ def resampled(
     return np.tensordot(_draws(sums.shape[-1], resamples, seed), sums, (1, -1))
 
 
+def expansion(number: int, confidence: float = CONFIDENCE) -> float:
+    """How much wider than the normal one the interval of ``number`` > 1 clusters is (Hesterberg 2015)."""
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    return float(np.sqrt(number / (number - 1))) * _t_quantile(number - 1, confidence) / z
+
+
 def expanded_percentiles(
     values: Float[np.ndarray, "r ..."], number: int, confidence: float = CONFIDENCE
 ) -> Float[np.ndarray, "2 ..."]:
     """The two ends of the expanded percentile interval (Hesterberg 2015) of a statistic's values under
     `resampled` from ``number`` > 1 clusters; values that are NaN are left out.
     """
-    widened = np.sqrt(number / (number - 1)) * _t_quantile(number - 1, confidence)
-    tail = NormalDist().cdf(-widened)
+    tail = NormalDist().cdf(-expansion(number, confidence) * NormalDist().inv_cdf((1 + confidence) / 2))
     return np.nanquantile(values, [tail, 1 - tail], axis=0)
 
 

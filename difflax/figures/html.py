@@ -16,6 +16,9 @@ from collections.abc import Mapping, Sequence
 
 from difflax.figures.style import DARK, LIGHT
 
+VOID = ("br", "img", "input")
+"""Elements that have no inside and no end."""
+
 
 class Markup(str):
     """HTML that is already safe."""
@@ -33,9 +36,11 @@ def join(blocks: Sequence[str], separator: str = "\n") -> Markup:
     return Markup(separator.join(escape(block) for block in blocks))
 
 
-def tag(name: str, *inside: str, **attributes: str) -> Markup:
+def tag(name: str, /, *inside: str, **attributes: str) -> Markup:
     """``<name attributes>inside</name>``, everything escaped; ``class_`` stands for ``class``."""
     pairs = "".join(f' {key.rstrip("_")}="{html.escape(value)}"' for key, value in attributes.items())
+    if name in VOID:
+        return Markup(f"<{name}{pairs}>")
     return Markup(f"<{name}{pairs}>{join(inside)}</{name}>")
 
 
@@ -223,14 +228,16 @@ footer {{ margin-top: 3rem; color: var(--quiet); font-size: .85rem; }}
 """
 
 
-def page(title: str, subtitle: str, *blocks: str, kicker: str = "difflax", footer: str = "") -> str:
-    """The whole HTML document."""
+def page(
+    title: str, subtitle: str, *blocks: str, kicker: str = "difflax", footer: str = "", style: str = ""
+) -> str:
+    """The whole HTML document; ``style`` is added to the style sheet."""
     head = join(
         [
             Markup('<meta charset="utf-8">'),
             Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
             tag("title", title),
-            Markup(f"<style>{STYLE}</style>"),
+            Markup(f"<style>{STYLE}{style}</style>"),
         ]
     )
     header = tag(

@@ -62,6 +62,15 @@ def seeds(value: Any, name: str) -> int | tuple[int, ...]:
     return read if hasattr(value, "__iter__") else read[0]
 
 
+def numbers_finite(value: Any, name: str) -> float | tuple[float, ...]:
+    """A finite number, or several."""
+    # A text and a mapping are no numbers, which `finite` says; an array without axes is one.
+    one = not hasattr(value, "__len__") or hasattr(value, "encode") or hasattr(value, "keys")
+    if one or getattr(value, "shape", None) == ():
+        return finite(value, name)
+    return tuple(finite(each, name) for each in value)
+
+
 def within(low: int, high: int) -> Callable[[Any, str], int]:
     """Reads a whole number from ``low`` to ``high``."""
     return lambda value, name: whole(value, name, low, high)
@@ -105,7 +114,7 @@ def numbers(value: Any, name: str) -> Any:
 READERS: Mapping[str, Callable[[Any, str], Any]] = {
     "prompt": texts,
     "negative_prompt": texts,
-    "guidance_scale": finite,
+    "guidance_scale": numbers_finite,
     "num_steps": within(1, MAX_STEPS),
     "sampler": sampler,
     "seed": seeds,

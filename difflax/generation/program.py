@@ -79,6 +79,7 @@ class Each:
         source: what is told of the picture that is inverted.
         noise: instead of the seeds'.
         known, mask: the latents of the picture, and where the run makes them anew.
+        scale: of the guidance, where each image has its own.
     """
 
     seeds: Integer[Array | np.ndarray, " b"]
@@ -87,6 +88,7 @@ class Each:
     noise: Float[Array, "b lh lw lc"] | None = None
     known: Float[Array, "b lh lw lc"] | None = None
     mask: Float[Array | np.ndarray, "b lh lw 1"] | None = None
+    scale: Float[Array | np.ndarray, " b"] | None = None
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -100,12 +102,13 @@ def sample_batch(program: Program, shared: Shared, each: Each) -> tuple[Array, A
         weak = program.denoiser(program.weak_network, shared.weak_params, program.perturbation)
         denoise = WithWeak(denoise, weak)
     x_init = STARTS[program.begins](program, shared.levels, each, keys, plain)
+    guidance = shared.guidance if each.scale is None else shared.guidance.with_scale(each.scale)
     sampler, finish = program.sampler, lambda latents: latents
     if each.mask is not None:
         sampler, finish = INPAINTING[program.known_noise](program, each, keys)
     with jax.sharding.use_abstract_mesh(program.mesh.abstract_mesh):
         made = sample(
-            shared.guidance.wrap(denoise),
+            guidance.wrap(denoise),
             sampler,
             shared.levels,
             x_init.astype(jnp.float32),

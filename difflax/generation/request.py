@@ -55,7 +55,8 @@ class Request:
     Attributes:
         prompt: one, or a list.
         negative_prompt: one for all, or one each; ``None``: the condition of dropped captions.
-        guidance_scale: ``uncond + s (cond - uncond)``: 1 is off, 0 unconditional; any real number.
+        guidance_scale: ``uncond + s (cond - uncond)``: 1 is off, 0 unconditional; any real number, one for
+            all, or one each.
         num_steps: of the sampler.
         sampler: a name or a sampler.
         seed: one for all, or one each, from 0 to 2^32 - 1.
@@ -81,7 +82,7 @@ class Request:
 
     prompt: str | Sequence[str]
     negative_prompt: str | Sequence[str] | None = None
-    guidance_scale: float | int | None = None
+    guidance_scale: float | int | Sequence[float | int] | None = None
     num_steps: int | None = None
     sampler: str | Sampler | None = None
     seed: int | Sequence[int] = 0
@@ -139,7 +140,7 @@ class Request:
                 f"{len(prompts)} prompts of {self.num_images:,} images are {total:,} images, {MAX_IMAGES:,}"
                 " are the most in one call: make several calls"
             )
-        for name in ("seed", "negative_prompt"):
+        for name in ("seed", "negative_prompt", "guidance_scale"):
             value = getattr(self, name)
             if value is not None:
                 _each(value, len(prompts), name)
@@ -168,6 +169,9 @@ class Request:
         if self.negative_prompt is not None:
             each = _each(self.negative_prompt, len(prompts), "negative_prompt")
             negatives = [negative for negative in each for _ in range(count)]
+        scales = None
+        if hasattr(self.guidance_scale, "__len__"):
+            scales = np.repeat(np.asarray(self.guidance_scale, np.float32), count)
         edges = {name: getattr(self, name) for name in ("height", "width")}
         edges = {name: getattr(defaults, name) if edge is None else edge for name, edge in edges.items()}
         shape = model.autoencoder.latent_shape(edges["height"], edges["width"])
@@ -185,6 +189,7 @@ class Request:
             prompts=[prompt for prompt in prompts for _ in range(count)],
             negatives=negatives,
             parts=defaults.guidance.prompts,
+            scales=scales,
             seeds=(np.asarray(seeds, np.uint32)[:, None] + np.arange(count, dtype=np.uint32)).ravel(),
             latents=None if self.latents is None else jnp.asarray(self.latents, jnp.float32),
             shape=shape,

@@ -25,6 +25,7 @@ class Rows:
         prompts, negatives: ``None`` for no negative prompt, which is the condition of dropped captions.
         parts: how many prompts, joined by " AND ", a prompt holds.
         seeds: of the noise.
+        scales: of the guidance, where each image has its own.
         latents: the noise or the latents to start from, ``None`` to draw noise.
         height, width: of the images, in pixels.
         shape: of one latent.
@@ -51,6 +52,7 @@ class Rows:
     begins: Begins = "noise"
     start: float | None = None
     end: float | None = None
+    scales: Float[np.ndarray, " b"] | None = None
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from difflax.core.several import several
 from difflax.core.types import UserError
 from difflax.diffusion.guidance import Guidance
+from difflax.diffusion.schedules import NoiseLevel
 from difflax.diffusion.time_grids import pad_levels
 from difflax.generation.conditions import Encoders, Told
 from difflax.generation.devices import Devices
@@ -35,6 +37,11 @@ UNCONDITIONAL = (
 
 class UnconditionalWarning(UserWarning):
     """A guidance scale of 0, which other software takes for no guidance."""
+
+
+def padded_length(levels: NoiseLevel) -> int:
+    """How many levels a run is compiled for."""
+    return -(-(levels.t.shape[0] - 1) // STEPS_COMPILED) * STEPS_COMPILED + 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +73,7 @@ class Run:
             UserError: the request cannot be met; nothing has been computed but the encodings.
         """
         rows = request.rows(model, defaults)
-        if request.guidance_scale == 0:
+        if 0 in several(request.guidance_scale):
             warnings.warn(UNCONDITIONAL, UnconditionalWarning, stacklevel=4)
         num_steps = defaults.num_steps if request.num_steps is None else request.num_steps
         levels = run_levels(model, defaults, num_steps, rows.shape[:2])
@@ -81,10 +88,7 @@ class Run:
                 "invert: nothing of the picture is left at the run's first noise level: give a strength below"
                 " 1"
             )
-        steps = levels.t.shape[0] - 1
-        padded = levels
-        if not request.trajectory:
-            padded = pad_levels(levels, -(-steps // STEPS_COMPILED) * STEPS_COMPILED + 1)
+        padded = levels if request.trajectory else pad_levels(levels, padded_length(levels))
         weak = model.weak
         program = Program(
             network=model.network,
@@ -157,7 +161,7 @@ def encode_rows(rows: Rows, model: Model, devices: Devices, guidance: Guidance) 
         mask = rows.latent_mask
     if rows.source is not None:
         [source] = _told(rows.of_source(), model, encoders).positives
-    return Each(rows.seeds, conditioning, source, rows.latents, known, mask)
+    return Each(rows.seeds, conditioning, source, rows.latents, known, mask, rows.scales)
 
 
 def _told(rows: Rows, model: Model, encoders: Encoders) -> Told:

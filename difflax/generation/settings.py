@@ -1,10 +1,12 @@
 """The settings of a run: its noise levels, guidance and sampler, from the defaults and what a call says."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from difflax.core.spelling import choose
+from difflax.core.spelling import choose, shown
 from difflax.core.types import UserError
 from difflax.diffusion.denoisers import time_shown
 from difflax.diffusion.guidance import Guidance
@@ -70,17 +72,27 @@ def part_of(
 
 
 def run_guidance(
-    guidance: Guidance, scale: float | int | None, model: Model, rows: Rows, levels: NoiseLevel
+    guidance: Guidance,
+    scale: float | int | Sequence[float] | None,
+    model: Model,
+    rows: Rows,
+    levels: NoiseLevel,
 ) -> Guidance:
     """The guidance of a run over ``levels``, its strengths as arrays.
+
+    Args:
+        scale: ``None`` for the guidance's own. Where every image has its own (`Rows.scales`) they come with
+            the images.
 
     Raises:
         UserError: for a scale that is no number, or that the guidance does not have, or a guidance that does
             not fit the run's steps.
     """
-    given = "" if scale is None else f"guidance_scale={scale}: "
+    given = "" if scale is None else f"guidance_scale={shown(scale)}: "
     try:
-        if scale is not None:
+        if rows.scales is not None:
+            guidance = guidance.with_scale(1.0)
+        elif scale is not None:
             guidance = guidance.with_scale(finite(scale, "guidance_scale"))
         given = "guidance: "
         for condition in model.conditions:

@@ -178,6 +178,7 @@ def weak_model(options: WeakOptions | None, workdir: epath.Path, mesh: Mesh) -> 
     if not options.workdir and not options.own_snapshot:
         return WeakModel(perturbation=options.perturbation)
     folder = epath.Path(find_workdir(options.workdir or workdir))
+    own = not options.workdir
     experiment = read_workdir(folder).from_scratch(
         f"guidance.weak.workdir = {options.workdir!r} is no run of a diffusion model from scratch"
     )
@@ -185,7 +186,7 @@ def weak_model(options: WeakOptions | None, workdir: epath.Path, mesh: Mesh) -> 
     params, _ = averaged_params(
         experiment, folder, abstract, step=options.step, ema_length=options.ema_length
     )
-    return WeakModel(experiment.network, options.perturbation, params)
+    return WeakModel(None if own else experiment.network, options.perturbation, params)
 
 
 def clip_folder(path: str, where: str) -> epath.Path:

@@ -7,7 +7,7 @@ from typing import Any
 from etils import epath
 
 from difflax.config.embedded import find_workdir
-from difflax.config.guidance import GUIDANCE, WeakOptions, make_guidance
+from difflax.config.guidance import GUIDANCE, GuidanceOptions, WeakOptions, make_guidance
 from difflax.config.resolve import read_section as read_options
 from difflax.core.types import UserError
 from difflax.generation.model import WeakModel
@@ -25,9 +25,26 @@ def with_guidance(pipeline: Pipeline, text: str, workdir: epath.PathLike | None 
     Raises:
         UserError: not such a text, an unknown name or field, or a worse model that is not there.
     """
-    section = read_section(text)
+    return with_guidance_section(pipeline, read_section(text), workdir)
+
+
+def with_guidance_section(
+    pipeline: Pipeline,
+    section: Mapping[str, Any],
+    workdir: epath.PathLike | None = None,
+    where: str = "--guidance",
+) -> Pipeline:
+    """The pipeline with the guidance of a section as ``config.guidance``.
+
+    Args:
+        workdir: of the run that the pipeline comes from; ``None`` for a checkpoint of the Hub.
+        where: what holds the section, for errors.
+
+    Raises:
+        UserError: an unknown name or field, or a worse model that is not there.
+    """
     conditions = [condition.name for condition in pipeline.model.conditions]
-    guidance, weak = make_guidance(section, "--guidance", conditions=conditions)
+    guidance, weak = make_guidance(section, where, conditions=conditions)
     return pipeline.with_guidance(guidance, None if weak is None else _other_model(weak, workdir, pipeline))
 
 
@@ -51,7 +68,16 @@ def check_guidance_text(text: str) -> None:
     Raises:
         UserError: as for `with_guidance`.
     """
-    read_options(GUIDANCE, read_section(text), "--guidance")
+    read_guidance(read_section(text), "--guidance")
+
+
+def read_guidance(section: Any, where: str) -> GuidanceOptions:
+    """The guidance that a section describes, whatever the model.
+
+    Raises:
+        UserError: it describes none.
+    """
+    return read_options(GUIDANCE, section, where)
 
 
 def _other_model(weak: WeakOptions, workdir: epath.PathLike | None, pipeline: Pipeline) -> WeakModel | None:

@@ -34,20 +34,24 @@ from difflax.training.tunings import Tuning
 
 
 def load(
-    workdir: epath.PathLike, mesh: MeshShape | None = None, *, ema_length: float | None = None
+    workdir: epath.PathLike,
+    mesh: MeshShape | None = None,
+    step: int | None = None,
+    *,
+    ema_length: float | None = None,
 ) -> Pipeline:
-    """The pipeline of a workdir, from its newest checkpoint's averaged parameters.
+    """The pipeline of a workdir, from the averaged parameters of its newest checkpoint.
 
     Args:
         workdir: the folder of a training run, or ``"embedded"``: the model that comes with difflax
             (``"./embedded"`` is a folder of that name).
         mesh: of the devices that make images; ``None``: that of the run, see `MeshShape.fitted`.
-        ema_length: makes images with the power-function average of that length (sigma_rel) at the newest
-            snapshot, see `difflax.training.runtime.snapshots`; the run must have kept some
-            (``config.ema.profiles``).
+        step: another of the checkpoints that the run has kept, or of its snapshots with ``ema_length``.
+        ema_length: makes images with the power-function average of that length (sigma_rel), see
+            `difflax.training.runtime.snapshots`; the run must have kept some (``config.ema.profiles``).
 
     Raises:
-        UserError: no workdir, no checkpoint or snapshots, or not of a diffusion model.
+        UserError: no workdir, no such checkpoint or snapshot, or not of a diffusion model.
     """
     workdir = find_workdir(workdir)
     experiment = read_workdir(workdir)
@@ -60,18 +64,22 @@ def load(
         )
     shape = experiment.mesh if mesh is None else mesh
     devices = Devices(shape.fitted() if mesh is None else shape.make(), shape.rules)
-    return load_run(experiment, workdir, devices, ema_length)
+    return load_run(experiment, workdir, devices, step, ema_length)
 
 
 def load_diffusion(
-    experiment: DiffusionExperiment, workdir: epath.Path, devices: Devices, ema_length: float | None = None
+    experiment: DiffusionExperiment,
+    workdir: epath.Path,
+    devices: Devices,
+    step: int | None = None,
+    ema_length: float | None = None,
 ) -> Pipeline:
-    """The pipeline of a workdir of such a run, see `load`."""
+    """The pipeline of a workdir of such a run, from the averaged parameters of a step, see `load`."""
     weights = trained_weights(workdir)
     null = Conditioning(**weights.restore_constants())
     weights.close()
     places = sharded_shapes(experiment.network.abstract(), devices.mesh, devices.rules)
-    params, step = averaged_params(experiment, workdir, places, ema_length=ema_length)
+    params, step = averaged_params(experiment, workdir, places, step=step, ema_length=ema_length)
     encoder = read_text_encoder(workdir, experiment.text_encoder)
     pipeline = make_pipeline(experiment, params, encoder, null, workdir)
     weak = weak_model(experiment.guidance.weak, workdir, devices.mesh)
@@ -212,20 +220,24 @@ def pipeline_of(experiment: FineTuningExperiment, checkpoint: Checkpoint) -> Pip
 
 
 def load_finetuning(
-    experiment: FineTuningExperiment, workdir: epath.Path, devices: Devices, ema_length: float | None = None
+    experiment: FineTuningExperiment,
+    workdir: epath.Path,
+    devices: Devices,
+    step: int | None = None,
+    ema_length: float | None = None,
 ) -> Pipeline:
-    """The pipeline of a workdir of such a run, see `load`."""
+    """The pipeline of a workdir of such a run, from the averaged parameters of a step, see `load`."""
     tuning = experiment.tune
     checkpoint = tuning.prepare(read_checkpoint(experiment.model, workdir))
     key = jax.random.key(0)
     abstract = jax.eval_shape(lambda: tuning.init(key, checkpoint.networks))
-    trained, step = averaged_params(experiment, workdir, abstract, ema_length=ema_length)
+    trained, step = averaged_params(experiment, workdir, abstract, step=step, ema_length=ema_length)
     made = pipeline_of(experiment, merged_checkpoint(tuning, checkpoint, trained))
     devices = dataclasses.replace(devices, batch_size=made.devices.batch_size)
     return dataclasses.replace(made, model=dataclasses.replace(made.model, step=step), devices=devices)
 
 
-LOAD: Mapping[type[Experiment], Callable[[Any, epath.Path, Devices, float | None], Pipeline]] = {
+LOAD: Mapping[type[Experiment], Callable[[Any, epath.Path, Devices, int | None, float | None], Pipeline]] = {
     DiffusionExperiment: load_diffusion,
     FineTuningExperiment: load_finetuning,
 }

@@ -13,8 +13,9 @@ from difflax.config.files import read_workdir
 from difflax.core.spelling import choose
 from difflax.core.types import UserError
 from difflax.data.shapes.examples import PROMPTS
-from difflax.evaluation.ablation.results import AblationResult, Provenance, command_line, write_tables
+from difflax.evaluation.ablation.results import AblationResult, Provenance, command_line
 from difflax.evaluation.ablation.sweep import run_ablation
+from difflax.evaluation.ablation.tables import write_tables
 from difflax.evaluation.measurement import Instruments, PromptGroup
 from difflax.generation.pipeline import Pipeline
 from difflax.generation.run import UnconditionalWarning

@@ -5,6 +5,9 @@ import jax
 import numpy as np
 import pytest
 from difflax.config.files import read_workdir
+from difflax.evaluation.ablation.arms import Arm
+from difflax.runs.arms import Studio
+from difflax.runs.axes import Weights
 from difflax.training.runtime.checkpoints import Checkpoints
 from PIL import Image
 
@@ -65,6 +68,34 @@ def test_pictures_say_the_length(workdir, tmp_path):
     own, other = pictures
     assert other.text["ema_length"] == "0.08" and "ema_length" not in own.text
     assert np.any(np.asarray(own) != np.asarray(other))
+
+
+def test_a_sweep_over_lengths_draws_what_each_length_draws(workdir):
+    source = str(workdir)
+
+    def open_weights(weights):
+        return difflax.runs.load(weights.source, step=weights.step, ema_length=weights.ema_length)
+
+    base = difflax.load(source)
+    studio = Studio(base=base, weights=Weights(source=source), open=open_weights, of_run=True)
+    arms = [Arm(settings={"ema": length}) for length in (None, 0.08)]
+    studio.check(arms)
+    own, other = (studio.draw([PROMPT], np.array([3]), [arm]) for arm in arms)
+    np.testing.assert_allclose(own, base(PROMPT, seed=3), atol=1e-6)
+    np.testing.assert_allclose(other, difflax.load(source, ema_length=0.08)(PROMPT, seed=3), atol=1e-6)
+    assert np.any(own != other)
+
+
+@pytest.mark.parametrize(
+    ("flag", "says"),
+    [
+        ("--sweep.ema=0.3", "ema = 0.3 must be positive and at most 0.28"),
+        ("--sweep.ema=0.08", "has no snapshots of power-function averages"),
+    ],
+)
+def test_a_sweep_over_lengths_that_there_are_not(flag, says, tmp_path):
+    status, _, errors = command("ablate", "--workdir=embedded", flag, f"--output={tmp_path / 'out'}")
+    assert status == 2 and says in errors and errors.strip().count("\n") == 0, errors
 
 
 @pytest.mark.parametrize(

@@ -158,11 +158,17 @@ def test_a_sweep_that_is_none(tmp_path):
     from tests.evaluation.known_sweep import sweep
 
     sweep(tmp_path, scales=[1])
-    path = tmp_path / "scales" / "sweep.json"
+    path = tmp_path / "cells" / "sweep.json"
+    whole = path.read_text()
     for text in ("", "[]", "3", "null", "{", "\0", '{"seeds": 3}'):
         path.write_text(text)
         with refusal():
             sweep(tmp_path, scales=[1])
+    path.write_text(whole)
+    for text in ("", "[]", "{}", '{"packs": 3}', '{"packs": [[3]]}', '{"packs": [["a"]]}'):
+        (tmp_path / "cells" / "packs.json").write_text(text)
+        with refusal():
+            sweep(tmp_path, scales=[1, 2])
 
 
 def test_a_picture_that_would_fill_the_memory(tmp_path):

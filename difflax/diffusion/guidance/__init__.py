@@ -29,7 +29,7 @@ from difflax.diffusion.guidance.intervals import (
     scale_schedule,
     scale_table,
 )
-from difflax.diffusion.guidance.plan import GuidancePlan, ScaleShape
+from difflax.diffusion.guidance.plan import GuidancePlan, ScaleShape, planned
 from difflax.diffusion.guidance.weak import Autoguidance, PerturbationGuidance
 
 GUIDANCES = {
@@ -76,6 +76,7 @@ __all__ = [
     "WithWeak",
     "extrapolate",
     "interval",
+    "planned",
     "scale_schedule",
     "scale_table",
 ]

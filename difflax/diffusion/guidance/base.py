@@ -63,8 +63,8 @@ class Guidance:
         """
         return Guided(positive=positives[0], negative=negative)
 
-    def with_scale(self, scale: float) -> "Guidance":
-        """The same with another scale.
+    def with_scale(self, scale: Strength) -> "Guidance":
+        """The same with another scale, also one that is traced or has one value an example.
 
         Raises:
             ValueError: it has none, or this is no finite number.

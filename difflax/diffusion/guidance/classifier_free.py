@@ -317,7 +317,7 @@ class TwoConditionGuidance(Guidance):
         """The text's."""
         return self.text_scale
 
-    def with_scale(self, scale: float) -> "TwoConditionGuidance":
+    def with_scale(self, scale: Strength) -> "TwoConditionGuidance":
         """The same with another scale of the text."""
         return dataclasses.replace(self, text_scale=scale)
 

@@ -29,6 +29,9 @@ class Corrected(Guidance):
     guidance: Any
     corrections: tuple[Correction, ...] = ()
 
+    def with_scale(self, scale):
+        return self.replace(guidance=self.guidance.with_scale(scale))
+
     def begin(self, x):
         return self.guidance.begin(x)
 

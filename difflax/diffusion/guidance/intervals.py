@@ -58,6 +58,9 @@ class Interval(Guidance):
     low: float | Float[Array, ""]
     high: float | Float[Array, ""]
 
+    def with_scale(self, scale):
+        return self.replace(guidance=self.guidance.with_scale(scale))
+
     def begin(self, x):
         return self.guidance.begin(x)
 

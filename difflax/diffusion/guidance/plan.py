@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import flax.struct
 
-from difflax.diffusion.guidance.base import Guidance
+from difflax.diffusion.guidance.base import Guidance, Strength
 from difflax.diffusion.guidance.corrections import Corrected
 from difflax.diffusion.guidance.intervals import Bounds, ScaleSchedule, interval, scale_schedule, scale_table
 from difflax.diffusion.schedules.base import NoiseLevel, NoiseSchedule
@@ -68,6 +68,12 @@ def _(scale: tuple) -> ScaleSteps:
     return ScaleSteps(scale)
 
 
+@functools.singledispatch
+def planned(guidance: Any) -> "GuidancePlan":
+    """A guidance as a plan, which may then be given corrections and bounds."""
+    return GuidancePlan(guidance)
+
+
 @flax.struct.dataclass
 class GuidancePlan(Guidance):
     """``guidance`` with a scale that changes, then ``corrections`` in their order, then within ``bounds``.
@@ -107,7 +113,7 @@ class GuidancePlan(Guidance):
     def arrange(self, positives, negative):
         return self.guidance.arrange(positives, negative)
 
-    def with_scale(self, scale: float) -> "GuidancePlan":
+    def with_scale(self, scale: Strength) -> "GuidancePlan":
         return dataclasses.replace(self, guidance=self.guidance.with_scale(scale), scale_over_run=None)
 
     def with_image_scale(self, scale: float) -> "GuidancePlan":
@@ -124,3 +130,8 @@ class GuidancePlan(Guidance):
             low, high, unit = self.bounds.low, self.bounds.high, self.bounds.unit
             guidance = interval(guidance, low, high, unit, schedule=schedule, levels=levels)
         return guidance
+
+
+@planned.register
+def _(guidance: GuidancePlan) -> GuidancePlan:
+    return guidance

@@ -16,14 +16,15 @@ from typing import Any
 from etils import epath
 
 from difflax.core.files import atomic_write
+from difflax.evaluation.ablation.formatting import band, decimals, number
 from difflax.evaluation.ablation.plots import (
-    Axis,
+    AxisStyle,
     draw_metric,
     draw_tradeoff,
     legend_handles,
 )
-from difflax.evaluation.ablation.report import band, decimals, number
-from difflax.evaluation.ablation.results import AblationResult, Curve, cell, without_nan
+from difflax.evaluation.ablation.results import AblationResult, Curve
+from difflax.evaluation.ablation.tables import cell, without_nan
 from difflax.evaluation.statistics import NOTHING
 from difflax.figures.style import DARK, LIGHT, Theme, legend, new_figure, render
 
@@ -79,7 +80,7 @@ class Comparison:
     title: str
     of: str
     along: str
-    axis: Axis
+    axis: AxisStyle
     rings: bool = False
     curves: tuple[Curve, ...]
     trade_off: tuple[str, str] | None = None

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from difflax.evaluation.ablation.arms import GUIDANCE_SCALE, Axis
 from difflax.evaluation.ablation.results import AblationResult, Curve, describe_scale
+from difflax.evaluation.ablation.values import words
 from difflax.figures.style import LIGHT, Theme, dress, legend, look, new_figure, title
 
 SCALE_LABEL = "guidance scale (square-root spacing)"
-Axis = Callable[[Any, Sequence[float], Theme], None]
+AxisStyle = Callable[[Any, Sequence[float], Theme], None]
 """Dresses the horizontal axis of matplotlib axes for the places that lines have along it."""
 
 LEVEL_DASH = {"chance": (0, (1, 2)), "real images": (0, (4, 3)), "truth": (0, (9, 2, 1, 2))}
@@ -75,6 +77,39 @@ def scale_axis(axes: Any, scales: Sequence[float], theme: Theme) -> None:
         )
 
 
+def number_axis(axis: Axis) -> AxisStyle:
+    """The style of an axis of numbers, to scale."""
+
+    def style(axes: Any, places: Sequence[float], theme: Theme) -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        margin = 0.04 * ((max(places) - min(places)) or abs(places[0]) or 1.0)
+        axes.set_xlim(min(places) - margin, max(places) + margin)
+        axes.xaxis.set_major_locator(MaxNLocator(8))
+        axes.set_xlabel(axis.title)
+
+    return style
+
+
+def words_axis(axis: Axis) -> AxisStyle:
+    """The style of an axis whose values are no numbers: they stand side by side."""
+
+    def style(axes: Any, places: Sequence[float], theme: Theme) -> None:
+        axes.set_xlim(-0.5, len(axis.values) - 0.5)
+        texts = [text if len(text) <= 24 else f"{text[:23]}…" for text in map(words, axis.values)]
+        axes.set_xticks(range(len(axis.values)), texts, rotation=20, ha="right", fontsize=8)
+        axes.set_xlabel(axis.title)
+
+    return style
+
+
+def style_of(axis: Axis) -> AxisStyle:
+    """How an axis of a sweep is drawn."""
+    if axis.name == GUIDANCE_SCALE and axis.numeric:
+        return scale_axis
+    return number_axis(axis) if axis.numeric else words_axis(axis)
+
+
 def _limits(curves: Sequence[Curve]) -> tuple[float, float]:
     """Room for every estimate, band and level line; a bound of the metric near the data is shown."""
     ends = [v for c in curves for e in c.estimates for v in (e.value, e.low, e.high)]
@@ -94,7 +129,7 @@ def draw_metric(
     curves: Sequence[Curve],
     groups: Sequence[str],
     theme: Theme,
-    axis: Axis = scale_axis,
+    axis: AxisStyle = scale_axis,
     rings: bool = True,
 ) -> None:
     """One metric on given axes: lines with bands, level lines, and with ``rings`` the best scale of each
@@ -162,14 +197,14 @@ def legend_handles(
 
 
 def metric_figure(result: AblationResult, metric: str, theme: Theme = LIGHT) -> Any:
-    """A ``Figure`` of one metric, by name, against the guidance scale, one line a prompt group.
+    """A ``Figure`` of one metric, by name, along the sweep's axis, see `AblationResult.lines`.
 
     ``difflax.figures.style.render`` turns it into a PNG or SVG.
     """
     figure = new_figure(theme, 6.0, 4.0)
-    curves, groups = result.by_metric()[metric], [group.name for group in result.groups]
-    draw_metric(figure.subplots(), curves, groups, theme)
-    legend(figure, legend_handles(curves, groups, theme), theme, columns=3)
+    curves, lines = result.by_metric()[metric], result.lines()
+    draw_metric(figure.subplots(), curves, lines, theme, style_of(result.along))
+    legend(figure, legend_handles(curves, lines, theme), theme, columns=3)
     return figure
 
 
@@ -177,18 +212,18 @@ def panels_figure(
     result: AblationResult, metrics: Sequence[str], theme: Theme = LIGHT, *, columns: int = 3
 ) -> Any:
     """A ``Figure`` with a panel for each of these metrics, and one legend."""
-    measured, groups = result.by_metric(), [group.name for group in result.groups]
+    measured, lines = result.by_metric(), result.lines()
     tables = [measured[name] for name in metrics]
     columns = min(columns, len(tables))
     rows = -(-len(tables) // columns)
     figure = new_figure(theme, 4.6 * columns, 3.4 * rows + 0.4)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, curves in zip(panels, tables, strict=False):
-        draw_metric(axes, curves, groups, theme)
+        draw_metric(axes, curves, lines, theme, style_of(result.along))
     for axes in panels[len(tables) :]:
         axes.set_visible(False)
     figure.get_layout_engine().set(wspace=0.06, hspace=0.08)
-    handles = legend_handles([curve for curves in tables for curve in curves], groups, theme)
+    handles = legend_handles([curve for curves in tables for curve in curves], lines, theme)
     legend(figure, handles, theme, columns=min(len(handles), round(2.5 * columns)))
     return figure
 
@@ -208,7 +243,8 @@ def tradeoff_figure(result: AblationResult, across: str, up: str, theme: Theme =
     tables = result.by_metric()
     figure = new_figure(theme, 6.0, 4.4)
     axes = figure.subplots()
-    draw_tradeoff(axes, tables[across], tables[up], [group.name for group in result.groups], theme)
+    special = (0.0, 1.0) if result.along.name == GUIDANCE_SCALE else ()
+    draw_tradeoff(axes, tables[across], tables[up], result.lines(), theme, special)
     legend(figure, axes.get_legend_handles_labels()[0], theme, columns=3)
     return figure
 
@@ -241,10 +277,10 @@ def draw_tradeoff(
         axes.plot(x, y, **style, linewidth=1.6, markersize=5, markeredgewidth=0, label=first.group)
         marked = {*special, first.scales[0], first.scales[-1]}
         marked |= {second.scales[second.best]} if second.best is not None else set()
-        for scale, spot_x, spot_y in zip(first.scales, x, y, strict=True):
+        for scale, tick, spot_x, spot_y in zip(first.scales, first.ticks, x, y, strict=True):
             if scale in marked:
                 axes.annotate(
-                    f"{scale:g}",
+                    tick,
                     (spot_x, spot_y),
                     (5, 4),
                     textcoords="offset points",

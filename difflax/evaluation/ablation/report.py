@@ -1,7 +1,6 @@
 """The guidance ablation as files: tables, plots, image grids and one HTML report that joins them."""
 
 import io
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -11,53 +10,133 @@ from etils import epath
 from PIL import Image
 
 from difflax.evaluation.ablation import plots
-from difflax.evaluation.ablation.results import AblationResult, Curve, describe_scale, write_tables
-from difflax.evaluation.statistics import Estimate
+from difflax.evaluation.ablation.arms import GUIDANCE_SCALE
+from difflax.evaluation.ablation.ballots import read_votes, with_votes
+from difflax.evaluation.ablation.exports import DIFFERENCES, differences_csv, have_parquet, write_parquet
+from difflax.evaluation.ablation.findings import Certified, certified_metrics, findings, fronts
+from difflax.evaluation.ablation.formatting import axes_in_words, named, slug
+from difflax.evaluation.ablation.heatmaps import heatmap, map_axes
+from difflax.evaluation.ablation.pictures import PICTURE_FOLDER, PICTURE_MANIFEST, Pictures, read_pictures
+from difflax.evaluation.ablation.results import AblationResult, GroupInfo, describe_scale
+from difflax.evaluation.ablation.sections.curves import (
+    curve_section,
+    maps_section,
+    trade_off_section,
+    trade_offs,
+    triangle_section,
+)
+from difflax.evaluation.ablation.sections.explore import explore_section
+from difflax.evaluation.ablation.sections.found import (
+    design_section,
+    differences_section,
+    found_section,
+    front_section,
+)
+from difflax.evaluation.ablation.sections.numbers import headlines, numbers
+from difflax.evaluation.ablation.sections.sources import (
+    asked_section,
+    cite_section,
+    manifest_section,
+    method_section,
+    raw_section,
+)
+from difflax.evaluation.ablation.sections.tiles import TILE_STYLE, tiles
+from difflax.evaluation.ablation.tables import records_csv, table_csv, write_tables
 from difflax.figures import html
 from difflax.figures.grids import GridStyle, labelled_grid
-from difflax.figures.html import Embedded, Headline, Markup
+from difflax.figures.html import Embedded, Markup
+from difflax.figures.interactive import CHART_STYLE
 from difflax.figures.png import save_png
-from difflax.figures.style import DARK, adaptive, render
+from difflax.figures.style import DARK, render
 
 LARGEST_TILE = 256
 PHOTO_WIDTH = 128
 
 
-def write_ablation(result: AblationResult, directory: str | os.PathLike[str]) -> epath.Path:
+def write_ablation(
+    result: AblationResult,
+    directory: str | os.PathLike[str],
+    *,
+    source: str | os.PathLike[str] | None = None,
+    pdf: bool = False,
+    warning: Sequence[Markup] = (),
+) -> epath.Path:
     """Writes everything about the sweep into ``directory`` and returns the path of the report.
 
-    ``report.html``, ``results.json``, ``table.csv``, ``records.csv``, ``plots/`` (an SVG of each metric, of
-    the details of one, and of each trade-off; ``triangle.png`` and ``triangle_dark.png`` of what the judge
+    ``report.html``, ``results.json``, ``table.csv``, ``records.csv``, ``differences.csv`` and, with pyarrow,
+    ``records.parquet`` and ``table.parquet``; ``plots/`` (an SVG of each metric, of the details of one, of
+    two axes at once, and of each trade-off; ``triangle.png`` and ``triangle_dark.png`` of what the judge
     says is the whole story, ``overview.png`` of all metrics) and ``grids/`` (a PNG of each prompt group).
+    Votes of ``difflax view`` become a metric.
+
+    Args:
+        source: the folder that holds the votes and the images of the sweep, ``directory`` by default.
+        pdf: write every plot as PDF too.
+        warning: what stands at the top of the report.
     """
     directory = epath.Path(directory)
+    source = directory if source is None else epath.Path(source)
+    result = with_votes(result, read_votes(source))
+    certified = Certified(findings=findings(result), fronts=fronts(result))
     write_tables(result, directory)
-    (directory / "plots").mkdir(parents=True, exist_ok=True)
-    vectors: dict[str, bytes] = {}
-    drawn = draw_all(result)
-    for name, figure in drawn.items():
-        vectors[name] = render(figure, "svg")
-        (directory / "plots" / f"{name}.svg").write_bytes(vectors[name])
-    pictures = {"overview": plots.overview_figure(result)}
-    if result.triangle:
-        pictures |= {
-            "triangle": drawn["triangle"],
-            "triangle_dark": plots.triangle_figure(result, DARK),
-        }
-    for name, figure in pictures.items():
-        (directory / "plots" / f"{name}.png").write_bytes(render(figure, "png", dpi=130))
-    grids = {group.name: grid(result, group.name) for group in result.groups}
+    (directory / DIFFERENCES).write_text(differences_csv(result, certified.findings))
+    if have_parquet():
+        write_parquet(result, directory)
+    maps = map_names(result)
+    vectors = _write_plots(result, directory / "plots", maps, pdf)
+    grids = {name: grid(result, name) for name in result.samples}
     for index, (name, picture) in enumerate(grids.items()):
         save_png(directory / "grids" / f"{index}_{slug(name)}.png", picture, facts(result))
     path = directory / "report.html"
-    path.write_text(ablation_page(result, vectors, grids))
+    page = ablation_page(
+        result,
+        vectors,
+        grids,
+        maps={name: text for name, (_, _, text) in maps.items()},
+        certified=certified,
+        pictures=read_pictures(source) if (source / PICTURE_FOLDER / PICTURE_MANIFEST).exists() else None,
+        warning=warning,
+    )
+    path.write_text(page)
     return path
 
 
-def slug(name: str) -> str:
-    """A file name of a group's name: letters and digits, the rest underscores."""
-    kept = "".join(letter if letter.isalnum() else "_" for letter in name.lower())
-    return "_".join(part for part in kept.split("_") if part)[:60]
+def _write_plots(
+    result: AblationResult, folder: epath.Path, maps: Mapping[str, tuple[str, str, str]], pdf: bool
+) -> dict[str, bytes]:
+    """Writes all plots; the SVG of each, by name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    vectors: dict[str, bytes] = {}
+    drawn = draw_all(result)
+    drawn |= {name: heatmap(result, group, metric) for name, (group, metric, _) in maps.items()}
+    for name, figure in drawn.items():
+        vectors[name] = render(figure, "svg")
+        (folder / f"{name}.svg").write_bytes(vectors[name])
+        if pdf:
+            (folder / f"{name}.pdf").write_bytes(render(figure, "pdf"))
+    pictures = {"overview": plots.overview_figure(result)}
+    if result.triangle:
+        pictures |= {"triangle": drawn["triangle"], "triangle_dark": plots.triangle_figure(result, DARK)}
+    for name, figure in pictures.items():
+        (folder / f"{name}.png").write_bytes(render(figure, "png", dpi=130))
+    return vectors
+
+
+def map_names(result: AblationResult) -> dict[str, tuple[str, str, str]]:
+    """The maps of two axes by the names of their plots: group, metric, and what it shows in words."""
+    axes = map_axes(result)
+    if axes is None:
+        return {}
+    order = [group.name for group in result.groups]
+    return {
+        f"map_{order.index(each.group)}_{each.metric.name}": (
+            each.group,
+            each.metric.name,
+            f"{each.metric.label} by {axes[0].title} and {axes[1].title}, {each.group}",
+        )
+        for each in result.measured
+        if each.metric.name in certified_metrics(result)
+    }
 
 
 def facts(result: AblationResult) -> dict[str, Any]:
@@ -68,18 +147,26 @@ def facts(result: AblationResult) -> dict[str, Any]:
         "sampler": result.provenance.sampler,
         "num_steps": result.provenance.num_steps,
         "negative_prompt": result.provenance.negative_prompt,
-        "guidance_scales": list(result.scales),
+        **(
+            {"guidance_scales": list(result.scales)}
+            if result.over_scales
+            else {"arms": [dict(arm.settings) for arm in result.arms]}
+        ),
     }
 
 
 def grid(result: AblationResult, group: str) -> Image.Image:
-    """The image table of a group: a row a prompt, a column a scale, all at the first seed."""
+    """The image table of a group: a row a prompt, a column an arm, all at the first seed."""
     info = next(info for info in result.groups if info.name == group)
     images = result.samples[group]
-    labels = [f"{scale:g}\n{describe_scale(scale)}".rstrip("\n") for scale in result.scales]
+    if result.over_scales:
+        scales = [arm.settings[GUIDANCE_SCALE] for arm in result.arms]
+        labels = [f"{scale:g}\n{describe_scale(scale)}".rstrip("\n") for scale in scales]
+    else:
+        labels = [named(result, arm).replace(", ", "\n") for arm in result.arms]
     rows = [[_shrunk(image) for image in column] for column in images.swapaxes(0, 1)]
     style = GridStyle(tile=96)
-    return labelled_grid(rows, info.prompts[: len(rows)], labels, corner="guidance scale", style=style)
+    return labelled_grid(rows, info.prompts[: len(rows)], labels, corner=axes_in_words(result), style=style)
 
 
 def _shrunk(image: Any) -> Any:
@@ -108,21 +195,6 @@ def draw_all(result: AblationResult) -> dict[str, Any]:
     return drawn | {name: plots.tradeoff_figure(result, across, up) for name, (across, up) in pairs.items()}
 
 
-def trade_offs(result: AblationResult) -> list[tuple[str, str]]:
-    """Pairs of metrics worth seeing against each other: what the text gains and what the picture loses."""
-    if result.triangle:
-        gain, *costs = result.triangle
-        return [(cost, gain) for cost in costs]
-    measured = set(result.by_metric())
-    gains = [name for name in ("accuracy", "clip_score") if name in measured][:1]
-    costs = [n for n in ("frechet_distance", "feature_diversity", "pixel_diversity") if n in measured]
-    return [(cost, gain) for gain in gains for cost in costs[:2]]
-
-
-def _embedded(svg: bytes) -> Embedded:
-    return Embedded(data=adaptive(svg), kind="image/svg+xml")
-
-
 def _embedded_grid(picture: Image.Image, photo: bool) -> Embedded:
     out = io.BytesIO()
     if photo:
@@ -132,215 +204,83 @@ def _embedded_grid(picture: Image.Image, photo: bool) -> Embedded:
     return Embedded(data=out.getvalue(), kind="image/png")
 
 
-def decimals(curve: Curve) -> int:
-    """How many digits behind the point to show: three significant ones of the largest value."""
-    if curve.metric.bounds == (0.0, 1.0):
-        return 2
-    sizes = [abs(e.value) for e in curve.estimates if e.value and math.isfinite(e.value)]
-    return min(max(2 - math.floor(math.log10(max(sizes))), 0), 8) if sizes else 2
-
-
-def number(value: float, digits: int) -> str:
-    """The value with ``digits`` behind the point, or an en dash for what was not measured."""
-    return f"{value:.{digits}f}" if math.isfinite(value) else "–"
-
-
-def band(estimate: Estimate, digits: int) -> str:
-    """The confidence band as text; empty where there is none."""
-    if math.isnan(estimate.low):
-        return ""
-    return f"{number(estimate.low, digits)}–{number(estimate.high, digits)}"
-
-
-def with_band(estimate: Estimate, digits: int) -> Markup:
-    """An estimate and, in small print, its band."""
-    return html.join([number(estimate.value, digits), html.tag("small", band(estimate, digits))], "")
-
-
-def near_best(curve: Curve) -> str:
-    """The scales around the best one that cannot be told from it, as text."""
-    near = [scale for scale, close in zip(curve.scales, curve.near_best, strict=True) if close]
-    if len(near) < 2:
-        return "no other scale as good"
-    return "as good within noise: " + ", ".join(
-        f"{scale:g}" for scale in near if scale != curve.scales[curve.best]
-    )
-
-
 def ablation_page(
-    result: AblationResult, vectors: Mapping[str, bytes], grids: Mapping[str, Image.Image]
+    result: AblationResult,
+    vectors: Mapping[str, bytes],
+    grids: Mapping[str, Image.Image],
+    *,
+    maps: Mapping[str, str],
+    certified: Certified,
+    pictures: Pictures | None = None,
+    warning: Sequence[Markup] = (),
 ) -> str:
-    """The report as one HTML document, from the plots (SVG, named as in :func:`draw_all`) and grids."""
-    per_scale = sum(group.count for group in result.groups)
+    """The report as one HTML document.
+
+    Args:
+        vectors: the plots (SVG, named as in `draw_all`).
+        grids: an image table of each group.
+        maps: what each map of two axes shows, by the name of its plot.
+        certified: what may be said of the result.
+        pictures: the images of the sweep, where they were kept.
+        warning: what stands at the top of the page.
+    """
+    per_arm = sum(group.count for group in result.groups)
     number_of_prompts = sum(len(group.prompts) for group in result.groups)
+    kind = "guidance scales" if result.over_scales else "arms"
     subtitle = (
-        f"{len(result.scales)} guidance scales × {number_of_prompts} prompts × {len(result.seeds)} seeds: "
-        f"{len(result.scales) * per_scale:,} images of {result.provenance.checkpoint}, "
+        f"{len(result.arms)} {kind} × {number_of_prompts} prompts × {len(result.seeds)} seeds: "
+        f"{len(result.arms) * per_arm:,} images of {result.provenance.checkpoint}, "
         f"sampled by {result.provenance.sampler} in {result.provenance.num_steps} steps."
     )
     return html.page(
         "What does guidance do here?",
         subtitle,
-        html.headlines(_headlines(result)),
-        *_triangle_section(result, vectors),
-        _curve_section(result, vectors),
-        *_trade_off_section(result, vectors),
-        html.section(
-            "Prompts and scales",
-            *_grids(result, grids),
-            lead="Along a row the noise is the same: guidance alone changes.",
+        *warning,
+        html.headlines(headlines(result)),
+        *found_section(result, certified.findings, certified.fronts),
+        *triangle_section(result, vectors),
+        curve_section(result, vectors),
+        *explore_section(result),
+        *maps_section(vectors, maps),
+        *trade_off_section(result, vectors),
+        *front_section(result, certified.fronts),
+        *_images_section(result, grids, pictures),
+        *differences_section(result, certified.findings),
+        *design_section(certified.findings),
+        html.section("Numbers", *numbers(result)),
+        asked_section(result),
+        method_section(result),
+        manifest_section(result),
+        raw_section(
+            {
+                "table.csv": table_csv(result),
+                "records.csv": records_csv(result),
+                DIFFERENCES: differences_csv(result, certified.findings),
+            }
         ),
-        html.section("Numbers", *_numbers(result)),
-        html.section(
-            "What was asked",
-            html.code(result.provenance.command),
-            html.definitions(_asked(result)),
-            html.details("The whole config", html.code(_pretty(result.provenance.config))),
-        ),
-        html.section("How it was measured", *_method(result)),
+        *cite_section(result),
         kicker="difflax · guidance ablation",
-        footer="The raw numbers are in results.json, table.csv and records.csv beside this page.",
+        footer="Everything in numbers is in results.json and the CSV and Parquet files beside this page.",
+        style=TILE_STYLE + CHART_STYLE,
     )
 
 
-def _headlines(result: AblationResult) -> list[Headline]:
-    cards = []
-    for curve in result.by_metric()[result.primary]:
-        if curve.best is None:
-            continue
-        estimate, digits = curve.estimates[curve.best], decimals(curve)
-        parts = [f"95% band {band(estimate, digits)}"] if band(estimate, digits) else []
-        if "chance" in curve.references:
-            parts.append(f"chance {number(curve.references['chance'], digits)}")
-        if any(curve.near_best):
-            parts.append(near_best(curve))
-        cards.append(
-            Headline(
-                label=f"{curve.metric.label}, {curve.group}",
-                value=number(estimate.value, digits),
-                detail="; ".join([f"at scale {curve.scales[curve.best]:g}", *parts]),
-            )
-        )
-    found = result.likelihood
-    if found is not None:
-        cards.append(
-            Headline(
-                label="Bits per dimension, real test images",
-                value=f"{found.bits_per_dimension:.3f}",
-                detail=f"standard error {found.standard_error:.3f}, {found.images} images; {found.method}",
-            )
-        )
-    return cards
-
-
-def _triangle_section(result: AblationResult, vectors: Mapping[str, bytes]) -> Sequence[Markup]:
-    if not result.triangle:
-        return []
-    said = {name: aspect for aspect, name in result.aspects.items()}
-    words = ", ".join(said[name] for name in result.triangle)
-    caption = " ".join(result.by_metric()[name][0].metric.definition for name in result.triangle)
-    shown = html.figure(_embedded(vectors["triangle"]), f"{words} against guidance scale", caption)
-    lead = f"What guidance gains and what it costs: {words}."
-    return [html.section("The triangle", shown, lead=lead)]
-
-
-def _curve_section(result: AblationResult, vectors: Mapping[str, bytes]) -> Markup:
-    shown = [
-        html.figure(
-            _embedded(vectors[name]),
-            f"{curves[0].metric.label} against guidance scale",
-            curves[0].metric.definition,
-        )
-        for name, curves in result.by_metric("").items()
-    ]
-    whole = {name: curves[0].metric.label for name, curves in result.by_metric().items()}
-    details = [
-        html.figure(
-            _embedded(vectors[f"{name}_parts"]),
-            f"{whole[name]} in detail, against guidance scale",
-            f"{whole[name]} in detail",
-        )
-        for name in result.detailed
-    ]
-    lead = "Scale 0 ignores the text, scale 1 is the model without guidance."
-    return html.section("Against the guidance scale", html.figures(*shown), *details, lead=lead)
-
-
-def _asked(result: AblationResult) -> dict[str, str]:
-    source = result.provenance
-    negative = repr(source.negative_prompt) if source.negative_prompt else "none (the null condition)"
-    return {
-        "Checkpoint": source.checkpoint,
-        "Sampler": f"{source.sampler}, {source.num_steps} steps",
-        "Negative prompt": negative,
-        "Guidance scales": ", ".join(f"{scale:g}" for scale in result.scales),
-        "Seeds": ", ".join(map(str, result.seeds)),
-        "Prompt groups": "; ".join(f"{group.name} ({len(group.prompts)} prompts)" for group in result.groups),
-        "Versions": ", ".join(f"{name} {version}" for name, version in source.versions.items()),
-    }
-
-
-def _pretty(config: Any) -> str:
-    return json.dumps(dict(config), indent=2, ensure_ascii=False, sort_keys=True)
-
-
-def _trade_off_section(result: AblationResult, vectors: Mapping[str, bytes]) -> Sequence[Markup]:
-    shown = [
-        html.figure(_embedded(vectors[f"{up}_against_{across}"]), f"{up} against {across}")
-        for across, up in trade_offs(result)
-    ]
-    lead = "One point a scale, joined in order; some points carry their scale."
-    return [html.section("What it buys and what it costs", html.figures(*shown), lead=lead)] if shown else []
-
-
-def _grids(result: AblationResult, grids: Mapping[str, Image.Image]) -> Sequence[Markup]:
-    blocks = []
+def _images_section(
+    result: AblationResult, grids: Mapping[str, Image.Image], pictures: Pictures | None
+) -> Sequence[Markup]:
+    shown = []
     for group in result.groups:
-        _, shown, _, width, _ = result.samples[group.name].shape
-        picture = _embedded_grid(grids[group.name], photo=width >= PHOTO_WIDTH)
-        caption = f"{group.name}: the first {shown} of {len(group.prompts)} prompts"
-        blocks.append(html.figure(picture, f"images by prompt and scale, {group.name}", caption, wide=True))
-    return blocks
+        block = tiles(result, group, pictures)
+        if block is None and group.name in grids:
+            block = _grid_figure(result, group, grids[group.name])
+        shown += [] if block is None else [block]
+    lead = f"Along a row the noise is the same: {axes_in_words(result)} alone changes."
+    heading = "Prompts and scales" if result.over_scales else "Prompts and arms"
+    return [html.section(heading, *shown, lead=lead)] if shown else []
 
 
-def _numbers(result: AblationResult) -> Sequence[Markup]:
-    """A table of each group, and under them, folded, those of the details of a metric."""
-    groups = [group.name for group in result.groups]
-    tables = [_table(result, group, "") for group in groups]
-    for name in result.detailed:
-        label = result.by_metric()[name][0].metric.label
-        measured = {curve.group for curves in result.by_metric(name).values() for curve in curves}
-        parts = [_table(result, group, name) for group in groups if group in measured]
-        tables.append(html.details(f"{label} in detail", html.join(parts, "")))
-    return tables
-
-
-def _table(result: AblationResult, group: str, part_of: str) -> Markup:
-    curves = [curve for curve in result.curves if (curve.group, curve.metric.part_of) == (group, part_of)]
-    rows = [
-        [f"{scale:g}", *(with_band(curve.estimates[index], decimals(curve)) for curve in curves)]
-        for index, scale in enumerate(result.scales)
-    ]
-    levels = list(dict.fromkeys(name for curve in curves for name in curve.references))
-    rows += [
-        [name, *(number(curve.references.get(name, math.nan), decimals(curve)) for curve in curves)]
-        for name in levels
-    ]
-    best = result.curve(group, result.primary).best
-    columns = ["scale", *(curve.metric.label for curve in curves)]
-    strong = frozenset() if best is None else frozenset({best})
-    return html.table(columns, rows, caption=group, strong=strong)
-
-
-def _method(result: AblationResult) -> Sequence[Markup]:
-    metrics = {
-        metric.label: f"{metric.definition} {metric.note} Source: {metric.source}."
-        for metric in (curves[0].metric for curves in result.by_metric().values())
-    }
-    words = {name[0].upper() + name[1:]: text for name, text in result.method.items()}
-    judge = {"Judge": result.provenance.judge} if result.provenance.judge else {}
-    prompts = [
-        html.details(f"All prompts: {group.name}", html.code("\n".join(group.prompts)))
-        for group in result.groups
-    ]
-    return [html.definitions(words | judge), html.definitions(metrics), *prompts]
+def _grid_figure(result: AblationResult, group: GroupInfo, picture: Image.Image) -> Markup:
+    _, shown, _, width, _ = result.samples[group.name].shape
+    caption = f"{group.name}: the first {shown} of {len(group.prompts)} prompts"
+    embedded = _embedded_grid(picture, photo=width >= PHOTO_WIDTH)
+    return html.figure(embedded, f"images by prompt and arm, {group.name}", caption, wide=True)

@@ -1,16 +1,11 @@
 """The result of a guidance ablation: curves with bands, the raw records behind them, and where they came
 from.
 
-A result is written as ``results.json`` (everything but the raw records), ``table.csv`` (one row a group and
-scale) and ``records.csv`` (one row an image).
+A result knows its arms; a line along any of its axes is made of them when it is asked for.
 """
 
-import csv
 import dataclasses
 import functools
-import io
-import json
-import math
 import os
 import platform
 import shlex
@@ -20,15 +15,15 @@ from importlib import metadata
 from typing import Any
 
 import numpy as np
-from etils import epath
 from jaxtyping import Float, UInt8
 
-from difflax.core.files import atomic_write
+from difflax.core.spelling import choose
 from difflax.core.version import __version__
 from difflax.evaluation import metrics as m
+from difflax.evaluation.ablation.arms import GUIDANCE_SCALE, Arm, Axis, said
+from difflax.evaluation.ablation.values import canonical, words
 from difflax.evaluation.statistics import Estimate
 
-FORMAT = "difflax-guidance-ablation-1"
 VERSIONED = ("jax", "jaxlib", "flax", "numpy", "scipy")
 
 
@@ -66,14 +61,40 @@ class Provenance:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Curve:
-    """One metric of one prompt group against the guidance scale.
+class Measured:
+    """One metric of one prompt group in every arm.
 
     Attributes:
-        estimates: one for each scale, in the order of ``scales``.
+        estimates: one for each arm, in their order.
         references: level lines by name ("chance", "real images", "truth").
-        near_best: for each scale, whether it cannot be told from the best one (paired, image by image); all
+        near_best: for each arm, whether it cannot be told from the best one (paired, image by image); all
             False where a metric has no best or no paired comparison.
+    """
+
+    group: str
+    metric: m.Metric
+    estimates: tuple[Estimate, ...]
+    references: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    near_best: tuple[bool, ...] = ()
+
+    @property
+    def best(self) -> int | None:
+        """The index of the best arm (the first of equals); ``None`` if there is no good direction."""
+        return best_index(self.metric, np.array([e.value for e in self.estimates]))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One metric along one axis: a line of a plot.
+
+    Attributes:
+        group: the line's name: the prompt group, and the settings of the other axes.
+        scales: places along the axis, increasing: guidance scales, or what else the line runs along.
+        estimates: one for each place.
+        references: as of `Measured`.
+        near_best: for each place, whether it cannot be told from the best one; empty where the line is a part
+            of a sweep.
+        words: what stands at the places, where those are not the values themselves.
     """
 
     group: str
@@ -82,11 +103,17 @@ class Curve:
     estimates: tuple[Estimate, ...]
     references: Mapping[str, float] = dataclasses.field(default_factory=dict)
     near_best: tuple[bool, ...] = ()
+    words: tuple[str, ...] = ()
 
     @property
     def best(self) -> int | None:
-        """The index of the best scale (the smallest of equals); ``None`` if there is no good direction."""
+        """The index of the best place (the smallest of equals); ``None`` if there is no good direction."""
         return best_index(self.metric, np.array([e.value for e in self.estimates]))
+
+    @property
+    def ticks(self) -> tuple[str, ...]:
+        """The places in words."""
+        return self.words or tuple(f"{scale:g}" for scale in self.scales)
 
 
 def best_index(metric: m.Metric, values: Float[np.ndarray, " s"]) -> int | None:
@@ -98,7 +125,7 @@ def best_index(metric: m.Metric, values: Float[np.ndarray, " s"]) -> int | None:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GroupInfo:
-    """One group of prompts: ``count`` images a scale; ``real`` images stood for the real distribution."""
+    """One group of prompts: ``count`` images an arm; ``real`` images stood for the real distribution."""
 
     name: str
     prompts: tuple[str, ...]
@@ -126,39 +153,146 @@ class AblationResult:
     """A whole sweep.
 
     Attributes:
-        records: columns of equal length, one entry an image: ``scale``, ``group``, ``prompt``, ``seed`` and
-            one column a per-image metric (NaN: not asked).
-        samples: for the image grids: ``[scale, prompt, h, w, c]`` bytes by group, the first prompts at the
+        arms: what was compared, in the order of the design.
+        axes: what differs between them.
+        measured: every metric of every prompt group.
+        records: columns of equal length, one entry an image: ``arm`` (its key), ``group``, ``prompt``,
+            ``seed`` and one column a per-image metric (NaN: not asked).
+        samples: for the image grids: ``[arm, prompt, h, w, c]`` bytes by group, the first prompts at the
             first seed.
         method: how things were measured, in words by name (features and resize, subset sizes, bands).
+        by_prompt: metrics of all images of a prompt together, by name: a value an arm and prompt (of all
+            groups, in their order), NaN where there is none.
         likelihood: ``None`` where it was not asked for.
         aspects: the metrics that tell the whole story side by side, see `measurement.Judge`.
     """
 
-    scales: tuple[float, ...]
+    arms: tuple[Arm, ...]
+    axes: tuple[Axis, ...]
     seeds: tuple[int, ...]
     groups: tuple[GroupInfo, ...]
-    curves: tuple[Curve, ...]
+    measured: tuple[Measured, ...]
     records: Mapping[str, np.ndarray]
     samples: Mapping[str, UInt8[np.ndarray, "s p h w c"]]
     provenance: Provenance
     method: Mapping[str, str]
+    by_prompt: Mapping[str, Float[np.ndarray, "a q"]] = dataclasses.field(default_factory=dict)
     likelihood: Likelihood | None = None
     aspects: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def curve(self, group: str, metric: str) -> Curve:
-        """Raises KeyError if the group or metric was not measured."""
-        for curve in self.curves:
-            if (curve.group, curve.metric.name) == (group, metric):
-                return curve
-        raise KeyError(f"no curve of {metric!r} for {group!r}")
+    @property
+    def over_scales(self) -> bool:
+        """Whether nothing but the guidance scale differs."""
+        return [axis.name for axis in self.axes] == [GUIDANCE_SCALE]
 
-    def by_metric(self, part_of: str | None = None) -> dict[str, list[Curve]]:
-        """The curves of each metric, in the order measured: of all, or of the details of one, "" being the
-        metrics that are no detail.
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """The places along the axis that plots are drawn over."""
+        return tuple(self.along.place(value) for value in self.along.values)
+
+    @functools.cached_property
+    def along(self) -> Axis:
+        """What plots are drawn over where nothing else is said: the guidance scale if there are several, else
+        the axis of numbers with the most values, else the axis with the most.
+        """
+        several = [axis for axis in self.axes if len(axis.values) > 1] or list(self.axes)
+        ranked = [(axis.name == GUIDANCE_SCALE, axis.numeric, len(axis.values)) for axis in several]
+        return several[ranked.index(max(ranked))]
+
+    def axis(self, name: str) -> Axis:
+        """The axis of a name.
+
+        Raises:
+            UserError: there is none.
+        """
+        return choose({axis.name: axis for axis in self.axes}, name, "along")
+
+    def lines(self, along: str | None = None) -> list[str]:
+        """The names of all lines along an axis (`along` by default): groups, and in each the settings of the
+        other axes.
+        """
+        lines = self._lines(self.along if along is None else self.axis(along))
+        return [self._name(group.name, others) for group in self.groups for others, _ in lines]
+
+    def _lines(self, along: Axis) -> list[tuple[str, list[int]]]:
+        """The settings of the other axes in words, and the arms of that line in the order of their places."""
+        found: dict[str, list[int]] = {}
+        for index, arm in enumerate(self.arms):
+            if along.name in arm.settings:
+                found.setdefault(canonical(arm.without(along.name)), []).append(index)
+        differ = [axis.name for axis in self.axes if axis is not along and self._differs(axis)]
+        lines = []
+        for indices in found.values():
+            settings = self.arms[indices[0]].settings
+            others = {name: settings[name] for name in differ if name in settings}
+            place = lambda index: along.place(self.arms[index].settings[along.name])  # noqa: E731
+            lines.append((said(others), sorted(indices, key=place)))
+        return lines
+
+    def _differs(self, axis: Axis) -> bool:
+        """Whether not all arms have one setting of it."""
+        return len(axis.values) > 1 or any(axis.name not in arm.settings for arm in self.arms)
+
+    def _name(self, group: str, others: str) -> str:
+        """What a line is called."""
+        shown = [group] if len(self.groups) > 1 or not others else []
+        return ": ".join([*shown, others] if others else shown)
+
+    def curves(self, along: str | None = None) -> list[Curve]:
+        """Every metric along an axis (`along` by default): a line for each group and each setting of the
+        other axes that occurs.
+
+        Raises:
+            UserError: there is no such axis.
+        """
+        axis = self.along if along is None else self.axis(along)
+        lines = self._lines(axis)
+        made = []
+        for each in self.measured:
+            for others, indices in lines:
+                values = [self.arms[index].settings[axis.name] for index in indices]
+                whole = len(indices) == len(self.arms) and len(each.near_best) == len(self.arms)
+                made.append(
+                    Curve(
+                        group=self._name(each.group, others),
+                        metric=each.metric,
+                        scales=tuple(axis.place(value) for value in values),
+                        estimates=tuple(each.estimates[index] for index in indices),
+                        references=each.references,
+                        near_best=tuple(each.near_best[index] for index in indices) if whole else (),
+                        words=() if axis.numeric else tuple(words(value) for value in values),
+                    )
+                )
+        return made
+
+    def curve(self, line: str, metric: str, along: str | None = None) -> Curve:
+        """The curve of a line of `lines`.
+
+        Raises:
+            KeyError: that was not measured.
+        """
+        for curve in self.curves(along):
+            if (curve.group, curve.metric.name) == (line, metric):
+                return curve
+        raise KeyError(f"no curve of {metric!r} for {line!r}")
+
+    def of(self, group: str, metric: str) -> Measured:
+        """A metric of a prompt group in every arm.
+
+        Raises:
+            KeyError: that was not measured.
+        """
+        for each in self.measured:
+            if (each.group, each.metric.name) == (group, metric):
+                return each
+        raise KeyError(f"{metric!r} was not measured of {group!r}")
+
+    def by_metric(self, part_of: str | None = None, along: str | None = None) -> dict[str, list[Curve]]:
+        """The curves of each metric along an axis, in the order measured: of all, or of the details of one,
+        "" being the metrics that are no detail.
         """
         table: dict[str, list[Curve]] = {}
-        for curve in self.curves:
+        for curve in self.curves(along):
             if part_of in (None, curve.metric.part_of):
                 table.setdefault(curve.metric.name, []).append(curve)
         return table
@@ -166,7 +300,7 @@ class AblationResult:
     @property
     def detailed(self) -> list[str]:
         """The metrics that have details, in the order measured."""
-        parents = {curve.metric.part_of for curve in self.curves}
+        parents = {each.metric.part_of for each in self.measured}
         return [name for name in self.by_metric() if name in parents]
 
     @property
@@ -185,113 +319,35 @@ class AblationResult:
         )
 
 
-def without_nan(document: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN: an absent number is null."""
-    return json.loads(json.dumps(document, default=dict), parse_constant=lambda name: None)
-
-
-def cell(value: float) -> str:
-    """A number in a CSV file; empty for NaN."""
-    return "" if math.isnan(value) else f"{value:.6g}"
-
-
-def table_csv(result: AblationResult) -> str:
-    """One row a group and scale; three columns a metric: the estimate and both ends of its band."""
-    names = list(result.by_metric())
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    header = [column for name in names for column in (name, f"{name}_low", f"{name}_high")]
-    writer.writerow(["group", "guidance_scale", "images", "prompts", *header])
-    for group in result.groups:
-        mine = {c.metric.name: c for c in result.curves if c.group == group.name}
-        for index, scale in enumerate(result.scales):
-            cells: list[str] = []
-            for name in names:
-                estimate = mine[name].estimates[index] if name in mine else None
-                cells += (
-                    [cell(v) for v in (estimate.value, estimate.low, estimate.high)] if estimate else [""] * 3
-                )
-            writer.writerow([group.name, f"{scale:g}", group.count, len(group.prompts), *cells])
-    return out.getvalue()
-
-
-def records_csv(result: AblationResult) -> str:
-    """One row an image; an empty cell where the judge was not asked."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(result.records)
-    columns = [
-        map(cell, column.tolist()) if np.issubdtype(column.dtype, np.floating) else column
-        for column in result.records.values()
-    ]
-    writer.writerows(zip(*columns, strict=True))
-    return out.getvalue()
-
-
-def results_json(result: AblationResult) -> str:
-    """Everything but the raw records and the images, with the definition of each metric."""
-    best = {
-        curve.group: {
-            "guidance_scale": curve.scales[curve.best],
-            **dataclasses.asdict(curve.estimates[curve.best]),
-        }
-        for curve in result.by_metric()[result.primary]
-        if curve.best is not None
-    }
-    described = {curve.metric.name: dataclasses.asdict(curve.metric) for curve in result.curves}
-    curves = [
-        {
-            "group": curve.group,
-            "metric": curve.metric.name,
-            "references": dict(curve.references),
-            "near_best": list(curve.near_best),
-            "estimates": [
-                {"guidance_scale": scale, **dataclasses.asdict(estimate)}
-                for scale, estimate in zip(curve.scales, curve.estimates, strict=True)
-            ],
-        }
-        for curve in result.curves
-    ]
-    document = {
-        "format": FORMAT,
-        "provenance": dataclasses.asdict(result.provenance),
-        "method": dict(result.method),
-        "guidance_scales": list(result.scales),
-        "seeds": list(result.seeds),
-        "groups": [dataclasses.asdict(group) for group in result.groups],
-        "aspects": dict(result.aspects),
-        "best_by": result.primary,
-        "best": best,
-        "metrics": described,
-        "curves": curves,
-    }
-    if result.likelihood is not None:
-        document["likelihood"] = dataclasses.asdict(result.likelihood)
-    return json.dumps(without_nan(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def write_tables(result: AblationResult, directory: str | os.PathLike[str]) -> None:
-    """Writes ``table.csv``, ``records.csv`` and ``results.json`` into ``directory``."""
-    directory = epath.Path(directory)
-    makers = {"table.csv": table_csv, "records.csv": records_csv, "results.json": results_json}
-    for name, make in makers.items():
-        with atomic_write(directory / name, "w") as file:
-            file.write(make(result))
-
-
 def describe_scale(scale: float) -> str:
     """What a special scale means: 0 is no text, 1 is no guidance; else ""."""
     return {0.0: "no text", 1.0: "guidance off"}.get(scale, "")
 
 
-def in_words(curve: Curve) -> str:
-    """A curve in one line of text, and its best scale in a second one."""
-    rows = [f"{scale:g}: {e.value:.3f}" for scale, e in zip(curve.scales, curve.estimates, strict=True)]
+def in_words(curve: Curve, along: str = "guidance scale") -> str:
+    """A curve in one line of text, and its best place in a second one.
+
+    Args:
+        along: what it runs along, in words.
+    """
+    rows = [f"{tick}: {e.value:.3f}" for tick, e in zip(curve.ticks, curve.estimates, strict=True)]
     label = curve.metric.label[0].lower() + curve.metric.label[1:]
-    text = f"{label} by guidance scale {', '.join(rows)}"
+    text = f"{label} by {along} {', '.join(rows)}"
     if curve.best is None:
         return text
-    return f"{text}\n  best {curve.estimates[curve.best].value:.3f} at {curve.scales[curve.best]:g}"
+    return f"{text}\n  best {curve.estimates[curve.best].value:.3f} at {curve.ticks[curve.best]}"
+
+
+def arms_in_words(result: AblationResult, measured: Measured) -> str:
+    """How far a metric goes over all arms, and its best arm, in a line of text each."""
+    values = np.array([estimate.value for estimate in measured.estimates])
+    label = measured.metric.label[0].lower() + measured.metric.label[1:]
+    text = f"{label} of {len(result.arms)} arms: {np.nanmin(values):.3f} to {np.nanmax(values):.3f}"
+    if measured.best is None:
+        return text
+    others = sum(measured.near_best) - 1
+    near = f" ({others} others as good within noise)" if others > 0 else ""
+    return f"{text}\n  best {values[measured.best]:.3f} at {result.arms[measured.best].label}{near}"
 
 
 def command_line() -> str:

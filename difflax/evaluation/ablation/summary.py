@@ -1,14 +1,15 @@
 """From readings to curves: the estimate and band of each metric, and the lines it is compared with."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from difflax.evaluation import metrics as m
 from difflax.evaluation import statistics as st
-from difflax.evaluation.ablation.results import AblationResult, Curve, GroupInfo, Provenance, best_index
+from difflax.evaluation.ablation.arms import Arm, axes_of
+from difflax.evaluation.ablation.results import AblationResult, GroupInfo, Measured, Provenance, best_index
 from difflax.evaluation.measurement import Design, Instruments, Measurement, compare
 
 BUILT_IN = (
@@ -26,17 +27,22 @@ CHANCE, REAL, TRUTH = "chance", "real images", "truth"
 
 def summarize(
     design: Design,
-    scales: tuple[float, ...],
+    arms: Sequence[Arm],
     measured: Sequence[Measurement],
     real: Sequence[Measurement | None],
     *,
     instruments: Instruments,
     provenance: Provenance,
+    labels: Mapping[str, str] | None = None,
 ) -> AblationResult:
-    """The result of the readings of every scale (``measured``) and of each group's real images (``real``)."""
+    """The result of the readings of every arm (``measured``) and of each group's real images (``real``).
+
+    Args:
+        labels: of the axes in words, by name.
+    """
     judge = instruments.judge
-    compared = [] if judge is None else [compare(scale, design, judge) for scale in measured]
-    curves: list[Curve] = []
+    compared = [] if judge is None else [compare(arm, design, judge) for arm in measured]
+    found: list[Measured] = []
     for metric in [*(() if judge is None else judge.metrics), *BUILT_IN]:
         for index, group in enumerate(design.groups):
             rows = design.group == index
@@ -49,25 +55,26 @@ def summarize(
                 references[REAL] = level
             if metric.truth is not None:
                 references[TRUTH] = metric.truth
-            curves.append(
-                Curve(
+            found.append(
+                Measured(
                     group=group.name,
                     metric=metric,
-                    scales=scales,
                     estimates=tuple(estimates),
                     references=references,
                     near_best=tuple(near),
                 )
             )
     return AblationResult(
-        scales=scales,
+        arms=tuple(arms),
+        axes=axes_of(arms, labels),
         seeds=design.seeds,
         groups=_group_infos(design, real),
-        curves=tuple(curves),
-        records=_records(design, scales, measured),
+        measured=tuple(found),
+        records=_records(design, arms, measured),
         samples=_samples(design, measured),
         provenance=provenance,
         method=_method(design, real, instruments),
+        by_prompt=_by_prompt(design, measured, compared, {each.metric.name for each in found}),
         aspects={} if judge is None else dict(judge.aspects),
     )
 
@@ -80,17 +87,17 @@ def _estimates(
     compared: Sequence[dict[str, Float[np.ndarray, " p"]]],
     real: Measurement | None,
 ) -> tuple[list[st.Estimate], list[bool]]:
-    """The estimates of one group at every scale, and which scales are as good as the best."""
+    """The estimates of one group in every arm, and which arms are as good as the best."""
     rows = design.group == index
     prompts = design.prompt[rows]
     if metric.name in measured[0].columns:
-        values = np.stack([scale.columns[metric.name][rows] for scale in measured])
+        values = np.stack([arm.columns[metric.name][rows] for arm in measured])
         judged = metric not in BUILT_IN and st.is_proportion(values)
         return _paired(metric, values, prompts, shares=judged)
-    if any(metric.name in scale for scale in compared):
+    if any(metric.name in arm for arm in compared):
         members = np.unique(prompts)
         missing = np.full(len(design.prompts), np.nan)
-        values = np.stack([scale.get(metric.name, missing)[members] for scale in compared])
+        values = np.stack([arm.get(metric.name, missing)[members] for arm in compared])
         return _paired(metric, values, members, shares=False)
     return _per_set(metric, design, index, measured, real), []
 
@@ -98,8 +105,8 @@ def _estimates(
 def _paired(
     metric: m.Metric, values: Float[np.ndarray, "s n"], prompts: Int[np.ndarray, " n"], *, shares: bool
 ) -> tuple[list[st.Estimate], list[bool]]:
-    """Estimates of a metric with one value an image, or a prompt, at each scale, NaN where it has none; and
-    which scales are as good as the best. Empty where nothing was measured.
+    """Estimates of a metric with one value an image, or a prompt, in each arm, NaN where it has none; and
+    which arms are as good as the best. Empty where nothing was measured.
     """
     asked: Bool[np.ndarray, "s n"] = ~np.isnan(values)
     if not asked.any():
@@ -137,14 +144,14 @@ def _per_set(
     has_features = measured[0].features.shape[1] > 0
     if metric == m.PIXEL_DIVERSITY and several:
         members = np.unique(prompts)
-        return [st.mean(scale.pixel_diversity[members], members) for scale in measured]
+        return [st.mean(arm.pixel_diversity[members], members) for arm in measured]
     if metric == m.FEATURE_DIVERSITY and several and has_features:
         members = np.unique(prompts)
-        return [st.mean(m.feature_diversity(scale.features[rows], prompts), members) for scale in measured]
+        return [st.mean(m.feature_diversity(arm.features[rows], prompts), members) for arm in measured]
     enough = len(prompts) > 1 and real is not None and len(real.features) > 1
     if metric == m.FRECHET_DISTANCE and has_features and real is not None and enough:
         target = m.fit_gaussian(m.normalize(real.features))
-        return [_frechet(m.normalize(scale.features[rows]), prompts, target) for scale in measured]
+        return [_frechet(m.normalize(arm.features[rows]), prompts, target) for arm in measured]
     return []
 
 
@@ -194,21 +201,41 @@ def _group_infos(design: Design, real: Sequence[Measurement | None]) -> tuple[Gr
     )
 
 
-def _records(
-    design: Design, scales: Sequence[float], measured: Sequence[Measurement]
-) -> dict[str, np.ndarray]:
-    repeat = len(scales)
+def _records(design: Design, arms: Sequence[Arm], measured: Sequence[Measurement]) -> dict[str, np.ndarray]:
+    repeat = len(arms)
     return {
-        "guidance_scale": np.repeat(np.array(scales, np.float64), len(design.captions)),
+        "arm": np.repeat(np.array([arm.key for arm in arms]), len(design.captions)),
         "group": np.tile(np.array([design.groups[g].name for g in design.group]), repeat),
         "prompt": np.tile(np.array(design.captions), repeat),
         "seed": np.tile(design.seed, repeat),
-        **{name: np.concatenate([scale.columns[name] for scale in measured]) for name in measured[0].columns},
+        **{name: np.concatenate([arm.columns[name] for arm in measured]) for name in measured[0].columns},
     }
 
 
+def _by_prompt(
+    design: Design,
+    measured: Sequence[Measurement],
+    compared: Sequence[dict[str, Float[np.ndarray, " p"]]],
+    names: Set[str],
+) -> dict[str, Float[np.ndarray, "a p"]]:
+    """The metrics that have one value a prompt, of those that were measured."""
+    missing = np.full(len(design.prompts), np.nan)
+    found = {
+        name: np.stack([arm.get(name, missing) for arm in compared])
+        for name in dict.fromkeys(name for arm in compared for name in arm)
+        if name in names
+    }
+    if m.PIXEL_DIVERSITY.name in names:
+        found[m.PIXEL_DIVERSITY.name] = np.stack([arm.pixel_diversity for arm in measured])
+    if m.FEATURE_DIVERSITY.name in names:
+        found[m.FEATURE_DIVERSITY.name] = np.stack(
+            [m.feature_diversity(arm.features, design.prompt) for arm in measured]
+        )
+    return found
+
+
 def _samples(design: Design, measured: Sequence[Measurement]) -> dict[str, np.ndarray]:
-    images = np.stack([scale.samples for scale in measured])
+    images = np.stack([arm.samples for arm in measured])
     ends = np.cumsum(design.shown_by_group())
     parts = np.split(images, ends[:-1], axis=1)
     return {group.name: part for group, part in zip(design.groups, parts, strict=True)}
@@ -216,7 +243,7 @@ def _samples(design: Design, measured: Sequence[Measurement]) -> dict[str, np.nd
 
 def _method(design: Design, real: Sequence[Measurement | None], instruments: Instruments) -> dict[str, str]:
     subsets = "; ".join(
-        f"{group.name}: {group.count} images a scale, "
+        f"{group.name}: {group.count} images an arm, "
         f"{len(group.prompts)} prompts × {len(design.seeds)} seeds, "
         + (f"{group.real} real images" if group.real else "no real images")
         for group in _group_infos(design, real)
@@ -227,8 +254,8 @@ def _method(design: Design, real: Sequence[Measurement | None], instruments: Ins
         "images": "float32 in [0, 1] as generated; no resize and no rounding before the metrics",
         "features": "none" if space is None else f"{space.name}; input: {space.preprocessing}",
         "pairing": (
-            "every scale draws the same prompts with the same noise and is compared image by image; of one"
-            " scale no two images share their noise"
+            "every arm draws the same prompts with the same noise and is compared image by image; of one"
+            " arm no two images share their noise"
         ),
         "bands": (
             f"{st.CONFIDENCE:.0%}; shares: Wilson interval on the effective sample size of images clustered "
@@ -236,7 +263,7 @@ def _method(design: Design, real: Sequence[Measurement | None], instruments: Ins
             f"Fréchet distance: jackknife over up to {JACKKNIFE_GROUPS} groups of prompts"
         ),
         "as good as the best": (
-            f"the {st.CONFIDENCE:.0%} band of the paired difference to the best scale reaches zero; the "
-            "best scale is chosen on the same images, which flatters it a little"
+            f"the {st.CONFIDENCE:.0%} band of the paired difference to the best arm reaches zero; the "
+            "best arm is chosen on the same images, which flatters it a little"
         ),
     }

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jaxtyping import PyTree
+from jaxtyping import Float, PyTree
 
 from difflax.core.events import announce
 from difflax.core.types import UserError
@@ -88,6 +88,23 @@ class Snapshots:
             UserError: no such length or snapshot, a damaged one, or the snapshots are too few or their
                 lengths too far away for this one.
         """
+        used, weights = self.plan(length, step)
+        lengths = self._ema.profiles
+        total = None
+        for each, shares in zip(used, weights, strict=True):
+            averages = self._stored.restore_part("profiles", (abstract,) * len(lengths), each)
+            part = _weighted(averages, jnp.asarray(shares, jnp.float32))
+            total = part if total is None else jax.tree.map(jnp.add, total, part)
+        return total, used[-1]
+
+    def plan(
+        self, length: float, step: int | None = None
+    ) -> tuple[list[int], Float[np.ndarray, "snapshots profiles"]]:
+        """The steps of the snapshots that an average is summed from, and the weight of each profile in them.
+
+        Raises:
+            UserError: see `rebuild`.
+        """
         EMA_LENGTHS.check(length, "ema_length")
         there = self.steps
         if not there or not self._ema.profiles:
@@ -111,12 +128,7 @@ class Snapshots:
                 f" {error:.0%}: choose a length nearer to config.ema.profiles = {lengths}, or take snapshots"
                 f" more often than at {used}"
             )
-        total = None
-        for each, shares in zip(used, weights.reshape(len(used), len(lengths)), strict=True):
-            averages = self._stored.restore_part("profiles", (abstract,) * len(lengths), each)
-            part = _weighted(averages, jnp.asarray(shares, jnp.float32))
-            total = part if total is None else jax.tree.map(jnp.add, total, part)
-        return total, step
+        return used, weights.reshape(len(used), len(lengths))
 
 
 @jax.jit

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 CLEAN = r"""
 import sys
 from difflax.evaluation import measurement, metrics, statistics
-from difflax.evaluation.ablation import plots, report, results, summary, sweep
+from difflax.evaluation.ablation import plots, report, results, summary, sweep, tables
 from difflax.figures import grids, html, png, style, trajectory
 heavy = {"matplotlib", "scipy", "torch", "tensorflow", "pandas"} & set(sys.modules)
 assert not heavy, heavy
@@ -76,7 +76,7 @@ def test_a_metric_plot_holds_its_curves_and_rings_the_best(result):
 def test_a_group_keeps_its_colour_where_another_is_missing(result):
     """ "corners" is measured for the first group only, so compare a sweep's second group alone."""
     whole = plots.metric_figure(result, "accuracy").axes[0]
-    unseen = [curve for curve in result.curves if curve.group != "seen" and curve.metric.name == "accuracy"]
+    unseen = [curve for curve in result.curves() if curve.group != "seen" and curve.metric.name == "accuracy"]
     from matplotlib.figure import Figure
 
     alone = Figure().subplots()

@@ -7,13 +7,8 @@ import json
 import difflax
 import numpy as np
 import pytest
-from difflax.evaluation.ablation.results import (
-    best_index,
-    records_csv,
-    results_json,
-    table_csv,
-    write_tables,
-)
+from difflax.evaluation.ablation.results import best_index
+from difflax.evaluation.ablation.tables import records_csv, results_json, table_csv, write_tables
 from difflax.evaluation.metrics import CLIP_SCORE, FRECHET_DISTANCE, HSV_SATURATION
 
 from tests.evaluation.known_sweep import DRAWN, SCALES, SEEDS, SEEN
@@ -68,10 +63,11 @@ def test_the_best_is_in_the_metrics_own_direction():
     assert best_index(CLIP_SCORE, np.full(2, np.nan)) is None
 
 
-def test_three_files_are_written(result, tmp_path):
+def test_four_files_are_written(result, tmp_path):
     write_tables(result, tmp_path / "new")
     assert {path.name for path in (tmp_path / "new").iterdir()} == {
         "table.csv",
+        "prompts.csv",
         "records.csv",
         "results.json",
     }

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from difflax.core.types import UserError
 from difflax.evaluation import metrics as m
+from difflax.evaluation.ablation.arms import arms_of_scales
 from difflax.evaluation.measurement import Instruments, PromptGroup
 
 from tests.evaluation.known_sweep import (
@@ -95,7 +96,7 @@ def test_every_scale_draws_the_same_prompts_and_seeds_in_batches_of_one_size(tmp
 
 def test_the_batch_size_changes_nothing(tmp_path, result):
     other = sweep(tmp_path, batch_size=64)
-    for ours, theirs in zip(result.curves, other.curves, strict=True):
+    for ours, theirs in zip(result.measured, other.measured, strict=True):
         np.testing.assert_allclose(
             [[e.value, e.low, e.high] for e in ours.estimates],
             [[e.value, e.low, e.high] for e in theirs.estimates],
@@ -137,7 +138,7 @@ def test_a_stopped_sweep_goes_on(tmp_path, result):
 
     resumed = sweep(tmp_path, generate)
     assert drawn == {2.0, 4.0}
-    for ours, theirs in zip(result.curves, resumed.curves, strict=True):
+    for ours, theirs in zip(result.measured, resumed.measured, strict=True):
         assert ours.estimates == theirs.estimates
     for name, column in result.records.items():
         np.testing.assert_array_equal(column, resumed.records[name])
@@ -152,7 +153,7 @@ def test_more_scales_can_be_added_later(tmp_path):
 @pytest.mark.parametrize("damage", [b"", b"PK\x03\x04 cut short"])
 def test_a_damaged_scale_is_measured_again(tmp_path, result, damage):
     sweep(tmp_path)
-    (tmp_path / "scales" / "scale_1.0.npz").write_bytes(damage)
+    (tmp_path / "cells" / f"{arms_of_scales([1])[0].key}.npz").write_bytes(damage)
     again = sweep(tmp_path)
     assert again.curve("seen", "accuracy").estimates == result.curve("seen", "accuracy").estimates
 
@@ -214,4 +215,4 @@ def test_one_grey_image_a_scale_is_enough(tmp_path):
     lonely = PromptGroup(name="one", prompts=("a red ball",))
     bare = sweep(tmp_path, grey, groups=[lonely], seeds=[0], instruments=Instruments())
     assert list(bare.by_metric()) == ["clipped_fraction"]
-    assert np.isnan(bare.curves[0].estimates[0].low)
+    assert np.isnan(bare.measured[0].estimates[0].low)

@@ -15,7 +15,7 @@ from difflax.data.shapes.render import render
 from difflax.data.shapes.splits import COMBINATIONS
 from difflax.data.sources import Shapes
 from difflax.evaluation.ablation.report import write_ablation
-from difflax.evaluation.ablation.results import records_csv
+from difflax.evaluation.ablation.tables import records_csv
 from difflax.evaluation.judges.shapes.reading import Reading, judge
 from difflax.evaluation.measurement import Instruments, PromptGroup
 from difflax.evaluation.protocols import ShapesProtocol
@@ -85,7 +85,7 @@ def test_alignment_sees_neither_collapse_nor_noise(known):
         assert all(e.value > 0.95 for e in found.values()), name
         assert found[1].low < 1
     assert known[0].curve("one object", "accuracy").references["real images"] > 0.9
-    assert {c.metric.name for c in known[0].curves} & {"accuracy_1_named", "accuracy_2_named"}
+    assert {c.metric.name for c in known[0].measured} & {"accuracy_1_named", "accuracy_2_named"}
     with pytest.raises(KeyError):
         known[0].curve("one object", "relation")  # no prompt names one
 
@@ -130,12 +130,12 @@ DRAWN = ("accuracy", "coverage_kept", "colour_kept", "colour_excess", "coverage_
 def test_everything_is_written(known, tmp_path):
     """Of a few metrics, since a plot takes its time."""
     result, folder = known[0], tmp_path
-    few = [curve for curve in result.curves if curve.metric.name in DRAWN]
-    write_ablation(dataclasses.replace(result, curves=tuple(few)), folder)
+    few = [curve for curve in result.measured if curve.metric.name in DRAWN]
+    write_ablation(dataclasses.replace(result, measured=tuple(few)), folder)
     rows = list(csv.DictReader(io.StringIO(records_csv(result))))
     collapsed = [row for row in rows if row["guidance_scale"] == "4"]
     assert {row["read_colour_1"] for row in collapsed} == {str(ORANGE)}
-    assert not [curve for curve in result.curves if curve.metric.name.startswith("read_")]
+    assert not [curve for curve in result.measured if curve.metric.name.startswith("read_")]
     for name in ("triangle.png", "triangle_dark.png", "triangle.svg", "coverage_kept_parts.svg"):
         assert (folder / "plots" / name).stat().st_size > 0
     assert (folder / "plots" / "accuracy_against_coverage_kept.svg").exists()
@@ -157,7 +157,7 @@ def test_a_resumed_sweep_needs_no_pictures(known):
         raise AssertionError("a picture was asked for")
 
     again = run(known[1], none)
-    for ours, theirs in zip(known[0].curves, again.curves, strict=True):
+    for ours, theirs in zip(known[0].measured, again.measured, strict=True):
         assert ours == theirs
 
 
