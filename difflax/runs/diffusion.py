@@ -18,7 +18,7 @@ from difflax.core.types import Conditioning, Params, UserError
 from difflax.data.caches import embeddings_of
 from difflax.data.fingerprints import arrays_fingerprint
 from difflax.data.latents import cache_latents
-from difflax.data.records import first_captions
+from difflax.data.records import every_caption, first_captions
 from difflax.generation.conditions import named
 from difflax.generation.devices import Devices
 from difflax.generation.model import Model, WeakModel
@@ -70,7 +70,7 @@ def prepare_diffusion(experiment: DiffusionExperiment, workdir: epath.Path) -> T
         )
         latents, records = cached.latents, cached.records(records)
     loader = make_loader(experiment, records)
-    cache = embeddings_of(loader.captions, lambda captions: model.reading(encoder.encode(captions)))
+    cache = embeddings_of(every_caption(records), lambda captions: model.reading(encoder.encode(captions)))
     prompts = experiment.training.sample_prompts or first_captions(loader.captions, 8)
     # One for the whole run: its program is compiled once.
     pipeline = make_pipeline(experiment, {}, encoder, null, workdir)
