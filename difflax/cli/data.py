@@ -21,7 +21,10 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     action = "what is done, usually given as the word after data; must be given"
     flags.DEFINE_enum("action", None, ACTIONS, action, flag_values=values)
     define_config(values, argv)
-    path = "data without a config: a folder of pictures, tar shards or Parquet files, or a pattern of them"
+    path = (
+        "data without a config: a folder of pictures, tar shards or Parquet files, or a pattern of them;"
+        " without it: the data of --config"
+    )
     flags.DEFINE_string("path", None, path, flag_values=values)
     caption = "of --path, the column or template of the captions; without it: what its layout has"
     flags.DEFINE_string("caption", None, caption, flag_values=values)
