@@ -18,6 +18,7 @@ from unittest import mock
 
 import pytest
 from difflax.cli import main
+from difflax.data.sources import SOURCES as DATA_SOURCES
 from difflax.diffusion.guidance import GUIDANCES
 from difflax.diffusion.samplers import SAMPLERS
 from difflax.diffusion.time_grids import TIME_GRIDS
@@ -396,6 +397,7 @@ def test_the_glossary_is_short_and_names_each_thing_once():
         ("samplers", "| name | what |", TIME_GRIDS),
         ("guidance", "| name | formula |", GUIDANCES),
         ("finetuning", "| `config.tune.name` |", TUNINGS),
+        ("data", "| `config.data.name` |", set(DATA_SOURCES) - {"folder", "first_shapes"}),
     ],
 )
 def test_a_table_has_all_that_can_be_named(page, header, registry):

@@ -20,8 +20,6 @@ from difflax.cli.fields import define_fields, read_fields
 from difflax.core.files import atomic_write, writable_file
 from difflax.core.types import REQUEUE, Interrupted, UserError
 
-POSITIONAL = "scheduler"
-
 
 def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Adds the flags of this command; those of the job are named as its fields."""

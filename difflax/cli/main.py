@@ -30,12 +30,16 @@ COMMANDS = {
     "samplers": "measure every sampler's order of convergence against exact solutions",
     "plan": "compile a train step for a machine that need not be there: memory, FLOPs, time",
     "launch": "a job script for SLURM, Kubernetes, a TPU pod or several processes here",
+    "data": "what training would see of data: sizes, captions, copies, what cannot be used",
     "benchmark": "time the UNet, beside PyTorch where it is installed",
 }
 
 
 BARE = {"report": "folders", "explain": "folders", "view": "folder"}
 """Commands that take words without the name of a flag, and the flag that they are values of."""
+
+POSITIONAL = {"launch": "scheduler", "data": "action"}
+"""The flag that the word after a command stands for; such a command is also given what follows ``--``."""
 
 
 def _full_help(text: str, values: flags.FlagValues) -> str:
@@ -76,11 +80,11 @@ def execute(name: str, argv: Sequence[str]) -> None:
     """
     command = module_of(name)
     argv, rest = list(argv), []
-    if hasattr(command, "POSITIONAL"):
+    if name in POSITIONAL:
         split = argv.index("--") if "--" in argv else len(argv)
         argv, rest = argv[:split], [argv[split + 1 :]]
         if argv and not argv[0].startswith("-"):
-            argv[0] = f"--{command.POSITIONAL}={argv[0]}"
+            argv[0] = f"--{POSITIONAL[name]}={argv[0]}"
     values = parse(command, name, argv)
     if values is not None:
         set_up()

@@ -83,6 +83,15 @@ def _check_finetuning(experiment: FineTuningExperiment) -> None:
         raise UserError("config.guidance.weak: a pretrained model has no worse one; take another guidance")
     if cache.text and experiment.tune.trains_text:
         raise UserError("config.cache.text: the text encoder is trained, its states change; set it to False")
+    if cache.text and any(getattr(one, "shuffle_tags", False) for one in _sources_of(source)):
+        raise UserError(
+            "config.cache.text: captions with shuffled tags (config.data.shuffle_tags) are too many to be"
+            " computed once: set it to False"
+        )
+    if cache.latents and _cuts_at_random(source):
+        raise UserError(
+            "config.cache.latents: cached images are not cut anew; set config.data.crop = 'center'"
+        )
     if cache.latents and getattr(source, "flip", 0):
         raise UserError("config.cache.latents: cached images are not mirrored; set config.data.flip = 0")
     if cache.latents and getattr(source, "buckets", ()):
@@ -137,10 +146,23 @@ def _check_encoded_once(experiment: DiffusionExperiment) -> None:
         raise UserError(
             "config.data.flip: images for a trained autoencoder are encoded once and not mirrored; set 0"
         )
+    if _cuts_at_random(source):
+        raise UserError(
+            "config.data.crop = 'random': images for a trained autoencoder are encoded once; set 'center'"
+        )
     if experiment.loss.masked:
         raise UserError("config.loss.masked does not go with a trained autoencoder")
     if getattr(source, "buckets", ()):
         raise UserError("config.data.buckets do not go with a trained autoencoder")
+
+
+def _cuts_at_random(source: Any) -> bool:
+    return any(getattr(one, "crop", None) == "random" for one in _sources_of(source))
+
+
+def _sources_of(source: Any) -> tuple[Any, ...]:
+    """Those of a mixture, or the one."""
+    return getattr(source, "sources", (source,))
 
 
 CHECKS: Mapping[type[Experiment], Callable[[Any], None]] = {

@@ -38,7 +38,7 @@ from difflax.config.sections import (
 from difflax.config.values import to_json, values_of
 from difflax.core.spelling import nearest
 from difflax.core.types import Conditioning, UserError
-from difflax.data.sources import SOURCES, Source
+from difflax.data.sources import MIXABLE, SOURCES, Source
 from difflax.diffusion.denoisers import NetworkInput
 from difflax.diffusion.predictions import PREDICTIONS, PredictionType
 from difflax.diffusion.schedules import SCHEDULES, NoiseSchedule
@@ -75,7 +75,7 @@ class Experiment:
     """What its workdir holds, where that makes no images."""
 
     seed: int = 0
-    data: Source = part(SOURCES)
+    data: Source = held(Section(of=SOURCES, below={"sources": Section(of=MIXABLE, many=True)}))
     optimizer: Optimizer = part(OPTIMIZERS, "adamw")
     ema: EMA = part(EMA)
     mesh: MeshShape = part(MeshShape)

@@ -162,17 +162,28 @@ def stored_values(workdir: epath.PathLike) -> dict[str, Any]:
 def _of_today(stored: Mapping[str, Any]) -> dict[str, Any]:
     """A config that an earlier version wrote, with the names of this one.
 
-    The world of "shapes" is another one since its captions are long or short.
+    The world of "shapes" is another one since its captions are long or short, and what captions are made of
+    is said in one field.
     """
     data = stored.get("data")
     try:
-        if data["name"] != "shapes" or "long_captions" in data:
+        name = data["name"]
+        if "caption_key" in data:
+            return {**stored, "data": _with_caption(data)}
+        if name != "shapes" or "long_captions" in data:
             return dict(stored)
-    except (KeyError, TypeError):  # what it is instead, `resolve` says
+    except (KeyError, TypeError, AttributeError):  # what it is instead, `resolve` says
         return dict(stored)
     # How it was measured may have had other fields.
     measured = {"evaluation": {"name": "shapes"}} if stored.get("evaluation") else {}
     return {**stored, "data": {"name": "first_shapes"}, **measured}
+
+
+def _with_caption(data: Mapping[str, Any]) -> dict[str, Any]:
+    """``config.data`` with ``caption`` in the place of ``caption_key`` and ``caption_template``."""
+    fields = dict(data)
+    key, template = fields.pop("caption_key"), fields.pop("caption_template", "{}")
+    return {**fields, "caption": key if template == "{}" else template.replace("{}", f"{{{key}}}")}
 
 
 def claim_workdir(workdir: epath.PathLike, experiment: Experiment) -> None:

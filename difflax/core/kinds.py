@@ -156,6 +156,29 @@ class Several(ValueKind):
 
 
 @dataclasses.dataclass(frozen=True)
+class Pairs(ValueKind):
+    """Mappings, which become tuples of pairs: a config's own names hold no points, and these are any texts.
+
+    Attributes:
+        of: what the names and the values take.
+    """
+
+    of: tuple["Takes", "Takes"]
+
+    @property
+    def words(self) -> str:
+        return f"a mapping of {self.of[0].words} to {self.of[1].words}"
+
+    def takes(self, value: Any) -> bool:
+        return isinstance(value, Mapping) and bool(value)
+
+    def read(self, value: Any, where: str) -> tuple[tuple[Any, Any], ...]:
+        names, items = self.of
+        read = ((names.read(name, where), item) for name, item in value.items())
+        return tuple((name, items.read(item, f"{where}[{name!r}]")) for name, item in read)
+
+
+@dataclasses.dataclass(frozen=True)
 class Anything(ValueKind):
     """Every value: the annotation (a protocol, ``Any``) says nothing about those of a config."""
 
@@ -232,6 +255,8 @@ def _kind(option: Any, endless: bool) -> ValueKind:
     if origin in (tuple, collections.abc.Sequence):
         each = tuple(takes_of(part, endless=endless) for part in parts if part is not ...)
         return Several(each, any_number=origin is not tuple or parts[-1] is ...)
+    if origin is collections.abc.Mapping:
+        return Pairs((takes_of(parts[0]), takes_of(parts[1], endless=endless)))
     return _OF_TYPES.get(option, Anything(getattr(option, "__name__", str(option))))
 
 

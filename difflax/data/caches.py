@@ -96,11 +96,13 @@ class EmbeddingCache:
 
 
 def embeddings_of(
-    captions: Sequence[str], encode: Callable[[list[str]], Conditioning]
+    captions: Sequence[str] | None, encode: Callable[[list[str]], Conditioning]
 ) -> EmbeddingCache | EncodedEachTime:
     """What gives the conditioning of a data set's captions by ``lookup``: computed once, or batch by batch
-    where all of them would take more than `MAX_CACHED_BYTES`.
+    where all of them would take more than `MAX_CACHED_BYTES` or cannot be listed (``None``).
     """
+    if captions is None:
+        return EncodedEachTime(encode)
     one = encode([captions[0]] * BATCH_SIZE)
     size = sum(array.nbytes for array in jax.tree.leaves(one)) // BATCH_SIZE
     if len(captions) * size > MAX_CACHED_BYTES:

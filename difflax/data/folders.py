@@ -1,140 +1,59 @@
-"""Your own images in a folder with subfolders, and their captions."""
+"""Image files in folders and their subfolders: which of them count, and what is read of them."""
 
-import dataclasses
-import operator
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
+import numpy as np
 from etils import epath
+from jaxtyping import Int
 
-from difflax.core.documents import entry, json_object
 from difflax.core.events import announce
-from difflax.core.types import UserError
-from difflax.data.pictures import OTHER_SUFFIXES, SUFFIXES
-from difflax.data.records import FolderRecords
-from difflax.data.texts import MAX_CAPTION, lines_of, read_text, whole_text
-from difflax.data.transforms import check_images
-
-OTHER_SPLITS = ("test", "validation", "valid", "val", "held_out")
-"""Subfolders that are no part of "train" where that is the folder itself."""
-
-BYTES_A_CHARACTER = 4  # at most, in UTF-8 and UTF-16
+from difflax.core.types import BadExample, UserError
+from difflax.data.captions import Fields
+from difflax.data.pictures import OTHER_SUFFIXES, SUFFIXES, read_bytes
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Folder:
-    """Your own images in a folder, with captions in one of two layouts.
+class FileEntries:
+    """`Entries` of which each picture is a file, read when it is asked for.
 
-    - ``metadata.jsonl``: one line an image, ``{"file_name": "a.png", "text": "a red circle"}`` (the Hub's
-      "imagefolder" layout); rows are in the order of the lines.
-    - otherwise beside every image (``a.png``) a text file with its caption (``a.txt``); rows are in the order
-      of the paths, subfolders included.
-
-    A split is a subfolder of that name; a folder without a subfolder "train" is itself the split "train", but
-    for the subfolders of other splits (`OTHER_SPLITS`). Files may be of any format in `pictures.FORMATS`;
-    text is in UTF-8, UTF-16 with its mark, or Windows-1252.
-
-    Attributes:
-        path: the folder.
-        height, width: of every image, in pixels; the middle of others is cut out and resized.
-        buckets: more shapes (height, width); each image gets the one nearest to its own aspect ratio, and a
-            batch holds images of one shape.
-        caption_key: the key of the caption in ``metadata.jsonl``.
-        flip: see `Records`.
-        alpha_mask: an image's opacity is its mask, for a loss of a part of each image.
-        score_key: the key of the number in ``metadata.jsonl`` that says how well an image looks; empty: none.
+    Args:
+        fields: what stands beside each picture.
+        faults: what is wrong with rows that cannot be used.
+        epoch: see `Entries`.
     """
 
-    path: str
-    height: int
-    width: int
-    caption_key: str = "text"
-    flip: float = 0.0
-    alpha_mask: bool = False
-    buckets: tuple[tuple[int, int], ...] = ()
-    score_key: str = ""
+    def __init__(
+        self,
+        paths: Sequence[epath.Path],
+        fields: Sequence[Fields],
+        faults: Mapping[int, str] | None = None,
+        epoch: Int[np.ndarray, " n"] | None = None,
+    ):
+        self._paths, self._fields, self._faults, self.epoch = paths, fields, faults or {}, epoch
 
-    def __post_init__(self):
-        for bucket in self.buckets:
-            try:
-                _, _ = map(operator.index, bucket)
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"buckets must be pairs (height, width), got {bucket!r}") from error
-        for shape in self.image_shapes:
-            check_images(shape, self.flip)
+    def __len__(self) -> int:
+        return len(self._paths)
 
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return self.height, self.width, 3
+    def where(self, row: int) -> str:
+        """See `Entries`."""
+        return str(self._paths[row])
 
-    @property
-    def image_shapes(self) -> tuple[tuple[int, int, int], ...]:
-        """Of the images, `image_shape` and those of the buckets."""
-        return tuple(dict.fromkeys([self.image_shape, *((*bucket, 3) for bucket in self.buckets)]))
+    def examples(self, rows: Sequence[int]) -> list[tuple[bytes, Fields]]:
+        """See `Entries`."""
+        beside = self.fields(rows)
+        return [(read_bytes(self._paths[row]), fields) for row, fields in zip(rows, beside, strict=True)]
 
-    def split(self, name: str) -> FolderRecords:
-        """See `Source`."""
-        root = epath.Path(self.path).expanduser()
-        where = f"config.data.path = {self.path!r}"
-        if not root.is_dir():
-            raise UserError(f"{where}: no such folder")
-        if (root / name).is_dir():
-            folder, others = root / name, ()
-        elif name == "train":
-            folder, others = root, [root / split for split in OTHER_SPLITS]
-        else:
-            raise UserError(f"{where} has no split {name!r}; make the folder {root / name}")
-        listing = folder / "metadata.jsonl"
-        if self.score_key and not listing.exists():
-            raise UserError(f"config.data.score_key = {self.score_key!r}: {listing} is needed for scores")
-        scores: list[float] = []
-        faults: dict[int, str] = {}
-        if listing.exists():
-            rows = self._listed(listing, scores)
-            if not rows:
-                raise UserError(f"{where}: no image is named in {listing}")
-        else:
-            rows = self._paired(find_images(folder, where, without=others), where, faults)
-        return FolderRecords(rows, self.image_shapes, self.flip, self.alpha_mask, scores or None, faults)
+    def fields(self, rows: Sequence[int]) -> list[Fields]:
+        """See `Entries`."""
+        for row in rows:
+            if row in self._faults:
+                raise BadExample(self._faults[row])
+        return [self._fields[row] for row in rows]
 
-    def _listed(self, listing: epath.Path, scores: list[float]) -> list[tuple[epath.Path, str]]:
-        rows = []
-        for number, line in enumerate(lines_of(read_text(listing)), 1):
-            where = f"{listing} line {number}"
-            if not line.strip():
-                continue
-            try:
-                fields = json_object(line)
-                name, caption = entry(fields, "file_name", str), entry(fields, self.caption_key, str)
-                if self.score_key:
-                    scores.append(entry(fields, self.score_key, float))
-            except ValueError as error:
-                raise UserError(f"{where} {error}") from error
-            image = listing.parent / name
-            if not image.exists():
-                raise UserError(f"{where} names {name[:200]!r}, which is not there")
-            rows.append((image, whole_text(caption).strip()))
-        return rows
-
-    def _paired(
-        self, images: list[epath.Path], where: str, faults: dict[int, str]
-    ) -> list[tuple[epath.Path, str]]:
-        bare = [path for path in images if not path.with_suffix(".txt").exists()]
-        if bare:
-            raise UserError(
-                f"{where}: {len(bare)} of {len(images)} images have no caption; "
-                f"write the one of {bare[0].name} into {bare[0].with_suffix('.txt')}"
-            )
-        rows = []
-        for row, path in enumerate(images):
-            try:
-                text = read_text(path.with_suffix(".txt"), limit=MAX_CAPTION * BYTES_A_CHARACTER)
-            except UserError as error:
-                # A row like any other that cannot be used: it counts against `max_bad_examples`.
-                text, faults[row] = "", str(error)
-            rows.append((path, text.strip()))
-        return rows
+    def files(self) -> Sequence[epath.Path]:
+        """See `Entries`."""
+        return self._paths
 
 
 def find_images(folder: epath.Path, where: str, *, without: Collection[epath.Path] = ()) -> list[epath.Path]:

@@ -13,10 +13,11 @@ from difflax.core.documents import entry, json_object
 from difflax.core.events import announce
 from difflax.core.files import atomic_write, remove_unfinished
 from difflax.core.types import BadExample
+from difflax.data.captions import Captions
 from difflax.data.faults import Faults
 from difflax.data.fingerprints import contents_fingerprint, note_files
 from difflax.data.pictures import VERSION
-from difflax.data.records import Record, Records, StoredRecords, captioned, read_each
+from difflax.data.records import Record, Records, StoredRecords, captioned, one_each, read_each
 from difflax.data.transforms import Frame
 
 
@@ -34,8 +35,7 @@ class CachedLatents:
 
     def records(self, records: Records) -> "WithoutImages":
         """The rows for a loader, which reads no images any more and passes over the unusable ones."""
-        scores = getattr(records, "scores", None)
-        return WithoutImages(records.captions, self.frames, self.bad, scores)
+        return WithoutImages(records.captions, self.frames, self.bad, like=records)
 
 
 def cache_latents(
@@ -88,7 +88,7 @@ class WithoutImages:
 
     Args:
         frames, bad: of the images, see `CachedLatents`.
-        scores: of the rows, for `Record`.
+        like: the records with the images, for all that a loader draws or that stands beside them.
     """
 
     flip = 0.0
@@ -98,9 +98,14 @@ class WithoutImages:
         captions: Sequence[str],
         frames: Int32[np.ndarray, "rows 4"] | None = None,
         bad: Mapping[int, str] | None = None,
-        scores: Sequence[float] | None = None,
+        like: Records | None = None,
     ):
-        self.captions, self.scores = captions, scores
+        self.captions, self.scores = captions, getattr(like, "scores", None)
+        self.epoch, self.endless_captions = (
+            getattr(like, "epoch", None),
+            getattr(like, "endless_captions", False),
+        )
+        self._said = None if getattr(like, "said", None) is None else list(like.said())
         self._frames, self._bad = frames, bad or {}
 
     def __len__(self) -> int:
@@ -114,10 +119,21 @@ class WithoutImages:
             height, width, top, left = map(int, self._frames[row])
             frame = Frame((height, width), (top, left))
         score = None if self.scores is None else self.scores[row]
-        return Record(np.zeros((0, 0, 3), np.uint8), self.captions[row], frame=frame, score=score)
+        said = None if self._said is None else self._said[row]
+        return Record(
+            np.zeros((0, 0, 3), np.uint8),
+            self.captions[row],
+            frame=frame,
+            score=score,
+            captions=said if said is not None and said.varies else None,
+        )
 
     def __getitems__(self, rows: Sequence[int]) -> list[Record]:
         return [self[row] for row in rows]
+
+    def said(self) -> Iterator[Captions | None]:
+        """The captions of every row; ``None`` where it has none."""
+        return iter(one_each(self.captions) if self._said is None else self._said)
 
 
 def _says_something(caption: str) -> bool:

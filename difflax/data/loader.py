@@ -1,24 +1,28 @@
 """Batches through Grain, in an order that is a function of the seed alone.
 
-shuffle → repeat → mirror → share among processes → batch. Every epoch is shuffled anew. Each process reads
-its own places of every global batch and no others, so batch ``k`` of all processes together is the same, row
-by row, however many there are. The state is the number of the next batch: the same on every process, and
-valid for another number of them.
+shuffle → repeat → mirror → share among processes → batch → cut, draw a caption. Every epoch is shuffled anew.
+Each process reads its own places of every global batch and no others, so batch ``k`` of all processes
+together is the same, row by row, however many there are. What is drawn of a picture depends on its place in
+the order. The state is the number of the next batch: the same on every process, and valid for another number
+of them.
 
 A row that cannot be used (`BadExample`) is noted, and the next one that can stands in for it: what a batch
 holds depends on the data and the seed alone.
 """
 
 import dataclasses
+import zlib
 from collections.abc import Iterator, Sequence
 
 import grain
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from difflax.core.types import BadExample, Batch, UserError
 from difflax.data.buckets import OneShapeABatch
 from difflax.data.faults import Faults
+from difflax.data.images import cut_at_random
 from difflax.data.records import Record, Records, read_each
 from difflax.data.transforms import Frame
 
@@ -44,7 +48,9 @@ class Loader:
             batch may be short, so that each row comes once.
         buckets: of each row, where images have several shapes: a batch holds those of one bucket, see
             `OneShapeABatch`; ``num_epochs`` must then be ``None``.
-        in_memory: decode everything at once and keep it; ``None`` does so up to `IN_MEMORY_BYTES`.
+        epoch: the rows of an epoch, of which some may come several times; ``None``: each comes once.
+        in_memory: decode everything at once and keep it; ``None`` does so up to `IN_MEMORY_BYTES`. What is
+            cut at random is read each time.
         local_rows: which rows of every global batch are this process's, increasing; ``None``: the
             ``process_index``-th of ``process_count`` equal blocks.
         process_index, process_count: default to JAX's.
@@ -63,6 +69,7 @@ class Loader:
         shuffle: bool = True,
         num_epochs: int | None = None,
         buckets: Sequence[int] | None = None,
+        epoch: Int[np.ndarray, " n"] | None = None,
         in_memory: bool | None = None,
         local_rows: Sequence[int] | None = None,
         process_index: int | None = None,
@@ -79,6 +86,9 @@ class Loader:
             raise UserError("the data has 0 examples: add some")
         if local_rows is None:
             local_rows = range(index * batch_size // count, (index + 1) * batch_size // count)
+        uncut = getattr(records, "uncut", None)
+        if uncut is not None:
+            records, in_memory = uncut, False
         if in_memory is None:
             sound = _Sound(records, Faults(len(records), max_bad_examples), buckets)
             ((_, first),) = sound.read([0])
@@ -88,19 +98,21 @@ class Loader:
         self._sound = _Sound(self._records, self._faults, buckets)
 
         # Of rows' numbers: a batch is read as a whole, which some records do faster than row by row.
-        rows = grain.MapDataset.range(len(records))
+        rows = grain.MapDataset.range(len(records)) if epoch is None else grain.MapDataset.source(epoch)
         if buckets is not None:
             if num_epochs is not None:
                 raise ValueError("buckets go on without end: num_epochs must be None")
-            rows = OneShapeABatch(rows, buckets, batch_size=batch_size, seed=seed, shuffle=shuffle)
+            bucket_of = buckets if epoch is None else np.asarray(buckets)[epoch]
+            rows = OneShapeABatch(rows, bucket_of, batch_size=batch_size, seed=seed, shuffle=shuffle)
         else:
             rows = (rows.shuffle(seed=seed) if shuffle else rows).repeat(num_epochs)
         if records.flip:
             rows = rows.random_map(_Mirrored(records.flip), seed=seed)
-        batches = _Batches(rows, self._sound, batch_size, tuple(local_rows))
+        self._order = {"batch_size": batch_size, "seed": seed, "shuffle": shuffle}
+        self._order["rows"] = len(records) if epoch is None else len(epoch)
+        batches = _Batches(rows, self._sound, batch_size, tuple(local_rows), seed)
         threads, ahead = (0, 0) if in_memory else (READ_THREADS, BATCHES_AHEAD)
         self._batches = iter(batches.to_iter_dataset(grain.ReadOptions(threads, ahead)))
-        self._order = {"batch_size": batch_size, "seed": seed, "shuffle": shuffle, "rows": len(records)}
         if buckets is not None:
             self._order["buckets"] = len(set(buckets))
 
@@ -204,23 +216,44 @@ class _Batches(grain.MapDataset):
         parent: numbers of rows, inverted (``~row``) where they are mirrored.
     """
 
-    def __init__(self, parent: grain.MapDataset, sound: _Sound, batch_size: int, local_rows: tuple[int, ...]):
+    def __init__(
+        self,
+        parent: grain.MapDataset,
+        sound: _Sound,
+        batch_size: int,
+        local_rows: tuple[int, ...],
+        seed: int,
+    ):
         super().__init__(parent)
         self._sound, self._batch_size, self._places = sound, batch_size, local_rows
+        self._seed = seed
 
     def __len__(self) -> int:
         return -(-len(self._parent) // self._batch_size)
 
     def __getitem__(self, index: int) -> Batch:
         start, end = index * self._batch_size, len(self._parent)
-        wanted = [int(self._parent[start + place]) for place in self._places if start + place < end]
+        places = [start + place for place in self._places if start + place < end]
+        wanted = [int(self._parent[place]) for place in places]
         read = self._sound.read([max(row, ~row) for row in wanted])
         return _collate(
             [
-                (row, _mirror(record) if asked < 0 else record)
-                for asked, (row, record) in zip(wanted, read, strict=True)
+                (row, self._seen(_mirror(record) if asked < 0 else record, place))
+                for place, asked, (row, record) in zip(places, wanted, read, strict=True)
             ]
         )
+
+    def _seen(self, record: Record, place: int) -> Record:
+        """The record as it is seen at a place of the order: what is drawn depends on nothing else."""
+        if record.uncut is not None:
+            record = cut_at_random(record, self._stream("crop", place))
+        if record.captions is not None:
+            caption = record.captions.draw(self._stream("caption", place))
+            record = dataclasses.replace(record, caption=caption)
+        return record
+
+    def _stream(self, name: str, place: int) -> np.random.Generator:
+        return np.random.default_rng((self._seed, zlib.crc32(name.encode()), place))
 
 
 class _Mirrored(grain.transforms.RandomMap):
@@ -229,13 +262,13 @@ class _Mirrored(grain.transforms.RandomMap):
     def __init__(self, probability: float):
         self._probability = probability
 
-    def random_map(self, element: int, rng: np.random.Generator) -> int:
+    def random_map(self, element: int | np.integer, rng: np.random.Generator) -> int:
         return ~int(element) if rng.random() < self._probability else int(element)
 
 
 def _mirror(record: Record) -> Record:
     mask = None if record.mask is None else record.mask[:, ::-1]
-    # What was cut off is as much on either side, so that the frame stays.
+    # Before a cut at random; of any other as much was cut off on either side, so that the frame stays.
     return dataclasses.replace(record, image=record.image[:, ::-1], mask=mask)
 
 

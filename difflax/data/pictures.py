@@ -63,7 +63,12 @@ OTHER_SUFFIXES = (
 MAX_PIXELS = 89_478_485  # of one picture: where Pillow begins to warn, 358 MB while it is decoded
 MAX_PICTURE_BYTES = 2**29  # of one file
 
-WHITE, BLACK = 255, 0
+BLACK = 0
+
+Colour = tuple[int, int, int]
+"""Red, green and blue of sRGB, 0 to 255."""
+
+WHITE: Colour = (255, 255, 255)
 
 VERSION = 2
 """Of what `decode` and `fit` make of a file: raise it when that changes, and what is cached is made anew."""
@@ -76,18 +81,19 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 Pixels = UInt8[np.ndarray, "h w c"]
 
 
-def decode(data: bytes, where: str) -> Pixels:
-    """An encoded picture as one grey channel or RGB in sRGB; transparency is laid over white.
+def decode(data: bytes, where: str, background: Colour = WHITE) -> Pixels:
+    """An encoded picture as one grey channel or RGB in sRGB.
 
     Args:
         data: in one of `FORMATS`.
         where: the file or record, for the error.
+        background: what transparency is laid over; a grey picture over a grey one stays grey.
 
     Raises:
         BadExample: the bytes are no such picture, are cut short, or would be too large.
     """
     with _named(where):
-        return _pixels(_open(data))
+        return _pixels(_open(data), background)
 
 
 def decode_plain(data: bytes, where: str) -> UInt8[np.ndarray, "h w 3"]:
@@ -121,7 +127,7 @@ def size_of(data: bytes, where: str) -> tuple[int, int]:
 def picture_pixels(picture: Image.Image, where: str) -> Pixels:
     """As `decode`, of a picture that Pillow has opened."""
     with _named(where):
-        return _pixels(picture)
+        return _pixels(picture, WHITE)
 
 
 def mask_pixels(picture: Image.Image, where: str) -> UInt8[np.ndarray, "h w"]:
@@ -198,18 +204,21 @@ def check_pixels(height: int, width: int) -> None:
         )
 
 
-def _pixels(picture: Image.Image) -> Pixels:
+def _pixels(picture: Image.Image, background: Colour) -> Pixels:
     picture = _upright(picture)
     colours, alpha = _in_srgb(picture), _opacity(picture)
     if picture.has_transparency_data:
-        colours = Image.composite(colours, _plain(colours, WHITE), alpha)
+        behind = Image.new("RGB", picture.size, background)
+        if len(set(background)) > 1:
+            colours = colours.convert("RGB")
+        colours = Image.composite(colours, behind.convert(colours.mode), alpha)
     return np.array(colours).reshape(colours.height, colours.width, -1)
 
 
 def _mask_pixels(picture: Image.Image) -> UInt8[np.ndarray, "h w"]:
     picture = _upright(picture)
     grey, alpha = _colours(picture).convert("L"), _opacity(picture)
-    return np.array(Image.composite(grey, _plain(grey, BLACK), alpha))
+    return np.array(Image.composite(grey, Image.new("L", grey.size, BLACK), alpha))
 
 
 def _upright(picture: Image.Image) -> Image.Image:
@@ -329,7 +338,3 @@ def _from_lab() -> ImageCms.ImageCmsTransform:
     return ImageCms.buildTransform(
         ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), "LAB", "RGB"
     )
-
-
-def _plain(picture: Image.Image, level: int) -> Image.Image:
-    return Image.new(picture.mode, picture.size, (level,) * len(picture.getbands()))

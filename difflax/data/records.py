@@ -1,9 +1,7 @@
 """The rows of a data split: random access to decoded images of one shape with their captions."""
 
-import collections
 import dataclasses
-import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -11,12 +9,9 @@ from etils import epath
 from jaxtyping import UInt8
 
 from difflax.core.types import BadExample, UserError
-from difflax.data import pictures, transforms
-from difflax.data.buckets import nearest_bucket
-from difflax.data.texts import MAX_CAPTION, decode_text
-
-UNREADABLE = (ValueError, IndexError, OSError, RuntimeError)
-"""What readers raise at a file that is cut short or broken."""
+from difflax.data import transforms
+from difflax.data.captions import Captions
+from difflax.data.texts import MAX_CAPTION
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +21,10 @@ class Record:
     Attributes:
         frame: what of its original it shows; ``None``: all of it, at its own size.
         score: how well it looks, about 1 to 10, where the data says so.
+        captions: those that a loader draws from in place of ``caption``, which is the usual one; ``None``:
+            there is no other.
+        uncut: the height, width and channels that a loader cuts it to, at a place that it draws; ``None``: it
+            has its shape.
     """
 
     image: UInt8[np.ndarray, "h w c"]
@@ -33,6 +32,8 @@ class Record:
     mask: UInt8[np.ndarray, "h w 1"] | None = None
     frame: transforms.Frame | None = None
     score: float | None = None
+    captions: Captions | None = None
+    uncut: tuple[int, int, int] | None = None
 
 
 @runtime_checkable
@@ -43,6 +44,9 @@ class Records(Protocol):
     Attributes:
         captions: of all rows, read without their images.
         flip: the probability that a loader mirrors an image left to right.
+
+    Records may also have ``epoch``, the rows of an epoch where some come several times; ``buckets``, the
+    place of each row's shape; and ``uncut``, the same rows for a loader that cuts pictures where it draws.
     """
 
     captions: Sequence[str]
@@ -121,6 +125,27 @@ def first_captions(captions: Iterable[str], count: int) -> tuple[str, ...]:
     return tuple(found)
 
 
+def said_of(records: Records) -> Iterator[Captions | None]:
+    """The captions of every row; ``None`` where it has none."""
+    said = getattr(records, "said", None)
+    return one_each(records.captions) if said is None else said()
+
+
+def one_each(captions: Iterable[str]) -> Iterator[Captions | None]:
+    """Those of rows that have one caption each."""
+    return (Captions(options=((caption, 1.0),)) if caption else None for caption in captions)
+
+
+def every_caption(records: Records) -> Sequence[str] | None:
+    """All that a loader may give, each perhaps several times; ``None``: they cannot be listed."""
+    if getattr(records, "endless_captions", False):
+        return None
+    if getattr(records, "said", None) is None:
+        return records.captions
+    captions = [text for said in records.said() if said is not None for text, _ in said.options]
+    return captions or records.captions
+
+
 def check_split(data: str, name: str, splits: Sequence[str]) -> None:
     """Refuses a split that a source does not have.
 
@@ -147,166 +172,3 @@ def captioned(caption: str, where: str) -> str:
             f"{where} has a caption of {len(caption):,} characters: {MAX_CAPTION:,} are the most"
         )
     return caption
-
-
-class TfdsRecords:
-    """The rows of a split of a prepared TFDS data set, in file order; see `Tfds` for the arguments."""
-
-    def __init__(
-        self,
-        builder,
-        split: str,
-        image_shape: tuple[int, int, int],
-        *,
-        image_key: str = "image",
-        caption_key: str = "caption",
-        caption_template: str = "{}",
-        flip: float = 0.0,
-    ):
-        import tensorflow_datasets as tfds  # slow to import
-
-        # Its own decoder would warn that OpenCV is missing.
-        self._rows = builder.as_data_source(split, decoders={image_key: tfds.decode.SkipDecoding()})
-        self._where = f"{builder.info.full_name} {split}"
-        self._image_shape, self._image_key, self._caption_key = image_shape, image_key, caption_key
-        feature = builder.info.features[caption_key]
-        self._names = feature.int2str if isinstance(feature, tfds.features.ClassLabel) else self._text
-        self._caption_template = caption_template
-        self.flip = flip
-        self._files = list(builder.info.splits[split].filepaths)
-        self.transform = f"{image_key} to {image_shape}"
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, row: int) -> Record:
-        return self.__getitems__([row])[0]
-
-    def __getitems__(self, rows: Sequence[int]) -> list[Record]:
-        try:
-            read = self._rows.__getitems__(rows)
-        except UNREADABLE as error:
-            where = f"{self._where} row {rows[0]}" + (f" to {rows[-1]}" if len(rows) > 1 else "")
-            raise BadExample(
-                f"{where} cannot be read, as its file is cut short or broken: {error}"
-            ) from error
-        return [self._record(*item) for item in zip(rows, read, strict=True)]
-
-    def files(self) -> list[epath.Path]:
-        """See `StoredRecords`."""
-        return self._files
-
-    @functools.cached_property
-    def captions(self) -> list[str]:
-        try:
-            rows = self._rows.__getitems__(range(len(self)))
-        except UNREADABLE:
-            return [self._caption_or_nothing(row) for row in range(len(self))]
-        return [self._caption_or_nothing(row, fields) for row, fields in enumerate(rows)]
-
-    def _caption_of(self, fields: Mapping) -> str:
-        value = fields[self._caption_key]
-        # A reader gives nothing for what stood behind the end of a file that was cut short.
-        return "" if value is None else self._caption_template.format(self._names(value))
-
-    def _caption_or_nothing(self, row: int, fields: Mapping | None = None) -> str:
-        try:
-            return self._caption_of(self._rows[row] if fields is None else fields)
-        except (*UNREADABLE, UserError):
-            return ""
-
-    def _text(self, value: bytes) -> str:
-        return decode_text(value, "the caption").strip()
-
-    def _record(self, row: int, fields: Mapping) -> Record:
-        where = f"{self._where} row {row}"
-        if fields[self._image_key] is None:
-            raise BadExample(f"{where} is empty: its file is cut short or broken")
-        image = pictures.decode(fields[self._image_key], where)
-        frame = transforms.frame(image.shape[:2], *self._image_shape[:2])
-        try:
-            caption = captioned(self._caption_of(fields), where)
-        except UserError as error:
-            raise BadExample(f"{where}: {error}") from error
-        return Record(transforms.fit(image, *self._image_shape), caption, frame=frame)
-
-
-class FolderRecords:
-    """Image files with their captions; a file is read when it is asked for.
-
-    Args:
-        shapes: that an image may have; each gets the one nearest to its own aspect ratio, whose place is in
-            ``buckets``.
-        masks: of their opacity.
-        scores: of the rows, for `Record`.
-        faults: what is wrong with the captions of rows that cannot be used.
-    """
-
-    def __init__(
-        self,
-        rows: Sequence[tuple[epath.Path, str]],
-        shapes: Sequence[tuple[int, int, int]],
-        flip: float = 0.0,
-        masks: bool = False,
-        scores: Sequence[float] | None = None,
-        faults: Mapping[int, str] | None = None,
-    ):
-        self._paths = [path for path, _ in rows]
-        self.captions = [caption for _, caption in rows]
-        self._shapes = shapes
-        self._masks = masks
-        self.scores = scores
-        self._faults = faults or {}
-        self.flip = flip
-        self.transform = f"to {list(shapes)}"
-
-    @functools.cached_property
-    def buckets(self) -> list[int] | None:
-        """The place of each row's shape; ``None`` where there is one. The first use reads every file.
-
-        A row that cannot be used is in the largest bucket, where there are others to stand in for it.
-        """
-        if len(self._shapes) == 1:
-            return None
-        found = [self._bucket_of(row) for row in range(len(self))]
-        counts = collections.Counter(bucket for bucket in found if bucket is not None)
-        largest = counts.most_common(1)[0][0] if counts else 0
-        return [largest if bucket is None else bucket for bucket in found]
-
-    def _bucket_of(self, row: int) -> int | None:
-        path = self._paths[row]
-        try:
-            self._caption_of(row)
-            size = pictures.size_of(pictures.read_bytes(path), str(path))
-        except BadExample:
-            return None
-        return nearest_bucket(*size, [shape[:2] for shape in self._shapes])
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def files(self) -> list[epath.Path]:
-        """See `StoredRecords`."""
-        return self._paths
-
-    def __getitem__(self, row: int) -> Record:
-        path = self._paths[row]
-        where = str(path)
-        caption = self._caption_of(row)
-        data = pictures.read_bytes(path)
-        shape = self._shapes[0 if self.buckets is None else self.buckets[row]]
-        whole = pictures.decode(data, where)
-        mask = None
-        if self._masks:
-            mask = transforms.fit(pictures.decode_alpha(data, where), *shape[:2], 1)
-        frame = transforms.frame(whole.shape[:2], *shape[:2])
-        score = None if self.scores is None else self.scores[row]
-        return Record(transforms.fit(whole, *shape), caption, mask, frame, score)
-
-    def __getitems__(self, rows: Sequence[int]) -> list[Record]:
-        return [self[row] for row in rows]
-
-    def _caption_of(self, row: int) -> str:
-        if row in self._faults:
-            raise BadExample(self._faults[row])
-        return captioned(self.captions[row], str(self._paths[row]))

@@ -10,10 +10,13 @@ from jaxtyping import Float
 from difflax.core.bounds import Edge, Examples
 from difflax.core.several import several
 from difflax.core.types import UserError
-from difflax.data.folders import find_images, images_of
-from difflax.data.records import FolderRecords, check_split
+from difflax.data.captions import caption_form
+from difflax.data.folders import FileEntries, find_images, images_of
+from difflax.data.images import ImageForm, ImageRecords
+from difflax.data.records import check_split
 from difflax.data.transforms import check_images
 
+PROMPT = "prompt"  # the column of the captions
 MAX_CLASS_IMAGES = 100_000  # each of which the model may have to make
 
 
@@ -92,7 +95,7 @@ class Subject:
         return [(picture, self.class_prompt) for picture in pictures]
 
 
-class SubjectRecords(FolderRecords):
+class SubjectRecords(ImageRecords):
     """The subject's rows and the class's in turns, the fewer of them repeated."""
 
     def __init__(
@@ -104,4 +107,6 @@ class SubjectRecords(FolderRecords):
             count = max(len(own), len(others))
             rows = [row for i in range(count) for row in (own[i % len(own)], others[i % len(others)])]
             self.weights = np.tile(np.array([1.0, source.prior_weight], np.float32), count)
-        super().__init__(rows, (source.image_shape,), source.flip)
+        entries = FileEntries([path for path, _ in rows], [{PROMPT: prompt} for _, prompt in rows])
+        form = ImageForm(shapes=(source.image_shape,), caption=caption_form(PROMPT), flip=source.flip)
+        super().__init__(entries, form)

@@ -29,6 +29,7 @@ def make_loader(experiment: Experiment, records: Records | None = None) -> Loade
         batch_size=size,
         seed=experiment.seed,
         buckets=getattr(records, "buckets", None),
+        epoch=getattr(records, "epoch", None),
         local_rows=local_rows(experiment.mesh.make(), size),
         max_bad_examples=experiment.training.max_bad_examples,
     )

@@ -19,7 +19,7 @@ from difflax.core.types import Batch, Conditioning, Params, UserError
 from difflax.data.caches import EmbeddingCache, EncodedEachTime, embeddings_of
 from difflax.data.fingerprints import arrays_fingerprint
 from difflax.data.latents import cache_latents
-from difflax.data.records import Records, first_captions
+from difflax.data.records import Records, every_caption, first_captions
 from difflax.generation.conditions import Condition, named
 from difflax.generation.devices import Devices
 from difflax.generation.model import Model, WeakModel
@@ -86,7 +86,7 @@ def prepare_diffusion(experiment: DiffusionExperiment, workdir: epath.Path) -> T
         return _preparing(experiment, pipeline.model.conditions, texts, latents_of)
 
     def prepare_test(records: Records) -> Prepare:
-        return prepare_of(records.captions, encode and (lambda batch: encode(batch["image"])))
+        return prepare_of(every_caption(records), encode and (lambda batch: encode(batch["image"])))
 
     def drawing(step: int, state: TrainState) -> Pipeline:
         model = dataclasses.replace(pipeline.model, params=network_params(state.ema_params), step=step)
@@ -96,7 +96,7 @@ def prepare_diffusion(experiment: DiffusionExperiment, workdir: epath.Path) -> T
     return Task(
         objective=objective,
         loader=loader,
-        prepare=prepare_of(loader.captions, encode and (lambda batch: latents[batch["index"]])),
+        prepare=prepare_of(every_caption(records), encode and (lambda batch: latents[batch["index"]])),
         constants={"context": null.context} | ({} if null.pooled is None else {"pooled": null.pooled}),
         periodic=(picture_task(experiment.training.sample_every, drawing, prompts, workdir),),
         measured=measuring_task(experiment, drawing),

@@ -20,7 +20,7 @@ from difflax.data.caches import EmbeddingCache
 from difflax.data.fingerprints import arrays_fingerprint
 from difflax.data.latents import cache_latents
 from difflax.data.loader import Loader
-from difflax.data.records import Records, first_captions
+from difflax.data.records import Records, every_caption, first_captions
 from difflax.data.subjects import Subject
 from difflax.diffusion.loss.losses import check_weight
 from difflax.diffusion.loss.time_samplers import Shifted
@@ -238,7 +238,7 @@ def _preparing(
     weights, texts = getattr(records, "weights", None), None
     if experiment.cache.text:
         texts = EmbeddingCache(
-            records.captions,
+            every_caption(records),
             lambda captions: checkpoint.told(encoder.encode(captions)),
             batch_size=encoder.batch_size,
         )

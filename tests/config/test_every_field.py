@@ -3,6 +3,7 @@
 The fields are those of the schema, so a new one fails here until it has its line in `CASES`.
 """
 
+import collections
 import dataclasses
 import json
 import re
@@ -20,6 +21,7 @@ from PIL import Image
 
 from tests.config import outcomes
 from tests.config.fields import every_field
+from tests.data import stores
 from tests.fixtures import make_stable_diffusion, make_stable_diffusion_3
 from tests.runs import random_clip
 
@@ -133,7 +135,26 @@ ADDED = (
 )
 POOLED = ("model.class_embed_type=projection", "model.projection_class_embeddings_input_dim=6")
 PICTURES = ("data.path={pictures}", "data.height=8", "data.width=8")
-TFDS = ("data.builder={tfds}", "data.height=8", "data.width=8", "data.channels=1")
+SIZE = ("data.height=8", "data.width=8")
+TFDS = ("data.builder={tfds}", "data.caption=text", *SIZE)
+TARS, FILES = ("data.path={tars}", *SIZE), ("data.path={parquets}", *SIZE)
+HUB = (*FILES, "data.data_dir={hub}")
+IMAGES = {
+    "height": 4,
+    "width": 4,
+    "crop": "random",
+    "caption": "alt",
+    "shuffle_tags": True,
+    "keep_tags": Case("1", base=("data.shuffle_tags=True",)),
+    "flip": 1.0,
+    "background": "(9, 200, 0)",
+    "buckets": "((16, 8),)",
+    "alpha_mask": True,
+    "score_key": "looks",
+}
+FOLDER = {**IMAGES, "path": "{others}", "repeats": Case("True", base=("data.path={kohya}",))}
+ONE = "{'name': 'folder', 'path': '{pictures}', 'height': 8, 'width': 8}"
+OTHER = ONE.replace("pictures", "others")
 CLASS = ("data.class_prompt=a dog", "data.class_path={others}")
 FINE = ("model.path={sd15}", "model.variant=fp16", "model.dtype=float32")
 FINE3 = ("model.path={sd3}", "model.variant=fp16", "model.dtype=float32")
@@ -146,11 +167,19 @@ CASES = {
     **below("data.shapes", outcome=outcomes.data, train=32, test=8, held_out=8, size=64, long_captions=0.0,
             one_object=True, data_seed=1),
     **below("data.digits", data_dir=case("{empty}", outcome=outcomes.data_folder)),
-    **below("data.tfds", *TFDS, outcome=outcomes.data, builder="nowhere", height=4, width=4, channels=3,
-            image_key="picture", caption_key="image", caption_template="a drawing of {}", flip=1.0,
-            data_dir=case("{empty}", "data.builder=difflax_digits")),
-    **below("data.folder", *PICTURES, outcome=outcomes.data, path="{others}", height=4, width=4,
-            caption_key="other", flip=1.0, alpha_mask=True, buckets="((16, 8),)", score_key="looks"),
+    **below("data.tfds", *TFDS, outcome=outcomes.data, **IMAGES, builder="nowhere", channels=1,
+            image_key="picture", data_dir=case("{empty}", "data.builder=difflax_digits")),
+    **below("data.folder", *PICTURES, outcome=outcomes.data, **FOLDER),
+    **below("data.image_folder", *PICTURES, outcome=outcomes.data, **FOLDER),
+    **below("data.webdataset", *TARS, outcome=outcomes.data, **IMAGES, path="{other_tars}",
+            data_dir=case("{empty}", outcome=outcomes.data_folder)),
+    **below("data.parquet", *FILES, outcome=outcomes.data, **IMAGES, path="{other_parquets}",
+            image_key="picture", data_dir=case("{empty}", outcome=outcomes.data_folder)),
+    **below("data.huggingface", *HUB, outcome=outcomes.data, **IMAGES, path="{other_parquets}",
+            config_name="other", revision="main", image_key="picture",
+            data_dir=case("{empty}", outcome=outcomes.data_folder)),
+    **below("data.mixture", outcome=outcomes.data, sources=case(f"[{OTHER}]", f"data.sources=[{ONE}]"),
+            weights=case("(1, 3)", f"data.sources=[{ONE}, {OTHER}]")),
     **below("data.subject", *PICTURES, "data.prompts=('a photo',)", outcome=outcomes.data, path="{others}",
             prompts="('a photo', 'a picture')", height=4, width=4, flip=1.0,
             class_prompt=case("a cat", *CLASS), class_path=case("{pictures}", *CLASS),
@@ -417,11 +446,19 @@ def start(model):
     return config
 
 
+def write_kohya(place, examples):
+    """Nine pictures that come three times an epoch."""
+    (place / "3_things").mkdir()
+    return stores.write_sidecars(place / "3_things", examples)
+
+
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """What configs name in braces."""
     place = tmp_path_factory.mktemp("folders")
     rng = np.random.default_rng(0)
+
+    examples = collections.defaultdict(list)
 
     def pictures(name, count, faulty=False):
         (place / name).mkdir()
@@ -429,13 +466,18 @@ def folders(tmp_path_factory):
         for i in range(count):
             rgba = rng.integers(0, 256, (12, 8 + 8 * (i % 2), 4), np.uint8)
             Image.fromarray(rgba).save(place / name / f"{i}.png")
-            lines.append(f'{{"file_name": "{i}.png", "text": "a {i}", "other": "the {i}", "looks": {i}}}')
+            fields = {"text": f"a {i}", "alt": f"the {i}", "looks": str(i)}
+            lines.append(json.dumps({"file_name": f"{i}.png", **fields}))
+            examples[name].append(stores.Example(str(i), (place / name / f"{i}.png").read_bytes(), fields))
         (place / name / "metadata.jsonl").write_text("\n".join(lines))
         if faulty:
             (place / name / "1.png").write_bytes(b"no picture")
         return place / name
 
-    from difflax.data import builders
+    def stored(name, write, of):
+        (place / name).mkdir()
+        section = write(place / name, examples[of])
+        return section.get("builder", place / name)
 
     made = {
         "root": outcomes.pathlib.Path(__file__).parents[2],
@@ -443,7 +485,13 @@ def folders(tmp_path_factory):
         "others": pictures("others", 9),
         "faulty": pictures("faulty", 16, faulty=True),
         "captioned": pictures("captioned", 2),
-        "tfds": builders.prepare(builders.DifflaxDigits, place / "tfds").data_path,
+        "tfds": stored("tfds", stores.write_tfds, "pictures"),
+        "tars": stored("tars", stores.write_tars, "pictures"),
+        "other_tars": stored("other_tars", stores.write_tars, "others"),
+        "parquets": stored("parquets", stores.write_parquet, "pictures"),
+        "other_parquets": stored("other_parquets", stores.write_parquet, "others"),
+        "kohya": stored("kohya", write_kohya, "others"),
+        "hub": stored("hub", lambda folder, _: (folder / "mark").mkdir() or {}, "others"),
         "clip": random_clip(place / "clip"),
         "sd15": make_stable_diffusion.build("sd15", place / "sd15"),
         "sd3": make_stable_diffusion_3.build("sd3_medium", place / "sd3"),

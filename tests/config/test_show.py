@@ -1,6 +1,7 @@
 """``difflax train --show``: every field of every config of the repository, each as it is overridden."""
 
 import contextlib
+import typing
 
 import pytest
 from difflax.config.experiments import root
@@ -51,6 +52,9 @@ def another(field, value):
                 return str(choice)
     if bool in options:
         return str(not value)
+    for option in options:
+        if typing.get_origin(option) is tuple and ... not in typing.get_args(option):
+            return str((17,) * len(typing.get_args(option)))
     for kind, texts in ((float, ("17.5", "0.75")), (int, ("17", "1", "0")), (str, ("another",))):
         for text in texts if kind in options else ():
             with contextlib.suppress(UserError):

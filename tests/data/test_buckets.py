@@ -8,7 +8,7 @@ import pytest
 from difflax.core.types import UserError
 from difflax.data.buckets import nearest_bucket
 from difflax.data.loader import Loader
-from difflax.data.sources import Folder
+from difflax.data.sources import ImageFolder
 from difflax.data.transforms import fit, frame
 from PIL import Image
 
@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
 
 
 def records(folder, **fields):
-    return Folder(path=str(folder), height=16, width=16, **fields).split("train")
+    return ImageFolder(path=str(folder), height=16, width=16, **fields).split("train")
 
 
 def bucketed(folder, **settings):

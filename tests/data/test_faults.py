@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from difflax.core.types import BadExample, UserError
 from difflax.data.loader import Loader
-from difflax.data.sources import Digits, Folder
+from difflax.data.sources import Digits, ImageFolder
 from PIL import Image
 
 from tests.data.test_loader import rows_of, take
@@ -23,7 +23,7 @@ def folder(tmp_path):
 
 
 def loader(folder, *, share=0.2, **options):
-    records = Folder(path=str(folder), height=8, width=8).split("train")
+    records = ImageFolder(path=str(folder), height=8, width=8).split("train")
     return Loader(records, batch_size=4, seed=0, max_bad_examples=share, **options)
 
 

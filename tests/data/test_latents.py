@@ -9,7 +9,7 @@ from difflax.core.types import UserError
 from difflax.data.fingerprints import arrays_fingerprint
 from difflax.data.latents import cache_latents
 from difflax.data.loader import Loader
-from difflax.data.sources import Digits, Folder, Shapes
+from difflax.data.sources import Digits, ImageFolder, Shapes
 from PIL import Image
 
 from tests.data.test_loader import rows_of, take
@@ -46,7 +46,7 @@ def put(folder, name, colour, size=(8, 8)):
 
 
 def split_of(folder, **fields):
-    return Folder(path=str(folder), **{"height": 8, "width": 8} | fields).split("train")
+    return ImageFolder(path=str(folder), **{"height": 8, "width": 8} | fields).split("train")
 
 
 def cached(folder, encoder, *, share=0.0, records=None, **fields):

@@ -7,7 +7,7 @@ import pytest
 import tensorflow_datasets as tfds
 from difflax.data.builders import prepare
 from difflax.data.loader import Loader
-from difflax.data.records import TfdsRecords
+from difflax.data.sources import Tfds
 from PIL import Image
 
 from tests.data.test_loader import rows_of, take
@@ -49,7 +49,8 @@ class Foreign(tfds.core.GeneratorBasedBuilder):
 
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_what_can_be_used_is_and_the_rest_is_named(tmp_path, in_memory):
-    records = TfdsRecords(prepare(Foreign, tmp_path), "train", (2, 1, 3))
+    builder = prepare(Foreign, tmp_path)
+    records = Tfds(builder=str(builder.data_path), height=2, width=1).split("train")
     assert list(records.captions) == ["plain", "café", "", "a\u2028b", ""]
     np.testing.assert_array_equal(records[1].image[:, 0, 0], [1, 90])
     loader = Loader(records, batch_size=2, seed=0, max_bad_examples=0.7, in_memory=in_memory)
