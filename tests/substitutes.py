@@ -106,10 +106,15 @@ def make_picture(path: pathlib.Path, kind: str) -> None:
 
 
 def make_inception(path: pathlib.Path) -> None:
-    """Weights of FID's Inception, small random numbers."""
-    rng, abstract = np.random.default_rng(0), inception_network().abstract()
-    params = jax.tree.map(lambda leaf: np.abs(rng.normal(0, 0.05, leaf.shape)).astype(np.float32), abstract)
-    write_file(path, to_torch(params))
+    """Random weights of FID's Inception, of a size at which features neither vanish nor overflow."""
+    rng = np.random.default_rng(0)
+
+    def random(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        if len(leaf.shape) == 1:  # of norms, whose variances are positive
+            return rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+        return rng.normal(0, (2 / np.prod(leaf.shape[:3])) ** 0.5, leaf.shape).astype(np.float32)
+
+    write_file(path, to_torch(jax.tree.map(random, inception_network().abstract())))
 
 
 def make_dinov2(path: pathlib.Path) -> None:
@@ -147,7 +152,7 @@ SUBSTITUTES: dict[str, Callable[[pathlib.Path], object]] = {
     "cat.png": functools.partial(make_picture, kind="RGB"),
     "mask.png": functools.partial(make_picture, kind="L"),
     "prompts.txt": lambda path: path.write_text("\n".join(CAPTIONS[:2])),
-    "image_prompts.txt": lambda path: path.write_text("\n".join(CAPTIONS)),
+    "image_prompts.txt": lambda path: path.write_text("\n".join([CAPTIONS[0]] * len(CAPTIONS))),
     "real_images": make_pictures,
     "inception.safetensors": make_inception,
     "dinov2-large": make_dinov2,

@@ -28,7 +28,7 @@ FIRST_ARRAY = "arr_0"
 
 ARRAY_SUFFIXES = (".npz", ".npy")
 
-RGB = UInt8[np.ndarray, "h w 3"]
+RGBImage = UInt8[np.ndarray, "h w 3"]
 
 
 @runtime_checkable
@@ -47,7 +47,7 @@ class ImageSet(Protocol):
         """What `pixels` reads, one after the other; cheap."""
         ...
 
-    def pixels(self, item: Any) -> RGB:
+    def pixels(self, item: Any) -> RGBImage:
         """An image. Threads may call it at once."""
         ...
 
@@ -69,7 +69,7 @@ class PictureFiles:
     def __iter__(self) -> Iterator[epath.Path]:
         return iter(self.files)
 
-    def pixels(self, item: epath.Path) -> RGB:
+    def pixels(self, item: epath.Path) -> RGBImage:
         """See `ImageSet`."""
         return decode_plain(read_bytes(item), str(item))
 
@@ -88,10 +88,10 @@ class ImageArray:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __iter__(self) -> Iterator[RGB]:
+    def __iter__(self) -> Iterator[RGBImage]:
         return iter(self.images)
 
-    def pixels(self, item: RGB) -> RGB:
+    def pixels(self, item: RGBImage) -> RGBImage:
         """See `ImageSet`."""
         return item
 
@@ -115,7 +115,7 @@ class StoredArray:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __iter__(self) -> Iterator[RGB]:
+    def __iter__(self) -> Iterator[RGBImage]:
         count, *image = self.shape
         size = int(np.prod(image))
         with (
@@ -130,7 +130,7 @@ class StoredArray:
                     raise UserError(f"{self.where} ends within image {row} of {count}: fetch it again")
                 yield np.frombuffer(data, np.uint8).reshape(image)
 
-    def pixels(self, item: RGB) -> RGB:
+    def pixels(self, item: RGBImage) -> RGBImage:
         """See `ImageSet`."""
         return item
 
