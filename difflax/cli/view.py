@@ -30,7 +30,12 @@ def run(values: flags.FlagValues) -> None:
 
     [folder] = folders_given("folder", values.folder, 1, 1)
     app = make_app(read_pictures(folder), folder)
+    import logging
+
     from werkzeug.serving import make_server
+
+    # A line for each picture, with the arm in it, is no help to a blind vote.
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
 
     try:
         server = make_server("127.0.0.1", values.port, app, threaded=True)
