@@ -66,7 +66,14 @@ def define_sweep_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
         flag_values=values,
     )
     flags.DEFINE_integer("arms", None, "arms of a random design; without it: none", flag_values=values)
-    flags.DEFINE_integer("design_seed", 0, "seed of a random design", lower_bound=0, flag_values=values)
+    flags.DEFINE_integer(
+        "design_seed",
+        0,
+        "seed of a random design",
+        lower_bound=0,
+        upper_bound=2**32 - 1,
+        flag_values=values,
+    )
     flags.DEFINE_bool(
         "dry_run",
         False,

@@ -65,7 +65,7 @@ def seeds(value: Any, name: str) -> int | tuple[int, ...]:
 def numbers_finite(value: Any, name: str) -> float | tuple[float, ...]:
     """A finite number, or several."""
     # A text and a mapping are no numbers, which `finite` says; an array without axes is one.
-    one = not hasattr(value, "__len__") or hasattr(value, "encode") or hasattr(value, "keys")
+    one = not hasattr(value, "__len__") or hasattr(value, "startswith") or hasattr(value, "keys")
     if one or getattr(value, "shape", None) == ():
         return finite(value, name)
     return tuple(finite(each, name) for each in value)

@@ -22,6 +22,7 @@ from difflax.evaluation.ablation.arms import (
     Axis,
     arms_of_scales,
     check_arms,
+    check_axis,
     grid,
     random_design,
 )
@@ -52,13 +53,10 @@ def read_axes(texts: Mapping[str, Any], where: str) -> list[Axis]:
         values = read_values(given, f"{where}{name}") if hasattr(given, "encode") else given
         if not hasattr(values, "append"):
             raise UserError(f"{where}{name}={shown(given)}: give a list of values ({AXES[name].takes})")
-        axes.append(
-            Axis(
-                name=name,
-                values=tuple(AXES[name].read(plain(value), f"{where}{name}") for value in values),
-                label=AXES[name].label,
-            )
-        )
+        read = tuple(AXES[name].read(plain(value), f"{where}{name}") for value in values)
+        axis = Axis(name=name, values=read, label=AXES[name].label)
+        check_axis(axis, f"{where}{name}")
+        axes.append(axis)
     return axes
 
 
@@ -85,7 +83,7 @@ def read_arms(
     """
     axes = read_axes(texts, "--sweep.")
     if file is not None:
-        document = read_json(file, hint="give a JSON file")
+        document, file = _document(file), f"--sweep={file}"
         for key in document:
             if key not in _KEYS:
                 raise UserError(f"{file} has a key {key!r} that no sweep has{nearest(key, _KEYS)}")
@@ -101,7 +99,7 @@ def read_arms(
         if twice := {axis.name for axis in own} & {axis.name for axis in axes}:
             raise UserError(f"--sweep.{min(twice)} is in {file} too: give it once")
         axes = own + axes
-        design, number = document.get("design", design), document.get("number", number)
+        design, number = str(document.get("design", design)), document.get("number", number)
         seed = whole(document.get("seed", seed), f"{file}: seed", 0)
     choose(dict.fromkeys(DESIGNS), design, "design")
     if design == "random":
@@ -113,7 +111,16 @@ def read_arms(
     return _in_order(grid(axes))
 
 
-def _listed(given: Any, file: epath.PathLike) -> list[Arm]:
+def _document(file: epath.PathLike) -> dict[str, Any]:
+    if not epath.Path(file).is_file():
+        raise UserError(f"--sweep={file}: no such file")
+    try:
+        return read_json(file, hint="give a JSON file")
+    except UserError as error:
+        raise UserError(f"--sweep: {error}") from error
+
+
+def _listed(given: Any, file: str) -> list[Arm]:
     if not hasattr(given, "append") or not all(hasattr(settings, "items") for settings in given):
         raise UserError(f'{file}: "arms" holds no list of mappings of axes to values')
     arms = []

@@ -253,6 +253,8 @@ def test_what_cannot_be_swept_is_one_line_before_anything_is_drawn(workdir, tmp_
         ({"axes": {"sampler": 3}}, "give a list of values"),
         ({"axes": ["sampler"]}, "no mapping of names"),
         ({"axes": {"sampler": "ddim"}, "design": "gird"}, "did you mean 'grid'"),
+        ({"axes": {"null": [3]}, "design": "grid"}, "'3' is unknown"),
+        ({"axes": {"guidance.interval": [[1, 2, 3]]}}, "'3' is unknown"),
         ({"arms": []}, "no arms"),
         ({"arms": [3]}, "no list of mappings"),
         ({"arms": [{"sampler": "ddim"}, {"sampler": "ddim"}]}, "is there twice"),

@@ -140,11 +140,20 @@ def _check(axes: Sequence[Axis]) -> None:
     if not axes or len(set(names)) < len(names):
         raise UserError(f"axes {names}: give at least one, each once")
     for axis in axes:
-        if not axis.values:
-            raise UserError(f"{axis.name}: the axis is empty, give at least one value")
-        twice = _twice([canonical(value) for value in axis.values])
-        if twice is not None:
-            raise UserError(f"{axis.name}: {words(axis.values[twice])} is there twice, give each value once")
+        check_axis(axis, axis.name)
+
+
+def check_axis(axis: Axis, where: str) -> None:
+    """Refuses an axis without values, or with one twice.
+
+    Raises:
+        UserError: in one line that begins with ``where``.
+    """
+    if not axis.values:
+        raise UserError(f"{where}: the axis is empty, give at least one value")
+    twice = _twice([canonical(value) for value in axis.values])
+    if twice is not None:
+        raise UserError(f"{where}: {words(axis.values[twice])} is there twice, give each value once")
 
 
 def check_arms(arms: Sequence[Arm]) -> None:

@@ -52,7 +52,7 @@ def _interval(value: Any, where: str) -> list[Any] | None:
             f" with a unit of {', '.join(UNITS)}, or none"
         )
     low, high, *unit = given
-    [unit] = unit or ["sigma"]
+    unit = str(unit[0]) if unit else "sigma"
     choose(UNITS, unit, f"{where}: the unit")
     low, high = finite(low, f"{where}: the lower bound"), finite(high, f"{where}: the upper bound")
     if low > high:

@@ -54,8 +54,9 @@ def _negative(value: Any, where: str) -> str | None:
 
 
 def _null(value: Any, where: str) -> str:
-    choose(NULLS, "training" if value is None else value, where)
-    return "training" if value is None else value
+    name = "training" if value is None else str(value)
+    choose(NULLS, name, where)
+    return name
 
 
 def _zeros(model: Model) -> Conditioning:
