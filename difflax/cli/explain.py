@@ -24,7 +24,9 @@ SETTINGS = ("sampler", "num_steps", "negative_prompt", "guidance")
 
 def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Adds the flags of this command."""
-    flags.DEFINE_list("folders", [], "the two folders of results; may be given bare", flag_values=values)
+    flags.DEFINE_list(
+        "folders", [], "the two folders of results, must be given; bare words are such", flag_values=values
+    )
     flags.DEFINE_list(
         "arms",
         None,

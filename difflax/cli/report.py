@@ -23,7 +23,9 @@ MOST_RESULTS = 100
 
 def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Adds the flags of this command."""
-    flags.DEFINE_list("folders", [], "folders of results; may be given bare", flag_values=values)
+    flags.DEFINE_list(
+        "folders", [], "folders of results, must be given; bare words are such", flag_values=values
+    )
     flags.DEFINE_string(
         "output", None, "folder of the report; without it: that of the only result", flag_values=values
     )

@@ -17,7 +17,10 @@ from difflax.cli.folders import folders_given
 def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Adds the flags of this command."""
     flags.DEFINE_list(
-        "folder", [], "the --output of `difflax ablate --save_images`; may be given bare", flag_values=values
+        "folder",
+        [],
+        "the --output of `difflax ablate --save_images`, must be given; a bare word is it",
+        flag_values=values,
     )
     flags.DEFINE_integer("port", 8000, "port of the page; 0 takes a free one", 0, 65_535, flag_values=values)
 
@@ -30,7 +33,12 @@ def run(values: flags.FlagValues) -> None:
 
     [folder] = folders_given("folder", values.folder, 1, 1)
     app = make_app(read_pictures(folder), folder)
+    import logging
+
     from werkzeug.serving import make_server
+
+    # A line for each picture, with the arm in it, is no help to a blind vote.
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
 
     try:
         server = make_server("127.0.0.1", values.port, app, threaded=True)
