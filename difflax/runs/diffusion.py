@@ -81,7 +81,7 @@ def prepare_diffusion(experiment: DiffusionExperiment, workdir: epath.Path) -> T
         weak = weak_model(weak, workdir, devices.mesh)
         pipeline = pipeline.with_guidance(pipeline.defaults.guidance, weak)
 
-    def prepare_of(captions: Sequence[str], latents_of: Callable[[Batch], Any] | None) -> Prepare:
+    def prepare_of(captions: Sequence[str] | None, latents_of: Callable[[Batch], Any] | None) -> Prepare:
         texts = embeddings_of(captions, lambda captions: model.reading(encoder.encode(captions)))
         return _preparing(experiment, pipeline.model.conditions, texts, latents_of)
 
