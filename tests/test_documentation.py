@@ -50,7 +50,7 @@ TO_RUN = [
 ]
 LONG = re.compile(
     "finetun|dreambooth|textual_inversion|sd3|sdxl|sd35|sd15-inpainting|instruct|apg|--image"
-    "|ablate --pretrained|benchmark|difflax plan|runs/(a|v|mesh) |stable_diffusion.md:10"
+    "|difflax report|ablate --pretrained|benchmark|difflax plan|runs/(a|v|mesh) |stable_diffusion.md:10"
     r"|docs/ablation.md:(3|19) |--sweep(?!.*dry_run)"
 )
 """What takes more than some seconds, since it goes through programs of its own."""
