@@ -170,7 +170,7 @@ def check_flags(values: flags.FlagValues) -> tuple[list[str], str | None]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Subject:
+class SweptModel:
     """The model of the flags with what it is asked and what reads its images.
 
     Attributes:
@@ -188,7 +188,7 @@ class Subject:
     checkpoint: str
 
 
-def read_subject(values: flags.FlagValues, prompts: list[str], negative: str | None) -> Subject:
+def read_subject(values: flags.FlagValues, prompts: list[str], negative: str | None) -> SweptModel:
     """The model that the flags name, loaded."""
     from difflax import runs
     from difflax.runs.arms import Studio
@@ -215,7 +215,7 @@ def read_subject(values: flags.FlagValues, prompts: list[str], negative: str | N
             "sampler": values.sampler,
         },
     )
-    return Subject(
+    return SweptModel(
         studio=studio,
         config=config,
         instruments=instruments,

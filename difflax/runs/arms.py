@@ -25,7 +25,7 @@ from difflax.generation.pipeline import Pipeline
 from difflax.generation.request import Request
 from difflax.generation.run import UnconditionalWarning, padded_length
 from difflax.generation.settings import run_guidance, run_levels, run_sampler
-from difflax.runs.axes import AXES, Setup, Weights
+from difflax.runs.axes import SWEPT_AXES, Setup, Weights
 from difflax.training.runtime.averages import trained_weights
 from difflax.training.runtime.snapshots import Snapshots
 
@@ -75,7 +75,7 @@ class Studio:
             family=self.family,
             model=lambda arm: repr(self.weights_of(arm)),
             fingerprint=self.fingerprint,
-            labels={name: axis.label for name, axis in AXES.items()},
+            labels={name: axis.label for name, axis in SWEPT_AXES.items()},
         )
 
     def draw(
@@ -91,7 +91,7 @@ class Studio:
     def of_images(self, arms: Sequence[Arm]) -> dict[str, Any]:
         """The arguments of a call that each image has for itself."""
         given = {}
-        for name, axis in AXES.items():
+        for name, axis in SWEPT_AXES.items():
             if axis.argument is not None and name in arms[0].settings:
                 values = [arm.settings[name] for arm in arms]
                 given[axis.argument] = None if values[0] is None else values
@@ -102,7 +102,7 @@ class Studio:
         image has for itself.
         """
         shared = {
-            name: ["of each image", value is None] if AXES[name].argument is not None else value
+            name: ["of each image", value is None] if SWEPT_AXES[name].argument is not None else value
             for name, value in arm.settings.items()
         }
         return canonical(shared)
@@ -134,7 +134,7 @@ class Studio:
 
     def changed(self, setup: Setup, arm: Arm) -> Setup:
         """A setup with what an arm changes beside the weights."""
-        for name, axis in AXES.items():
+        for name, axis in SWEPT_AXES.items():
             if axis.change is not None and name in arm.settings:
                 setup = axis.change(setup, arm.settings[name])
         return setup
@@ -160,7 +160,7 @@ class Studio:
     def weights_of(self, arm: Arm) -> Weights:
         """The weights of an arm."""
         weights = self.weights
-        for name, axis in AXES.items():
+        for name, axis in SWEPT_AXES.items():
             if axis.weights is not None and name in arm.settings:
                 weights = axis.weights(weights, arm.settings[name])
         return weights
@@ -214,7 +214,7 @@ class Studio:
             self._check_weights(weights)
         seen = set()
         for arm in arms:
-            settings = {name: v for name, v in arm.settings.items() if AXES[name].weights is None}
+            settings = {name: v for name, v in arm.settings.items() if SWEPT_AXES[name].weights is None}
             own = Arm(settings=settings)
             if own.key in seen:
                 continue

@@ -28,7 +28,7 @@ from difflax.evaluation.ablation.arms import (
 )
 from difflax.evaluation.ablation.values import plain, read_values
 from difflax.generation.rows import whole
-from difflax.runs.axes import AXES
+from difflax.runs.axes import SWEPT_AXES
 
 DESIGNS = ("grid", "random")
 """Every combination of the axes' values, or a number of them that are drawn."""
@@ -48,13 +48,13 @@ def read_axes(texts: Mapping[str, Any], where: str) -> list[Axis]:
     """
     axes = []
     for name, given in texts.items():
-        if name not in AXES:
-            raise UserError(f"{where}{name}: there is no such axis{nearest(name, AXES)}")
+        if name not in SWEPT_AXES:
+            raise UserError(f"{where}{name}: there is no such axis{nearest(name, SWEPT_AXES)}")
         values = read_values(given, f"{where}{name}") if hasattr(given, "encode") else given
         if not hasattr(values, "append"):
-            raise UserError(f"{where}{name}={shown(given)}: give a list of values ({AXES[name].takes})")
-        read = tuple(AXES[name].read(plain(value), f"{where}{name}") for value in values)
-        axis = Axis(name=name, values=read, label=AXES[name].label)
+            raise UserError(f"{where}{name}={shown(given)}: give a list of values ({SWEPT_AXES[name].takes})")
+        read = tuple(SWEPT_AXES[name].read(plain(value), f"{where}{name}") for value in values)
+        axis = Axis(name=name, values=read, label=SWEPT_AXES[name].label)
         check_axis(axis, f"{where}{name}")
         axes.append(axis)
     return axes

@@ -22,7 +22,7 @@ from difflax.evaluation.ablation.tables import records_csv, table_csv
 from difflax.evaluation.measurement import PromptGroup
 from difflax.generation.run import UnconditionalWarning
 from difflax.runs.arms import Studio
-from difflax.runs.axes import AXES, Weights
+from difflax.runs.axes import SWEPT_AXES, Weights
 from difflax.runs.design import read_arms
 from difflax.runs.dry_run import cost, evaluations_of
 
@@ -181,7 +181,7 @@ def test_an_axis_does_what_its_setting_does_without_a_sweep(studio, workdir, nam
 
 def test_every_axis_is_here_or_changes_the_weights_of_a_checkpoint():
     """An average's length needs a run that kept snapshots, see ``test_averages.py``."""
-    assert set(AXES) - set(CHANGES) == {"model", "dtype", "ema", "lora", "lora_scale"}
+    assert set(SWEPT_AXES) - set(CHANGES) == {"model", "dtype", "ema", "lora", "lora_scale"}
 
 
 def test_an_arm_without_interval_and_rescaling_is_the_plain_method(studio):

@@ -8,6 +8,6 @@ from difflax.runs.axes.guidance import GUIDANCE_AXES
 from difflax.runs.axes.sampling import SAMPLING_AXES
 from difflax.runs.axes.weights import WEIGHTS_AXES
 
-AXES = {**WEIGHTS_AXES, **GUIDANCE_AXES, **SAMPLING_AXES}
+SWEPT_AXES = {**WEIGHTS_AXES, **GUIDANCE_AXES, **SAMPLING_AXES}
 
-__all__ = ["AXES", "Setup", "SweptAxis", "Weights"]
+__all__ = ["SWEPT_AXES", "Setup", "SweptAxis", "Weights"]
