@@ -290,7 +290,7 @@ def _sweep(
     print(f"report: {report}")
 
 
-def _album(values: flags.FlagValues, subject: Subject) -> Any:
+def _album(values: flags.FlagValues, subject: SweptModel) -> Any:
     """What keeps the images, if that is asked."""
     from difflax.evaluation.ablation.pictures import Album
 
