@@ -12,7 +12,7 @@ from difflax.core.spelling import choose
 from difflax.core.types import UserError
 from difflax.core.version import __version__
 from difflax.data.image_sets import DECODING, ImageSet, open_images
-from difflax.data.sources import data_directory
+from difflax.data.sources.base import data_directory
 from difflax.data.texts import read_lines
 from difflax.evaluation.measuring.extraction import FeatureNetwork, read_images
 from difflax.evaluation.measuring.measures import MEASURES, Compared, Measure, MeasureSettings
