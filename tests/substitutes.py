@@ -329,6 +329,9 @@ def small(words: tuple[str, ...]) -> tuple[str, ...]:
         if "dreambooth" in stem:
             more = (*more, *SUBJECT)
         return (*given, *more, *(WORD if stem == "textual_inversion" else ()))
+    if name == "data":
+        named = any(word.startswith("--config=") for word in words)
+        return (*given, *(("--config.data.train=20",) if named else ()))
     more = SMALL_COMMANDS[name]
     if name == "launch":
         given = tuple(word for word in given if word != "--submit")

@@ -215,7 +215,7 @@ def begin(values: flags.FlagValues) -> None:
 
     if bool(values.workdir) == bool(values.pretrained):
         raise UserError("give --workdir=DIR, the folder of a training run, or --pretrained=DIR_OR_HUB_ID")
-    if values.ema_length is not None:
+    if "ema_length" in values and values.ema_length is not None:
         if values.pretrained:
             raise UserError("--ema_length: a checkpoint has one set of weights: give --workdir")
         EMA_LENGTHS.check(values.ema_length, "--ema_length")
