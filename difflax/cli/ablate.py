@@ -2,8 +2,7 @@
 report that opens from disk.
 
     difflax ablate --workdir=runs/shapes --guidance_scales=0,1,1.5,2,3,4,6,8 --seeds=3 --output=runs/ablation
-    difflax ablate --workdir=runs/shapes --sweep.guidance.scale=1:4:0.1 --sweep.guidance='cfg;apg'
-  --sweep.guidance.interval='none;(0.56,5.8)' --output=runs/intervals --dry_run
+    difflax ablate --workdir=runs/shapes --sweep.guidance='cfg;apg' --output=runs/methods --dry_run
     difflax ablate --pretrained=sd15 --prompts_file=prompts.txt --clip=clip-vit-base-patch32 --output=ablation
 
 Values are 1:4:0.1 (a range with its ends) or have semicolons between them; docs/ablation.md lists the axes. A
@@ -49,7 +48,7 @@ def define_sweep_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
         "sweep",
         None,
         "JSON file with axes or arms; --sweep.AXIS=VALUES names an axis, --sweep.sampler='ddim;heun'; without"
-        " any: the guidance scale is swept",
+        " it and any axis: the guidance scale is swept",
         flag_values=values,
     )
     for argument in argv:

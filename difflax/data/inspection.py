@@ -19,11 +19,11 @@ from difflax.data.buckets import nearest_bucket
 from difflax.data.records import Record, Records, read_each, said_of
 
 EXAMPLES_AT_ONCE = 32  # examples that are read together
-SHOWN = 40  # pictures of the contact sheet
-FAR = 3  # places of 64 in which near copies may differ
+ON_THE_SHEET = 40  # pictures of the contact sheet
+FAR_APART = 3  # places of 64 in which near copies may differ
 COLOURS_APART = 6.0  # of 255, of a picture of 4 × 4 pixels, at the most on average
 COMPARED = 64  # others with which a picture is compared at most, of those that may be its copies
-_BANDS = tuple(np.uint64(16 * band) for band in range(FAR + 1))
+_BANDS = tuple(np.uint64(16 * band) for band in range(FAR_APART + 1))
 """Where each quarter of a hash begins: of two that differ in three places one quarter is the same."""
 
 
@@ -90,7 +90,7 @@ def inspect(
         rows.append(row)
         hashes.append(difference_hash(record.image))
         colours.append(_colours(record.image))
-        if len(shown) < SHOWN:
+        if len(shown) < ON_THE_SHEET:
             shown.append((record.image, record.caption))
     epoch = getattr(records, "epoch", None)
     near = near_copies(np.array(hashes, np.uint64), np.array(colours, np.float32).reshape(len(rows), -1))
@@ -185,7 +185,7 @@ def near_copies(hashes: UInt64[np.ndarray, " n"], colours: Float[np.ndarray, "n 
                 near = np.array(others)
                 bits = np.bitwise_count(hashes[near] ^ hashes[place])
                 apart = np.abs(colours[near] - colours[place]).mean(1)
-                for other in near[(bits <= FAR) & (apart <= COLOURS_APART)].tolist():
+                for other in near[(bits <= FAR_APART) & (apart <= COLOURS_APART)].tolist():
                     parent[root(place)] = root(other)
             if len(others) < COMPARED:
                 others.append(place)

@@ -5,11 +5,11 @@ texts; another value of a field has to give another.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 import re
 import sys
-import types
 from collections.abc import Callable
 
 import difflax.cli.ablate
@@ -451,6 +451,12 @@ def latents(values, tools):
     return np.asarray(made.autoencoder.encode({}, jnp.asarray(images)))
 
 
+@functools.cache
+def any_model():
+    """A model that comes with difflax."""
+    return difflax.load("embedded")
+
+
 def evaluation(values, tools):
     """What ``difflax evaluate`` would measure: prompts, real images, seeds."""
     workdir = pathlib.Path(tools.fresh())
@@ -458,19 +464,14 @@ def evaluation(values, tools):
     (workdir / "config.json").write_text(json.dumps(parse(values).resolved))
     asked = {}
 
-    def run_ablation(generate, groups, *, seeds, **more):
+    def run_sweep(painter, groups, *, seeds, **more):
         asked["seeds"] = list(seeds)
         asked["groups"] = [(group.name, group.prompts, group.real_images.shape) for group in groups]
         raise UserError("enough")
 
-    tools.monkeypatch.setattr("difflax.evaluation.ablation.sweep.run_ablation", run_ablation)
-    model = types.SimpleNamespace(
-        model=types.SimpleNamespace(step=1),
-        defaults=types.SimpleNamespace(guidance=None, sampler=None, num_steps=1),
-        devices=types.SimpleNamespace(batch_size=1),
-        fingerprint=str,
-    )
-    tools.monkeypatch.setattr(difflax.cli.ablate, "read_model", lambda flags: model)
+    tools.monkeypatch.setattr("difflax.evaluation.ablation.sweep.run_sweep", run_sweep)
+    # What is asked depends on the config alone: any model will do.
+    tools.monkeypatch.setattr(difflax.cli.ablate, "read_model", lambda flags: any_model())
     flags = main.parse(evaluate, "evaluate", [f"--workdir={workdir}", f"--output={tools.fresh()}"])
     return or_line(evaluate.run, flags), asked
 

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from difflax.data.inspection import FAR, difference_hash, near_copies
+from difflax.data.inspection import FAR_APART, difference_hash, near_copies
 from difflax.runs.inspection import guess_source
 from PIL import Image
 from scipy.sparse.csgraph import connected_components
@@ -46,7 +46,7 @@ def test_groups_are_those_of_all_pairs():
     hashes = np.concatenate([hashes, hashes[: len(flips)][:40] ^ np.array(flips[:40], np.uint64)])
     colours = np.zeros((len(hashes), 48), np.float32)
     colours[::5] = 50
-    near = np.bitwise_count(hashes[:, None] ^ hashes) <= FAR
+    near = np.bitwise_count(hashes[:, None] ^ hashes) <= FAR_APART
     near &= np.abs(colours[:, None] - colours).mean(-1) <= 6
     _, label = connected_components(near)
     right = {tuple(np.flatnonzero(label == one)) for one in range(label.max() + 1)}
