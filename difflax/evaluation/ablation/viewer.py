@@ -94,7 +94,7 @@ def make_app(pictures: Pictures, directory: str, rng: np.random.Generator | None
     rng = rng or np.random.default_rng()
     votes = read_votes(directory)
     waiting: dict[str, Pair] = {}
-    app = flask.Flask("difflax.view", static_folder=None)
+    app = flask.Flask("difflax", static_folder=None)
 
     @app.get("/")
     def browse() -> str:
