@@ -257,8 +257,9 @@ def read_model(values: flags.FlagValues, weights=None):
 
 def ema_length(values: flags.FlagValues, weights=None) -> float | None:
     """The length of the average that makes the images: that of other `Weights`, or of ``--ema_length``."""
-    own = None if weights is None else weights.ema_length
-    return values.ema_length if own is None else own
+    if weights is not None and weights.ema_length is not None:
+        return weights.ema_length
+    return values.ema_length if "ema_length" in values else None
 
 
 def weights_named(values: flags.FlagValues, pipeline) -> str:
