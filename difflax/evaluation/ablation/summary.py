@@ -99,7 +99,8 @@ def _estimates(
         missing = np.full(len(design.prompts), np.nan)
         values = np.stack([arm.get(metric.name, missing)[members] for arm in compared])
         return _paired(metric, values, members, shares=False)
-    return _per_set(metric, design, index, measured, real), []
+    found = _per_set(metric, design, index, measured, real)
+    return found, [False] * len(found)
 
 
 def _paired(
