@@ -140,9 +140,7 @@ def _records(results: Sequence[AblationResult], chosen: Sequence[tuple[int, int]
 def _compared(result: AblationResult, each: Measured) -> Measured:
     """With the arms that cannot be told from the best one."""
     values = scores(result, each.group, each.metric.name)
-    if values is None:
-        return each
-    if each.best is None:
+    if values is None or each.best is None:
         return dataclasses.replace(each, near_best=(False,) * len(result.arms))
     near = [True] * len(result.arms)
     for pair in differences_to(values.values, values.prompts, each.best):
