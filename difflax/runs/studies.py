@@ -126,7 +126,7 @@ def steps_study(
     )
 
 
-DISTANCES = {
+SPLITS_BY_DISTANCE = {
     "trained combinations": "test",
     "at distance 1": "held_out",
     "at distance 2": "held_out_2",
@@ -160,7 +160,7 @@ def distance_study(
     trained = Studied.of(workdir, "one object", prompts, seeds)
     images = len(trained.group.prompts) * seeds
     curves = []
-    for name, split in DISTANCES.items():
+    for name, split in SPLITS_BY_DISTANCE.items():
         asked = Studied.of(workdir, "one object", prompts, seeds, split)
         # One judge and one set of weights for all.
         asked = dataclasses.replace(

@@ -216,7 +216,7 @@ def test_the_distance_command(run, study, tmp_path):
     rows = table(tmp_path)
     assert [row["images"] for row in rows] == ["8"] * 3
     assert [row["prompts"] for row in rows] == ["4", "4", "2"]
-    for distance, split in enumerate(studies.DISTANCES.values()):
+    for distance, split in enumerate(studies.SPLITS_BY_DISTANCE.values()):
         groups = json.loads((tmp_path / split / "results.json").read_text())["groups"]
         for prompt in groups[0]["prompts"]:
             (thing,) = captions.parse(prompt).objects
