@@ -9,11 +9,13 @@ All runs of one seed start from the same noise. A sampler with a memory starts a
 none.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 from absl import flags
 
 from difflax.cli.models import begin, define_model_flags, read_model
+from difflax.cli.sample import read_texts
 from difflax.core.spelling import choose
 from difflax.core.types import UserError
 from difflax.data.shapes.examples import PROMPTS
@@ -48,34 +50,35 @@ def run(values: flags.FlagValues) -> None:
     if values.pretrained:
         raise UserError("--pretrained: a checkpoint has no judge that reads factors: give --workdir")
     choose(PROMPTS, values.kind, "--kind")
+    negative = read_texts(values).get("negative_prompt")
     begin(values)
     from difflax.parallel.processes import alone_in
 
     with alone_in(values.output):
-        _measure(values)
+        _measure(values, negative)
 
 
-def _measure(values: flags.FlagValues) -> None:
-    import dataclasses
-
+def _measure(values: flags.FlagValues, negative: str | None) -> None:
     import jax
 
+    from difflax.data.texts import argument_text
     from difflax.evaluation.ablation.comparison import comparison_markdown, write_comparison
     from difflax.runs.studied import Studied
     from difflax.runs.switches import switch_study
 
-    subject = Studied.of(values.workdir, values.kind, values.prompts, values.seeds)
     comparison = switch_study(
-        dataclasses.replace(subject, pipeline=read_model(values)),
-        values.other or "",
+        Studied.of(values.workdir, values.kind, values.prompts, values.seeds, pipeline=read_model(values)),
+        argument_text(values.other or ""),
         points=values.points,
         scale=values.guidance_scale,
         sampler=values.sampler or SWITCH_SAMPLER,
         num_steps=values.num_steps or SWITCH_STEPS,
-        negative_prompt=values.negative_prompt,
+        negative_prompt=negative,
     )
     if jax.process_index() != 0:
         return
+    if values.guidance is not None:
+        comparison = dataclasses.replace(comparison, facts={**comparison.facts, "guidance": values.guidance})
     write_comparison(comparison, values.output)
     print(comparison_markdown(comparison))
     print(f"plot: {values.output}/plot.png")

@@ -15,7 +15,7 @@ from difflax.core.files import atomic_write
 from difflax.evaluation.decisions import HALF, Decision
 from difflax.evaluation.statistics import Estimate
 from difflax.figures.style import LIGHT, Theme, dress, legend, look, new_figure, render, title
-from difflax.figures.trajectory import show_log_snr
+from difflax.figures.trajectory import log_snr_places, show_log_snr
 
 DEFINITION = (
     "undecided: mean distance of a factor in two ends of one noisy picture over that in two runs of the same"
@@ -100,10 +100,7 @@ def decision_figure(decisions: Sequence[Decision], log_snr: Sequence[float], the
     figure = new_figure(theme, 7.0, 4.6)
     axes = figure.subplots()
     dress(axes, theme)
-    places = np.array(log_snr, float)
-    if np.isneginf(places[0]):
-        # Pure noise has no place on the axis: it stands one step before the noisiest level.
-        places[0] = places[1] - (places[2] - places[1] if len(places) > 2 else 1)
+    places = np.array(log_snr_places(log_snr))
     handles = []
     for index, decision in enumerate(decisions):
         style = look(theme, index)

@@ -121,6 +121,19 @@ def show_log_snr(value: float) -> str:
     return f"−{size}" if value < 0 else size
 
 
+def log_snr_places(log_snr: Sequence[float]) -> list[float]:
+    """Where noise levels stand on an axis: pure noise, which has no place, one gap before the next level.
+
+    Args:
+        log_snr: rising; the first may be -inf.
+    """
+    if len(log_snr) == 1 or math.isfinite(log_snr[0]):
+        # Alone, pure noise may stand anywhere.
+        return [level if math.isfinite(level) else 0.0 for level in log_snr]
+    gap = log_snr[2] - log_snr[1] if len(log_snr) > 2 else 1.0
+    return [log_snr[1] - gap, *log_snr[1:]]
+
+
 def strip(
     estimates: Float[np.ndarray, "steps b h w c"],
     log_snr: Float[np.ndarray, " steps"],

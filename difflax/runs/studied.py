@@ -46,13 +46,20 @@ class Studied:
 
     @classmethod
     def of(
-        cls, workdir: epath.PathLike, kind: str, prompts: int, seeds: int, split: str = "test"
+        cls,
+        workdir: epath.PathLike,
+        kind: str,
+        prompts: int,
+        seeds: int,
+        split: str = "test",
+        pipeline: Pipeline | None = None,
     ) -> "Studied":
         """The model of a workdir.
 
         Args:
             kind: of the prompts, one of ``PROMPTS`` of `difflax.data.shapes.examples`.
             split: whose combinations they ask for, one of ``COMBINATIONS`` of `difflax.data.shapes.splits`.
+            pipeline: of the workdir, where it is loaded already.
 
         Raises:
             UserError: no workdir, one whose pictures no exact judge reads, or numbers that say nothing.
@@ -69,7 +76,7 @@ class Studied:
         protocol = dataclasses.replace(protocol, prompts=prompts, real_images=REAL_IMAGES)
         return cls(
             workdir=str(workdir),
-            pipeline=load(workdir),
+            pipeline=load(workdir) if pipeline is None else pipeline,
             config=dict(experiment.resolved),
             group=protocol.group(experiment.data, kind, f"{kind} prompts", split),
             instruments=Instruments(judge=protocol.judge()),

@@ -161,8 +161,8 @@ def distance_study(
     images = len(trained.group.prompts) * seeds
     curves = []
     for name, split in SPLITS_BY_DISTANCE.items():
-        asked = Studied.of(workdir, "one object", prompts, seeds, split)
-        # One judge and one set of weights for all.
+        asked = Studied.of(workdir, "one object", prompts, seeds, split, trained.pipeline)
+        # One judge for all.
         asked = dataclasses.replace(
             trained, group=asked.group, seeds=max(seeds, images // len(asked.group.prompts))
         )

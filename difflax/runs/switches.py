@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from difflax.core.types import UserError
 from difflax.evaluation import statistics
 from difflax.evaluation.ablation.comparison import Comparison, log_snr_axis
 from difflax.evaluation.ablation.results import Curve
 from difflax.evaluation.metrics import Metric
+from difflax.figures.trajectory import log_snr_places
 from difflax.generation.pipeline import Pipeline
 from difflax.runs.decisions import restart_points
 from difflax.runs.studied import Studied
@@ -118,7 +118,7 @@ def switch_study(
         log_snr.append(found.log_snr)
         read[UNTIL].append(judge.read(found.until, prompts))
         read[SINCE].append(judge.read(found.since, prompts))
-    places = finite_places(log_snr)
+    places = log_snr_places(log_snr)
     curves = []
     for metric in judge.metrics:
         for name, columns in read.items():
@@ -144,23 +144,9 @@ def switch_study(
     )
 
 
-def finite_places(log_snr: Sequence[float]) -> list[float]:
-    """Where the levels stand on an axis: pure noise, which has no place, one gap before the next level.
-
-    Raises:
-        UserError: fewer than two levels.
-    """
-    if len(log_snr) < 2:
-        raise UserError("points: give at least 2, so that there is a level beside pure noise")
-    if np.isfinite(log_snr[0]):
-        return list(log_snr)
-    gap = log_snr[2] - log_snr[1] if len(log_snr) > 2 else 1.0
-    return [log_snr[1] - gap, *log_snr[1:]]
-
-
 def _says_something(metric: Metric, values: Float[np.ndarray, "levels n"]) -> bool:
-    """Whether it is a share of right pictures of which some were asked; accuracy by the number of named
-    factors is left out.
+    """Whether it is a share of right pictures of which some were asked. Accuracy by the number of named
+    factors, whose metrics end in ``_named``, is about the prompts and not about the levels.
     """
     known = bool((~np.isnan(values)).any())
     return known and statistics.is_proportion(values) and "_named" not in metric.name

@@ -5,9 +5,8 @@ import json
 import difflax
 import numpy as np
 import pytest
-from difflax.core.types import UserError
 from difflax.runs.studied import Studied
-from difflax.runs.switches import SINCE, UNTIL, finite_places, switch_study, switches
+from difflax.runs.switches import SINCE, UNTIL, switch_study, switches
 
 from tests.runs import command
 
@@ -87,11 +86,3 @@ def test_the_command(tmp_path):
 def test_bad_input_is_one_line(flags, says, tmp_path):
     status, _, errors = command("switches", *flags, f"--output={tmp_path / 'out'}")
     assert status == 2 and says in errors and errors.count("\n") == 1
-
-
-def test_pure_noise_has_a_place_of_its_own():
-    assert finite_places([-np.inf, -3.0, -1.0]) == [-5.0, -3.0, -1.0]
-    assert finite_places([-np.inf, -3.0]) == [-4.0, -3.0]
-    assert finite_places([-6.0, -3.0]) == [-6.0, -3.0]
-    with pytest.raises(UserError, match="at least 2"):
-        finite_places([-np.inf])

@@ -116,3 +116,18 @@ def test_files_are_written_and_the_json_is_strict(tmp_path):
 @pytest.mark.parametrize(("value", "shown"), [(-9.52, "−9.5"), (3.0, "3.0"), (-np.inf, "−∞"), (np.inf, "∞")])
 def test_log_snr_for_people(value, shown):
     assert t.show_log_snr(float(value)) == shown
+
+
+@pytest.mark.parametrize(
+    ("levels", "places"),
+    [
+        ([-np.inf, -3.0, -1.0], [-5.0, -3.0, -1.0]),
+        ([-np.inf, -3.0], [-4.0, -3.0]),
+        ([-6.0, -3.0], [-6.0, -3.0]),
+        ([-np.inf], [0.0]),
+        ([-2.0], [-2.0]),
+    ],
+)
+def test_pure_noise_has_a_place_of_its_own(levels, places):
+    """One gap before the next level, by hand."""
+    assert t.log_snr_places(levels) == places

@@ -56,7 +56,7 @@ def share_axis(axes: Any, places: Sequence[float], theme: Theme) -> None:
 
 def log_snr_axis(axes: Any, places: Sequence[float], theme: Theme) -> None:
     """The axis of noise levels, pure noise at the left."""
-    margin = 0.04 * (places[-1] - places[0])
+    margin = 0.04 * (places[-1] - places[0]) or 1.0
     axes.set_xlim(places[0] - margin, places[-1] + margin)
     axes.set_xlabel("log-SNR: pure noise at the left, the finished picture at the right")
 
