@@ -18,6 +18,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Int
 
+from difflax.core.ahead import made_ahead
 from difflax.core.types import UserError
 from difflax.evaluation.ablation.arms import GUIDANCE_SCALE, Arm, arms_of_scales, check_arms
 from difflax.evaluation.ablation.cells import CellStore
@@ -191,6 +192,10 @@ def run_sweep(
         keys = {arm.key for arm in missing}
         for pack in store.packs(missing, painter.family) if missing else ():
             pieces = _drawn(painter, design, pack, keys, batch_size)
+            # The next batch is drawn while this one is read. Several processes enter their common programs in
+            # one order, which two threads could not promise.
+            if jax.process_count() == 1:
+                pieces = made_ahead(pieces)
             for arm, own in itertools.groupby(pieces, key=lambda piece: piece[0]):
                 bar.set_postfix_str(arm.label)
                 images = _progress((images for _, images in own), bar)
