@@ -207,7 +207,7 @@ class TestAnotherImplementation:
         ("network_input.time=x", "config.network_input.time = 'x' is unknown"),
         ("model.dtype=int8", "config.model.dtype = 'int8' is unknown"),
         ("model.out_channels=3", "no key 'out_channels'"),
-        ("data={'name': 'folder'}", "config.data.path is missing: the folder"),
+        ("data={'name': 'folder', 'height': 8, 'width': 8}", "config.data.path is missing: the folder"),
         ("data={'name': 'foldr'}", "did you mean 'folder'"),
         ("guidance.corrections=rescale", "it is a section"),
         ("seed=-1", "config.seed = -1"),
