@@ -48,7 +48,7 @@ def page(tmp_path_factory):
 
 
 def test_scripts_are_text(page):
-    # The page's own scripts: the library of the charts, and a call of it for each chart, whose data cannot end it.
+    # The library of the charts, and a call of it for each chart, whose data cannot end it.
     own, *charts = re.findall(r"<script>.*?</script>", page, re.DOTALL)
     assert own == library() and charts
     for chart in charts:
