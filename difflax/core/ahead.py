@@ -10,8 +10,8 @@ Item = TypeVar("Item")
 def made_ahead(items: Iterator[Item]) -> Iterator[Item]:
     """The same items in the same order, each made in a thread of its own while the one before it is used.
 
-    An error of ``items`` is raised where its item would have come. Whoever stops early waits for the item that
-    is being made.
+    An error of ``items`` is raised where its item would have come. Whoever stops early waits for the item
+    that is being made.
     """
     end = object()
     with ThreadPoolExecutor(1, thread_name_prefix="ahead") as thread:

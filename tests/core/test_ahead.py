@@ -4,7 +4,6 @@ import itertools
 import threading
 
 import pytest
-
 from difflax.core.ahead import made_ahead
 
 
