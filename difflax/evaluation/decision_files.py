@@ -14,7 +14,7 @@ from etils import epath
 from difflax.core.files import atomic_write
 from difflax.evaluation.decisions import HALF, Decision
 from difflax.evaluation.statistics import Estimate
-from difflax.figures.style import LIGHT, Theme, dress, legend, look, new_figure, render, title
+from difflax.figures.style import LIGHT, Theme, dress, look, new_figure, render, title
 from difflax.figures.trajectory import log_snr_places, show_log_snr
 
 DEFINITION = (
@@ -96,34 +96,36 @@ def _finite(value: float) -> float | None:
 
 
 def decision_figure(decisions: Sequence[Decision], log_snr: Sequence[float], theme: Theme = LIGHT) -> Any:
-    """A ``Figure`` of how undecided each factor is against the log-SNR, pure noise at the left."""
-    figure = new_figure(theme, 7.0, 4.6)
-    axes = figure.subplots()
-    dress(axes, theme)
+    """A ``Figure`` of how undecided each factor is against the log-SNR, pure noise at the left; below, where
+    each is half decided, with its band.
+    """
+    figure = new_figure(theme, 8.0, 4.2 + 0.28 * len(decisions))
+    curves, halves = figure.subplots(2, 1, sharex=True, height_ratios=(10, 1 + len(decisions)))
     places = np.array(log_snr_places(log_snr))
-    handles = []
+    for axes in (curves, halves):
+        dress(axes, theme)
     for index, decision in enumerate(decisions):
         style = look(theme, index)
         value, low, high = (
             np.array([getattr(found, end) for found in decision.undecided])
             for end in ("value", "low", "high")
         )
-        axes.fill_between(places, low, high, color=style["color"], alpha=0.1, linewidth=0)
-        shape = {"linewidth": 1.7, "markersize": 4, "markeredgewidth": 0}
-        half = show_log_snr(decision.half.value)
-        handles += axes.plot(places, value, **style, **shape, label=f"{decision.name} ({half})")
-        ring = {"marker": "o", "markersize": 10, "markerfacecolor": "none", "markeredgewidth": 1.5}
-        axes.plot(decision.half.value, HALF, markeredgecolor=style["color"], zorder=4, **ring)
-    axes.axhline(HALF, color=theme.quiet, linewidth=1, linestyle=(0, (1, 2)))
-    axes.set_ylim(-0.02, 1.12)
-    axes.set_xlabel("log-SNR of the noisy picture: pure noise at the left, the finished picture at the right")
+        curves.fill_between(places, low, high, color=style["color"], alpha=0.06, linewidth=0)
+        curves.plot(places, value, **style, linewidth=1.7, markersize=4, markeredgewidth=0)
+        half = decision.half
+        halves.plot((half.low, half.high), (index, index), color=style["color"], linewidth=1.7)
+        halves.plot(half.value, index, **{**style, "linestyle": "none"}, markersize=7, markeredgewidth=1.5)
+    curves.axhline(HALF, color=theme.quiet, linewidth=1, linestyle=(0, (1, 2)))
+    curves.set_ylim(-0.02, 1.12)
     title(
-        axes,
+        curves,
         theme,
         "When each factor is decided",
-        "what differs among runs from one noisy picture, as a share of what the prompt leaves open;"
-        " in brackets: half decided",
+        "what differs among runs from one noisy picture, as a share of what the prompt leaves open",
     )
-    if handles:
-        legend(figure, handles, theme, columns=4)
+    said = [f"{each.name}, {show_log_snr(each.half.value)}" for each in decisions]
+    halves.set_yticks(range(len(decisions)), said)
+    halves.set_ylim(len(decisions) - 0.5, -0.5)
+    halves.set_xlabel("log-SNR: pure noise at the left, the finished picture at the right")
+    title(halves, theme, "Half decided at", "log-SNR, with 95 % bands over prompts")
     return figure

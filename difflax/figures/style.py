@@ -77,8 +77,9 @@ def dress(axes: Any, theme: Theme) -> None:
 
 
 def title(axes: Any, theme: Theme, text: str, quiet: str = "") -> None:
-    """A bold heading at the left edge, and the unit in grey on a second line under it."""
-    axes.set_title(text, loc="left", color=theme.ink, fontsize=11, fontweight="bold", pad=22 if quiet else 8)
+    """A bold heading at the left edge, and the unit in grey on the lines under it."""
+    pad = 8 + 14 * len(quiet.splitlines())
+    axes.set_title(text, loc="left", color=theme.ink, fontsize=11, fontweight="bold", pad=pad)
     if quiet:
         axes.annotate(
             quiet,
