@@ -15,6 +15,7 @@ from difflax.evaluation.ablation.ballots import read_votes, with_votes
 from difflax.evaluation.ablation.exports import DIFFERENCES, differences_csv, have_parquet, write_parquet
 from difflax.evaluation.ablation.findings import Certified, certified_metrics, findings, fronts
 from difflax.evaluation.ablation.formatting import axes_in_words, named, slug
+from difflax.evaluation.ablation.front_plot import front_figure, front_name
 from difflax.evaluation.ablation.heatmaps import heatmap, map_axes
 from difflax.evaluation.ablation.pictures import PICTURE_FOLDER, PICTURE_MANIFEST, Pictures, read_pictures
 from difflax.evaluation.ablation.results import AblationResult, GroupInfo, describe_scale
@@ -65,8 +66,9 @@ def write_ablation(
 
     ``report.html``, ``results.json``, ``table.csv``, ``records.csv``, ``differences.csv`` and, with pyarrow,
     ``records.parquet`` and ``table.parquet``; ``plots/`` (an SVG of each metric, of the details of one, of
-    two axes at once, and of each trade-off; ``triangle.png`` and ``triangle_dark.png`` of what the judge
-    says is the whole story, ``overview.png`` of all metrics) and ``grids/`` (a PNG of each prompt group).
+    two axes at once, of each trade-off and of each Pareto front; ``triangle.png`` and ``triangle_dark.png``
+    of what the judge says is the whole story, ``overview.png`` of all metrics) and ``grids/`` (a PNG of each
+    prompt group).
     Votes of ``difflax view`` become a metric.
 
     Args:
@@ -83,7 +85,7 @@ def write_ablation(
     if have_parquet():
         write_parquet(result, directory)
     maps = map_names(result)
-    vectors = _write_plots(result, directory / "plots", maps, pdf)
+    vectors = _write_plots(result, directory / "plots", maps, certified, pdf)
     grids = {name: grid(result, name) for name in result.samples}
     for index, (name, picture) in enumerate(grids.items()):
         save_png(directory / "grids" / f"{index}_{slug(name)}.png", picture, facts(result))
@@ -102,13 +104,18 @@ def write_ablation(
 
 
 def _write_plots(
-    result: AblationResult, folder: epath.Path, maps: Mapping[str, tuple[str, str, str]], pdf: bool
+    result: AblationResult,
+    folder: epath.Path,
+    maps: Mapping[str, tuple[str, str, str]],
+    certified: Certified,
+    pdf: bool,
 ) -> dict[str, bytes]:
     """Writes all plots; the SVG of each, by name."""
     folder.mkdir(parents=True, exist_ok=True)
     vectors: dict[str, bytes] = {}
     drawn = draw_all(result)
     drawn |= {name: heatmap(result, group, metric) for name, (group, metric, _) in maps.items()}
+    drawn |= {front_name(result, each): front_figure(result, each) for each in certified.fronts}
     for name, figure in drawn.items():
         vectors[name] = render(figure, "svg")
         (folder / f"{name}.svg").write_bytes(vectors[name])
@@ -243,7 +250,7 @@ def ablation_page(
         *explore_section(result),
         *maps_section(vectors, maps),
         *trade_off_section(result, vectors),
-        *front_section(result, certified.fronts),
+        *front_section(result, certified.fronts, vectors),
         *_images_section(result, grids, pictures),
         *differences_section(result, certified.findings),
         *design_section(certified.findings),
