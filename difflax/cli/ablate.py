@@ -39,6 +39,14 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     )
     define_sweep_flags(values, argv)
     flags.DEFINE_bool("save_images", False, "keep every image, for `difflax view`", flag_values=values)
+    flags.DEFINE_integer(
+        "trajectories",
+        0,
+        "prompts of each group, at least 0, that the report also shows step by step: at the best arm, without"
+        " guidance and at the largest scale",
+        lower_bound=0,
+        flag_values=values,
+    )
     define_measurement_flags(values)
 
 
@@ -240,6 +248,7 @@ def _sweep(
     from difflax.evaluation.ablation.report import write_ablation
     from difflax.evaluation.ablation.results import Provenance, command_line
     from difflax.evaluation.ablation.sweep import by_scale, run_sweep
+    from difflax.evaluation.ablation.trajectories import follow_arms
 
     pipeline = subject.studio.base
     found = None
@@ -275,6 +284,8 @@ def _sweep(
         batch_size=pipeline.devices.batch_size,
         album=_album(values, subject),
     )
+    if "trajectories" in values and values.trajectories:
+        follow_arms(subject.studio.follow, result, values.trajectories, values.output)
     if jax.process_index() != 0:
         return
     result = dataclasses.replace(result, likelihood=found)

@@ -41,8 +41,10 @@ from difflax.evaluation.ablation.sections.sources import (
     method_section,
     raw_section,
 )
+from difflax.evaluation.ablation.sections.steps import trajectory_section
 from difflax.evaluation.ablation.sections.tiles import TILE_STYLE, tiles
 from difflax.evaluation.ablation.tables import records_csv, table_csv, write_tables
+from difflax.evaluation.ablation.trajectories import Trajectory, read_trajectories
 from difflax.figures import html
 from difflax.figures.grids import GridStyle, labelled_grid
 from difflax.figures.html import Embedded, Markup
@@ -72,7 +74,8 @@ def write_ablation(
     Votes of ``difflax view`` become a metric.
 
     Args:
-        source: the folder that holds the votes and the images of the sweep, ``directory`` by default.
+        source: the folder that holds the votes, the images and the trajectories of the sweep, ``directory``
+            by default.
         pdf: write every plot as PDF too.
         warning: what stands at the top of the report.
     """
@@ -97,6 +100,7 @@ def write_ablation(
         maps={name: text for name, (_, _, text) in maps.items()},
         certified=certified,
         pictures=read_pictures(source) if (source / PICTURE_FOLDER / PICTURE_MANIFEST).exists() else None,
+        trajectories=read_trajectories(source, result),
         warning=warning,
     )
     path.write_text(page)
@@ -219,6 +223,7 @@ def ablation_page(
     maps: Mapping[str, str],
     certified: Certified,
     pictures: Pictures | None = None,
+    trajectories: Sequence[Trajectory] = (),
     warning: Sequence[Markup] = (),
 ) -> str:
     """The report as one HTML document.
@@ -229,6 +234,7 @@ def ablation_page(
         maps: what each map of two axes shows, by the name of its plot.
         certified: what may be said of the result.
         pictures: the images of the sweep, where they were kept.
+        trajectories: how some of them came about.
         warning: what stands at the top of the page.
     """
     per_arm = sum(group.count for group in result.groups)
@@ -252,6 +258,7 @@ def ablation_page(
         *trade_off_section(result, vectors),
         *front_section(result, certified.fronts, vectors),
         *_images_section(result, grids, pictures),
+        *trajectory_section(result, trajectories),
         *differences_section(result, certified.findings),
         *design_section(certified.findings),
         html.section("Numbers", *numbers(result)),
