@@ -73,7 +73,9 @@ def command_for(command: str, output: str) -> list[str]:
             skip = not skip
         elif not word.startswith(("--output=", "-output=", *WITHOUT)):
             kept.append(word)
-    return [*kept, f"--output={output}"]
+    # What a benchmark reads is not written again.
+    quiet = ["--nosave_images"] if any(word.startswith("--layout") for word in kept) else []
+    return [*kept, *quiet, f"--output={output}"]
 
 
 def _rerun(folder: str, words: Sequence[str]) -> None:

@@ -72,11 +72,17 @@ PAPERS = {
     " Distance|2022|2203.06026",
     "chong2019effectively": "Chong, Min Jin and Forsyth, David|Effectively Unbiased FID and Inception Score"
     " and Where to Find Them|2019|1911.07023",
+    "ghosh2023geneval": "Ghosh, Dhruba and Hajishirzi, Hanna and Schmidt, Ludwig|GenEval: An Object-Focused"
+    " Framework for Evaluating Text-to-Image Alignment|2023|2310.11513",
+    "huang2023t2icompbench": "Huang, Kaiyi and Sun, Kaiyue and Xie, Enze and Li, Zhenguo and Liu, Xihui|"
+    "T2I-CompBench: A Comprehensive Benchmark for Open-world Compositional Text-to-image"
+    " Generation|2023|2307.06350",
     "hessel2021clipscore": "Hessel, Jack and Holtzman, Ari and Forbes, Maxwell and Le Bras, Ronan and Choi,"
     " Yejin|CLIPScore: A Reference-free Evaluation Metric for Image Captioning|2021|2104.08718",
 }
 """Authors, title, year and arXiv number, by the key of the entry."""
 
+T2I_SCORES = ("3_in_1", "blip_vqa", "unidet_2d", "unidet_3d", "numeracy", "clip")
 ODE = ("song2020score", "karras2022elucidating")
 SOLVER = ("lu2022dpm", "lu2022dpmpp")
 CITED: dict[str, tuple[str, ...]] = {
@@ -123,6 +129,8 @@ CITED: dict[str, tuple[str, ...]] = {
     "frechet_infinity": ("chong2019effectively",),
     "frechet_bias": ("chong2019effectively",),
     "clip_score": ("hessel2021clipscore",),
+    "geneval": ("ghosh2023geneval",),
+    **{f"t2i_{score}": ("huang2023t2icompbench",) for score in T2I_SCORES},
 }
 """The papers of a method, by the name that it has in configs and on the command line."""
 

@@ -12,6 +12,7 @@ from PIL import Image
 from difflax.evaluation.ablation import plots
 from difflax.evaluation.ablation.arms import GUIDANCE_SCALE
 from difflax.evaluation.ablation.ballots import read_votes, with_votes
+from difflax.evaluation.ablation.benchmarks import with_scores
 from difflax.evaluation.ablation.exports import DIFFERENCES, differences_csv, have_parquet, write_parquet
 from difflax.evaluation.ablation.findings import Certified, certified_metrics, findings, fronts
 from difflax.evaluation.ablation.formatting import axes_in_words, named, slug
@@ -71,7 +72,7 @@ def write_ablation(
     two axes at once, of each trade-off and of each Pareto front; ``triangle.png`` and ``triangle_dark.png``
     of what the judge says is the whole story, ``overview.png`` of all metrics) and ``grids/`` (a PNG of each
     prompt group).
-    Votes of ``difflax view`` become a metric.
+    Votes of ``difflax view`` become a metric, and so do the scores of a benchmark.
 
     Args:
         source: the folder that holds the votes, the images and the trajectories of the sweep, ``directory``
@@ -81,7 +82,7 @@ def write_ablation(
     """
     directory = epath.Path(directory)
     source = directory if source is None else epath.Path(source)
-    result = with_votes(result, read_votes(source))
+    result = with_votes(with_scores(result, source), read_votes(source))
     certified = Certified(findings=findings(result), fronts=fronts(result))
     write_tables(result, directory)
     (directory / DIFFERENCES).write_text(differences_csv(result, certified.findings))

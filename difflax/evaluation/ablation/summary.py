@@ -97,17 +97,17 @@ def _estimates(
     if metric.name in measured[0].columns:
         values = np.stack([arm.columns[metric.name][rows] for arm in measured])
         judged = metric not in BUILT_IN and st.is_proportion(values)
-        return _paired(metric, values, prompts, shares=judged)
+        return paired_estimates(metric, values, prompts, shares=judged)
     if any(metric.name in arm for arm in compared):
         members = np.unique(prompts)
         missing = np.full(len(design.prompts), np.nan)
         values = np.stack([arm.get(metric.name, missing)[members] for arm in compared])
-        return _paired(metric, values, members, shares=False)
+        return paired_estimates(metric, values, members, shares=False)
     found = _per_prompt(metric, design, index, measured)
     return found, [False] * len(found)
 
 
-def _paired(
+def paired_estimates(
     metric: m.Metric, values: Float[np.ndarray, "s n"], prompts: Int[np.ndarray, " n"], *, shares: bool
 ) -> tuple[list[st.Estimate], list[bool]]:
     """Estimates of a metric with one value an image, or a prompt, in each arm, NaN where it has none; and
