@@ -301,8 +301,7 @@ def _sweep(
             f" ± {found.standard_error:.3f} (standard error)"
         )
     if layout_of(values):
-        print(f"score each folder of {values.output}/images with the benchmark's scripts, then run")
-        print(f"  difflax report {values.output}")
+        say_where(result, values.output)
     print(f"report: {report}")
 
 
@@ -316,6 +315,14 @@ def plan_sweep(values: flags.FlagValues, arms: list) -> None:
     subject.studio.check(arms)
     asked = sum(len(group.prompts) for group in subject.groups)
     print(cost(subject.studio, arms, asked * subject.seeds))
+
+
+def say_where(result, output: str) -> None:
+    """Prints which folder holds the images of which arm, for a benchmark's scripts."""
+    print("images for the benchmark's scripts, a folder an arm:")
+    for arm in result.arms:
+        print(f"  {epath.Path(output) / 'images' / arm.key}  {arm.label}")
+    print(f"once they have scored them: difflax report {output}")
 
 
 def say(result) -> None:

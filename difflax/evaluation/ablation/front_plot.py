@@ -19,12 +19,12 @@ from difflax.evaluation.ablation.results import AblationResult, Measured
 from difflax.evaluation.contrasts.ranking import pareto_front
 from difflax.figures.style import LIGHT, Theme, dress, legend, new_figure, title
 
-SMALLEST, LARGEST = 4.0, 10.0
+SMALLEST_MARK, LARGEST_MARK = 4.0, 10.0
 """Points across of the marks of arms that are on the front never and always."""
 MOST_NAMED = 9
 """Arms of a panel that carry their name."""
-LONGEST_NAME = 28
-SHARES = {"never on the front": 0.0, "in half": 0.5, "always": 1.0}
+LONGEST_ARM_NAME = 28
+LEGEND_SHARES = {"never on the front": 0.0, "in half": 0.5, "always": 1.0}
 """Of the resamples in which an arm is on the front, in the legend."""
 
 
@@ -41,7 +41,7 @@ def front_figure(result: AblationResult, front: Front, theme: Theme = LIGHT) -> 
     names = [_short(named(result, arm)) for arm in result.arms]
     for axes, each in zip(panels, across, strict=True):
         _panel(axes, each, up, front, names, theme)
-    legend(figure, _handles(front, theme), theme, columns=len(SHARES) + 2)
+    legend(figure, _handles(front, theme), theme, columns=len(LEGEND_SHARES) + 2)
     return figure
 
 
@@ -102,7 +102,7 @@ def _mark(share: float, theme: Theme) -> dict[str, Any]:
     return {
         "marker": "o",
         "linestyle": "none",
-        "markersize": SMALLEST + (LARGEST - SMALLEST) * share,
+        "markersize": SMALLEST_MARK + (LARGEST_MARK - SMALLEST_MARK) * share,
         "markerfacecolor": to_rgba(color, share),
         "markeredgecolor": color,
         "markeredgewidth": 1.2,
@@ -144,13 +144,13 @@ def _axis(measured: Measured) -> str:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+    return name if len(name) <= LONGEST_ARM_NAME else f"{name[: LONGEST_ARM_NAME - 1]}…"
 
 
 def _handles(front: Front, theme: Theme) -> list[Any]:
     from matplotlib.lines import Line2D
 
-    marks = [Line2D([], [], **_mark(share, theme), label=said) for said, share in SHARES.items()]
+    marks = [Line2D([], [], **_mark(share, theme), label=said) for said, share in LEGEND_SHARES.items()]
     line = Line2D([], [], color=theme.series[0], linewidth=1.4, label="front of the two")
     band = Line2D([], [], color=theme.quiet, linewidth=0.8, alpha=0.55, label="95% bands")
     return [*marks, line, band]

@@ -25,7 +25,7 @@ from difflax.evaluation.ablation.values import is_number
 from difflax.figures.png import to_uint8
 
 TRAJECTORY_FOLDER = "trajectories"
-COLUMNS = 9
+STEPS_KEPT = 9
 """The most steps that are kept of a run, the first and the last among them."""
 
 Follow = Callable[[list[str], Int[np.ndarray, " n"], Arm], tuple[Any, Any]]
@@ -118,7 +118,7 @@ def _save(
     estimates: Float[np.ndarray, "s p h w c"],
     log_snr: Float[np.ndarray, " s"],
 ) -> None:
-    shown = np.unique(np.linspace(0, len(estimates) - 1, min(COLUMNS, len(estimates))).round().astype(int))
+    shown = np.unique(np.linspace(0, len(estimates) - 1, min(STEPS_KEPT, len(estimates))).round().astype(int))
     with atomic_write(path) as file:
         np.savez_compressed(
             file,

@@ -27,14 +27,14 @@ from difflax.evaluation.layouts.base import BenchmarkPrompt, once
 from difflax.evaluation.metrics import Metric
 
 RESULTS = "results.jsonl"
-SOURCE = "Ghosh, Hajishirzi and Schmidt 2023, arXiv:2310.11513"
+GENEVAL_PAPER = "Ghosh, Hajishirzi and Schmidt 2023, arXiv:2310.11513"
 OVERALL = Metric(
     name="geneval",
     label="GenEval",
     unit="mean over tasks",
     better="higher",
     definition="Mean over GenEval's tasks of the share of images that its detectors find right.",
-    source=SOURCE,
+    source=GENEVAL_PAPER,
     note=(
         "In the records an image counts by how rare its task is, so that the mean over images is this number."
         " Prompts are drawn again without regard to tasks, which makes the band a little wide."
@@ -112,7 +112,7 @@ def _task(tag: str) -> Metric:
         unit="share of images",
         better="higher",
         definition=f"Share of the images of the task “{said}” that GenEval's detectors find right.",
-        source=SOURCE,
+        source=GENEVAL_PAPER,
         bounds=(0.0, 1.0),
         part_of=OVERALL.name,
     )

@@ -26,7 +26,7 @@ from difflax.evaluation.metrics import Metric
 SCORES_FILE = "vqa_result.json"
 LONGEST_NAME = 255
 """Bytes of a file's name."""
-SOURCE = "Huang et al. 2023, arXiv:2307.06350"
+T2I_PAPER = "Huang et al. 2023, arXiv:2307.06350"
 
 
 def _score(name: str, label: str, what: str, most: float | None = 1.0) -> Metric:
@@ -35,7 +35,7 @@ def _score(name: str, label: str, what: str, most: float | None = 1.0) -> Metric
         label=label,
         better="higher",
         definition=f"Mean over images of T2I-CompBench's {what}.",
-        source=SOURCE,
+        source=T2I_PAPER,
         bounds=(0.0 if most else None, most),
     )
 

@@ -22,7 +22,7 @@ POINTS = 15
 SMALLEST = 5000
 """Chong and Forsyth's: sizes of the parts, evenly from the smallest to all images."""
 
-INCEPTION_WIDTH = 2048
+THEIR_WIDTH = 2048
 """Features of the network that their smallest part was chosen for."""
 
 FRECHET_INFINITY = Metric(
@@ -37,7 +37,7 @@ FRECHET_INFINITY = Metric(
     source="Chong and Forsyth 2020, on CLIP features",
     note=(
         "Measured where there are twice as many images as the smallest part, which has as many for each"
-        f" feature as theirs, {SMALLEST:,} of {INCEPTION_WIDTH:,}. What the number of real images"
+        f" feature as theirs, {SMALLEST:,} of {THEIR_WIDTH:,}. What the number of real images"
         " adds stays in it."
     ),
 )
@@ -57,7 +57,7 @@ FRECHET_BIAS = Metric(
 
 def smallest_part(width: int) -> int:
     """Images of the first part, of features of that width: as many for each as Chong and Forsyth's."""
-    return math.ceil(width * SMALLEST / INCEPTION_WIDTH)
+    return math.ceil(width * SMALLEST / THEIR_WIDTH)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

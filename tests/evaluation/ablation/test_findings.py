@@ -12,7 +12,7 @@ from difflax.diffusion.samplers import SAMPLERS
 from difflax.evaluation.ablation import bibliography, exports, manifests
 from difflax.evaluation.ablation.ballots import Vote, with_votes
 from difflax.evaluation.ablation.findings import Front, findings, fronts
-from difflax.evaluation.ablation.front_plot import LARGEST, SMALLEST, front_figure
+from difflax.evaluation.ablation.front_plot import LARGEST_MARK, SMALLEST_MARK, front_figure
 from difflax.evaluation.ablation.heatmaps import heatmap, map_axes
 from difflax.evaluation.ablation.sections.found import sentence
 from difflax.evaluation.ablation.sections.tiles import tiles
@@ -84,7 +84,7 @@ def test_the_plot_of_a_front_has_every_arm_with_its_bands_and_its_share(two_axes
         marks = [line for line in axes.lines if line.get_marker() == "o"]
         np.testing.assert_allclose([[*m.get_xdata(), *m.get_ydata()] for m in marks], points)
         np.testing.assert_allclose([m.get_markerfacecolor()[3] for m in marks], front.shares)
-        sizes = [(m.get_markersize() - SMALLEST) / (LARGEST - SMALLEST) for m in marks]
+        sizes = [(m.get_markersize() - SMALLEST_MARK) / (LARGEST_MARK - SMALLEST_MARK) for m in marks]
         np.testing.assert_allclose(sizes, front.shares)
         beaten = [any((o >= p).all() and (o > p).any() for o in points) for p in points]
         joined = next(line for line in axes.lines if line.get_linewidth() == 1.4)

@@ -58,7 +58,7 @@ def test_what_is_kept_are_the_estimates_of_the_sweeps_own_prompts_and_noise(foun
     arm = next(arm for arm in result.arms if arm.key == first.arm)
     seeds = np.array([DRAWN[prompt][0] for prompt in SEEN[:2]])
     np.testing.assert_array_equal(first.seeds, seeds)
-    assert len(first.steps) == trajectories.COLUMNS and (first.steps[0], first.steps[-1]) == (1, STEPS)
+    assert len(first.steps) == trajectories.STEPS_KEPT and (first.steps[0], first.steps[-1]) == (1, STEPS)
     estimates, log_snr = follow(list(SEEN[:2]), seeds, arm)
     np.testing.assert_allclose(first.images / 255, estimates[first.steps - 1], atol=0.5 / 255 + 1e-6)
     np.testing.assert_allclose(first.log_snr, log_snr[first.steps - 1])
@@ -67,7 +67,7 @@ def test_what_is_kept_are_the_estimates_of_the_sweeps_own_prompts_and_noise(foun
 def test_every_image_says_its_step_its_seed_and_its_settings(found, result):
     page = parse(trajectory_section(result, found)[0])
     titles = [value for name, value in page.attributes if name == "title"]
-    assert len(titles) == trajectories.COLUMNS * 2 * len(found)
+    assert len(titles) == trajectories.STEPS_KEPT * 2 * len(found)
     seed = DRAWN[SEEN[1]][0]
     said = [f"prompt: {SEEN[1]}", f"seed: {seed}", f"step: {STEPS} of {STEPS}", "guidance.scale: 4"]
     assert any(all(part in title for part in said) for title in titles)
