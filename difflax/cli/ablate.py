@@ -157,7 +157,7 @@ def check_flags(values: flags.FlagValues) -> tuple[list[str], str | None]:
     """
     prompts: list[str] = []
     own = (values.prompt, values.prompts_file)
-    if layout_of(values):
+    if layout_of(values) is not None:
         prompts, own = [each.prompt for each in read_asked(values)], ()
     elif values.pretrained:
         prompts = read_prompts(values)
@@ -300,7 +300,7 @@ def _sweep(
             f"bits per dimension of {found.images} test images: {found.bits_per_dimension:.3f}"
             f" ± {found.standard_error:.3f} (standard error)"
         )
-    if layout_of(values):
+    if layout_of(values) is not None:
         say_where(result, values.output)
     print(f"report: {report}")
 

@@ -9,6 +9,8 @@ from absl import flags
 
 from difflax.core.types import UserError
 
+MOST_FOLLOWED = 100
+
 
 def define_kept_flags(values: flags.FlagValues) -> None:
     """The flags of this."""
@@ -28,9 +30,10 @@ def define_kept_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_integer(
         "trajectories",
         0,
-        "prompts of each group, at least 0, that the report also shows step by step: at the best arm, without"
-        " guidance and at the largest scale",
+        f"prompts of each group, from 0 to {MOST_FOLLOWED}, that the report also shows step by step: at the"
+        " best arm, without guidance and at the largest scale",
         lower_bound=0,
+        upper_bound=MOST_FOLLOWED,
         flag_values=values,
     )
 

@@ -24,6 +24,8 @@ SMALLEST_MARK, LARGEST_MARK = 4.0, 10.0
 MOST_NAMED = 9
 """Arms of a panel that carry their name."""
 LONGEST_ARM_NAME = 28
+CROWDED = 0.045
+"""Share of a panel's sides within which a second name would be written over the first."""
 LEGEND_SHARES = {"never on the front": 0.0, "in half": 0.5, "always": 1.0}
 """Of the resamples in which an arm is on the front, in the legend."""
 
@@ -70,11 +72,11 @@ def _panel(
             zorder=1.5,
         )
         axes.plot(x[arm], y[arm], **_mark(share, theme), zorder=3)
-    _names(axes, x, y, _to_name(joined, front.shares), names, theme)
     for sign, invert in zip(signs, (axes.invert_xaxis, axes.invert_yaxis), strict=True):
         if sign < 0:
             invert()
     axes.margins(0.1)
+    _names(axes, x, y, _to_name(joined, front.shares), names, theme)
     axes.set_xlabel(_axis(across))
     axes.set_ylabel(_axis(up))
     title(
@@ -125,7 +127,13 @@ def _names(
 ) -> None:
     from matplotlib.patheffects import withStroke
 
+    corner, opposite = np.transpose([axes.get_xlim(), axes.get_ylim()])
+    written: list[np.ndarray] = []
     for arm in arms:
+        place = (np.array([x[arm], y[arm]]) - corner) / (opposite - corner)
+        if any(np.all(np.abs(place - other) < CROWDED) for other in written):
+            continue
+        written.append(place)
         axes.annotate(
             names[arm],
             (x[arm], y[arm]),
