@@ -4,6 +4,7 @@ original layout, LoRA, pictures, and the workdirs that other commands of the doc
 
 import functools
 import itertools
+import json
 import os
 import pathlib
 import shutil
@@ -51,6 +52,12 @@ def checkpoint(build: Callable[[pathlib.Path], pathlib.Path]) -> Callable[[pathl
             shutil.copy(file, file.with_name(file.name.replace(".fp16", "")))
 
     return make
+
+
+def make_metadata(path: pathlib.Path) -> None:
+    """Two lines of GenEval's."""
+    rows = [{"tag": "colors", "include": [], "prompt": f"a photo of a {c} ball"} for c in ("red", "blue")]
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 
 
 def make_original(path: pathlib.Path, case: str) -> None:
@@ -152,6 +159,7 @@ SUBSTITUTES: dict[str, Callable[[pathlib.Path], object]] = {
     "cat.png": functools.partial(make_picture, kind="RGB"),
     "mask.png": functools.partial(make_picture, kind="L"),
     "prompts.txt": lambda path: path.write_text("\n".join(CAPTIONS[:2])),
+    "evaluation_metadata.jsonl": make_metadata,
     "image_prompts.txt": lambda path: path.write_text("\n".join([CAPTIONS[0]] * len(CAPTIONS))),
     "real_images": make_pictures,
     "inception.safetensors": make_inception,

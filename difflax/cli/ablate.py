@@ -18,6 +18,7 @@ from typing import Any
 from absl import flags
 from etils import epath
 
+from difflax.cli.kept import album_of, define_kept_flags, layout_of, read_asked
 from difflax.cli.models import begin, define_model_flags, read_model, weights_named
 from difflax.cli.sample import define_prompt_flags, read_prompts, read_texts
 from difflax.core.types import UserError
@@ -38,7 +39,7 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
         flag_values=values,
     )
     define_sweep_flags(values, argv)
-    flags.DEFINE_bool("save_images", False, "keep every image, for `difflax view`", flag_values=values)
+    define_kept_flags(values)
     define_measurement_flags(values)
 
 
@@ -151,11 +152,16 @@ def sweep(values: flags.FlagValues, arms: list | None, likelihood: int = 0) -> N
 
 
 def check_flags(values: flags.FlagValues) -> tuple[list[str], str | None]:
-    """The prompts of a checkpoint and the negative prompt; looks at the flags of the measurement."""
+    """The prompts of a checkpoint or a benchmark and the negative prompt; looks at the flags of the
+    measurement.
+    """
     prompts: list[str] = []
-    if values.pretrained:
+    own = (values.prompt, values.prompts_file)
+    if layout_of(values) is not None:
+        prompts, own = [each.prompt for each in read_asked(values)], ()
+    elif values.pretrained:
         prompts = read_prompts(values)
-    elif values.prompt or values.prompts_file or values.clip:
+    if not values.pretrained and any((*own, values.clip)):
         raise UserError("--prompt, --prompts_file and --clip go with --pretrained: a run has its own")
     negative = read_texts(values).get("negative_prompt")
     if values.seeds is not None and not 1 <= values.seeds <= MAX_SEEDS:
@@ -190,6 +196,7 @@ class SweptModel:
 def read_subject(values: flags.FlagValues, prompts: list[str], negative: str | None) -> SweptModel:
     """The model that the flags name, loaded."""
     from difflax import runs
+    from difflax.evaluation.measurement import PromptGroup
     from difflax.runs.arms import Studio
     from difflax.runs.axes import Weights
 
@@ -200,6 +207,10 @@ def read_subject(values: flags.FlagValues, prompts: list[str], negative: str | N
     else:
         config, protocol, instruments, groups = runs.evaluation(values.workdir)
         judge, usual = type(protocol).__name__, protocol.seeds
+        if prompts:
+            # Of a benchmark: the run's own judge does not know them.
+            groups = [PromptGroup(name="prompts", prompts=tuple(prompts))]
+            instruments, judge, usual = dataclasses.replace(instruments, judge=None), "", 4
         checkpoint = weights_named(values, pipeline)
     if values.guidance is not None:
         config = {**config, "guidance": values.guidance}
@@ -240,6 +251,7 @@ def _sweep(
     from difflax.evaluation.ablation.report import write_ablation
     from difflax.evaluation.ablation.results import Provenance, command_line
     from difflax.evaluation.ablation.sweep import by_scale, run_sweep
+    from difflax.evaluation.ablation.trajectories import follow_arms
 
     pipeline = subject.studio.base
     found = None
@@ -273,8 +285,10 @@ def _sweep(
         directory=values.output,
         instruments=subject.instruments,
         batch_size=pipeline.devices.batch_size,
-        album=_album(values, subject),
+        album=album_of(values, subject.groups, subject.seeds),
     )
+    if "trajectories" in values and values.trajectories:
+        follow_arms(subject.studio.follow, result, values.trajectories, values.output)
     if jax.process_index() != 0:
         return
     result = dataclasses.replace(result, likelihood=found)
@@ -286,17 +300,9 @@ def _sweep(
             f"bits per dimension of {found.images} test images: {found.bits_per_dimension:.3f}"
             f" ± {found.standard_error:.3f} (standard error)"
         )
+    if layout_of(values) is not None:
+        say_where(result, values.output)
     print(f"report: {report}")
-
-
-def _album(values: flags.FlagValues, subject: SweptModel) -> Any:
-    """What keeps the images, if that is asked."""
-    from difflax.evaluation.ablation.pictures import Album
-
-    if "save_images" not in values or not values.save_images:
-        return None
-    groups = [(group.name, group.prompts) for group in subject.groups]
-    return Album(values.output, groups, range(subject.seeds))
 
 
 def plan_sweep(values: flags.FlagValues, arms: list) -> None:
@@ -309,6 +315,14 @@ def plan_sweep(values: flags.FlagValues, arms: list) -> None:
     subject.studio.check(arms)
     asked = sum(len(group.prompts) for group in subject.groups)
     print(cost(subject.studio, arms, asked * subject.seeds))
+
+
+def say_where(result, output: str) -> None:
+    """Prints which folder holds the images of which arm, for a benchmark's scripts."""
+    print("images for the benchmark's scripts, a folder an arm:")
+    for arm in result.arms:
+        print(f"  {epath.Path(output) / 'images' / arm.key}  {arm.label}")
+    print(f"once they have scored them: difflax report {output}")
 
 
 def say(result) -> None:

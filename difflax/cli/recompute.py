@@ -19,8 +19,11 @@ RERUN = ("ablate", "evaluate")
 """Commands whose cells can be computed again."""
 
 
-WITHOUT = ("--save_images", "--nosave_images")
+WITHOUT = ("--save_images", "--nosave_images", "--trajectories=")
 """Flags that are left out: the images are drawn, but not kept."""
+
+REPLACED = ("--output", "-output", "--trajectories")
+"""Flags that are left out with the word after them."""
 
 
 def verify(folder: str, result: AblationResult, share: float, seed: int | None = None) -> None:
@@ -66,11 +69,13 @@ def command_for(command: str, output: str) -> list[str]:
         raise UserError(f"the result was not made by one `difflax {RERUN[0]}` command: {command!r}")
     kept, skip = [], False
     for word in words[1:]:
-        if skip or word in ("--output", "-output"):
+        if skip or word in REPLACED:
             skip = not skip
         elif not word.startswith(("--output=", "-output=", *WITHOUT)):
             kept.append(word)
-    return [*kept, f"--output={output}"]
+    # What a benchmark reads is not written again.
+    quiet = ["--nosave_images"] if any(word.startswith("--layout") for word in kept) else []
+    return [*kept, *quiet, f"--output={output}"]
 
 
 def _rerun(folder: str, words: Sequence[str]) -> None:

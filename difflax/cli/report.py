@@ -6,7 +6,8 @@ cells by computing them again.
     difflax report runs/ablation --verify=0.05
 
 Results that were measured alike are compared in pairs; those that differ in their manifest are shown side by
-side, under a warning. Votes of `difflax view` enter the tables here, and every plot is written as PDF too.
+side, under a warning. Votes of `difflax view` and scores of a benchmark enter the tables here, and every plot
+is written as PDF too.
 """
 
 import math
@@ -44,9 +45,11 @@ def run(values: flags.FlagValues) -> None:
         raise UserError(f"--verify={values.verify} must be above 0 and at most 1: the share of the arms")
     if values.output is None and len(folders) > 1:
         raise UserError("--output must be given: the folder of the joined report")
+    from difflax.evaluation.ablation.benchmarks import with_scores
     from difflax.evaluation.ablation.stored import read_result
 
-    results = {name: read_result(folder) for name, folder in zip(names_of(folders), folders, strict=True)}
+    named = zip(names_of(folders), folders, strict=True)
+    results = {name: with_scores(read_result(folder), folder) for name, folder in named}
     if values.verify is not None:
         from difflax.cli.recompute import verify
 

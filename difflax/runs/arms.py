@@ -82,11 +82,23 @@ class Studio:
         self, prompts: list[str], seeds: Int[np.ndarray, " n"], arms: list[Arm]
     ) -> Float[np.ndarray, "n h w c"]:
         """Images in [0, 1], each of its own arm, all of one family."""
+        return self._made_of(prompts, seeds, arms)
+
+    def follow(
+        self, prompts: list[str], seeds: Int[np.ndarray, " n"], arm: Arm
+    ) -> tuple[Float[np.ndarray, "steps n h w c"], Float[np.ndarray, " steps"]]:
+        """The estimates of x0 that led to the images of an arm, in [0, 1], and the log-SNR of each step."""
+        made = self._made_of(prompts, seeds, [arm] * len(prompts), trajectory=True)
+        return made.estimates, made.log_snr
+
+    def _made_of(
+        self, prompts: list[str], seeds: Int[np.ndarray, " n"], arms: list[Arm], trajectory: bool = False
+    ) -> Any:
         setup = self.setup(arms[0])
         arguments = {**setup.arguments, **self.of_images(arms)}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UnconditionalWarning)  # a sweep that contains 0 means it
-            return setup.pipeline(prompts, seed=seeds.tolist(), **arguments)
+            return setup.pipeline(prompts, seed=seeds.tolist(), trajectory=trajectory, **arguments)
 
     def of_images(self, arms: Sequence[Arm]) -> dict[str, Any]:
         """The arguments of a call that each image has for itself."""

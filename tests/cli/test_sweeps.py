@@ -126,6 +126,13 @@ def test_every_image_of_a_batch_has_the_scale_of_its_arm(studio):
         np.testing.assert_allclose(together[index : index + 1], alone, atol=1e-5)
 
 
+def test_a_trajectory_ends_with_the_image_of_the_sweep(studio):
+    arm, seeds = Arm(settings={"guidance.scale": 3.0, "sampler": "ddim"}), np.array([3, 4])
+    estimates, log_snr = studio.follow(list(PROMPTS), seeds, arm)
+    assert len(estimates) == len(log_snr) == 4 and np.all(np.diff(log_snr) > 0)
+    np.testing.assert_allclose(estimates[-1], draw(studio, arm.settings), atol=1e-5)
+
+
 def as_written(studio, workdir, name):
     """The same images by what a user would write without a sweep."""
     base, prompts, seeds = studio.base, list(PROMPTS), [3, 4]
@@ -283,7 +290,7 @@ def test_a_file_names_axes_or_arms(tmp_path):
 
 
 def test_the_command_draws_measures_and_reports(workdir, tmp_path):
-    flags = ("--sweep.guidance.scale=1;3", "--sweep.num_steps=2", "--seeds=1")
+    flags = ("--sweep.guidance.scale=1;3", "--sweep.num_steps=2", "--seeds=1", "--trajectories=1")
     flags = ("ablate", f"--workdir={workdir}", f"--output={tmp_path / 'out'}", *flags)
     status, said, errors = command(*flags, "--dry_run")
     assert status == 0, errors
@@ -294,4 +301,5 @@ def test_the_command_draws_measures_and_reports(workdir, tmp_path):
     assert "prompt accuracy of 2 arms" in said
     rows = list(csv.DictReader((tmp_path / "out" / "table.csv").open()))
     assert {(row["guidance.scale"], row["num_steps"]) for row in rows} == {("1", "2"), ("3", "2")}
-    assert (tmp_path / "out" / "report.html").exists()
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "How the images come about" in page and "step: 2 of 2\nlog-SNR:" in page

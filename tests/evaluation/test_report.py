@@ -81,7 +81,7 @@ def test_files_are_all_there_and_grids_know_their_origin(written, result):
     directory = written[0]
     for name in ("report.html", "results.json", "table.csv", "records.csv", "plots/overview.png"):
         assert (directory / name).stat().st_size > 0
-    assert {path.stem for path in (directory / "plots").glob("*.svg")} >= set(result.by_metric())
+    assert {path.stem for path in (directory / "plots").glob("*.svg")} >= set(result.by_metric(""))
     grid = read_metadata(directory / "grids" / "1_unseen_new.png")
     assert grid["guidance_scales"] == list(SCALES)
     assert grid["command"] == result.provenance.command

@@ -63,6 +63,8 @@ TABLE = {
         "sweep.sampler": ("ddmi", "{{}}", "{{'name': 'ddim', 'eat': 1}}", "[[['ddim']]]", "none"),
         "sweep.no_such_axis": ("1",),
         "design": ("gird", ""),
+        "layout": ("geneva", "geneval", ""),
+        "trajectories": (*WHOLE, "-1"),
         "arms": (*WHOLE, "0", "1000000000"),
         "design_seed": (*WHOLE, "-1"),
         "num_steps": (*WHOLE, "0", "1000000000"),

@@ -31,8 +31,11 @@ PAPERS = {
     " Sample and Distribution Quality in Diffusion Models|2024|2404.07724",
     "lin2023common": "Lin, Shanchuan and Liu, Bingchen and Li, Jiashi and Yang, Xiao|Common Diffusion Noise"
     " Schedules and Sample Steps are Flawed|2023|2305.08891",
-    "saharia2022photorealistic": "Saharia, Chitwan and Chan, William and Saxena, Saurabh and others"
-    "|Photorealistic Text-to-Image Diffusion Models with Deep Language Understanding|2022|2205.11487",
+    "saharia2022photorealistic": "Saharia, Chitwan and Chan, William and Saxena, Saurabh and Li, Lala"
+    " and Whang, Jay and Denton, Emily and Ghasemipour, Seyed Kamyar Seyed and Ayan, Burcu Karagol and"
+    " Mahdavi, S. Sara and Lopes, Rapha Gontijo and Salimans, Tim and Ho, Jonathan and Fleet, David J. and"
+    " Norouzi, Mohammad|Photorealistic Text-to-Image Diffusion Models with Deep Language"
+    " Understanding|2022|2205.11487",
     "ho2020denoising": "Ho, Jonathan and Jain, Ajay and Abbeel, Pieter|Denoising Diffusion Probabilistic"
     " Models|2020|2006.11239",
     "song2020denoising": "Song, Jiaming and Meng, Chenlin and Ermon, Stefano|Denoising Diffusion Implicit"
@@ -56,18 +59,30 @@ PAPERS = {
     "luo2023latent": "Luo, Simian and Tan, Yiqin and Huang, Longbo and Li, Jian and Zhao, Hang|Latent"
     " Consistency Models: Synthesizing High-Resolution Images with Few-Step Inference|2023|2310.04378",
     "zheng2024trajectory": "Zheng, Jianbin and Hu, Minghui and Fan, Zhongyi and Wang, Chaoyue and Ding,"
-    " Changxing and Tao, Dacheng and Cham, Tat-Jen|Trajectory Consistency Distillation|2024|2402.19159",
+    " Changxing and Tao, Dacheng and Cham, Tat-Jen|Trajectory Consistency Distillation: Improved Latent"
+    " Consistency Distillation by Semi-Linear Consistency Function with Trajectory Mapping|2024|2402.19159",
     "xue2023sa": "Xue, Shuchen and Yi, Mingyang and Luo, Weijian and Zhang, Shifeng and Sun, Jiacheng and Li,"
     " Zhenguo and Ma, Zhi-Ming|SA-Solver: Stochastic Adams Solver for Fast Sampling of Diffusion"
     " Models|2023|2309.05019",
     "heusel2017gans": "Heusel, Martin and Ramsauer, Hubert and Unterthiner, Thomas and Nessler, Bernhard and"
     " Hochreiter, Sepp|GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash"
     " Equilibrium|2017|1706.08500",
+    "kynkaanniemi2022role": 'Kynk{\\"a}{\\"a}nniemi, Tuomas and Karras, Tero and Aittala, Miika and Aila,'
+    " Timo and Lehtinen, Jaakko|The Role of ImageNet Classes in Fr{\\'e}chet Inception"
+    " Distance|2022|2203.06026",
+    "chong2019effectively": "Chong, Min Jin and Forsyth, David|Effectively Unbiased FID and Inception Score"
+    " and Where to Find Them|2019|1911.07023",
+    "ghosh2023geneval": "Ghosh, Dhruba and Hajishirzi, Hanna and Schmidt, Ludwig|GenEval: An Object-Focused"
+    " Framework for Evaluating Text-to-Image Alignment|2023|2310.11513",
+    "huang2023t2icompbench": "Huang, Kaiyi and Sun, Kaiyue and Xie, Enze and Li, Zhenguo and Liu, Xihui|"
+    "T2I-CompBench: A Comprehensive Benchmark for Open-world Compositional Text-to-image"
+    " Generation|2023|2307.06350",
     "hessel2021clipscore": "Hessel, Jack and Holtzman, Ari and Forbes, Maxwell and Le Bras, Ronan and Choi,"
     " Yejin|CLIPScore: A Reference-free Evaluation Metric for Image Captioning|2021|2104.08718",
 }
 """Authors, title, year and arXiv number, by the key of the entry."""
 
+T2I_SCORES = ("3_in_1", "blip_vqa", "unidet_2d", "unidet_3d", "numeracy", "clip")
 ODE = ("song2020score", "karras2022elucidating")
 SOLVER = ("lu2022dpm", "lu2022dpmpp")
 CITED: dict[str, tuple[str, ...]] = {
@@ -110,8 +125,12 @@ CITED: dict[str, tuple[str, ...]] = {
     "tcd": ("zheng2024trajectory",),
     "sa_solver": ("xue2023sa",),
     # metrics
-    "frechet_distance": ("heusel2017gans",),
+    "frechet_distance": ("heusel2017gans", "kynkaanniemi2022role"),
+    "frechet_infinity": ("chong2019effectively",),
+    "frechet_bias": ("chong2019effectively",),
     "clip_score": ("hessel2021clipscore",),
+    "geneval": ("ghosh2023geneval",),
+    **{f"t2i_{score}": ("huang2023t2icompbench",) for score in T2I_SCORES},
 }
 """The papers of a method, by the name that it has in configs and on the command line."""
 

@@ -3,7 +3,8 @@
     images/manifest.json             what was asked: prompts, seeds, and the settings of every arm
     images/<arm>/<prompt>_<seed>.png one image; the prompt by its number in the manifest, from 0
 
-An arm stands in the manifest once all of its images are there. Every PNG knows how it was made.
+or, in a folder an arm, as a benchmark's scripts read them, see `difflax.evaluation.layouts`. An arm stands in
+the manifest once all of its images are there. Every PNG knows how it was made.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ from difflax.core.documents import read_json
 from difflax.core.files import atomic_write
 from difflax.core.types import UserError
 from difflax.evaluation.ablation.arms import Arm
+from difflax.evaluation.layouts import LAYOUTS, BenchmarkPrompt
 from difflax.figures.png import save_png
 
 PICTURE_FOLDER = "images"
@@ -47,6 +49,8 @@ class Pictures:
         groups: the prompt group of each prompt.
         seeds: the seeds of every prompt.
         arms: the arms that are complete, by their key.
+        layout: the name of a benchmark in `LAYOUTS` as which each arm's folder is laid out; "" for none.
+        facts: what the benchmark knows of each prompt.
     """
 
     directory: epath.Path
@@ -54,10 +58,21 @@ class Pictures:
     groups: tuple[str, ...]
     seeds: tuple[int, ...]
     arms: Mapping[str, PictureArm] = dataclasses.field(default_factory=dict)
+    layout: str = ""
+    facts: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def asked(self) -> list[BenchmarkPrompt]:
+        """The prompts as the benchmark knows them."""
+        return [BenchmarkPrompt(prompt=p, facts=f) for p, f in zip(self.prompts, self.facts, strict=True)]
 
     def path(self, arm: str, prompt: int, seed: int) -> epath.Path:
         """Where an image lies."""
-        return self.directory / arm / f"{prompt}_{seed}.png"
+        if not self.layout:
+            return self.directory / arm / f"{prompt}_{seed}.png"
+        asked = BenchmarkPrompt(prompt=self.prompts[prompt])
+        place = LAYOUTS[self.layout].image(asked, prompt, self.seeds.index(seed), len(self.seeds))
+        return self.directory / arm / place
 
     def save(
         self, arm: str, prompt: int, seed: int, image: Float[np.ndarray, "h w c"], facts: Mapping[str, Any]
@@ -79,12 +94,19 @@ class Pictures:
     def complete(self, arms: Mapping[str, PictureArm]) -> "Pictures":
         """The same with these arms, entered in the manifest."""
         found = dataclasses.replace(self, arms={**self.arms, **arms})
+        beside = LAYOUTS[self.layout].files(self.asked) if self.layout else {}
+        for path, text in (
+            (self.directory / key / name, text) for key in arms for name, text in beside.items()
+        ):
+            with atomic_write(path, "w") as file:
+                file.write(text)
         document = {
             "format": FORMAT_OF_PICTURES,
             "prompts": list(found.prompts),
             "groups": list(found.groups),
             "seeds": list(found.seeds),
             "arms": {key: dataclasses.asdict(arm) for key, arm in found.arms.items()},
+            **({"layout": self.layout, "facts": [dict(each) for each in self.facts]} if self.layout else {}),
         }
         with atomic_write(self.directory / PICTURE_MANIFEST, "w") as file:
             file.write(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
@@ -98,6 +120,7 @@ class Album:
         directory: of the sweep.
         groups: name and prompts of each.
         seeds: of every prompt.
+        layout, facts: as of `Pictures`.
     """
 
     def __init__(
@@ -105,12 +128,16 @@ class Album:
         directory: epath.PathLike,
         groups: Sequence[tuple[str, Sequence[str]]],
         seeds: Sequence[int],
+        layout: str = "",
+        facts: Sequence[Mapping[str, Any]] = (),
     ):
         self._pictures = Pictures(
             directory=epath.Path(directory) / PICTURE_FOLDER,
             prompts=tuple(prompt for _, prompts in groups for prompt in prompts),
             groups=tuple(name for name, prompts in groups for _ in prompts),
             seeds=tuple(int(seed) for seed in seeds),
+            layout=layout,
+            facts=tuple(facts),
         )
 
     def lacks(self, arm: str) -> bool:
@@ -166,7 +193,11 @@ def read_pictures(directory: epath.PathLike) -> Pictures:
                 for key, arm in document["arms"].items()
                 if KEY.fullmatch(key)
             },
+            layout=str(document.get("layout", "")),
+            facts=tuple(dict(facts) for facts in document.get("facts", ())),
         )
+        if found.layout and (found.layout not in LAYOUTS or len(found.facts) != len(found.prompts)):
+            raise ValueError(f"layout {found.layout!r}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"{folder / PICTURE_MANIFEST} is no manifest of images ({error}):"

@@ -291,11 +291,11 @@ def draw_tradeoff(
                 )
     axes.margins(0.08)
     axes.set_xlabel(across[0].metric.axis_label)
-    heading = f"{up[0].metric.label} against {_lower(across[0].metric.label)}"
+    heading = f"{up[0].metric.label} against {lowered(across[0].metric.label)}"
     title(axes, theme, heading, "one point a scale, joined in their order")
     axes.set_ylabel(up[0].metric.axis_label)
 
 
-def _lower(label: str) -> str:
+def lowered(label: str) -> str:
     """A label inside a sentence; "CLIP" and "Fréchet" keep their capital."""
     return label if label.startswith(("CLIP", "Fréchet")) else label[0].lower() + label[1:]

@@ -12,9 +12,11 @@ from PIL import Image
 from difflax.evaluation.ablation import plots
 from difflax.evaluation.ablation.arms import GUIDANCE_SCALE
 from difflax.evaluation.ablation.ballots import read_votes, with_votes
+from difflax.evaluation.ablation.benchmarks import with_scores
 from difflax.evaluation.ablation.exports import DIFFERENCES, differences_csv, have_parquet, write_parquet
 from difflax.evaluation.ablation.findings import Certified, certified_metrics, findings, fronts
 from difflax.evaluation.ablation.formatting import axes_in_words, named, slug
+from difflax.evaluation.ablation.front_plot import front_figure, front_name
 from difflax.evaluation.ablation.heatmaps import heatmap, map_axes
 from difflax.evaluation.ablation.pictures import PICTURE_FOLDER, PICTURE_MANIFEST, Pictures, read_pictures
 from difflax.evaluation.ablation.results import AblationResult, GroupInfo, describe_scale
@@ -40,8 +42,10 @@ from difflax.evaluation.ablation.sections.sources import (
     method_section,
     raw_section,
 )
+from difflax.evaluation.ablation.sections.steps import trajectory_section
 from difflax.evaluation.ablation.sections.tiles import TILE_STYLE, tiles
 from difflax.evaluation.ablation.tables import records_csv, table_csv, write_tables
+from difflax.evaluation.ablation.trajectories import Trajectory, read_trajectories
 from difflax.figures import html
 from difflax.figures.grids import GridStyle, labelled_grid
 from difflax.figures.html import Embedded, Markup
@@ -65,25 +69,27 @@ def write_ablation(
 
     ``report.html``, ``results.json``, ``table.csv``, ``records.csv``, ``differences.csv`` and, with pyarrow,
     ``records.parquet`` and ``table.parquet``; ``plots/`` (an SVG of each metric, of the details of one, of
-    two axes at once, and of each trade-off; ``triangle.png`` and ``triangle_dark.png`` of what the judge
-    says is the whole story, ``overview.png`` of all metrics) and ``grids/`` (a PNG of each prompt group).
-    Votes of ``difflax view`` become a metric.
+    two axes at once, of each trade-off and of each Pareto front; ``triangle.png`` and ``triangle_dark.png``
+    of what the judge says is the whole story, ``overview.png`` of all metrics) and ``grids/`` (a PNG of each
+    prompt group).
+    Votes of ``difflax view`` become a metric, and so do the scores of a benchmark.
 
     Args:
-        source: the folder that holds the votes and the images of the sweep, ``directory`` by default.
+        source: the folder that holds the votes, the images and the trajectories of the sweep, ``directory``
+            by default.
         pdf: write every plot as PDF too.
         warning: what stands at the top of the report.
     """
     directory = epath.Path(directory)
     source = directory if source is None else epath.Path(source)
-    result = with_votes(result, read_votes(source))
+    result = with_votes(with_scores(result, source), read_votes(source))
     certified = Certified(findings=findings(result), fronts=fronts(result))
     write_tables(result, directory)
     (directory / DIFFERENCES).write_text(differences_csv(result, certified.findings))
     if have_parquet():
         write_parquet(result, directory)
     maps = map_names(result)
-    vectors = _write_plots(result, directory / "plots", maps, pdf)
+    vectors = _write_plots(result, directory / "plots", maps, certified, pdf)
     grids = {name: grid(result, name) for name in result.samples}
     for index, (name, picture) in enumerate(grids.items()):
         save_png(directory / "grids" / f"{index}_{slug(name)}.png", picture, facts(result))
@@ -95,6 +101,7 @@ def write_ablation(
         maps={name: text for name, (_, _, text) in maps.items()},
         certified=certified,
         pictures=read_pictures(source) if (source / PICTURE_FOLDER / PICTURE_MANIFEST).exists() else None,
+        trajectories=read_trajectories(source, result),
         warning=warning,
     )
     path.write_text(page)
@@ -102,13 +109,18 @@ def write_ablation(
 
 
 def _write_plots(
-    result: AblationResult, folder: epath.Path, maps: Mapping[str, tuple[str, str, str]], pdf: bool
+    result: AblationResult,
+    folder: epath.Path,
+    maps: Mapping[str, tuple[str, str, str]],
+    certified: Certified,
+    pdf: bool,
 ) -> dict[str, bytes]:
     """Writes all plots; the SVG of each, by name."""
     folder.mkdir(parents=True, exist_ok=True)
     vectors: dict[str, bytes] = {}
     drawn = draw_all(result)
     drawn |= {name: heatmap(result, group, metric) for name, (group, metric, _) in maps.items()}
+    drawn |= {front_name(result, each): front_figure(result, each) for each in certified.fronts}
     for name, figure in drawn.items():
         vectors[name] = render(figure, "svg")
         (folder / f"{name}.svg").write_bytes(vectors[name])
@@ -212,6 +224,7 @@ def ablation_page(
     maps: Mapping[str, str],
     certified: Certified,
     pictures: Pictures | None = None,
+    trajectories: Sequence[Trajectory] = (),
     warning: Sequence[Markup] = (),
 ) -> str:
     """The report as one HTML document.
@@ -222,6 +235,7 @@ def ablation_page(
         maps: what each map of two axes shows, by the name of its plot.
         certified: what may be said of the result.
         pictures: the images of the sweep, where they were kept.
+        trajectories: how some of them came about.
         warning: what stands at the top of the page.
     """
     per_arm = sum(group.count for group in result.groups)
@@ -243,8 +257,9 @@ def ablation_page(
         *explore_section(result),
         *maps_section(vectors, maps),
         *trade_off_section(result, vectors),
-        *front_section(result, certified.fronts),
+        *front_section(result, certified.fronts, vectors),
         *_images_section(result, grids, pictures),
+        *trajectory_section(result, trajectories),
         *differences_section(result, certified.findings),
         *design_section(certified.findings),
         html.section("Numbers", *numbers(result)),

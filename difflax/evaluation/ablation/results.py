@@ -312,11 +312,12 @@ class AblationResult:
 
     @functools.cached_property
     def primary(self) -> str:
-        """What decides the best scale: accuracy, else CLIP score, else Fréchet distance, else the first."""
+        """What decides the best scale: the first of ``aspects`` that was measured, else accuracy, CLIP score,
+        Fréchet distance, else the first of all.
+        """
         measured = list(self.by_metric())
-        return next(
-            (name for name in ("accuracy", "clip_score", "frechet_distance") if name in measured), measured[0]
-        )
+        wanted = (*self.aspects.values(), "accuracy", "clip_score", "frechet_distance")
+        return next((name for name in wanted if name in measured), measured[0])
 
 
 def describe_scale(scale: float) -> str:

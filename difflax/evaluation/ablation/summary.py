@@ -1,6 +1,5 @@
 """From readings to curves: the estimate and band of each metric, and the lines it is compared with."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence, Set
 
 import numpy as np
@@ -9,18 +8,20 @@ from jaxtyping import Bool, Float, Int
 from difflax.evaluation import metrics as m
 from difflax.evaluation import statistics as st
 from difflax.evaluation.ablation.arms import Arm, axes_of
+from difflax.evaluation.ablation.frechet import JACKKNIFE_GROUPS, bias_note, frechet_estimates
 from difflax.evaluation.ablation.results import AblationResult, GroupInfo, Measured, Provenance, best_index
 from difflax.evaluation.measurement import Design, Instruments, Measurement, compare
 
 BUILT_IN = (
     m.CLIP_SCORE,
     m.FRECHET_DISTANCE,
+    m.FRECHET_INFINITY,
+    m.FRECHET_BIAS,
     m.FEATURE_DIVERSITY,
     m.PIXEL_DIVERSITY,
     m.HSV_SATURATION,
     m.CLIPPED_FRACTION,
 )
-JACKKNIFE_GROUPS = 20
 SPLIT_SEED = 0
 CHANCE, REAL, TRUTH = "chance", "real images", "truth"
 
@@ -42,11 +43,15 @@ def summarize(
     """
     judge = instruments.judge
     compared = [] if judge is None else [compare(arm, design, judge) for arm in measured]
+    distances = [frechet_estimates(design, index, measured, each) for index, each in enumerate(real)]
     found: list[Measured] = []
     for metric in [*(() if judge is None else judge.metrics), *BUILT_IN]:
         for index, group in enumerate(design.groups):
             rows = design.group == index
-            estimates, near = _estimates(metric, design, index, measured, compared, real[index])
+            estimates, near = _estimates(metric, design, index, measured, compared)
+            if metric.name in distances[index]:
+                estimates = distances[index][metric.name]
+                near = [False] * len(estimates)
             if not estimates:
                 continue
             references = {CHANCE: float(group.chance[metric.name])} if metric.name in group.chance else {}
@@ -73,7 +78,7 @@ def summarize(
         records=_records(design, arms, measured),
         samples=_samples(design, measured),
         provenance=provenance,
-        method=_method(design, real, instruments),
+        method=_method(design, real, instruments) | bias_note(found),
         by_prompt=_by_prompt(design, measured, compared, {each.metric.name for each in found}),
         aspects={} if judge is None else dict(judge.aspects),
     )
@@ -85,7 +90,6 @@ def _estimates(
     index: int,
     measured: Sequence[Measurement],
     compared: Sequence[dict[str, Float[np.ndarray, " p"]]],
-    real: Measurement | None,
 ) -> tuple[list[st.Estimate], list[bool]]:
     """The estimates of one group in every arm, and which arms are as good as the best."""
     rows = design.group == index
@@ -93,17 +97,17 @@ def _estimates(
     if metric.name in measured[0].columns:
         values = np.stack([arm.columns[metric.name][rows] for arm in measured])
         judged = metric not in BUILT_IN and st.is_proportion(values)
-        return _paired(metric, values, prompts, shares=judged)
+        return paired_estimates(metric, values, prompts, shares=judged)
     if any(metric.name in arm for arm in compared):
         members = np.unique(prompts)
         missing = np.full(len(design.prompts), np.nan)
         values = np.stack([arm.get(metric.name, missing)[members] for arm in compared])
-        return _paired(metric, values, members, shares=False)
-    found = _per_set(metric, design, index, measured, real)
+        return paired_estimates(metric, values, members, shares=False)
+    found = _per_prompt(metric, design, index, measured)
     return found, [False] * len(found)
 
 
-def _paired(
+def paired_estimates(
     metric: m.Metric, values: Float[np.ndarray, "s n"], prompts: Int[np.ndarray, " n"], *, shares: bool
 ) -> tuple[list[st.Estimate], list[bool]]:
     """Estimates of a metric with one value an image, or a prompt, in each arm, NaN where it has none; and
@@ -135,10 +139,10 @@ def _paired(
     return estimates, [as_good(*pair) for pair in zip(values, asked, strict=True)]
 
 
-def _per_set(
-    metric: m.Metric, design: Design, index: int, measured: Sequence[Measurement], real: Measurement | None
+def _per_prompt(
+    metric: m.Metric, design: Design, index: int, measured: Sequence[Measurement]
 ) -> list[st.Estimate]:
-    """Estimates of a metric of several images; empty where it cannot be measured."""
+    """Estimates of a metric of the images of a prompt; empty where it cannot be measured."""
     rows = design.group == index
     prompts = design.prompt[rows]
     several = len(design.seeds) > 1
@@ -149,29 +153,7 @@ def _per_set(
     if metric == m.FEATURE_DIVERSITY and several and has_features:
         members = np.unique(prompts)
         return [st.mean(m.feature_diversity(arm.features[rows], prompts), members) for arm in measured]
-    enough = len(prompts) > 1 and real is not None and len(real.features) > 1
-    if metric == m.FRECHET_DISTANCE and has_features and real is not None and enough:
-        target = m.fit_gaussian(m.normalize(real.features))
-        return [_frechet(m.normalize(arm.features[rows]), prompts, target) for arm in measured]
     return []
-
-
-def _frechet(
-    features: Float[np.ndarray, "n d"], prompts: Int[np.ndarray, " n"], target: m.GaussianFit
-) -> st.Estimate:
-    value = m.frechet_distance(m.fit_gaussian(features), target)
-    members = np.unique(prompts)
-    # With two prompts, leaving one out would leave a single prompt's images: no spread between prompts.
-    if len(members) < 3:
-        return st.Estimate(
-            value=value, low=np.nan, high=np.nan, count=len(features), clusters=len(members), method="no band"
-        )
-    blocks = np.array_split(members, min(JACKKNIFE_GROUPS, len(members)))
-    left_out = [
-        m.frechet_distance(m.fit_gaussian(features[~np.isin(prompts, block)]), target) for block in blocks
-    ]
-    estimate = st.jackknife(value, np.array(left_out), count=len(features), clusters=len(members))
-    return dataclasses.replace(estimate, low=max(estimate.low, 0.0))
 
 
 def _real_level(metric: m.Metric, real: Measurement | None, count: int) -> float | None:

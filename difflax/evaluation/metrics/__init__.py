@@ -13,7 +13,13 @@ from difflax.evaluation.metrics.diversity import (
     pixel_diversity,
     vendi_score,
 )
-from difflax.evaluation.metrics.extrapolation import Extrapolation, frechet_infinity
+from difflax.evaluation.metrics.extrapolation import (
+    FRECHET_BIAS,
+    FRECHET_INFINITY,
+    Extrapolation,
+    frechet_infinity,
+    smallest_part,
+)
 from difflax.evaluation.metrics.features import normalize
 from difflax.evaluation.metrics.frechet import (
     FRECHET_DISTANCE,
@@ -39,7 +45,9 @@ __all__ = [
     "CLIPPED_FRACTION",
     "CLIP_SCORE",
     "FEATURE_DIVERSITY",
+    "FRECHET_BIAS",
     "FRECHET_DISTANCE",
+    "FRECHET_INFINITY",
     "HSV_SATURATION",
     "PIXEL_DIVERSITY",
     "TRACES",
@@ -65,5 +73,6 @@ __all__ = [
     "normalize",
     "pixel_diversity",
     "share_read",
+    "smallest_part",
     "vendi_score",
 ]

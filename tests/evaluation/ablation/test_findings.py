@@ -11,7 +11,8 @@ from difflax.diffusion.guidance import GUIDANCES
 from difflax.diffusion.samplers import SAMPLERS
 from difflax.evaluation.ablation import bibliography, exports, manifests
 from difflax.evaluation.ablation.ballots import Vote, with_votes
-from difflax.evaluation.ablation.findings import findings, fronts
+from difflax.evaluation.ablation.findings import Front, findings, fronts
+from difflax.evaluation.ablation.front_plot import LARGEST_MARK, SMALLEST_MARK, front_figure
 from difflax.evaluation.ablation.heatmaps import heatmap, map_axes
 from difflax.evaluation.ablation.sections.found import sentence
 from difflax.evaluation.ablation.sections.tiles import tiles
@@ -73,6 +74,32 @@ def test_the_front_is_that_of_the_means(two_axes):
         beaten = [any((o >= p).all() and (o > p).any() for o in points) for p in points]
         assert front.on.tolist() == [not b for b in beaten]
         assert np.all(front.shares[front.on] > 0)
+
+
+def test_the_plot_of_a_front_has_every_arm_with_its_bands_and_its_share(two_axes):
+    front = next(each for each in fronts(two_axes) if each.group == "seen")
+    up, *across = (two_axes.of(front.group, name) for name in front.metrics)
+    for axes, each in zip(front_figure(two_axes, front).axes, across, strict=True):
+        points = np.array([[e.value for e in each.estimates], [e.value for e in up.estimates]]).T
+        marks = [line for line in axes.lines if line.get_marker() == "o"]
+        np.testing.assert_allclose([[*m.get_xdata(), *m.get_ydata()] for m in marks], points)
+        np.testing.assert_allclose([m.get_markerfacecolor()[3] for m in marks], front.shares)
+        sizes = [(m.get_markersize() - SMALLEST_MARK) / (LARGEST_MARK - SMALLEST_MARK) for m in marks]
+        np.testing.assert_allclose(sizes, front.shares)
+        beaten = [any((o >= p).all() and (o > p).any() for o in points) for p in points]
+        joined = next(line for line in axes.lines if line.get_linewidth() == 1.4)
+        assert set(map(tuple, joined.get_xydata())) == set(map(tuple, points[~np.array(beaten)]))
+        spans = sorted(abs(np.diff(s, axis=0)).max() for c in axes.collections for s in c.get_segments())
+        bands = [e.high - e.low for m in (each, up) for e in m.estimates]
+        np.testing.assert_allclose(spans, sorted(bands), atol=1e-12)
+
+
+def test_an_axis_of_low_values_runs_backwards(two_axes):
+    arms = len(two_axes.arms)
+    metrics = ("accuracy", "frechet_distance")
+    front = Front(group="seen", metrics=metrics, on=np.ones(arms, bool), shares=np.ones(arms))
+    axes = front_figure(two_axes, front).axes[0]
+    assert axes.xaxis_inverted() and not axes.yaxis_inverted()
 
 
 def test_every_pair_is_in_the_file(two_axes):

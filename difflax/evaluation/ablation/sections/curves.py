@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 from difflax.evaluation.ablation.arms import GUIDANCE_SCALE
+from difflax.evaluation.ablation.frechet import BIAS_NOTE
 from difflax.evaluation.ablation.results import AblationResult
+from difflax.evaluation.metrics import FRECHET_DISTANCE, Metric
 from difflax.figures import html
 from difflax.figures.html import Embedded, Markup
 from difflax.figures.style import adaptive
@@ -43,7 +45,7 @@ def curve_section(result: AblationResult, vectors: Mapping[str, bytes]) -> Marku
         html.figure(
             embedded(vectors[name]),
             f"{curves[0].metric.label} against {result.along.title}",
-            curves[0].metric.definition,
+            _caption(result, curves[0].metric),
         )
         for name, curves in result.by_metric("").items()
     ]
@@ -59,6 +61,12 @@ def curve_section(result: AblationResult, vectors: Mapping[str, bytes]) -> Marku
     over_scale = result.along.name == GUIDANCE_SCALE
     lead = "Scale 0 ignores the text, scale 1 is the model without guidance." if over_scale else ""
     return html.section(f"Against the {result.along.title}", html.figures(*shown), *details, lead=lead)
+
+
+def _caption(result: AblationResult, metric: Metric) -> str:
+    """The definition, and of the Fréchet distance what its number of images does to it."""
+    biased = metric.name == FRECHET_DISTANCE.name and BIAS_NOTE in result.method
+    return f"{metric.definition} {result.method[BIAS_NOTE]}" if biased else metric.definition
 
 
 def trade_off_section(result: AblationResult, vectors: Mapping[str, bytes]) -> Sequence[Markup]:

@@ -1,12 +1,14 @@
 """What was found, in sentences that claim no more than the paired bands hold."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from difflax.evaluation.ablation.findings import Finding, Front
 from difflax.evaluation.ablation.formatting import named, number
+from difflax.evaluation.ablation.front_plot import front_name
 from difflax.evaluation.ablation.results import AblationResult
+from difflax.evaluation.ablation.sections.curves import embedded
 from difflax.evaluation.contrasts.power import Needed
 from difflax.figures import html
 from difflax.figures.html import Markup
@@ -137,14 +139,28 @@ def _differences_table(result: AblationResult, finding: Finding) -> Markup:
     return html.join([first, html.details(f"{len(rows) - SHOWN} more", html.table(columns, rows[SHOWN:]))])
 
 
-def front_section(result: AblationResult, fronts: Sequence[Front]) -> list[Markup]:
-    """The arms that nobody beats in everything."""
-    tables = [_front_table(result, front) for front in fronts]
+def front_section(
+    result: AblationResult, fronts: Sequence[Front], vectors: Mapping[str, bytes]
+) -> list[Markup]:
+    """The arms that nobody beats in everything: a plot and a table of each group."""
+    shown = []
+    for front in fronts:
+        shown += [_front_plot(front, vectors[front_name(result, front)]), _front_table(result, front)]
     lead = (
         "An arm is on the front where no other is as good in everything and better in something. The"
         " share is that of the resamples of prompts in which it is: how much the front hangs on the prompts."
     )
-    return [html.section("Pareto front", *tables, lead=lead)] if tables else []
+    return [html.section("Pareto front", *shown, lead=lead)] if shown else []
+
+
+def _front_plot(front: Front, svg: bytes) -> Markup:
+    caption = (
+        f"{front.group}: up and to the right is better. The line joins the arms that nobody beats in the two"
+        " measures of a panel; the fuller and larger a mark, the more often its arm is on the front of all"
+        " measures together when prompts are drawn again. Bars: 95% bands."
+    )
+    alt = f"Pareto front of {', '.join(front.metrics)}, {front.group}"
+    return html.figure(embedded(svg), alt, caption)
 
 
 def _front_table(result: AblationResult, front: Front) -> Markup:
