@@ -2,7 +2,7 @@ r"""Text-to-image on the embedded world ``shapes`` by Stable Diffusion 3's means
 flow that predicts velocity.
 
 difflax train --config=configs/sd3_shapes.py --workdir=runs/sd3_shapes
-difflax ablate --workdir=runs/sd3_shapes --guidance_scales=0,1,1.5,2,3,4,6,8 --seeds=3 \
+difflax ablate --workdir=runs/sd3_shapes --guidance_scales=0,1,2,3,5,8 --seeds=3 \
   --output=runs/sd3_ablation
 
 Data, text encoder, autoencoder, distribution of noise levels and evaluation are those of configs/shapes.py,

@@ -2,7 +2,7 @@
 
 difflax train --config=configs/shapes.py --workdir=runs/shapes
 difflax train --config=configs/shapes.py:long --workdir=runs/shapes_long
-difflax ablate --workdir=runs/shapes --guidance_scales=0,1,1.5,2,3,4,6,8 --seeds=3 --output=runs/ablation
+difflax ablate --workdir=runs/shapes --guidance_scales=0,1,2,3,5,8 --seeds=3 --output=runs/ablation
 
 Text encoder and autoencoder are those of the model that comes with difflax; configs/clip.py and
 configs/autoencoder.py train them anew.

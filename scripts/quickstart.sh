@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 runs=${RUNS:-runs}
-short=() scales=0,1,1.5,2,3,4,6,8 seeds=3
+short=() scales=0,1,2,3,5,8 seeds=3
 if [ -n "${STEPS:-}" ]; then
   short=(--config.training.steps="$STEPS" --config.optimizer.warmup_steps=1 --config.data.train=1000)
   scales=0,2 seeds=1

@@ -1,7 +1,7 @@
 """Sweeps any settings over the run's evaluation prompts and paired seeds: table, plots, image grid and a
 report that opens from disk.
 
-    difflax ablate --workdir=runs/shapes --guidance_scales=0,1,1.5,2,3,4,6,8 --seeds=3 --output=runs/ablation
+    difflax ablate --workdir=runs/shapes --guidance_scales=0,1,2,3,5,8 --seeds=3 --output=runs/ablation
     difflax ablate --workdir=runs/shapes --sweep.guidance='cfg;apg' --output=runs/methods --dry_run
     difflax ablate --pretrained=sd15 --prompts_file=prompts.txt --clip=clip-vit-base-patch32 --output=ablation
 
