@@ -105,9 +105,9 @@ def make_picture(path: pathlib.Path, kind: str) -> None:
     Image.effect_noise((64, 64), 90).convert(kind).save(path)
 
 
-def make_inception(path: pathlib.Path) -> None:
+def make_inception(path: pathlib.Path, seed: int = 0) -> None:
     """Random weights of FID's Inception, of a size at which features neither vanish nor overflow."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
 
     def random(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         if len(leaf.shape) == 1:  # of norms, whose variances are positive
