@@ -53,6 +53,7 @@ LONG = re.compile(
     "finetun|dreambooth|textual_inversion|sd3|sdxl|sd35|sd15-inpainting|instruct|apg|--image"
     "|difflax report|ablate --pretrained|benchmark|difflax plan|runs/(a|v|mesh) |stable_diffusion.md:10"
     r"|docs/ablation.md:(3|19) |--inception|--sweep(?!.*dry_run)|studies.py|difflax switches|difflax explain"
+    "|runs/(one|another)"
 )
 """What takes more than some seconds, since it goes through programs of its own."""
 

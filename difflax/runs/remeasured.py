@@ -85,7 +85,6 @@ class Remeasured:
 
     def images(self, number: int) -> ImageSet:
         """The images of one result, which are as they were."""
-
         side = self.sides[number]
         place = _place(side, "images")
 
@@ -110,7 +109,6 @@ class Remeasured:
 
     def networks(self, weights: int, resize: int, head: int) -> Networks:
         """What reads the images, of the weights of one result and the resize of another."""
-
         key, name = self.measure.network, self.sides[0].manifest["measure"]
         given = {WEIGHTS_OF[key]: self.sides[weights].of("network", "where")}
         if self.sides[head].of("head") is not None:
@@ -126,15 +124,16 @@ class Remeasured:
     def reference(self, number: int, weights: int, resize: int) -> Reference:
         """What the images are compared with."""
 
+        key, place = self.measure.network, _place(self.sides[number], "reference")
+        networks = self.networks(weights, resize, 0).images
+
         def make() -> Reference:
-            key = self.measure.network
-            place = _place(self.sides[number], "reference")
-            # Of statistics no features can be had; of images they spare the roots of a covariance.
+            # Features of images spare the root of their covariance; a file of statistics may have none.
             statistics = self.measure.gaussian and epath.Path(place).suffix == ".npz"
             try:
                 return read_reference(
                     place,
-                    self.networks(weights, resize, 0).images,
+                    networks,
                     gaussians={key} if self.measure.gaussian else set(),
                     features=set() if statistics else {key},
                     batch_size=MeasureSettings().batch_size,
@@ -143,25 +142,23 @@ class Remeasured:
             except UserError as error:
                 raise UserError(f"{self.sides[number].file}: {error}") from error
 
-        return self._once(("reference", number, weights, resize), make)
+        return self._once(("reference", place, networks[key].fingerprint), make)
 
     def readings(self, images: int, weights: int, resize: int) -> Readings:
         """What is kept of all images of one result."""
+        key, shown, size = self.measure.network, self.images(images), MeasureSettings().batch_size
+        fingerprint = self.sides[images].of("images")
+        if not key:
+            names = [self.sides[0].manifest["measure"]]
+            pixels = {"pixels": names, "batch_size": size}
+            return self._once(("pixels", fingerprint), lambda: read_images(shown, {}, **pixels))
+        network = self.networks(weights, resize, 0).images[key]
 
         def make() -> Readings:
-            shown, size = self.images(images), MeasureSettings().batch_size
-            key = self.measure.network
-            if not key:
-                return read_images(shown, {}, pixels=[self.sides[0].manifest["measure"]], batch_size=size)
-            network, fingerprint = (
-                self.networks(weights, resize, 0).images[key],
-                self.sides[images].of("images"),
-            )
             made = features_of(shown, fingerprint, network, True, size, self.cache)
-            features = {key: made[FEATURES]}
-            return Readings(count=len(shown), moments={}, features=features, columns={})
+            return Readings(count=len(shown), moments={}, features={key: made[FEATURES]}, columns={})
 
-        return self._once(("readings", images, weights, resize), make)
+        return self._once(("features", fingerprint, network.fingerprint), make)
 
     def values(self, taken: Taken) -> Float[np.ndarray, " v"]:
         """The number of all images, and then with each group of them left out.
@@ -241,7 +238,9 @@ class Remeasured:
     def settings(self, taken: Taken) -> MeasureSettings:
         """Each as the result has it that it is taken of."""
         both = [side.manifest["settings"] for side in self.sides]
-        return MeasureSettings(**{name: both[taken.get(name, 0)][name] for name in both[0]})
+        return MeasureSettings(
+            **{name: both[taken.get(name, 0)].get(name, value) for name, value in both[0].items()}
+        )
 
     def _texts(self, taken: Taken) -> Float[np.ndarray, "n d"]:
         """Features of the prompt of each image."""

@@ -29,7 +29,7 @@ OTHER_MEANING = {
     *("guidance_scales", "sweep", "design", "arms", "design_seed"),  # the arms
     *("prompt", "prompts_file", "prompts", "seeds", "clip"),  # prompts, seeds and what reads the images
     *("output", "dry_run", "save_images", "bits_per_dimension"),  # no image depends on them
-    *("coordinator", "num_processes", "process_id", "processes", "process", "join"),
+    *("coordinator", "processes", "process"),
 }
 
 

@@ -226,7 +226,7 @@ def measured(place, clip_folder, tmp_path_factory):
         files.append(folder / f"{images}.json")
         status, _, errors = command(
             *("measure", f"--images={place / images}", f"--reference={place / reference}"),
-            *("--metrics=fd_clip,cmmd,hps_v2,contrast", f"--clip={clip}"),
+            *("--metrics=fd_clip,hps_v2,contrast", f"--clip={clip}"),
             *(f"--prompts={folder / f'{images}.txt'}", f"--output={files[-1]}"),
         )
         assert status == 0, errors
@@ -265,7 +265,7 @@ def test_bad_input_is_one_line(measured, tmp_path):
         manifest["reference" if "reference" in manifest else "images"]["fingerprint"] = "0" * 32
     (tmp_path / "changed.json").write_text(json.dumps(changed))
     old = json.loads(measured[0].read_text())
-    del old["manifests"]["cmmd"]["measure"]
+    del old["manifests"]["fd_clip"]["measure"]
     (tmp_path / "old.json").write_text(json.dumps(old))
     (tmp_path / "list.json").write_text("{}")
     (tmp_path / "folder").mkdir()
