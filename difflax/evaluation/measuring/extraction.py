@@ -115,7 +115,7 @@ def read_images(
         networks: by key.
         keep: keys of the networks whose features are kept, and not their mean and covariance alone.
         pixels: names of `PIXEL_METRICS`.
-        batch_size: images in one call of a network.
+        batch_size: images in one call of a network, fewer where there are not so many.
         devices: that share the work, all of this process by default.
 
     Raises:
@@ -123,7 +123,7 @@ def read_images(
     """
     mesh = MeshShape().make(jax.local_devices() if devices is None else devices)
     shares = mesh.size
-    batch_size = -(-batch_size // shares) * shares
+    batch_size = -(-min(batch_size, len(images)) // shares) * shares
     everywhere, split = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
     params = {key: put(network.params, everywhere) for key, network in networks.items()}
     moments = {key: m.RunningMoments(network.width) for key, network in networks.items()}

@@ -154,6 +154,20 @@ def test_three_planted_causes_have_their_shares(place, tmp_path):
     assert each.rest == pytest.approx(-gap, rel=1e-4)
 
 
+def test_null_causes_have_bands_with_zero(place, tmp_path):
+    """A resize of pictures that have the network's size already does exactly nothing; other images of one
+    kind do nothing beyond luck.
+    """
+    first, second = ("small", "square", 0, "clean"), ("again", "square", 1, "legacy")
+    for seed, name in enumerate(["small", "again", "square"], 20):
+        write_pictures(place / name, pictures(seed, 20, (SIZE, SIZE + 1)))
+    _, shares = explained(place, tmp_path, first, second)
+    assert list(shares) == ["images", "resize", "feature weights"]
+    assert shares["images"].low < 0 < shares["images"].high
+    resize = shares["resize"]
+    np.testing.assert_allclose([resize.value, resize.low, resize.high], 0, atol=1e-9)
+
+
 def test_features_are_extracted_once(place, tmp_path, monkeypatch):
     """Of eight mixtures, one set of images and two weights: two times, and not again by the next command."""
     from difflax.evaluation.measuring import reference
