@@ -30,7 +30,7 @@ def explain_sweeps(folders: Sequence[str], arms: Sequence[str] | None, metric: s
         UserError: results that have other prompts, or that nothing can be swapped in.
     """
     from difflax.cli.report import names_of
-    from difflax.evaluation.ablation.explanation import Comparison, explain
+    from difflax.evaluation.ablation.explanation import ExplainedGap, explain
     from difflax.evaluation.ablation.stored import read_result
 
     results = [read_result(folder) for folder in folders]
@@ -55,7 +55,7 @@ def explain_sweeps(folders: Sequence[str], arms: Sequence[str] | None, metric: s
     for each in asked:
         clear(each, swapped)
     found, explained = explain(*sides, stored, metric, _measure(asked, sides, _steps(results)[0], output))
-    return Comparison(
+    return ExplainedGap(
         names=tuple(names_of(folders)),
         sources=tuple(result.provenance.command for result in results),
         causes=found,

@@ -9,28 +9,28 @@ from etils import epath
 
 from difflax.core.spelling import choose
 from difflax.core.types import UserError
-from difflax.evaluation.ablation.explanation import Cause, Comparison, Explanation
+from difflax.evaluation.ablation.explanation import Cause, ExplainedGap, Explanation
 from difflax.evaluation.contrasts.attribution import Mixture, attribute_sets, mixtures
 from difflax.evaluation.measuring.numbers import MeasuredNumber, read_numbers
 from difflax.evaluation.metrics import Metric
 from difflax.runs.remeasured import (
-    COUNT,
-    GROUPS,
-    HEAD,
-    IMAGES,
-    PROMPTS,
-    REFERENCE,
-    RESIZE,
-    WEIGHTS,
+    COUNT_CAUSE,
+    HEAD_CAUSE,
+    IMAGES_CAUSE,
+    LEFT_OUT_GROUPS,
+    PROMPTS_CAUSE,
+    REFERENCE_CAUSE,
+    RESIZE_CAUSE,
+    WEIGHTS_CAUSE,
     Remeasured,
     Taken,
 )
 
 OF_SETS = (
     "A share is what swapping one cause changes of a number of the whole set of images. Its band is a"
-    f" jackknife: up to {GROUPS} groups of images are left out in turn, the same ones in every mixture, and"
-    " images of one prompt are in one group; the reference is taken as it is. Unexplained is what the stored"
-    " results differ by beyond what was measured here."
+    f" jackknife: up to {LEFT_OUT_GROUPS} groups of images are left out in turn, the same ones in every"
+    " mixture, and images of one prompt are in one group; the reference is taken as it is. Unexplained is"
+    " what the stored results differ by beyond what was measured here."
 )
 """What the shares of two numbers are."""
 
@@ -42,7 +42,7 @@ def explain_measured(
     names: Sequence[str],
     metric: str | None = None,
     output: epath.PathLike,
-) -> Comparison:
+) -> ExplainedGap:
     """What each thing that two results of `difflax measure` do not share has to do with the gap in a number.
 
     Args:
@@ -59,7 +59,7 @@ def explain_measured(
     return explain_pair(Remeasured(sides=sides, cache=epath.Path(output) / "features"), names)
 
 
-def explain_pair(pair: Remeasured, names: Sequence[str]) -> Comparison:
+def explain_pair(pair: Remeasured, names: Sequence[str]) -> ExplainedGap:
     """The same of two numbers; errors as for `explain_measured`."""
     sides = pair.sides
     pair.check()
@@ -82,7 +82,7 @@ def explain_pair(pair: Remeasured, names: Sequence[str]) -> Comparison:
         attribution=attribute_sets(values, len(found), count=min(counts), clusters=min(pair.cluster_counts)),
         rest=(stored[1] - stored[0]) - (ends[1] - ends[0]),
     )
-    return Comparison(
+    return ExplainedGap(
         names=(names[0], names[1]),
         sources=tuple(json.dumps(side.manifest, indent=2, ensure_ascii=False) for side in sides),
         causes=found,
@@ -125,24 +125,24 @@ def causes(pair: Remeasured) -> list[Cause]:
 
     places = {part: [side.of(part, "where") for side in pair.sides] for part in ("images", "prompts", "head")}
     if differ("images"):
-        add(IMAGES, places["images"])
+        add(IMAGES_CAUSE, places["images"])
         counts = [len(pair.images(number)) for number in (0, 1)]
         if counts[0] != counts[1]:
-            add(COUNT, counts)
+            add(COUNT_CAUSE, counts)
     elif differ("prompts"):
-        add(PROMPTS, places["prompts"])
+        add(PROMPTS_CAUSE, places["prompts"])
     if differ("reference"):
-        add(REFERENCE, [side.of("reference", "where") for side in pair.sides])
+        add(REFERENCE_CAUSE, [side.of("reference", "where") for side in pair.sides])
     resizes = [pair.resize(number) for number in (0, 1)]
     if resizes[0] != resizes[1]:
-        add(RESIZE, resizes)
+        add(RESIZE_CAUSE, resizes)
     if key := pair.measure.network:
         # With one resize, which the fingerprint of a network has in it.
         weights = [pair.networks(number, 0, 0).images[key].fingerprint for number in (0, 1)]
         if weights[0] != weights[1]:
-            add(WEIGHTS, [side.of("network", "where") for side in pair.sides])
+            add(WEIGHTS_CAUSE, [side.of("network", "where") for side in pair.sides])
     if differ("head"):
-        add(HEAD, places["head"])
+        add(HEAD_CAUSE, places["head"])
     settings = [side.manifest["settings"] for side in pair.sides]
     for name, value in settings[0].items():
         if value != settings[1].get(name):
@@ -157,7 +157,7 @@ def taken(found: Sequence[Cause], mixture: Mixture) -> Taken:
 
 def possible(pair: Remeasured, chosen: Taken) -> bool:
     """Whether there are as many images as are asked for."""
-    held, asked = (len(pair.images(chosen.get(cause, 0))) for cause in (IMAGES, COUNT))
+    held, asked = (len(pair.images(chosen.get(cause, 0))) for cause in (IMAGES_CAUSE, COUNT_CAUSE))
     return asked <= held
 
 

@@ -26,10 +26,11 @@ from difflax.evaluation.measuring.resizing import RESIZES
 from difflax.runs.feature_networks import WEIGHTS_OF, Networks, Places, open_networks
 from difflax.runs.measure import REFERENCES
 
-IMAGES, COUNT, PROMPTS, REFERENCE = "images", "number of images", "prompts", "reference"
-RESIZE, WEIGHTS, HEAD = "resize", "feature weights", "aesthetic predictor"
+IMAGES_CAUSE, COUNT_CAUSE, PROMPTS_CAUSE = "images", "number of images", "prompts"
+REFERENCE_CAUSE, RESIZE_CAUSE, WEIGHTS_CAUSE = "reference", "resize", "feature weights"
+HEAD_CAUSE = "aesthetic predictor"
 
-GROUPS = 10
+LEFT_OUT_GROUPS = 10
 """Groups of images that are left out in turn for a band: each costs as much as the number itself."""
 
 ORDER_SEED = 0
@@ -166,7 +167,7 @@ class Remeasured:
         Raises:
             UserError: too few images for it.
         """
-        rows = self.rows(taken.get(IMAGES, 0), taken.get(COUNT, 0))
+        rows = self.rows(taken.get(IMAGES_CAUSE, 0), taken.get(COUNT_CAUSE, 0))
         groups = self.groups(taken, rows)
         values = [self._value(taken, rows)]
         for group in range(self.group_count):
@@ -193,25 +194,26 @@ class Remeasured:
     def group_count(self) -> int:
         """How many groups all mixtures have; 0 where there are too few images for two."""
         fewest = min(self.cluster_counts)
-        return min(GROUPS, fewest) if fewest > 1 else 0
+        return min(LEFT_OUT_GROUPS, fewest) if fewest > 1 else 0
 
     @functools.cached_property
     def cluster_counts(self) -> tuple[int, int]:
         """Prompts of each result, or images where no prompts are read."""
-        both = [({IMAGES: n, COUNT: n, PROMPTS: n}, self.rows(n, n)) for n in (0, 1)]
+        both = [({IMAGES_CAUSE: n, COUNT_CAUSE: n, PROMPTS_CAUSE: n}, self.rows(n, n)) for n in (0, 1)]
         one, other = [len(np.unique(self._clusters(taken, rows))) for taken, rows in both]
         return one, other
 
     def _clusters(self, taken: Taken, rows: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
         if not self.measure.asks:
             return np.arange(len(rows))
-        prompts = np.array(self.prompts(taken.get(PROMPTS, taken.get(IMAGES, 0))))[rows]
+        prompts = np.array(self.prompts(taken.get(PROMPTS_CAUSE, taken.get(IMAGES_CAUSE, 0))))[rows]
         return np.unique(prompts, return_inverse=True)[1]
 
     def _value(self, taken: Taken, rows: Int[np.ndarray, " n"]) -> float:
         key, asks = self.measure.network, self.measure.asks
         images, weights, resize, head, real = (
-            taken.get(cause, 0) for cause in (IMAGES, WEIGHTS, RESIZE, HEAD, REFERENCE)
+            taken.get(cause, 0)
+            for cause in (IMAGES_CAUSE, WEIGHTS_CAUSE, RESIZE_CAUSE, HEAD_CAUSE, REFERENCE_CAUSE)
         )
         read = self.readings(images, weights, resize)
         features = {key: column[rows] for key, column in read.features.items()}
@@ -244,7 +246,7 @@ class Remeasured:
 
     def _texts(self, taken: Taken) -> Float[np.ndarray, "n d"]:
         """Features of the prompt of each image."""
-        number, weights = taken.get(PROMPTS, taken.get(IMAGES, 0)), taken.get(WEIGHTS, 0)
+        number, weights = taken.get(PROMPTS_CAUSE, taken.get(IMAGES_CAUSE, 0)), taken.get(WEIGHTS_CAUSE, 0)
 
         def make() -> np.ndarray:
             unique, inverse = np.unique(self.prompts(number), return_inverse=True)

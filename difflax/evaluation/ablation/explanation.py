@@ -27,7 +27,7 @@ from difflax.evaluation.metrics import Metric
 
 FORMAT_OF_EXPLANATION = "difflax-explanation-1"
 SEEDS_CAUSE, JUDGE_CAUSE, FEATURES_CAUSE = "seeds", "judge", "feature weights"
-READERS = (JUDGE_CAUSE, FEATURES_CAUSE)
+READER_CAUSES = (JUDGE_CAUSE, FEATURES_CAUSE)
 """What reads the images; each can be another one without the other."""
 
 AS_IT_IS = "as the model has it"
@@ -40,7 +40,7 @@ class Cause:
     """One thing that two results do not share.
 
     Attributes:
-        name: of the axis, or "seeds", or one of `READERS`.
+        name: of the axis, or "seeds", or one of `READER_CAUSES`.
         first, second: what it is in each, in words.
     """
 
@@ -56,7 +56,7 @@ class Side:
     Attributes:
         settings: by axis; what is missing is as the model has it.
         seeds: of every prompt.
-        readers: what read the images, in words, by the names of `READERS`.
+        readers: what read the images, in words, by the names of `READER_CAUSES`.
     """
 
     settings: Mapping[str, Any]
@@ -83,7 +83,7 @@ def causes(first: Side, second: Side) -> list[Cause]:
         )
     return found + [
         Cause(name=name, first=first.readers[name], second=second.readers[name])
-        for name in READERS
+        for name in READER_CAUSES
         if first.readers[name] != second.readers[name]
     ]
 
@@ -118,7 +118,7 @@ def mixed(first: Side, second: Side, found: Sequence[Cause], mixture: Mixture) -
     return Side(
         settings=settings,
         seeds=second.seeds if SEEDS_CAUSE in swapped else first.seeds,
-        readers={name: (second if name in swapped else first).readers[name] for name in READERS},
+        readers={name: (second if name in swapped else first).readers[name] for name in READER_CAUSES},
     )
 
 
@@ -202,7 +202,7 @@ def _measured(sides: Mapping[Mixture, Side], measure: Measure):
     """
     sweeps: dict[tuple, dict[Mixture, Side]] = {}
     for mixture, side in sides.items():
-        read = tuple(side.readers[name] for name in READERS)
+        read = tuple(side.readers[name] for name in READER_CAUSES)
         sweeps.setdefault((side.seeds, read), {})[mixture] = side
     for members in sweeps.values():
         arms = {canonical(side.settings): Arm(settings=side.settings) for side in members.values()}
@@ -234,7 +234,7 @@ OF_PROMPTS = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Comparison:
+class ExplainedGap:
     """All that is said of two results.
 
     Attributes:
@@ -254,7 +254,7 @@ class Comparison:
     note: str = OF_PROMPTS
 
 
-def explanation_json(comparison: Comparison) -> str:
+def explanation_json(comparison: ExplainedGap) -> str:
     """Everything as JSON."""
     document = {
         "format": FORMAT_OF_EXPLANATION,

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from difflax.evaluation.ablation.explanation import Cause, Comparison, Explanation
+from difflax.evaluation.ablation.explanation import Cause, ExplainedGap, Explanation
 from difflax.evaluation.ablation.sections.curves import embedded
 from difflax.evaluation.ablation.sections.found import digits_for, signed, signed_band
 from difflax.figures import html
@@ -70,7 +70,7 @@ def table_rows(found: Sequence[Cause], each: Explanation) -> list[list[str]]:
     return rows
 
 
-def explanation_page(comparison: Comparison) -> tuple[str, dict[str, bytes]]:
+def explanation_page(comparison: ExplainedGap) -> tuple[str, dict[str, bytes]]:
     """The page, and its plots as SVG and PDF by file name."""
     files: dict[str, bytes] = {}
     blocks = []

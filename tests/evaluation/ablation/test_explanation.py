@@ -95,7 +95,7 @@ def test_other_seeds_are_a_cause_with_a_band(tmp_path):
 
 def test_page_and_table_say_every_step(three, tmp_path):
     found, explained = three
-    said = ex.Comparison(
+    said = ex.ExplainedGap(
         names=("a", "<b>"),
         sources=("difflax ablate a", "difflax ablate b"),
         causes=found,
