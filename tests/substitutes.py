@@ -7,11 +7,13 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest import mock
 
 import difflax
 import jax
@@ -112,9 +114,9 @@ def make_picture(path: pathlib.Path, kind: str) -> None:
     Image.effect_noise((64, 64), 90).convert(kind).save(path)
 
 
-def make_inception(path: pathlib.Path) -> None:
+def make_inception(path: pathlib.Path, seed: int = 0) -> None:
     """Random weights of FID's Inception, of a size at which features neither vanish nor overflow."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
 
     def random(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         if len(leaf.shape) == 1:  # of norms, whose variances are positive
@@ -161,8 +163,9 @@ SUBSTITUTES: dict[str, Callable[[pathlib.Path], object]] = {
     "prompts.txt": lambda path: path.write_text("\n".join(CAPTIONS[:2])),
     "evaluation_metadata.jsonl": make_metadata,
     "image_prompts.txt": lambda path: path.write_text("\n".join([CAPTIONS[0]] * len(CAPTIONS))),
-    "real_images": make_pictures,
+    **dict.fromkeys(("real_images", "other_real_images"), make_pictures),
     "inception.safetensors": make_inception,
+    "other_inception.safetensors": functools.partial(make_inception, seed=1),
     "dinov2-large": make_dinov2,
     "methods.json": lambda path: path.write_text('{"arms": [{"guidance": "cfg"}, {"guidance": "apg"}]}'),
     "clip-vit-base-patch32": random_clip,
@@ -218,6 +221,7 @@ SMALL_COMMANDS = {
     "report": (),
     "decisions": ("--seeds=1", "--restarts=2", "--points=2", "--num_steps=2"),
     "evaluate": ("--bits_per_dimension=5",),
+    "explain": (),
     "launch": (),
     "measure": ("--kid_subset_size=2", "--kid_subsets=2", "--nearest=1", "--batch_size=2"),
     "plan": ("--topology=cpu:16", "--tokens=24", *SMALL, *SMALL_NETWORKS["shapes"]),
@@ -267,7 +271,9 @@ class Sandbox:
             ran = subprocess.run(arguments, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True)
             status, errors = ran.returncode, ran.stderr.decode()
         else:
-            status, _, errors = command(*small(words))
+            # What a result says that it was made by, which `difflax explain` reads.
+            with mock.patch.object(sys, "argv", ["difflax", *small(words)]):
+                status, _, errors = command(*small(words))
         assert status == 0, errors
         self.done.add(words)
 
@@ -293,7 +299,9 @@ class Sandbox:
             return
         for other in self.documented:
             workdir = next((w.partition("=")[2] for w in other.words if w.startswith("--workdir=")), None)
-            if other.words[1] == "train" and workdir and (name == workdir or name.startswith(f"{workdir}/")):
+            trained = other.words[1] == "train" and workdir
+            made = other.words[1] in ("measure", "ablate") and f"--output={name}" in other.words
+            if made or (trained and (name == workdir or name.startswith(f"{workdir}/"))):
                 self.run(other.words)
                 return
 
@@ -313,7 +321,7 @@ def paths_of(words: tuple[str, ...]) -> Iterator[str]:
     elif words[1] == "train" and config_of(words) not in SMALL_TRAIN:
         config = next(word for word in words if word.startswith("--config="))
         yield XL[1] if "sdxl" in config else SD3[0] if "sd3" in config else SD15[1]
-    if words[1] == "report":
+    if words[1] in ("report", "explain"):
         yield from (word for word in words[2:] if not word.startswith("-"))
     for word in words:
         flag, _, value = word.partition("=")
@@ -359,6 +367,8 @@ def small(words: tuple[str, ...]) -> tuple[str, ...]:
     if name == "ablate" and any(word.startswith("--sweep") for word in words):
         whole = any(word.startswith("--sweep=") for word in words)
         more = (*more[1:], *(() if whole else ("--design=random", "--arms=2")))
+    elif name == "ablate" and any(re.fullmatch(r"--guidance_scales=[^,]+", word) for word in words):
+        more = more[1:]
     if name == "ablate" and any(word.startswith("--pretrained") for word in words):
         more = (*more, "--prompts_file=prompts.txt")
     return (*given, *more)

@@ -193,14 +193,16 @@ class SweptModel:
     checkpoint: str
 
 
-def read_subject(values: flags.FlagValues, prompts: list[str], negative: str | None) -> SweptModel:
-    """The model that the flags name, loaded."""
+def read_subject(
+    values: flags.FlagValues, prompts: list[str], negative: str | None, weights: Any = None
+) -> SweptModel:
+    """The model that the flags name, loaded; with other `Weights` of it where they are given."""
     from difflax import runs
     from difflax.evaluation.measurement import PromptGroup
     from difflax.runs.arms import Studio
     from difflax.runs.axes import Weights
 
-    pipeline = read_model(values)
+    pipeline = read_model(values, weights)
     if values.pretrained:
         config, instruments, groups = runs.evaluation_of_prompts(pipeline, prompts, values.clip)
         judge, usual, checkpoint = "", 4, values.pretrained
@@ -216,7 +218,7 @@ def read_subject(values: flags.FlagValues, prompts: list[str], negative: str | N
         config = {**config, "guidance": values.guidance}
     studio = Studio(
         base=pipeline,
-        weights=Weights(source=values.workdir or values.pretrained),
+        weights=weights or Weights(source=values.workdir or values.pretrained),
         open=lambda weights: read_model(values, weights),
         of_run=not values.pretrained,
         arguments={

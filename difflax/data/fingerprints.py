@@ -42,6 +42,12 @@ def contents_fingerprint(files: Sequence[epath.Path], notes: Notes) -> str:
     return _hash(notes[str(file)][-1] for file in files)
 
 
+def file_fingerprint(file: epath.PathLike) -> str:
+    """Of the contents of one file."""
+    path = epath.Path(file)
+    return contents_fingerprint([path], note_files([path], {}))
+
+
 def arrays_fingerprint(tree: PyTree, *facts: Any) -> str:
     """Of arrays on this host with their paths, shapes and dtypes, and of ``facts`` by their ``repr``, which
     must say all: dataclasses and plain values.

@@ -16,7 +16,12 @@ from jaxtyping import UInt8
 
 from difflax.core.files import reason
 from difflax.core.types import UserError
-from difflax.data.fingerprints import arrays_fingerprint, contents_fingerprint, note_files
+from difflax.data.fingerprints import (
+    arrays_fingerprint,
+    contents_fingerprint,
+    file_fingerprint,
+    note_files,
+)
 from difflax.data.folders import find_images
 from difflax.data.pictures import decode_plain, read_bytes
 
@@ -136,7 +141,7 @@ class StoredArray:
 
     def fingerprint(self) -> str:
         """See `ImageSet`; the file is read for it."""
-        return contents_fingerprint([self.path], note_files([self.path], {}))
+        return file_fingerprint(self.path)
 
 
 def open_images(images: epath.PathLike | np.ndarray, where: str) -> ImageSet:

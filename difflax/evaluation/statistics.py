@@ -200,10 +200,14 @@ def jackknife(
     count: int,
     clusters: int,
     confidence: float = CONFIDENCE,
+    of: str = "prompts",
 ) -> Estimate:
     """The band of a statistic from its values with each of ``g`` ≥ 2 equal groups of clusters left out.
 
     ``Var = (g - 1) / g · Σ (θ_i - mean θ)²`` and a t interval with ``g - 1`` degrees of freedom.
+
+    Args:
+        of: what the groups are of, in words.
     """
     groups = len(left_out)
     if groups < 2:
@@ -216,7 +220,7 @@ def jackknife(
         high=value + half,
         count=count,
         clusters=clusters,
-        method=f"jackknife over {groups} groups of prompts",
+        method=f"jackknife over {groups} groups of {of}",
     )
 
 

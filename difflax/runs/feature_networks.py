@@ -28,6 +28,10 @@ from difflax.text.siglip import SigLIP, siglip_network
 Pixels = Float[Array, "b s s 3"]
 
 
+WEIGHTS_OF = {"inception": "inception", "clip": "clip", "cmmd": "clip", "dino": "dino", "siglip": "siglip"}
+"""Which of `Places` each network is loaded from."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Places:
     """Where the weights are; ``None`` where a network is not given.

@@ -11,13 +11,15 @@ from difflax.core.files import atomic_write, writable_file
 from difflax.core.spelling import choose
 from difflax.core.types import UserError
 from difflax.core.version import __version__
+from difflax.data.fingerprints import file_fingerprint
 from difflax.data.image_sets import DECODING, ImageSet, open_images
 from difflax.data.sources.base import data_directory
 from difflax.data.texts import read_lines
+from difflax.evaluation.ablation.manifests import digest
 from difflax.evaluation.measuring.extraction import FeatureNetwork, read_images
 from difflax.evaluation.measuring.measures import MEASURES, Compared, Measure, MeasureSettings
 from difflax.evaluation.measuring.reference import read_reference
-from difflax.runs.feature_networks import Networks, Places, open_networks
+from difflax.runs.feature_networks import WEIGHTS_OF, Networks, Places, open_networks
 
 REFERENCES = "references"
 """The folder below the data's where what was computed of references is kept."""
@@ -86,7 +88,8 @@ def measure(
             users.setdefault(one.network, []).append(name)
     networks = open_networks(users, places)
     comparison = _read(shown, reference, chosen, networks, asked, settings, resize)
-    result = _result(shown, chosen, networks.images, comparison)
+    asked_by = None if asked is None else _manifest_of_prompts(prompts, asked)
+    result = _result(shown, chosen, networks.images, places, comparison, asked_by)
     if output is not None:
         with atomic_write(output, "w") as file:
             file.write(json.dumps(result, indent=2) + "\n")
@@ -95,6 +98,17 @@ def measure(
 
 def _text(place: epath.PathLike | None) -> str | None:
     return None if place is None else str(place)
+
+
+def _manifest_of_prompts(prompts: epath.PathLike | Sequence[str], asked: list[str]) -> dict[str, str]:
+    return {
+        "where": str(prompts) if _is_file(prompts) else "--prompts",
+        "fingerprint": digest(asked),
+    }
+
+
+def _is_file(prompts: epath.PathLike | Sequence[str]) -> bool:
+    return isinstance(prompts, str) or hasattr(prompts, "__fspath__")
 
 
 def _prompts(
@@ -106,8 +120,7 @@ def _prompts(
         raise UserError(
             f"{', '.join(users)}: give --prompts, a file with the prompt of each image on its line"
         )
-    is_file = isinstance(prompts, str) or hasattr(prompts, "__fspath__")
-    found = read_lines(prompts, f"--prompts={prompts}") if is_file else list(prompts)
+    found = read_lines(prompts, f"--prompts={prompts}") if _is_file(prompts) else list(prompts)
     if not found:
         raise UserError(f"--prompts={prompts} holds no prompt")
     if len(found) != count:
@@ -167,7 +180,9 @@ def _result(
     images: ImageSet,
     chosen: Mapping[str, Measure],
     networks: Mapping[str, FeatureNetwork],
+    places: Places,
     comparison: Compared,
+    prompts: Mapping[str, str] | None,
 ) -> dict[str, Any]:
     made, real = comparison.made, comparison.reference
     shared = {
@@ -177,12 +192,17 @@ def _result(
     }
     numbers: dict[str, Any] = {}
     manifests: dict[str, Any] = {}
-    for one in chosen.values():
+    for name, one in chosen.items():
         found = one.compute(comparison, one.network)
-        manifest = dict(shared)
+        manifest = {"measure": name, **shared}
         if one.network:
             network = networks[one.network]
-            manifest["network"] = {"name": network.name, "fingerprint": network.fingerprint}
+            where = getattr(places, WEIGHTS_OF[one.network])
+            manifest["network"] = {
+                "name": network.name,
+                "where": where,
+                "fingerprint": network.fingerprint,
+            }
             manifest["resize"] = {"name": network.resize.name, "size": network.size}
         if one.compares:
             manifest["reference"] = {
@@ -190,6 +210,10 @@ def _result(
                 "count": real.count or None,
                 "fingerprint": real.fingerprint,
             }
+        if one.asks:
+            manifest["prompts"] = dict(prompts)
+        if name in comparison.heads:
+            manifest["head"] = {"where": places.aesthetic, "fingerprint": file_fingerprint(places.aesthetic)}
         manifest["settings"] = {name: getattr(comparison.settings, name) for name in one.settings}
         numbers |= found
         manifests |= dict.fromkeys(found, manifest)

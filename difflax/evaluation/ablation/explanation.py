@@ -26,8 +26,13 @@ from difflax.evaluation.contrasts.attribution import Attribution, Mixture, attri
 from difflax.evaluation.metrics import Metric
 
 FORMAT_OF_EXPLANATION = "difflax-explanation-1"
-SEEDS_CAUSE, EVALUATOR_CAUSE = "seeds", "evaluator"
+SEEDS_CAUSE, JUDGE_CAUSE, FEATURES_CAUSE = "seeds", "judge", "feature weights"
+READER_CAUSES = (JUDGE_CAUSE, FEATURES_CAUSE)
+"""What reads the images; each can be another one without the other."""
+
 AS_IT_IS = "as the model has it"
+GOES_WITH = {"step": "model", "lora_scale": "lora"}
+"""Axes that mean nothing without another one: where that differs, they are swapped with it."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,7 +40,7 @@ class Cause:
     """One thing that two results do not share.
 
     Attributes:
-        name: of the axis, or "seeds", or "evaluator".
+        name: of the axis, or "seeds", or one of `READER_CAUSES`.
         first, second: what it is in each, in words.
     """
 
@@ -51,35 +56,47 @@ class Side:
     Attributes:
         settings: by axis; what is missing is as the model has it.
         seeds: of every prompt.
-        evaluator: what read the images, in words.
+        readers: what read the images, in words, by the names of `READER_CAUSES`.
     """
 
     settings: Mapping[str, Any]
     seeds: tuple[int, ...]
-    evaluator: str
+    readers: Mapping[str, str]
 
 
 def causes(first: Side, second: Side) -> list[Cause]:
     """What the two sides do not share, in a fixed order."""
-
-    def setting(side: Side, name: str) -> tuple[str, str]:
-        """As it is compared, and in words."""
-        if name not in side.settings:
-            return "", AS_IT_IS
-        return canonical(side.settings[name]), words(side.settings[name])
-
+    differ = [
+        name
+        for name in dict.fromkeys([*first.settings, *second.settings])
+        if _compared(first, name) != _compared(second, name)
+    ]
     found = []
-    for name in dict.fromkeys([*first.settings, *second.settings]):
-        (one, said_one), (other, said_other) = setting(first, name), setting(second, name)
-        if one != other:
-            found.append(Cause(name=name, first=said_one, second=said_other))
+    for leader in differ:
+        if GOES_WITH.get(leader) not in differ:
+            names = [leader, *(name for name in differ if GOES_WITH.get(name) == leader)]
+            said = [", ".join(_said(side, names)) for side in (first, second)]
+            found.append(Cause(name=leader, first=said[0], second=said[1]))
     if first.seeds != second.seeds:
         found.append(
             Cause(name=SEEDS_CAUSE, first=_seeds_in_words(first.seeds), second=_seeds_in_words(second.seeds))
         )
-    if first.evaluator != second.evaluator:
-        found.append(Cause(name=EVALUATOR_CAUSE, first=first.evaluator, second=second.evaluator))
-    return found
+    return found + [
+        Cause(name=name, first=first.readers[name], second=second.readers[name])
+        for name in READER_CAUSES
+        if first.readers[name] != second.readers[name]
+    ]
+
+
+def _compared(side: Side, name: str) -> str:
+    return canonical(side.settings[name]) if name in side.settings else ""
+
+
+def _said(side: Side, names: Sequence[str]) -> list[str]:
+    """The values of a leading axis and of those that go with it."""
+    leader, *others = names
+    value = words(side.settings[leader]) if leader in side.settings else AS_IT_IS
+    return [value, *(f"{name} {words(side.settings[name])}" for name in others if name in side.settings)]
 
 
 def _seeds_in_words(seeds: Sequence[int]) -> str:
@@ -90,15 +107,18 @@ def _seeds_in_words(seeds: Sequence[int]) -> str:
 def mixed(first: Side, second: Side, found: Sequence[Cause], mixture: Mixture) -> Side:
     """The first side with the causes of a mixture as the second one has them."""
     swapped = {found[number].name for number in mixture}
+    named = {cause.name for cause in found}
     settings = dict(first.settings)
-    for name in swapped - {SEEDS_CAUSE, EVALUATOR_CAUSE}:
-        settings.pop(name, None)
-        if name in second.settings:
-            settings[name] = second.settings[name]
+    for name in dict.fromkeys([*first.settings, *second.settings]):
+        leader = name if name in named else GOES_WITH.get(name)
+        if leader in swapped:
+            settings.pop(name, None)
+            if name in second.settings:
+                settings[name] = second.settings[name]
     return Side(
         settings=settings,
         seeds=second.seeds if SEEDS_CAUSE in swapped else first.seeds,
-        evaluator=second.evaluator if EVALUATOR_CAUSE in swapped else first.evaluator,
+        readers={name: (second if name in swapped else first).readers[name] for name in READER_CAUSES},
     )
 
 
@@ -178,11 +198,12 @@ def explain(
 
 def _measured(sides: Mapping[Mixture, Side], measure: Measure):
     """Each mixture with the result that holds it and the number of its arm; one sweep for all that share
-    seeds and evaluator.
+    seeds and readers.
     """
     sweeps: dict[tuple, dict[Mixture, Side]] = {}
     for mixture, side in sides.items():
-        sweeps.setdefault((side.seeds, side.evaluator), {})[mixture] = side
+        read = tuple(side.readers[name] for name in READER_CAUSES)
+        sweeps.setdefault((side.seeds, read), {})[mixture] = side
     for members in sweeps.values():
         arms = {canonical(side.settings): Arm(settings=side.settings) for side in members.values()}
         result = measure(list(arms.values()), next(iter(members.values())))
@@ -205,15 +226,42 @@ def _by_prompt(held: Scores, index: int) -> tuple[np.ndarray, np.ndarray]:
     return prompts, np.array([each.mean() if len(each) else np.nan for each in means])
 
 
-def explanation_json(
-    found: Sequence[Cause], explained: Sequence[Explanation], names: Sequence[str], commands: Sequence[str]
-) -> str:
+OF_PROMPTS = (
+    "A share is what swapping one cause changes, taken prompt by prompt, with a band from drawing the prompts"
+    " again. Unexplained is what the stored results differ by beyond what was measured here."
+)
+"""What the shares of two sweeps are."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ExplainedGap:
+    """All that is said of two results.
+
+    Attributes:
+        names: of the results, for people.
+        sources: what each says of how it came about: its command, or its manifest.
+        causes: what was swapped.
+        explained: the metric in each prompt group.
+        untouched: what the results do not share either, and what nothing swaps.
+        note: what a share and its band are.
+    """
+
+    names: tuple[str, str]
+    sources: tuple[str, str]
+    causes: Sequence[Cause]
+    explained: Sequence[Explanation]
+    untouched: Sequence[Cause] = ()
+    note: str = OF_PROMPTS
+
+
+def explanation_json(comparison: ExplainedGap) -> str:
     """Everything as JSON."""
     document = {
         "format": FORMAT_OF_EXPLANATION,
-        "results": list(names),
-        "commands": list(commands),
-        "causes": [dataclasses.asdict(cause) for cause in found],
+        "results": list(comparison.names),
+        "sources": list(comparison.sources),
+        "causes": [dataclasses.asdict(cause) for cause in comparison.causes],
+        "untouched": [dataclasses.asdict(cause) for cause in comparison.untouched],
         "explained": [
             {
                 "group": each.group,
@@ -225,13 +273,14 @@ def explanation_json(
                 "gap": dataclasses.asdict(each.attribution.gap),
                 "shares": [
                     {"cause": cause.name, **dataclasses.asdict(share)}
-                    for cause, share in zip(found, each.attribution.shares, strict=True)
+                    for cause, share in zip(comparison.causes, each.attribution.shares, strict=True)
                 ],
                 "together": dataclasses.asdict(each.attribution.together),
                 "unexplained": each.rest,
             }
-            for each in explained
+            for each in comparison.explained
         ],
+        "note": comparison.note,
     }
     return json.dumps(without_nan(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 

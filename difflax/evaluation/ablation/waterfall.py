@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from difflax.evaluation.ablation.explanation import Cause, Explanation
+from difflax.evaluation.ablation.explanation import Cause, ExplainedGap, Explanation
 from difflax.evaluation.ablation.sections.curves import embedded
 from difflax.evaluation.ablation.sections.found import digits_for, signed, signed_band
 from difflax.figures import html
@@ -70,16 +70,12 @@ def table_rows(found: Sequence[Cause], each: Explanation) -> list[list[str]]:
     return rows
 
 
-def explanation_page(
-    found: Sequence[Cause],
-    explained: Sequence[Explanation],
-    names: tuple[str, str],
-    commands: Sequence[str],
-) -> tuple[str, dict[str, bytes]]:
+def explanation_page(comparison: ExplainedGap) -> tuple[str, dict[str, bytes]]:
     """The page, and its plots as SVG and PDF by file name."""
     files: dict[str, bytes] = {}
     blocks = []
-    for number, each in enumerate(explained):
+    found, names = comparison.causes, comparison.names
+    for number, each in enumerate(comparison.explained):
         figure = waterfall(found, each, names)
         files[f"waterfall_{number}.svg"] = render(figure, "svg")
         files[f"waterfall_{number}.pdf"] = render(figure, "pdf")
@@ -87,20 +83,21 @@ def explanation_page(
             embedded(files[f"waterfall_{number}.svg"]),
             f"{each.metric.label} of {each.group} from {names[0]} to {names[1]}, a step for each cause",
         )
-        columns = ["cause", names[0], names[1], "share of the gap", "95% band"]
+        columns = ["cause", *names, "share of the gap", "95% band"]
         rows = table_rows(found, each)
         table = html.table(columns, rows, text_columns=3, strong=frozenset({len(rows) - 2}))
-        lead = f"{each.attribution.orders[0].upper()}{each.attribution.orders[1:]}, on the same prompts."
+        lead = f"{each.attribution.orders[0].upper()}{each.attribution.orders[1:]}."
         blocks.append(html.section(f"{each.metric.label}, {each.group}", shown, table, lead=lead))
-    note = (
-        "A share is what swapping one cause changes, taken prompt by prompt, with a band from drawing the"
-        " prompts again. Unexplained is what the stored results differ by beyond what was measured here."
-    )
+    if comparison.untouched:
+        rows = [[cause.name, cause.first, cause.second] for cause in comparison.untouched]
+        lead = "They differ in this too, which nothing here swaps: it may be in what is unexplained."
+        table = html.table(["what", *names], rows, text_columns=3)
+        blocks.append(html.section("Not swapped", table, lead=lead))
     page = html.page(
         "Why do they differ?",
-        f"{names[0]} against {names[1]}: {len(found)} things differ.",
+        f"{names[0]} against {names[1]}: things that were swapped: {len(found)}.",
         *blocks,
-        html.section("The two results", *map(html.code, commands), lead=note),
+        html.section("The two results", *map(html.code, comparison.sources), lead=comparison.note),
         kicker="difflax · explain",
     )
     return page, files

@@ -9,7 +9,7 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -57,6 +57,32 @@ class FeatureNetwork:
         return jax.jit(self.run)
 
 
+@runtime_checkable
+class Moments(Protocol):
+    """What a Gaussian is fitted to."""
+
+    def fit(self) -> m.GaussianFit:
+        """The Gaussian.
+
+        Raises:
+            UserError: of fewer than two images.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class KeptMoments:
+    """The moments of features that are kept: of fewer vectors than numbers in one, no covariance is made."""
+
+    features: Float[np.ndarray, "n d"]
+
+    def fit(self) -> m.GaussianFit:
+        """See `Moments`."""
+        if len(self.features) < 2:
+            raise UserError(f"a Fréchet distance needs at least 2 images, and here is {len(self.features)}")
+        return m.fit_gaussian(self.features)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Readings:
     """What is kept of a set of images.
@@ -69,7 +95,7 @@ class Readings:
     """
 
     count: int
-    moments: Mapping[str, m.RunningMoments]
+    moments: Mapping[str, Moments]
     features: Mapping[str, Float[np.ndarray, "n _"]]
     columns: Mapping[str, Float[np.ndarray, " n"]]
 
@@ -89,7 +115,7 @@ def read_images(
         networks: by key.
         keep: keys of the networks whose features are kept, and not their mean and covariance alone.
         pixels: names of `PIXEL_METRICS`.
-        batch_size: images in one call of a network.
+        batch_size: images in one call of a network, fewer where there are not so many.
         devices: that share the work, all of this process by default.
 
     Raises:
@@ -97,7 +123,7 @@ def read_images(
     """
     mesh = MeshShape().make(jax.local_devices() if devices is None else devices)
     shares = mesh.size
-    batch_size = -(-batch_size // shares) * shares
+    batch_size = -(-min(batch_size, len(images)) // shares) * shares
     everywhere, split = NamedSharding(mesh, PartitionSpec()), batch_sharding(mesh)
     params = {key: put(network.params, everywhere) for key, network in networks.items()}
     moments = {key: m.RunningMoments(network.width) for key, network in networks.items()}

@@ -20,10 +20,10 @@ from jaxtyping import Float
 
 from difflax.core.files import atomic_write
 from difflax.core.types import UserError
-from difflax.data.fingerprints import contents_fingerprint, note_files
+from difflax.data.fingerprints import file_fingerprint
 from difflax.data.image_sets import DECODING, FIRST_ARRAY, ImageSet, load_array, open_images
 from difflax.evaluation import metrics as m
-from difflax.evaluation.measuring.extraction import FeatureNetwork, read_images
+from difflax.evaluation.measuring.extraction import FeatureNetwork, KeptMoments, read_images
 
 FEATURES = "feats"
 """clean-fid's name of features in a file."""
@@ -88,10 +88,9 @@ def read_reference(
     count = max((len(rows) for rows in found_features.values()), default=0)
     if is_npz and not left:
         path = epath.Path(place)
-        digest = contents_fingerprint([path], note_files([path], {}))
         return Reference(
             where=str(path),
-            fingerprint=digest,
+            fingerprint=file_fingerprint(path),
             count=count,
             gaussians=found_gaussians,
             features=found_features,
@@ -99,10 +98,12 @@ def read_reference(
     images = open_images(place, where)
     digest = images.fingerprint()
     for key in sorted(left):
-        made = _of_images(images, digest, key, networks[key], key in features, batch_size, epath.Path(cache))
-        found_gaussians.setdefault(key, made[0])
-        if key in features:
-            found_features.setdefault(key, made[1])
+        kept = key in features
+        made = features_of(images, digest, networks[key], kept, batch_size, epath.Path(cache))
+        if key in gaussians and key not in found_gaussians:
+            found_gaussians[key] = _gaussian(made, kept)
+        if kept:
+            found_features.setdefault(key, made[FEATURES])
     return Reference(
         where=images.where,
         fingerprint=digest,
@@ -134,28 +135,41 @@ def _array(stored: Mapping[str, np.ndarray], name: str, place: epath.PathLike) -
         ) from error
 
 
-def _of_images(
+def features_of(
     images: ImageSet,
     digest: str,
-    key: str,
     network: FeatureNetwork,
     keep: bool,
     batch_size: int,
     cache: epath.Path,
-) -> tuple[m.GaussianFit, np.ndarray | None]:
-    """A network's Gaussian of the images, and its features if they are to be kept."""
+) -> dict[str, np.ndarray]:
+    """What a network makes of images, computed once for both: ``mu`` and ``sigma`` of the features, ``count``
+    of the images, and ``feats`` themselves if they are to be kept.
+
+    Args:
+        digest: the images' fingerprint.
+    """
     facts = "\n".join([digest, network.fingerprint, DECODING])
     path = cache / f"{hashlib.sha256(facts.encode()).hexdigest()[:32]}.npz"
     stored = _stored(path)
     if not {"mu", "sigma", "count", *([FEATURES] if keep else [])} <= set(stored):
-        read = read_images(images, {key: network}, keep=[key] if keep else [], batch_size=batch_size)
-        moments = read.moments[key]
+        read = read_images(images, {"": network}, keep=[""] if keep else [], batch_size=batch_size)
+        moments = read.moments[""]
         stored = {"mu": moments.mean, "sigma": moments.covariance, "count": np.array(read.count)}
         if keep:
-            stored[FEATURES] = read.features[key]
+            stored[FEATURES] = read.features[""]
         with atomic_write(path) as file:
             np.savez(file, **stored)
-    return m.gaussian_of(stored["mu"], stored["sigma"], int(stored["count"])), stored.get(FEATURES)
+    return stored
+
+
+def _gaussian(made: Mapping[str, np.ndarray], kept: bool) -> m.GaussianFit:
+    """Of what `features_of` made; of kept features that are fewer than they are wide, without their
+    covariance.
+    """
+    if kept and len(made[FEATURES]) <= len(made["mu"]):
+        return KeptMoments(features=made[FEATURES]).fit()
+    return m.gaussian_of(made["mu"], made["sigma"], int(made["count"]))
 
 
 def _stored(path: epath.Path) -> dict[str, np.ndarray]:

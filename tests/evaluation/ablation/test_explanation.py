@@ -15,6 +15,7 @@ from tests.evaluation.known_sweep import SEEN, provenance
 from tests.evaluation.test_report import parse
 
 LEVEL = Metric(name="level", label="Level", better="higher", definition="The red of an image.", source="here")
+READERS = {"judge": "judge", "feature weights": "none"}
 EFFECTS = {"guidance.scale": 0.02, "num_steps": 0.01, "sampler": {"ddim": 0.0, "heun": 0.05}}
 
 
@@ -53,9 +54,9 @@ def measure_in(folder):
     return measure
 
 
-FIRST = ex.Side(settings={"guidance.scale": 1.0, "num_steps": 4}, seeds=(0, 1), evaluator="judge")
+FIRST = ex.Side(settings={"guidance.scale": 1.0, "num_steps": 4}, seeds=(0, 1), readers=READERS)
 SECOND = ex.Side(
-    settings={"guidance.scale": 4.0, "num_steps": 8, "sampler": "heun"}, seeds=(0, 1), evaluator="judge"
+    settings={"guidance.scale": 4.0, "num_steps": 8, "sampler": "heun"}, seeds=(0, 1), readers=READERS
 )
 
 
@@ -85,7 +86,7 @@ def test_equal_noise_leaves_no_luck_in_the_bands(three):
 
 
 def test_other_seeds_are_a_cause_with_a_band(tmp_path):
-    other = ex.Side(settings=FIRST.settings, seeds=(5, 6), evaluator="judge")
+    other = ex.Side(settings=FIRST.settings, seeds=(5, 6), readers=READERS)
     found, [each] = ex.explain(FIRST, other, ({"seen": 0.3}, {"seen": 0.3}), "level", measure_in(tmp_path))
     assert [cause.name for cause in found] == ["seeds"]
     share = each.attribution.shares[0]
@@ -94,16 +95,29 @@ def test_other_seeds_are_a_cause_with_a_band(tmp_path):
 
 def test_page_and_table_say_every_step(three, tmp_path):
     found, explained = three
-    page, files = explanation_page(found, explained, ("a", "<b>"), ["difflax ablate a", "difflax ablate b"])
+    said = ex.ExplainedGap(
+        names=("a", "<b>"),
+        sources=("difflax ablate a", "difflax ablate b"),
+        causes=found,
+        explained=explained,
+        untouched=[ex.Cause(name="code", first="1.0", second="<i>")],
+    )
+    page, files = explanation_page(said)
     checked = parse(page)
     text = " ".join(checked.text)
-    assert "b" not in checked.tags and "unexplained" in text and "+0.060" in text and "Shapley" in text
+    assert (
+        not {"b", "i"} & set(checked.tags)
+        and "Not swapped" in text
+        and "unexplained" in text
+        and "+0.060" in text
+        and "Shapley" in text
+    )
     assert set(files) == {"waterfall_0.svg", "waterfall_0.pdf"}
     names = [name for name, *_ in steps(found, explained[0])]
     assert names == ["guidance.scale", "num_steps", "sampler", "unexplained"]
     ends = table_rows(found, explained[0])
     assert float(ends[-1][3]) == 0.184 and float(ends[-2][3]) == 0.18
-    document = json.loads(ex.explanation_json(found, explained, ("a", "b"), ("x", "y")))
+    document = json.loads(ex.explanation_json(said))
     shares = {share["cause"]: share["value"] for share in document["explained"][0]["shares"]}
     assert shares["guidance.scale"] == pytest.approx(0.06, abs=1e-6)
 
@@ -113,3 +127,26 @@ def test_nothing_to_swap_is_said(tmp_path):
         ex.explain(FIRST, FIRST, ({}, {}), "level", measure_in(tmp_path))
     with pytest.raises(UserError, match="--metric=beauty"):
         ex.explain(FIRST, SECOND, ({}, {}), "beauty", measure_in(tmp_path))
+
+
+def test_judge_and_feature_weights_are_swapped_apart():
+    other = ex.Side(
+        settings=FIRST.settings, seeds=(0, 1), readers={"judge": "another", "feature weights": "CLIP"}
+    )
+    found = ex.causes(FIRST, other)
+    assert [cause.name for cause in found] == ["judge", "feature weights"]
+    half = ex.mixed(FIRST, other, found, frozenset({1}))
+    assert half.readers == {"judge": "judge", "feature weights": "CLIP"}
+
+
+def test_what_means_nothing_alone_goes_with_its_leader():
+    def side(**settings):
+        return ex.Side(settings=settings, seeds=(0,), readers=READERS)
+
+    one, other = side(lora="a", lora_scale=0.5, step=1), side(lora=None, lora_scale=1.0, step=2)
+    found = ex.causes(one, other)
+    assert [(cause.name, cause.first) for cause in found] == [("lora", "a, lora_scale 0.5"), ("step", "1")]
+    swapped = ex.mixed(one, other, found, frozenset({0})).settings
+    assert swapped == {"lora": None, "lora_scale": 1.0, "step": 1}
+    # Of the same LoRA its weight is a cause.
+    assert [cause.name for cause in ex.causes(one, side(lora="a", lora_scale=2.0, step=1))] == ["lora_scale"]
