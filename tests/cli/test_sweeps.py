@@ -84,6 +84,7 @@ def test_each_structurally_different_method_is_compiled_once(studio, tmp_path):
     texts = {
         "guidance": f"cfg;apg;{WEAK}",
         "guidance.scale": "1;3",
+        "guidance.schedule": "none;linear;{'name': 'cosine', 'floor': 1.0}",
         "guidance.interval": "none;(0.5,6);(1,2,step)",
         "guidance.rescale": "none;0.7",
         "negative_prompt": "none;blurry",
@@ -133,6 +134,7 @@ def as_written(studio, workdir, name):
         "guidance": "{'name': 'apg', 'scale': 30.0}",
         "guidance.interval": "{'name': 'cfg', 'scale': 30.0, 'interval': {'low': 0.5, 'high': 6.0}}",
         "guidance.rescale": "{'name': 'cfg', 'scale': 30.0, 'corrections': [{'name': 'rescale'}]}",
+        "guidance.schedule": "{'name': 'cfg', 'scale': 30.0, 'schedule': {'name': 'power_cosine'}}",
     }
     if name in by:
         return difflax.runs.with_guidance(base, by[name], workdir)(prompts, seed=seeds)
@@ -161,6 +163,11 @@ CHANGES = {
         "guidance.interval": [0.5, 6.0, "sigma"],
     },
     "guidance.rescale": {"guidance": {"name": "cfg", "scale": 30.0}, "guidance.rescale": 0.7},
+    "guidance.schedule": {
+        "guidance": "cfg",
+        "guidance.schedule": "power_cosine",
+        "guidance.scale": 30.0,
+    },
     "guidance.scale": {"guidance.scale": 30.0},
     "sampler": {"sampler": {"name": "ddim", "eta": 0.5}},
     "num_steps": {"num_steps": 3},
@@ -186,7 +193,8 @@ def test_every_axis_is_here_or_changes_the_weights_of_a_checkpoint():
 
 def test_an_arm_without_interval_and_rescaling_is_the_plain_method(studio):
     plain = {"guidance": "cfg", "guidance.scale": 3.0}
-    same = draw(studio, {**plain, "guidance.interval": None, "guidance.rescale": None})
+    nothing = {"guidance.schedule": None, "guidance.interval": None, "guidance.rescale": None}
+    same = draw(studio, {**plain, **nothing})
     np.testing.assert_allclose(same, draw(studio, plain), atol=1e-5)
 
 
@@ -203,9 +211,23 @@ def test_outside_the_interval_the_unconditional_half_is_skipped(studio):
     assert asked({"guidance": {**WEAK, "scale": 2.0}}) == 8
 
 
+def test_a_table_of_scales_is_swept_without_a_scale(studio):
+    bands = {"name": "bands", "edges": [0.0], "scales": [3.0, 3.0]}
+    of_bands = draw(studio, {"guidance": "cfg", "guidance.schedule": bands})
+    np.testing.assert_allclose(of_bands, draw(studio, {"guidance": "cfg", "guidance.scale": 3.0}), atol=1e-5)
+    arms = [Arm(settings={"guidance.schedule": bands}), Arm(settings={"guidance.schedule": "linear"})]
+    assert cost(studio, arms, images=2).programs == 1
+    scaled = Arm(settings={"guidance.schedule": "linear", "guidance.scale": 2.0})
+    assert cost(studio, [*arms, scaled], images=2).programs == 2  # its scales come with the images
+    with pytest.raises(UserError, match="has the scale of every noise level"):
+        draw(studio, {"guidance.schedule": bands, "guidance.scale": 3.0})
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--sweep.guidance.schedule=linaer"], "did you mean 'linear'"),
+        (["--sweep.guidance.schedule=(1,2)"], "give none, a name of constant"),
         (["--sweep.guidance.scal=1"], "did you mean 'guidance.scale'"),
         (["--sweep.guidance.scale="], "no value is given"),
         (["--sweep.guidance.scale=1;x"], "give a finite number"),
