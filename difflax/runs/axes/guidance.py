@@ -14,7 +14,7 @@ from difflax.config.resolve import read_section
 from difflax.config.schema import Section
 from difflax.core.spelling import choose, shown
 from difflax.core.types import UserError
-from difflax.diffusion.guidance import SCALE_SCHEDULES, Bounds, Guidance, Rescale, planned
+from difflax.diffusion.guidance import SCALE_SCHEDULES, Bounds, Guidance, Rescale, ScaleOverNoise, planned
 from difflax.diffusion.guidance.intervals import UNITS
 from difflax.evaluation.ablation.values import canonical
 from difflax.generation.rows import finite
@@ -45,11 +45,16 @@ def _with_method(setup: Setup, value: Any) -> Setup:
 def _schedule(value: Any, where: str) -> Any:
     """A name or a section; ``None`` is the one that changes nothing."""
     if value is not None:
-        _made_schedule(value, where)
+        read_schedule(value, where)
     return value
 
 
-def _made_schedule(value: Any, where: str) -> Any:
+def read_schedule(value: Any, where: str) -> ScaleOverNoise:
+    """The schedule of a name or a section; ``None`` is the one that changes nothing.
+
+    Raises:
+        UserError: there is no such schedule.
+    """
     if value is None or hasattr(value, "encode"):
         value = {"name": value or "constant"}
     if not SCHEDULE.takes(value):
@@ -62,7 +67,7 @@ def _made_schedule(value: Any, where: str) -> Any:
 
 def _scheduled(setup: Setup, value: Any) -> Setup:
     plan = planned(setup.pipeline.defaults.guidance)
-    schedule = _made_schedule(value, "the axis guidance.schedule")
+    schedule = read_schedule(value, "the axis guidance.schedule")
     return _guided(setup, dataclasses.replace(plan, schedule=schedule, scale_over_run=None))
 
 
