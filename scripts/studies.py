@@ -11,7 +11,8 @@ and fidelity with their bands, and a gallery.
     python scripts/studies.py judge --output=runs/studies/judge.md
 
 The first four write ``table.md``, ``table.csv``, ``results.json`` and ``plot.png`` into the output folder;
-``scales`` writes the first and the last two, and ``guidance.txt``, which is what ``--guidance`` takes.
+``scales`` writes the first and the last two, ``guidance.txt``, which is what ``--guidance`` takes, and the
+first four of every band alone into ``bands``.
 What is complete there is not made again: the same command goes on with a study that was stopped.
 """
 
@@ -95,7 +96,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     scales = own["scales"]
     scales.add_argument("--kind", default="one object", help="of prompts: as trained, short, long, …")
-    scales.add_argument("--prompts", type=int, default=24, help="of the search")
+    scales.add_argument("--prompts", type=int, default=20, help="of the search")
     scales.add_argument(
         "--held_out_prompts", type=int, default=64, help="others, of the comparison at the end"
     )
@@ -200,9 +201,11 @@ def compare(given: argparse.Namespace) -> None:
 
 def scales(given: argparse.Namespace) -> None:
     """The search for the right scale, whose tables differ from the others'."""
+    from difflax.evaluation.ablation.comparison import write_comparison
     from difflax.evaluation.ablation.scale_report import scales_markdown, write_scales
     from difflax.parallel.processes import alone_in
-    from difflax.runs.scales import ScaleSearch, scale_tables, scales_study
+    from difflax.runs.scales import ScaleSearch, scales_study
+    from difflax.runs.scales_shown import bands_comparison, scale_tables
     from difflax.runs.studied import Studied
 
     tried = {name: getattr(given, name) for name in ("constants", "of_literature", "grid")}
@@ -217,6 +220,7 @@ def scales(given: argparse.Namespace) -> None:
         study = scales_study(subject, search, given.output, **asked)
         tables = scale_tables(study, subject, search, **asked)
         write_scales(tables, given.output)
+        write_comparison(bands_comparison(study, subject, **asked), f"{given.output}/bands")
     print(scales_markdown(tables))
     print(f"schedule: {given.output}/guidance.txt\nplot: {given.output}/plot.png")
 

@@ -17,20 +17,13 @@ from etils import epath
 from jaxtyping import Float
 
 from difflax.core.types import UserError
-from difflax.diffusion.guidance import ClassifierFreeGuidance, interval
-from difflax.diffusion.guidance.intervals import noise_angle
-from difflax.diffusion.guidance.scale_schedules import scheduled
 from difflax.diffusion.schedules import NoiseLevel
 from difflax.evaluation.ablation.arms import Arm
 from difflax.evaluation.ablation.results import AblationResult
-from difflax.evaluation.ablation.scale_report import ScaleTables
 from difflax.evaluation.ablation.tables import write_tables
 from difflax.evaluation.contrasts.coordinates import Line, Point, descend, lines_through
-from difflax.evaluation.metrics import ACCURACY
-from difflax.evaluation.shapes import descriptions
-from difflax.evaluation.shapes.overlap import OVERLAP, by_prompt, overlaps
+from difflax.evaluation.shapes.overlap import overlaps
 from difflax.generation.settings import run_levels
-from difflax.runs.axes.guidance import read_schedule
 from difflax.runs.methods import INTERVAL
 from difflax.runs.studied import Studied
 
@@ -81,6 +74,7 @@ class ScaleStudy:
         alone: a line for each band whose scale alone was varied.
         path: the points of the descent, a scale a band; the last one is the schedule that was found.
         scales: of each schedule that is compared, its own best on the search's prompts; not the found one's.
+        searches: every arm that the search drew.
         held_out: all of them on other prompts and other noise, arms in the order of ``names``.
         names: of the schedules, the constant one first and the found one last.
         levels: of the run.
@@ -91,6 +85,7 @@ class ScaleStudy:
     alone: tuple[Line, ...]
     path: tuple[Point, ...]
     scales: Mapping[str, float]
+    searches: AblationResult
     held_out: AblationResult
     names: tuple[str, ...]
 
@@ -153,7 +148,7 @@ def scales_study(
         return overlaps(searched.compare(directory / "search", arms, sampler, num_steps))
 
     def measure_points(points: Sequence[Point]) -> Float[np.ndarray, "a p"]:
-        return measure([_arm({"guidance.schedule": bands_section(edges, point)}) for point in points])
+        return measure([arm_of_point(edges, point) for point in points])
 
     base = _best_scale(measure, {}, search.constants)
     start = (base,) * search.bands
@@ -165,12 +160,11 @@ def scales_study(
     scales = {
         name: _best_scale(measure, settings, search.of_literature) for name, settings in LITERATURE.items()
     }
-    write_tables(
-        searched.compare(directory / "search", list(drawn.values()), sampler, num_steps), directory / "search"
-    )
+    searches = searched.compare(directory / "search", list(drawn.values()), sampler, num_steps)
+    write_tables(searches, directory / "search")
     compared = {CONSTANT: _arm({"guidance.scale": base})}
     compared |= {name: _arm({**LITERATURE[name], "guidance.scale": scale}) for name, scale in scales.items()}
-    compared[FOUND] = _arm({"guidance.schedule": bands_section(edges, path[-1])})
+    compared[FOUND] = arm_of_point(edges, path[-1])
     held_out = kept_out.compare(directory / "held_out", list(compared.values()), sampler, num_steps)
     write_tables(held_out, directory / "held_out")
     return ScaleStudy(
@@ -179,57 +173,11 @@ def scales_study(
         alone=tuple(alone),
         path=tuple(path),
         scales={CONSTANT: base, **scales},
+        searches=searches,
         held_out=held_out,
         names=tuple(compared),
         levels=levels,
     )
-
-
-def scale_tables(study: ScaleStudy, subject: Studied, search: ScaleSearch, **facts: Any) -> ScaleTables:
-    """The study as it is shown.
-
-    Args:
-        facts: beside the subject's.
-    """
-    named = {metric.name: metric for metric in (*descriptions.COVERAGE, *descriptions.FIDELITY)}
-    shown = (descriptions.KEPT, descriptions.EXCESS, descriptions.PSNR)
-    metrics = (OVERLAP, ACCURACY, *(named[name] for name in shown))
-    values = {metric.name: by_prompt(study.held_out, metric.name) for metric in metrics[1:]}
-    own = {key: value for key, value in subject.config["guidance"].items() if value and key != "scale"}
-    return ScaleTables(
-        edges=study.edges,
-        lines=study.alone,
-        found=study.path[-1],
-        names=study.names,
-        scales={
-            name: scales_of(arm, study.levels)
-            for name, arm in zip(study.names, study.held_out.arms, strict=True)
-        },
-        log_snr=np.asarray(study.levels.log_snr, float)[:-1],
-        metrics=metrics,
-        values={OVERLAP.name: overlaps(study.held_out), **values},
-        guidance={**own, "schedule": study.section},
-        facts={
-            **subject.facts,
-            **facts,
-            "best scale of each": dict(study.scales),
-            "scales tried": dataclasses.asdict(search),
-            "descent": [list(point) for point in study.path],
-        },
-    )
-
-
-def scales_of(arm: Arm, levels: NoiseLevel) -> Float[np.ndarray, " steps"]:
-    """The scale that an arm has at every step of a run; 1 outside of its interval."""
-    scale = arm.settings.get("guidance.scale", 1.0)
-    schedule = read_schedule(arm.settings.get("guidance.schedule"), "guidance.schedule")
-    guidance = scheduled(ClassifierFreeGuidance(scale), schedule, levels)
-    found = np.asarray(guidance.scale_at(levels[:-1]))
-    if (bounds := arm.settings.get("guidance.interval")) is None:
-        return found
-    angles = np.asarray(noise_angle(levels))[:-1]
-    limited = interval(guidance, *bounds, levels=levels)
-    return np.where((angles >= limited.low) & (angles <= limited.high), found, 1.0)
 
 
 def parted(subject: Studied, held_out_prompts: int) -> tuple[Studied, Studied]:
@@ -258,6 +206,11 @@ def parted(subject: Studied, held_out_prompts: int) -> tuple[Studied, Studied]:
 
 def _arm(settings: Mapping[str, Any]) -> Arm:
     return Arm(settings=dict(settings))
+
+
+def arm_of_point(edges: Sequence[float], point: Point) -> Arm:
+    """The arm of a scale a band."""
+    return _arm({"guidance.schedule": bands_section(edges, point)})
 
 
 def _best_scale(

@@ -18,7 +18,8 @@ from difflax.evaluation.shapes.overlap import overlaps
 from difflax.generation.pipeline import Pipeline
 from difflax.generation.settings import run_levels
 from difflax.runs.guidance import with_guidance
-from difflax.runs.scales import CONSTANT, FOUND, ScaleSearch, band_edges, parted, scale_tables, scales_study
+from difflax.runs.scales import CONSTANT, FOUND, ScaleSearch, band_edges, parted, scales_study
+from difflax.runs.scales_shown import bands_comparison, scale_tables
 from difflax.runs.studied import Studied
 
 # On one worker, so that the judge's programs are compiled once.
@@ -102,6 +103,17 @@ def test_the_files_say_what_was_found_and_a_run_takes_the_schedule(study, subjec
     assert set(document["held_out"]["overlap"]["estimates"]) == set(found.names)
     pipeline = with_guidance(difflax.load("embedded"), text.strip(), "embedded")
     assert planned(pipeline.defaults.guidance).schedule.scales == (1.0, 3.0)
+    alone = bands_comparison(found, subject)
+    assert alone.lines == ["log-SNR below -0.81", "log-SNR above -0.81"]
+    high, _ = alone.by_metric()["coverage_kept"]
+    assert high.scales == (1.0, 3.0) and high.estimates[0].value > high.estimates[1].value + 0.05
+    assert set(alone.by_metric()) == {
+        "overlap",
+        "accuracy",
+        "coverage_kept",
+        "coverage_excess",
+        "residual_psnr",
+    }
     table = (folder / "table.md").read_text()
     assert "| no winner |" in table and f"| {FOUND} |" in table
     assert (folder / "plot.png").stat().st_size > 10_000

@@ -15,7 +15,7 @@ from difflax.evaluation import statistics as st
 from difflax.evaluation.ablation.formatting import band, number
 from difflax.evaluation.ablation.tables import without_nan
 from difflax.evaluation.contrasts.coordinates import Line
-from difflax.evaluation.contrasts.pairs import PairDifference, differences_to
+from difflax.evaluation.contrasts.pairs import PairDifference, differences_to, leads_over
 from difflax.evaluation.metrics import Metric
 from difflax.figures.style import DARK, LIGHT, Theme, dress, look, new_figure, render, title
 
@@ -61,13 +61,22 @@ class ScaleTables:
         values = self.values[metric]
         return differences_to(values, np.arange(values.shape[1]), 0)
 
-    def bounds(self, place: int) -> str:
-        """A band's log-SNRs in words."""
-        if place == 0:
-            return f"below {self.edges[0]:.2g}"
-        if place == len(self.edges):
-            return f"above {self.edges[-1]:.2g}"
-        return f"{self.edges[place - 1]:.2g} to {self.edges[place]:.2g}"
+    def winner(self, metric: Metric, pair: PairDifference) -> str:
+        """Which of the two is better, by bands that hold for all pairs of schedules together."""
+        values = self.values[metric.name]
+        prompts = np.arange(values.shape[1])
+        if not pair.decided or not leads_over(values, prompts, pair.second, pair.first):
+            return "no winner"
+        return self.names[pair.second if metric.sign * pair.estimate.value > 0 else pair.first]
+
+
+def bounds_in_words(edges: Sequence[float], place: int) -> str:
+    """The log-SNRs of a band."""
+    if place == 0:
+        return f"below {edges[0]:.2g}"
+    if place == len(edges):
+        return f"above {edges[-1]:.2g}"
+    return f"{edges[place - 1]:.2g} to {edges[place]:.2g}"
 
 
 def scales_markdown(tables: ScaleTables) -> str:
@@ -97,7 +106,14 @@ def _bands(tables: ScaleTables, base: float) -> list[str]:
         best = f"{line.values[line.best]:g} ({low:g}–{high:g})"
         won = f"{line.values[line.best]:g}" if line.decided else "no winner"
         gain = "none" if line.best == line.base else _with_band(line.gain.estimate, 3, signed=True)
-        cells = [tables.bounds(place), str(counts[place]), best, gain, won, f"{tables.found[place]:g}"]
+        cells = [
+            bounds_in_words(tables.edges, place),
+            str(counts[place]),
+            best,
+            gain,
+            won,
+            f"{tables.found[place]:g}",
+        ]
         out.append(_row(cells))
     return out
 
@@ -110,7 +126,7 @@ def _curves(tables: ScaleTables) -> list[str]:
     for place, line in enumerate(tables.lines):
         means = dict(zip(line.values, np.nanmean(line.scores, axis=1), strict=True))
         cells = [number(means.get(value, np.nan), 3) for value in values]
-        out.append(_row([f"log-SNR {tables.bounds(place)}", *cells]))
+        out.append(_row([f"log-SNR {bounds_in_words(tables.edges, place)}", *cells]))
     return out
 
 
@@ -126,15 +142,10 @@ def _schedules(tables: ScaleTables) -> list[str]:
         pair = differences.get(index)
         against = ["", ""]
         if pair is not None:
-            against = [_with_band(pair.estimate, 3, signed=True), _winner(pair, name, first)]
+            won = tables.winner(tables.metrics[0], pair)
+            against = [_with_band(pair.estimate, 3, signed=True), won]
         out.append(_row([name, *cells, *against]))
     return out
-
-
-def _winner(pair: PairDifference, name: str, first: str) -> str:
-    if not pair.decided:
-        return "no winner"
-    return name if pair.estimate.value > 0 else first
 
 
 def _digits(metric: Metric) -> int:
@@ -160,7 +171,7 @@ def scales_json(tables: ScaleTables) -> str:
     """Everything with every digit; the schedule that was found as a section of a config."""
     lines = [
         {
-            "log_snr": tables.bounds(place),
+            "log_snr": bounds_in_words(tables.edges, place),
             "scales": list(line.values),
             "overlap": [float(mean) for mean in np.nanmean(line.scores, axis=1)],
             "best": line.values[line.best],
@@ -177,7 +188,8 @@ def scales_json(tables: ScaleTables) -> str:
                 for name, estimate in zip(tables.names, tables.estimates(metric.name), strict=True)
             },
             f"less_{tables.names[0]}": {
-                tables.names[pair.second]: dataclasses.asdict(pair.estimate) | {"decided": pair.decided}
+                tables.names[pair.second]: dataclasses.asdict(pair.estimate)
+                | {"winner": tables.winner(metric, pair)}
                 for pair in tables.differences(metric.name)
             },
         }
@@ -231,8 +243,9 @@ def _draw_differences(axes: Any, tables: ScaleTables, metric: Metric, theme: The
         range(1, len(tables.names)), tables.names[1:] if named else [""] * (len(tables.names) - 1)
     )
     arrow = {"higher": "higher is better", "lower": "lower is better", "neither": ""}[metric.better]
-    axes.set_xlabel(f"less the {tables.names[0]} scale's\n{arrow}")
-    title(axes, theme, metric.label.partition(":")[2].strip() or metric.label, metric.unit)
+    unit = f" in {metric.unit}" if metric.unit == "dB" else ""
+    axes.set_xlabel(f"less the {tables.names[0]} scale's{unit}")
+    title(axes, theme, metric.label.partition(":")[2].strip() or metric.label, arrow)
 
 
 def write_scales(tables: ScaleTables, directory: str | os.PathLike[str]) -> None:
