@@ -27,6 +27,7 @@ from difflax.runs.design import read_arms
 from difflax.runs.dry_run import cost, evaluations_of
 
 from tests.evaluation.known_sweep import provenance
+from tests.fixtures import make_sdxl
 from tests.runs import command, untrained_run
 
 # On one worker, so that the run is made once.
@@ -191,6 +192,34 @@ def test_every_axis_is_here_or_changes_the_weights_of_a_checkpoint():
     assert set(SWEPT_AXES) - set(CHANGES) == {"model", "dtype", "ema", "lora", "lora_scale"}
 
 
+def test_the_null_condition_of_each_text_encoder(tmp_path):
+    """Stable Diffusion XL, whose encoders' states stand side by side: what is said of one changes its part
+    alone; what is said of all alike is the whole.
+    """
+    folder = str(make_sdxl.build("base", tmp_path / "base"))
+    base = difflax.from_pretrained(folder, variant="fp16", batch_size=2)
+    studio = Studio(base=base, weights=Weights(source=folder), open=lambda weights: base, of_run=False)
+
+    def null(value):
+        arm = Arm(settings={"null": value})
+        studio.check([arm])
+        return studio.setup(arm).pipeline.model.null
+
+    zeros, empty = null("zeros"), null("empty")
+    first, second = (tower.width for tower in base.model.text_encoder.towers)
+    mixed = null({"text_encoder_2": "zeros", "rest": "empty"})
+    np.testing.assert_array_equal(mixed.context[..., :first], empty.context[..., :first])
+    assert mixed.context.shape[-1] == first + second and not np.any(mixed.context[..., first:])
+    assert np.any(empty.pooled) and not np.any(mixed.pooled)  # that of the second
+    whole = null({"text_encoder": "empty", "text_encoder_2": "empty"})
+    np.testing.assert_array_equal(whole.context, empty.context)
+    assert not np.any(null({"rest": "zeros"}).context) and not np.any(zeros.context)
+    with pytest.raises(
+        UserError, match="no such text encoder: name some of text_encoder, text_encoder_2, rest"
+    ):
+        null({"clip_l": "zeros"})
+
+
 def test_an_arm_without_interval_and_rescaling_is_the_plain_method(studio):
     plain = {"guidance": "cfg", "guidance.scale": 3.0}
     nothing = {"guidance.schedule": None, "guidance.interval": None, "guidance.rescale": None}
@@ -228,6 +257,8 @@ def test_a_table_of_scales_is_swept_without_a_scale(studio):
     [
         (["--sweep.guidance.schedule=linaer"], "did you mean 'linear'"),
         (["--sweep.guidance.schedule=(1,2)"], "give none, a name of constant"),
+        (["--sweep.null={'text_encoder': 'zeroes'}"], "did you mean 'zeros'"),
+        (["--sweep.null={'text_encoder_2': 'zeros'}"], "no such text encoder"),
         (["--sweep.guidance.scal=1"], "did you mean 'guidance.scale'"),
         (["--sweep.guidance.scale="], "no value is given"),
         (["--sweep.guidance.scale=1;x"], "give a finite number"),
