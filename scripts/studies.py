@@ -6,10 +6,13 @@ and fidelity with their bands, and a gallery.
     python scripts/studies.py captions --workdir=runs/long_0 --workdir=runs/long_50 --scales=1,2 \
         --output=runs/studies/captions
     python scripts/studies.py distance --workdir=embedded --output=runs/studies/distance
+    python scripts/studies.py scales --workdir=embedded --output=runs/studies/scales
     python scripts/studies.py gallery --workdir=embedded --guidance_scale=2 --output=runs/studies/gallery.png
     python scripts/studies.py judge --output=runs/studies/judge.md
 
-The first four write ``table.md``, ``table.csv``, ``results.json`` and ``plot.png`` into the output folder.
+The first four write ``table.md``, ``table.csv``, ``results.json`` and ``plot.png`` into the output folder;
+``scales`` writes the first and the last two, ``guidance.txt``, which is what ``--guidance`` takes, and the
+first four of every band alone into ``bands``.
 What is complete there is not made again: the same command goes on with a study that was stopped.
 """
 
@@ -58,6 +61,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("steps", "samplers against the number of steps"),
         ("captions", "runs with different shares of long captions, asked in few and in many words"),
         ("distance", "combinations that were trained, and those at distance 1 and 2, against the scale"),
+        ("scales", "the best scale of each noise level by search, beside the schedules of the literature"),
         ("gallery", "prompts by seeds at one scale, beside prompts by scales, in one picture"),
         ("judge", "how much of true renders, and of spoiled ones, the judge reads right: a table"),
     ):
@@ -65,7 +69,7 @@ def make_parser() -> argparse.ArgumentParser:
         own[name].add_argument(
             "--output", required=True, help="folder; of the gallery a PNG file, of the judge a Markdown file"
         )
-    for name in ("guidance", "steps", "distance", "gallery"):
+    for name in ("guidance", "steps", "distance", "scales", "gallery"):
         own[name].add_argument("--workdir", required=True, help="of the run, or embedded")
     own["captions"].add_argument("--workdir", required=True, action="append", help="of a run; several times")
     for name in ("guidance", "steps"):
@@ -90,6 +94,20 @@ def make_parser() -> argparse.ArgumentParser:
     own["steps"].add_argument(
         "--prompts_of_long_runs", type=int, help="in runs of more than 100 steps; without it: all"
     )
+    scales = own["scales"]
+    scales.add_argument("--kind", default="one object", help="of prompts: as trained, short, long, …")
+    scales.add_argument("--prompts", type=int, default=20, help="of the search")
+    scales.add_argument(
+        "--held_out_prompts", type=int, default=64, help="others, of the comparison at the end"
+    )
+    scales.add_argument("--seeds", type=int, default=8, help="pictures of each prompt")
+    scales.add_argument("--sampler", default="ddim")
+    scales.add_argument("--num_steps", type=int, default=16)
+    scales.add_argument("--bands", type=int, default=6, help="of log-SNR, into which the steps are cut")
+    scales.add_argument("--constants", type=numbers, help="scales that are tried everywhere, 1,1.5,2")
+    scales.add_argument("--of_literature", type=numbers, help="scales of each schedule of the literature")
+    scales.add_argument("--grid", type=numbers, help="scales that are tried in one band")
+    scales.add_argument("--passes", type=int, default=1, help="of coordinate descent, at most")
     own["judge"].add_argument("--scenes", type=int, default=1024)
     own["captions"].add_argument("--scales", type=numbers, default=[1.0, 2.0], help="of the guidance")
     own["distance"].add_argument("--scales", type=numbers, default=[0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0])
@@ -181,6 +199,32 @@ def compare(given: argparse.Namespace) -> None:
     print(f"plot: {given.output}/plot.png")
 
 
+def scales(given: argparse.Namespace) -> None:
+    """The search for the right scale, whose tables differ from the others'."""
+    from difflax.evaluation.ablation.comparison import write_comparison
+    from difflax.evaluation.ablation.scale_report import scales_markdown, write_scales
+    from difflax.parallel.processes import alone_in
+    from difflax.runs.scales import ScaleSearch, scales_study
+    from difflax.runs.scales_shown import bands_comparison, scale_tables
+    from difflax.runs.studied import Studied
+
+    tried = {name: getattr(given, name) for name in ("constants", "of_literature", "grid")}
+    tried = {name: tuple(values) for name, values in tried.items() if values is not None}
+    search = ScaleSearch(bands=given.bands, passes=given.passes, **tried)
+    writable_folder(given.output, f"--output={given.output}")
+    with alone_in(given.output):
+        number = given.prompts + given.held_out_prompts
+        subject = Studied.of(given.workdir, given.kind, number, given.seeds)
+        asked = {"held_out_prompts": given.held_out_prompts, "sampler": given.sampler}
+        asked["num_steps"] = given.num_steps
+        study = scales_study(subject, search, given.output, **asked)
+        tables = scale_tables(study, subject, search, **asked)
+        write_scales(tables, given.output)
+        write_comparison(bands_comparison(study, subject, **asked), f"{given.output}/bands")
+    print(scales_markdown(tables))
+    print(f"schedule: {given.output}/guidance.txt\nplot: {given.output}/plot.png")
+
+
 def gallery(given: argparse.Namespace) -> None:
     """The gallery, with its command in the picture's text."""
     from difflax import runs
@@ -220,8 +264,8 @@ def judge(given: argparse.Namespace) -> None:
     print(table)
 
 
-ALONE = {"gallery": gallery, "judge": judge}
-"""Studies that make one file."""
+ALONE = {"gallery": gallery, "judge": judge, "scales": scales}
+"""Studies that write files of their own."""
 
 
 def main() -> int:

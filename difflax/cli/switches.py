@@ -1,9 +1,12 @@
 """At which noise levels does the prompt count? Gives the prompt for a part of every run alone, until a noise
 level or from it on, and another prompt or none for the rest, and has the run's judge read which of the
-factors that the prompt names are right: a table and a plot.
+factors that the prompt names are right, and which factors of any kind change against the run that keeps its
+prompt: a table and a plot.
 
     difflax switches --workdir=embedded --output=runs/switches
     difflax switches --workdir=embedded --other="a blue square" --kind="one object" --output=runs/switches
+
+Of a model with several text encoders, --encoder=text_encoder_2 gives the other prompt to that one alone.
 
 All runs of one seed start from the same noise. A sampler with a memory starts anew at the switch; ddim has
 none.
@@ -28,6 +31,12 @@ def define_flags(values: flags.FlagValues, argv: Sequence[str]) -> None:
     define_model_flags(values, steps=f"without it: {SWITCH_STEPS}", sampler=f"without it: {SWITCH_SAMPLER}")
     flags.DEFINE_string(
         "other", None, "the prompt of the rest of the run; without it: no prompt", flag_values=values
+    )
+    flags.DEFINE_string(
+        "encoder",
+        None,
+        "the text encoder that reads the other prompt, text_encoder_2; without it: all do",
+        flag_values=values,
     )
     flags.DEFINE_string(
         "kind", "as trained", f"of the prompts, one of {', '.join(PROMPTS)}", flag_values=values
@@ -74,6 +83,7 @@ def _measure(values: flags.FlagValues, negative: str | None) -> None:
         sampler=values.sampler or SWITCH_SAMPLER,
         num_steps=values.num_steps or SWITCH_STEPS,
         negative_prompt=negative,
+        encoder=values.encoder,
     )
     if jax.process_index() != 0:
         return

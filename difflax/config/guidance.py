@@ -12,9 +12,11 @@ from difflax.core.types import UserError
 from difflax.diffusion.guidance import (
     CORRECTIONS,
     GUIDANCES,
+    SCALE_SCHEDULES,
     Bounds,
     Guidance,
     GuidancePlan,
+    ScaleOverNoise,
     ScaleShape,
 )
 from difflax.diffusion.guidance.corrections import Correction
@@ -53,12 +55,14 @@ class GuidanceOptions:
     Attributes:
         plan: the guidance with its corrections, bounds and changing scale in it.
         interval: where it acts; ``None``: everywhere.
+        schedule: how its scale changes with the noise level, by its name; ``None``: it does not.
         corrections: of its result, each with its name, in their order.
         weak: the worse model that ``autoguidance`` and ``perturbation`` go away from.
     """
 
     plan: Guidance
     interval: Bounds | None = None
+    schedule: ScaleOverNoise | None = part(SCALE_SCHEDULES, optional=True)
     corrections: tuple[Correction, ...] = part(CORRECTIONS, many=True)
     weak: WeakOptions | None = None
 
@@ -72,6 +76,7 @@ def _make(cls: Callable[..., Any], own: dict[str, Any], beside: dict[str, Any]) 
         "corrections": beside["corrections"],
         "scale_over_run": scale,
         "bounds": beside["interval"],
+        "schedule": beside["schedule"],
     }
     made = GuidancePlan(guidance, **plan) if any(plan.values()) else guidance
     return GuidanceOptions(plan=made, **beside)

@@ -15,6 +15,7 @@ from difflax.generation.conditions import Condition, Text
 from difflax.models.autoencoder import Autoencoder
 from difflax.models.functional import Functional
 from difflax.models.perturbation import Perturbation
+from difflax.pretrained.components.text_encoders import tower_names
 from difflax.pretrained.families.family import Configs
 from difflax.text.prompts import PromptEncoder
 
@@ -78,6 +79,11 @@ class Model:
         if self.weak is None:
             return None
         return self.params if self.weak.params is None else self.weak.params
+
+    @property
+    def text_encoders(self) -> list[str]:
+        """The names of the encoders that ``text_encoder`` is made of, in their order."""
+        return tower_names(self.text_encoder, () if self.configs is None else self.configs.family.text)
 
     def save(self, directory: epath.PathLike) -> None:
         """Writes a folder in diffusers' layout.

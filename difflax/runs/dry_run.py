@@ -87,7 +87,8 @@ def cost(studio: Studio, arms: Sequence[Arm], images: int) -> Cost:
     for members in families.values():
         call = studio.call(members[0])
         weights = studio.weights_of(members[0])
-        programs.add((weights.source, weights.dtype, structure(call)))
+        each = "guidance.scale" in members[0].settings  # of each image, and not of all
+        programs.add((weights.source, weights.dtype, each, structure(call)))
         settings = {name: v for name, v in members[0].settings.items() if name != "guidance.scale"}
         key = Arm(settings=settings).key
         if key not in counted:

@@ -13,12 +13,15 @@ from difflax.config.files import read_workdir
 from difflax.core.spelling import choose
 from difflax.core.types import UserError
 from difflax.data.shapes.examples import PROMPTS
+from difflax.evaluation.ablation.arms import Arm
 from difflax.evaluation.ablation.results import AblationResult, Provenance, command_line
-from difflax.evaluation.ablation.sweep import run_ablation
+from difflax.evaluation.ablation.sweep import run_ablation, run_sweep
 from difflax.evaluation.ablation.tables import write_tables
 from difflax.evaluation.measurement import Instruments, PromptGroup
 from difflax.generation.pipeline import Pipeline
 from difflax.generation.run import UnconditionalWarning
+from difflax.runs.arms import Studio
+from difflax.runs.axes import Weights
 from difflax.runs.guidance import with_guidance
 from difflax.runs.load import load
 
@@ -35,6 +38,7 @@ class Studied:
         config: the resolved config.
         group: the prompts.
         seeds: pictures of each prompt, at least 2.
+        first_seed: of them; other first seeds, other noise.
     """
 
     workdir: str
@@ -43,6 +47,7 @@ class Studied:
     group: PromptGroup
     instruments: Instruments
     seeds: int
+    first_seed: int = 0
 
     @classmethod
     def of(
@@ -109,13 +114,41 @@ class Studied:
         self, directory: epath.PathLike, scales: Sequence[float], sampler: str | None, num_steps: int | None
     ) -> AblationResult:
         """Measures at guidance scales, and writes the tables; ``None`` is what the run has."""
-        defaults = self.pipeline.defaults
         result = run_ablation(
             drawing(self.pipeline, sampler, num_steps),
             [self.group],
             scales=scales,
-            seeds=range(self.seeds),
-            provenance=Provenance(
+            **self._asked(directory, sampler, num_steps),
+        )
+        write_tables(result, directory)
+        return result
+
+    def compare(
+        self, directory: epath.PathLike, arms: Sequence[Arm], sampler: str | None, num_steps: int | None
+    ) -> AblationResult:
+        """Measures arms of any axes of a sweep, those that ``directory`` lacks; ``None`` is what the run has.
+
+        Raises:
+            UserError: an arm that the model cannot have; nothing has been drawn then.
+        """
+        studio = Studio(
+            base=self.pipeline,
+            weights=Weights(source=self.workdir),
+            open=lambda other: load(other.source, step=other.step, ema_length=other.ema_length),
+            of_run=True,
+            arguments={"sampler": sampler, "num_steps": num_steps},
+        )
+        studio.check(arms)
+        return run_sweep(
+            studio.painter(), [self.group], arms=arms, **self._asked(directory, sampler, num_steps)
+        )
+
+    def _asked(self, directory: epath.PathLike, sampler: str | None, num_steps: int | None) -> dict[str, Any]:
+        """What all its sweeps are asked."""
+        defaults = self.pipeline.defaults
+        return {
+            "seeds": range(self.first_seed, self.first_seed + self.seeds),
+            "provenance": Provenance(
                 command=command_line(),
                 checkpoint=self.facts["checkpoint"],
                 sampler=sampler or type(defaults.sampler).__name__,
@@ -124,12 +157,10 @@ class Studied:
                 config=self.config,
                 fingerprint=self.pipeline.fingerprint(),
             ),
-            directory=directory,
-            instruments=self.instruments,
-            batch_size=self.pipeline.devices.batch_size,
-        )
-        write_tables(result, directory)
-        return result
+            "directory": directory,
+            "instruments": self.instruments,
+            "batch_size": self.pipeline.devices.batch_size,
+        }
 
 
 def drawing(pipeline: Pipeline, sampler: str | None, num_steps: int | None) -> Callable[..., np.ndarray]:

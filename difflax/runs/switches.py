@@ -3,26 +3,30 @@
 A run follows one prompt down to a noise level and another prompt from there on (Balaji et al.,
 arXiv:2211.01324, figure 5). Where the picture shows what the first prompt names although it was given for a
 part of the run alone, that part is where the prompt counts. All runs of a seed start from the same noise, so
-that they differ by the switch alone.
+that they differ by the switch alone; and of the ends of two runs that part at a level, one of which keeps its
+prompt, the factors that changed are counted.
 """
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from difflax.core.spelling import choose
 from difflax.evaluation import statistics
 from difflax.evaluation.ablation.comparison import Comparison, log_snr_axis
 from difflax.evaluation.ablation.results import Curve
 from difflax.evaluation.metrics import Metric
+from difflax.evaluation.shapes.changes import CHANGES, changes
 from difflax.figures.trajectory import log_snr_places
 from difflax.generation.pipeline import Pipeline
 from difflax.runs.decisions import restart_points
 from difflax.runs.studied import Studied
 
 UNTIL, SINCE = "given until then", "given from then on"
+SWAPPED = "given until then, against given all the way"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +38,14 @@ class Switch:
         log_snr: of the noisy picture at the switch.
         until: pictures in [0, 1] of runs that were given the prompt before the switch and the other after it.
         since: pictures in [0, 1] of runs that were given the other before the switch and the prompt after it.
+        kept: pictures in [0, 1] of the runs of ``until`` that go on from the switch with the prompt.
     """
 
     step: int
     log_snr: float
     until: Float[np.ndarray, "n h w c"]
     since: Float[np.ndarray, "n h w c"]
+    kept: Float[np.ndarray, "n h w c"]
 
 
 def switches(
@@ -49,6 +55,7 @@ def switches(
     *,
     seeds: Sequence[int],
     points: int,
+    encoder: str | None = None,
     **call: Any,
 ) -> Iterator[Switch]:
     """Runs of each prompt, switched at some of the steps, from pure noise on.
@@ -60,25 +67,40 @@ def switches(
         other: what is given for the rest of the run; "" is no prompt.
         seeds: one an image.
         points: noise levels, pure noise among them, evenly spread over the steps.
+        encoder: the text encoder that reads ``other``, by its name in `Model.text_encoders`; the rest go on
+            with the prompt. ``None``: all read it.
         call: the other arguments of ``pipeline(…)``, ``num_steps`` among them.
 
     Raises:
-        UserError: what ``pipeline(…)`` refuses.
+        UserError: no such encoder, or what ``pipeline(…)`` refuses.
     """
-    asked, others, seeds = list(prompts), [other] * len(prompts), list(seeds)
+    asked, seeds = {"prompt": list(prompts)}, list(seeds)
+    others = _told(pipeline, list(prompts), other, encoder)
 
-    def run(prompt: list[str], **part: Any) -> Float[np.ndarray, "n h w c"]:
-        return pipeline(prompt=prompt, seed=seeds, **call, **part)
+    def run(said: dict[str, list[str]], **part: Any) -> Float[np.ndarray, "n h w c"]:
+        return pipeline(seed=seeds, **said, **call, **part)
 
     for step, share, log_snr in restart_points(pipeline, call["num_steps"], points):
         if share is None:
-            yield Switch(step, log_snr, until=run(others), since=run(asked))
+            whole = run(asked)
+            yield Switch(step, log_snr, until=run(others), since=whole, kept=whole)
             continue
-        ends = []
-        for before, after in ((asked, others), (others, asked)):
-            latents = run(before, denoising_end=share)
-            ends.append(run(after, latents=latents, denoising_start=share))
-        yield Switch(step, log_snr, until=ends[0], since=ends[1])
+        begun, other_begun = (run(said, denoising_end=share) for said in (asked, others))
+        until, kept = (run(said, latents=begun, denoising_start=share) for said in (others, asked))
+        since = run(asked, latents=other_begun, denoising_start=share)
+        yield Switch(step, log_snr, until=until, since=since, kept=kept)
+
+
+def _told(pipeline: Pipeline, prompts: list[str], other: str, encoder: str | None) -> dict[str, list[str]]:
+    """The arguments of a call that says ``other`` to one of the text encoders, or to all."""
+    others = [other] * len(prompts)
+    if encoder is None:
+        return {"prompt": others}
+    names = pipeline.model.text_encoders
+    choose(dict.fromkeys(names), encoder, "encoder")
+    arguments = ["prompt", *(f"prompt_{number}" for number in range(2, len(names) + 1))]
+    said = [others if name == encoder else prompts for name in names]
+    return dict(zip(arguments, said, strict=True))
 
 
 def switch_study(
@@ -90,16 +112,18 @@ def switch_study(
     sampler: str,
     num_steps: int,
     negative_prompt: str | None = None,
+    encoder: str | None = None,
 ) -> Comparison:
     """How often everything that a prompt names, and each factor of it, is right where the prompt was given
-    for a part of the run: against the noise level of the switch.
+    for a part of the run, and which factors change there: against the noise level of the switch.
 
     Args:
         other: what is given for the rest of the run, see `switches`.
         scale: of the guidance; ``None``: the run's own.
+        encoder: the text encoder that reads ``other``, see `switches`.
 
     Raises:
-        UserError: what ``pipeline(…)`` refuses.
+        UserError: no such encoder, or what ``pipeline(…)`` refuses.
     """
     judge = subject.instruments.judge
     prompts = [prompt for prompt in subject.group.prompts for _ in range(subject.seeds)]
@@ -114,10 +138,13 @@ def switch_study(
     }
     log_snr: list[float] = []
     read: dict[str, list[Any]] = {UNTIL: [], SINCE: []}
-    for found in switches(subject.pipeline, prompts, other, seeds=seeds, points=points, **call):
+    changed: list[dict[str, np.ndarray]] = []
+    asked = {"seeds": seeds, "points": points, "encoder": encoder}
+    for found in switches(subject.pipeline, prompts, other, **asked, **call):
         log_snr.append(found.log_snr)
         read[UNTIL].append(judge.read(found.until, prompts))
         read[SINCE].append(judge.read(found.since, prompts))
+        changed.append(changes(judge.read(found.kept, prompts), read[UNTIL][-1], prompts))
     places = log_snr_places(log_snr)
     curves = []
     for metric in judge.metrics:
@@ -127,8 +154,12 @@ def switch_study(
                 continue
             values = np.stack([np.asarray(column[metric.name], float) for column in columns])
             if _says_something(metric, values):
-                curves.append(_curve(name, metric, places, values, clusters))
+                curves.append(_curve(name, metric, places, values, clusters, statistics.proportion))
+    for metric in CHANGES:
+        values = np.stack([column[metric.name] for column in changed])
+        curves.append(_curve(SWAPPED, metric, places, values, clusters, statistics.mean))
     given = "no prompt" if not other else f"“{other}”"
+    given += "" if encoder is None else f" to {encoder}"
     return Comparison(
         title=f"When the prompt counts: the rest of the run was given {given}",
         of="the prompt was",
@@ -139,6 +170,7 @@ def switch_study(
             **subject.facts,
             **{name: value for name, value in call.items() if value is not None},
             "other prompt": other,
+            **({} if encoder is None else {"text encoder that read it": encoder}),
             "pure noise is shown at": places[0],
         },
     )
@@ -158,10 +190,11 @@ def _curve(
     places: Sequence[float],
     values: Float[np.ndarray, "levels n"],
     clusters: np.ndarray,
+    of: Callable[[np.ndarray, np.ndarray], statistics.Estimate],
 ) -> Curve:
     estimates = []
     for row in values:
         asked = ~np.isnan(row)
-        found = statistics.proportion(row[asked], clusters[asked]) if asked.any() else statistics.NOTHING
+        found = of(row[asked], clusters[asked]) if asked.any() else statistics.NOTHING
         estimates.append(found)
     return Curve(group=name, metric=metric, scales=tuple(places), estimates=tuple(estimates))

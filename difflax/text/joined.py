@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
@@ -57,6 +58,23 @@ class JoinedEncoder:
         rest = iter(changed)
         parts = (part.with_towers([next(rest) for _ in part.towers]) for part in self.encoders)
         return self.replace(encoders=tuple(parts))
+
+    def picked(self, wholes: Sequence[Conditioning]) -> Conditioning:
+        """See `PromptEncoder`."""
+        rest, parts = iter(wholes), []
+        for place, encoder in enumerate(self.encoders):
+            parts.append(encoder.picked([self._part(place, next(rest)) for _ in encoder.towers]))
+        return self._join(parts)
+
+    def _part(self, place: int, whole: Conditioning) -> Conditioning:
+        """What the encoder at ``place`` says in a conditioning of all; unread pooled vectors are left out."""
+        ahead, own = self.encoders[:place], self.encoders[place]
+        context, pooled = JOINS[self.along].part(whole.context, ahead, own), None
+        if place in self.pooled and whole.pooled is not None:
+            before = self.pooled[: self.pooled.index(place)]
+            start = sum(self.encoders[other].pooled_width for other in before)
+            pooled = whole.pooled[:, start : start + own.pooled_width]
+        return Conditioning(context=context, pooled=pooled)
 
     @property
     def batch_size(self) -> int:
@@ -112,6 +130,8 @@ class JoinedEncoder:
     def _join(self, made: Sequence[Conditioning]) -> Conditioning:
         context = JOINS[self.along].states([one.context for one in made])
         vectors = [made[place].pooled for place in self.pooled]
+        # Of a model whose network reads no pooled vector.
+        vectors = [] if any(vector is None for vector in vectors) else vectors
         return Conditioning(context=context, pooled=jnp.concatenate(vectors, axis=-1) if vectors else None)
 
 
@@ -131,12 +151,31 @@ def _one_after_other(contexts: Sequence[Float[Array, "b _ _"]]) -> Float[Array, 
     return jnp.concatenate(filled, axis=1)
 
 
+def _beside(context: Float[Array, "b n w"], ahead: Sequence[PromptEncoder], own: PromptEncoder) -> Array:
+    start = sum(encoder.width for encoder in ahead)
+    return context[..., start : start + own.width]
+
+
+def _after(context: Float[Array, "b n w"], ahead: Sequence[PromptEncoder], own: PromptEncoder) -> Array:
+    start = sum(map(_tokens, ahead))
+    return context[:, start : start + _tokens(own), : own.width]
+
+
+def _tokens(encoder: PromptEncoder) -> int:
+    """How many tokens an encoder gives a prompt of one piece."""
+    states = jax.eval_shape(lambda tokens: encoder.condition_ids(tokens).context, encoder.tokenize([""]))
+    return states.shape[1]
+
+
 class _Join(NamedTuple):
-    """How states of several encoders become one, and how wide it is for encoders of given widths."""
+    """How states of several encoders become one, how wide it is for encoders of given widths, and the part of
+    it that is an encoder's behind others.
+    """
 
     states: Callable[[Sequence[Array]], Array]
     width: Callable[[Sequence[int]], int]
+    part: Callable[[Array, Sequence[PromptEncoder], PromptEncoder], Array]
 
 
-JOINS = {"features": _Join(_side_by_side, sum), "tokens": _Join(_one_after_other, max)}
+JOINS = {"features": _Join(_side_by_side, sum, _beside), "tokens": _Join(_one_after_other, max, _after)}
 """By `JoinedEncoder.along`."""

@@ -56,6 +56,10 @@ class PromptEncoder(Protocol):
         """The same with others in the places of its `towers`."""
         ...
 
+    def picked(self, wholes: Sequence[Conditioning]) -> Conditioning:
+        """What each of its `towers` says in a conditioning of its own, one for each, as of `encode`."""
+        ...
+
     def encode(self, captions: Sequence[str]) -> Conditioning:
         """The conditioning of ``b`` captions: ``context`` [b, n, width] and, where it has one, ``pooled``."""
         ...
@@ -99,6 +103,10 @@ class SingleEncoder:
     def with_towers(self, changed: Sequence[PromptEncoder]) -> PromptEncoder:
         [tower] = changed
         return tower
+
+    def picked(self, wholes: Sequence[Conditioning]) -> Conditioning:
+        [whole] = wholes
+        return whole
 
     def skipping(self, layers: int) -> PromptEncoder:
         """The same with the states of so many layers earlier; where there are none, as it is."""

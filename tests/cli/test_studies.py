@@ -28,7 +28,7 @@ from difflax.runs.methods import SHARES, Method, early_step, guidance_methods
 from difflax.runs.studied import Studied
 from PIL import Image
 
-from tests.runs import ROOT, untrained_run
+from tests.runs import ROOT, command, untrained_run
 
 # On one worker, so that the run is made once.
 pytestmark = pytest.mark.xdist_group("studies")
@@ -232,6 +232,19 @@ def test_the_distance_command(run, study, tmp_path):
             assert distance < 2 or unseen >= 2
 
 
+def test_the_scales_command(run, study, tmp_path):
+    """As small as can be: that it goes through, and that a run takes the schedule."""
+    asked = ["--prompts=2", "--held_out_prompts=2", "--seeds=2", "--num_steps=2", "--bands=2", "--grid=1,3"]
+    asked += ["--constants=2", "--of_literature=2", f"--output={tmp_path / 'out'}"]
+    status, out, errors = study("scales", f"--workdir={run}", *asked)
+    assert status == 0, errors
+    assert "| found by search |" in out and "| power-cosine |" in out
+    section = (tmp_path / "out" / "guidance.txt").read_text().strip()
+    asked = ["--prompt=a red circle", "--num_images=1", "--num_steps=2", f"--output={tmp_path / 'images'}"]
+    status, _, errors = command("sample", f"--workdir={run}", f"--guidance={section}", *asked)
+    assert status == 0, errors
+
+
 def test_the_gallery_command(run, study, tmp_path):
     path = tmp_path / "gallery.png"
     prompts = ["--prompt=a red circle", "--prompt=three hearts"]
@@ -280,6 +293,9 @@ def test_the_prompts_of_the_gallery_are_understood(script):
         ("guidance", ["--kind=shortt"], "did you mean 'short'"),
         ("steps", ["--samplers=ddimm"], "did you mean 'ddim'"),
         ("steps", ["--steps=0"], "num_steps"),
+        ("scales", ["--held_out_prompts=2", "--bands=1"], "bands=1"),
+        ("scales", ["--grid=1,1"], "each once"),
+        ("scales", ["--held_out_prompts=1"], "at least 2 each"),
     ],
 )
 def test_bad_input_is_one_line_and_draws_nothing(name, arguments, says, run, study, tmp_path):

@@ -27,6 +27,7 @@ from difflax.runs.design import read_arms
 from difflax.runs.dry_run import cost, evaluations_of
 
 from tests.evaluation.known_sweep import provenance
+from tests.fixtures import make_sdxl
 from tests.runs import command, untrained_run
 
 # On one worker, so that the run is made once.
@@ -84,6 +85,7 @@ def test_each_structurally_different_method_is_compiled_once(studio, tmp_path):
     texts = {
         "guidance": f"cfg;apg;{WEAK}",
         "guidance.scale": "1;3",
+        "guidance.schedule": "none;linear;{'name': 'cosine', 'floor': 1.0}",
         "guidance.interval": "none;(0.5,6);(1,2,step)",
         "guidance.rescale": "none;0.7",
         "negative_prompt": "none;blurry",
@@ -140,6 +142,7 @@ def as_written(studio, workdir, name):
         "guidance": "{'name': 'apg', 'scale': 30.0}",
         "guidance.interval": "{'name': 'cfg', 'scale': 30.0, 'interval': {'low': 0.5, 'high': 6.0}}",
         "guidance.rescale": "{'name': 'cfg', 'scale': 30.0, 'corrections': [{'name': 'rescale'}]}",
+        "guidance.schedule": "{'name': 'cfg', 'scale': 30.0, 'schedule': {'name': 'power_cosine'}}",
     }
     if name in by:
         return difflax.runs.with_guidance(base, by[name], workdir)(prompts, seed=seeds)
@@ -168,6 +171,11 @@ CHANGES = {
         "guidance.interval": [0.5, 6.0, "sigma"],
     },
     "guidance.rescale": {"guidance": {"name": "cfg", "scale": 30.0}, "guidance.rescale": 0.7},
+    "guidance.schedule": {
+        "guidance": "cfg",
+        "guidance.schedule": "power_cosine",
+        "guidance.scale": 30.0,
+    },
     "guidance.scale": {"guidance.scale": 30.0},
     "sampler": {"sampler": {"name": "ddim", "eta": 0.5}},
     "num_steps": {"num_steps": 3},
@@ -191,9 +199,38 @@ def test_every_axis_is_here_or_changes_the_weights_of_a_checkpoint():
     assert set(SWEPT_AXES) - set(CHANGES) == {"model", "dtype", "ema", "lora", "lora_scale"}
 
 
+def test_the_null_condition_of_each_text_encoder(tmp_path):
+    """Stable Diffusion XL, whose encoders' states stand side by side: what is said of one changes its part
+    alone; what is said of all alike is the whole.
+    """
+    folder = str(make_sdxl.build("base", tmp_path / "base"))
+    base = difflax.from_pretrained(folder, variant="fp16", batch_size=2)
+    studio = Studio(base=base, weights=Weights(source=folder), open=lambda weights: base, of_run=False)
+
+    def null(value):
+        arm = Arm(settings={"null": value})
+        studio.check([arm])
+        return studio.setup(arm).pipeline.model.null
+
+    zeros, empty = null("zeros"), null("empty")
+    first, second = (tower.width for tower in base.model.text_encoder.towers)
+    mixed = null({"text_encoder_2": "zeros", "rest": "empty"})
+    np.testing.assert_array_equal(mixed.context[..., :first], empty.context[..., :first])
+    assert mixed.context.shape[-1] == first + second and not np.any(mixed.context[..., first:])
+    assert np.any(empty.pooled) and not np.any(mixed.pooled)  # that of the second
+    whole = null({"text_encoder": "empty", "text_encoder_2": "empty"})
+    np.testing.assert_array_equal(whole.context, empty.context)
+    assert not np.any(null({"rest": "zeros"}).context) and not np.any(zeros.context)
+    with pytest.raises(
+        UserError, match="no such text encoder: name some of text_encoder, text_encoder_2, rest"
+    ):
+        null({"clip_l": "zeros"})
+
+
 def test_an_arm_without_interval_and_rescaling_is_the_plain_method(studio):
     plain = {"guidance": "cfg", "guidance.scale": 3.0}
-    same = draw(studio, {**plain, "guidance.interval": None, "guidance.rescale": None})
+    nothing = {"guidance.schedule": None, "guidance.interval": None, "guidance.rescale": None}
+    same = draw(studio, {**plain, **nothing})
     np.testing.assert_allclose(same, draw(studio, plain), atol=1e-5)
 
 
@@ -210,9 +247,25 @@ def test_outside_the_interval_the_unconditional_half_is_skipped(studio):
     assert asked({"guidance": {**WEAK, "scale": 2.0}}) == 8
 
 
+def test_a_table_of_scales_is_swept_without_a_scale(studio):
+    bands = {"name": "bands", "edges": [0.0], "scales": [3.0, 3.0]}
+    of_bands = draw(studio, {"guidance": "cfg", "guidance.schedule": bands})
+    np.testing.assert_allclose(of_bands, draw(studio, {"guidance": "cfg", "guidance.scale": 3.0}), atol=1e-5)
+    arms = [Arm(settings={"guidance.schedule": bands}), Arm(settings={"guidance.schedule": "linear"})]
+    assert cost(studio, arms, images=2).programs == 1
+    scaled = Arm(settings={"guidance.schedule": "linear", "guidance.scale": 2.0})
+    assert cost(studio, [*arms, scaled], images=2).programs == 2  # its scales come with the images
+    with pytest.raises(UserError, match="has the scale of every noise level"):
+        draw(studio, {"guidance.schedule": bands, "guidance.scale": 3.0})
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        (["--sweep.guidance.schedule=linaer"], "did you mean 'linear'"),
+        (["--sweep.guidance.schedule=(1,2)"], "give none, a name of constant"),
+        (["--sweep.null={'text_encoder': 'zeroes'}"], "did you mean 'zeros'"),
+        (["--sweep.null={'text_encoder_2': 'zeros'}"], "no such text encoder"),
         (["--sweep.guidance.scal=1"], "did you mean 'guidance.scale'"),
         (["--sweep.guidance.scale="], "no value is given"),
         (["--sweep.guidance.scale=1;x"], "give a finite number"),

@@ -111,6 +111,8 @@ SHAPE = {
     "start": case("2", "guidance.scale.shape=linear"),
     "end": case("3", "guidance.scale.shape=linear"),
 }
+TABLE = ("guidance.schedule.log_snr=(-4, 4)", "guidance.schedule.scales=(1, 5)")
+BANDS = ("guidance.schedule.edges=(0,)", "guidance.schedule.scales=(1, 5)")
 BENT = ("guidance.weak.perturbation.layers=down_blocks",)
 OPTIMIZER = {
     "learning_rate": 0.1,
@@ -362,6 +364,12 @@ CASES = {
             outcome=outcomes.guided, low=0.2, high=5, unit="step"),
     **below("guidance.interval", "guidance.interval.low=0", "guidance.interval.high=0.5",
             outcome=outcomes.guided, low=0.2, high=5, unit="step"),
+    "guidance.schedule.name": case("cosine", "guidance.schedule.name=linear", outcome=outcomes.guided),
+    **below("guidance.schedule.linear", outcome=outcomes.guided, falling=True, floor=4),
+    **below("guidance.schedule.cosine", outcome=outcomes.guided, falling=True, floor=4),
+    "guidance.schedule.power_cosine.power": case("0.5", outcome=outcomes.guided),
+    **below("guidance.schedule.table", *TABLE, outcome=outcomes.guided, log_snr="(-1, 2)", scales="(3, 5)"),
+    **below("guidance.schedule.bands", *BANDS, outcome=outcomes.guided, edges="(2,)", scales="(3, 5)"),
     **below("guidance.weak", "guidance.name=autoguidance", "guidance.weak.step=3",
             outcome=outcomes.weak_model, workdir="nowhere", step=4, ema_length=0.08),
     **below("guidance.weak.perturbation", "guidance.name=perturbation", *BENT, outcome=outcomes.perturbed,

@@ -131,6 +131,35 @@ def test_a_scale_is_a_number_one_a_step_or_a_shape():
     assert (shape.scale_over_run.shape, shape.scale_over_run.end) == ("linear", 4.0)
 
 
+def test_a_schedule_of_the_scale_stands_beside_any_guidance():
+    made = parse(overridden("guidance.name=apg", "guidance.schedule.name=power_cosine", "guidance.scale=3"))
+    assert (made.guidance.plan.scale, made.guidance.plan.schedule.power) == (3.0, 4.0)
+    table = parse(overridden("guidance.schedule={'name': 'bands', 'edges': [0], 'scales': [1, 2]}"))
+    assert table.guidance.plan.schedule.scales == (1.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("guidance.schedule={'name': 'linaer'}", "did you mean 'linear'"),
+        ("guidance.schedule={'name': 'bands', 'edges': (0, 1), 'scales': (1, 2)}", "needs 3"),
+        ("guidance.schedule={'name': 'table', 'log_snr': (1, 0), 'scales': (1, 2)}", "must be increasing"),
+        ("guidance.schedule={'name': 'table', 'log_snr': (), 'scales': ()}", "needs 1"),
+        ("guidance.schedule={'name': 'table', 'scales': (1,)}", "log_snr is missing"),
+        ("guidance.schedule={'name': 'power_cosine', 'power': 0}", "must be positive"),
+    ],
+)
+def test_a_schedule_of_the_scale_that_cannot_be_is_one_line(override, says):
+    with pytest.raises(UserError, match=says) as refused:
+        parse(overridden(override))
+    assert "guidance" in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_scale_that_is_a_shape_goes_with_no_schedule():
+    with pytest.raises(UserError, match="give one of them"):
+        parse(overridden("guidance.scale=(1,2)", "guidance.schedule.name=linear"))
+
+
 class TestAnotherImplementation:
     def test_what_both_have_stays_and_the_rest_goes(self):
         made = overridden("sampler.name=ddim")

@@ -59,6 +59,12 @@ TABLE = {
         "sweep": ("nowhere.json", "{file}", "{folder}", "{loop}", "a\0b", "n" * 300),
         "sweep.guidance.scale": ("", "x", ";", "1:2:0", "0:1e99999999999", "(", "1;1", "1e309", "None;{{"),
         "sweep.guidance.interval": ("1", "(1,)", "(1,2,3)", "(nan,1)", "{{'low': 1}}", "[[1,2]]", "(2,1)"),
+        "sweep.guidance.schedule": (
+            "1",
+            "linaer",
+            "(1,2)",
+            "{{'name': 'bands', 'edges': (0,), 'scales': (1,)}}",
+        ),
         "sweep.num_steps": (*WHOLE, "0", "1000000000", "[3]"),
         "sweep.sampler": ("ddmi", "{{}}", "{{'name': 'ddim', 'eat': 1}}", "[[['ddim']]]", "none"),
         "sweep.no_such_axis": ("1",),

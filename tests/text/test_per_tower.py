@@ -1,5 +1,7 @@
 """Other prompts for single text encoders, and earlier layers, against diffusers' ``encode_prompt``."""
 
+import dataclasses
+
 import difflax
 import numpy as np
 import pytest
@@ -87,3 +89,18 @@ def test_without_other_prompts_they_are_as_they_were(encoder):
 def test_layers_that_are_not_there(encoder, clip_skip):
     with pytest.raises(UserError, match=r"clip_skip = .*from 0 to"):
         with_clip_skip(encoder, clip_skip)
+
+
+def test_each_tower_says_its_part_of_a_conditioning_of_its_own(family, encoder):
+    """The same as prompts that every tower reads for itself."""
+    prompts = PROMPTS[: TOWERS[family.name]]
+    wholes = [encoder.encode([prompt]) for prompt in prompts]
+    picked = encoder.picked(wholes)
+    expected = encoder.encode([tuple(prompts) if len(prompts) > 1 else prompts[0]])
+    np.testing.assert_allclose(picked.context, expected.context, atol=1e-6)
+    if picked.pooled is not None:
+        np.testing.assert_allclose(picked.pooled, expected.pooled, atol=1e-6)
+    one = encoder.encode([prompts[0]])
+    assert np.array_equal(encoder.picked([one] * len(prompts)).context, one.context)
+    without = dataclasses.replace(one, pooled=None)
+    assert encoder.picked([without] * len(prompts)).pooled is None

@@ -189,6 +189,10 @@ def scale_schedule(shape: str, levels: NoiseLevel, start: float, end: float) -> 
     return scale_table(levels, (1 - share) * start + share * end)
 
 
+TABLE_LENGTH = 50
+"""Tables are filled up to whole multiples of this, so that other numbers of steps compile nothing."""
+
+
 def scale_table(levels: NoiseLevel, values: np.ndarray | Sequence[float | int]) -> ScaleSchedule:
     """A strength given step by step."""
     values = np.asarray(values, float)
@@ -196,5 +200,7 @@ def scale_table(levels: NoiseLevel, values: np.ndarray | Sequence[float | int]) 
     require(values.shape == (count,), f"scale.values must have one entry for each of the {count} steps")
     require(bool(np.isfinite(values).all()), "scale.values must be finite")
     angles = np.asarray(noise_angle(levels))[:-1]
+    order = np.argsort(angles, kind="stable")  # a run that goes back up has some levels twice
+    filled = np.concatenate([order, np.full(-count % TABLE_LENGTH, order[-1])])
     dtype = levels.alpha.dtype
-    return ScaleSchedule(jnp.asarray(angles[::-1], dtype), jnp.asarray(values[::-1], dtype))
+    return ScaleSchedule(jnp.asarray(angles[filled], dtype), jnp.asarray(values[filled], dtype))

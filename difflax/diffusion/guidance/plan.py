@@ -6,9 +6,11 @@ from typing import Any, Literal
 
 import flax.struct
 
+from difflax.diffusion.checks import require
 from difflax.diffusion.guidance.base import Guidance, Strength
 from difflax.diffusion.guidance.corrections import Corrected
 from difflax.diffusion.guidance.intervals import Bounds, ScaleSchedule, interval, scale_schedule, scale_table
+from difflax.diffusion.guidance.scale_schedules import ScaleOverNoise, scheduled
 from difflax.diffusion.schedules.base import NoiseLevel, NoiseSchedule
 
 
@@ -83,12 +85,20 @@ class GuidancePlan(Guidance):
         corrections: of its result.
         scale_over_run: replaces its scale.
         bounds: where it acts; ``None``: everywhere.
+        schedule: how its scale changes with the noise level; ``None``: it does not.
     """
 
     guidance: Any
     corrections: tuple = ()
     scale_over_run: ScaleShape | ScaleSteps | None = flax.struct.field(pytree_node=False, default=None)
     bounds: Bounds | None = flax.struct.field(pytree_node=False, default=None)
+    schedule: ScaleOverNoise | None = flax.struct.field(pytree_node=False, default=None)
+
+    def __post_init__(self):
+        require(
+            self.scale_over_run is None or self.schedule is None,
+            "a scale that changes along the run goes with no schedule: give one of them",
+        )
 
     @property
     def needs_weak(self) -> bool:
@@ -114,6 +124,10 @@ class GuidancePlan(Guidance):
         return self.guidance.arrange(positives, negative)
 
     def with_scale(self, scale: Strength) -> "GuidancePlan":
+        require(
+            self.schedule is None or self.schedule.stretches,
+            "the guidance's schedule has the scale of every noise level: give none beside it",
+        )
         return dataclasses.replace(self, guidance=self.guidance.with_scale(scale), scale_over_run=None)
 
     def with_image_scale(self, scale: float) -> "GuidancePlan":
@@ -124,6 +138,8 @@ class GuidancePlan(Guidance):
         if self.scale_over_run is not None:
             scale = self.scale_over_run.over(levels)
             guidance = dataclasses.replace(guidance.with_scale(1.0), scale=scale)
+        if self.schedule is not None:
+            guidance = scheduled(guidance, self.schedule, levels)
         if self.corrections:
             guidance = Corrected(guidance, self.corrections)
         if self.bounds is not None:

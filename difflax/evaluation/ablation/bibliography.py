@@ -29,6 +29,11 @@ PAPERS = {
     "kynkaanniemi2024applying": 'Kynk{\\"a}{\\"a}nniemi, Tuomas and Aittala, Miika and Karras, Tero and'
     " Laine, Samuli and Aila, Timo and Lehtinen, Jaakko|Applying Guidance in a Limited Interval Improves"
     " Sample and Distribution Quality in Diffusion Models|2024|2404.07724",
+    "gao2023masked": "Gao, Shanghua and Zhou, Pan and Cheng, Ming-Ming and Yan, Shuicheng|Masked Diffusion"
+    " Transformer is a Strong Image Synthesizer|2023|2303.14389",
+    "wang2024analysis": "Wang, Xi and Dufour, Nicolas and Andreou, Nefeli and Cani, Marie-Paule and"
+    " Fern{\\'a}ndez Abrevaya, Victoria and Picard, David and Kalogeiton, Vicky|Analysis of Classifier-Free"
+    " Guidance Weight Schedulers|2024|2404.13040",
     "lin2023common": "Lin, Shanchuan and Liu, Bingchen and Li, Jiashi and Yang, Xiao|Common Diffusion Noise"
     " Schedules and Sample Steps are Flawed|2023|2305.08891",
     "saharia2022photorealistic": "Saharia, Chitwan and Chan, William and Saxena, Saurabh and Li, Lala"
@@ -97,6 +102,7 @@ CITED: dict[str, tuple[str, ...]] = {
     "autoguidance": ("karras2024guiding",),
     "perturbation": ("ahn2024self",),
     "interval": ("kynkaanniemi2024applying",),
+    "power_cosine": ("gao2023masked", "wang2024analysis"),
     "rescale": ("lin2023common",),
     "dynamic_threshold": ("saharia2022photorealistic",),
     # samplers

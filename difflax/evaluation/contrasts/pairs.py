@@ -102,6 +102,13 @@ def winner(
     return lead, all(_beyond(values[pair.second] - values[lead], clusters, reach) for pair in others)
 
 
+def leads_over(
+    values: Float[np.ndarray, "a n"], clusters: Int[np.ndarray, " n"], lead: int, base: int
+) -> bool:
+    """Whether two arms differ by bands that hold for all pairs of arms together."""
+    return _beyond(values[lead] - values[base], clusters, critical_value(values, clusters))
+
+
 def _means(values: Float[np.ndarray, "a n"]) -> Float[np.ndarray, " a"]:
     counts = np.count_nonzero(~np.isnan(values), axis=1)
     return np.where(counts > 0, np.nansum(values, axis=1) / np.maximum(counts, 1), np.nan)

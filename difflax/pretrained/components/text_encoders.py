@@ -145,11 +145,16 @@ def named_towers(encoder: PromptEncoder, parts: Sequence[TextPart]) -> dict[str,
         parts: of the pipeline; where a first one may be missing, the last ones are there. Empty for a model
             that came from no checkpoint.
     """
-    made = encoder.towers
-    names = [numbered(TEXT_ENCODER, n) for n in range(1, len(made) + 1)]
-    if parts:
-        names = [part.name for part in parts[-len(made) :]]
-    return {name: tower for name, tower in zip(names, made, strict=True) if hasattr(tower, "params")}
+    names = tower_names(encoder, parts)
+    return {
+        name: tower for name, tower in zip(names, encoder.towers, strict=True) if hasattr(tower, "params")
+    }
+
+
+def tower_names(encoder: PromptEncoder, parts: Sequence[TextPart]) -> list[str]:
+    """What the encoders that ``encoder`` is made of are called; ``parts`` as for `named_towers`."""
+    count = len(encoder.towers)
+    return [part.name for part in parts[-count:]] or [numbered(TEXT_ENCODER, n + 1) for n in range(count)]
 
 
 def save_text_encoders(

@@ -1,7 +1,8 @@
-"""The axes of guidance: its method, its scale, where it acts, and how its result is rescaled.
+"""The axes of guidance: its method, its scale and how that changes with the noise level, where it acts, and
+how its result is rescaled.
 
-Where an arm has no interval, or no rescaling, its guidance has one that changes nothing: so that one program
-makes the arms with and without.
+Where an arm has no schedule of its scale, no interval, or no rescaling, its guidance has one that changes
+nothing: so that one program makes the arms with and without.
 """
 
 import dataclasses
@@ -9,15 +10,18 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from difflax.config.resolve import read_section
+from difflax.config.schema import Section
 from difflax.core.spelling import choose, shown
 from difflax.core.types import UserError
-from difflax.diffusion.guidance import Bounds, Guidance, Rescale, planned
+from difflax.diffusion.guidance import SCALE_SCHEDULES, Bounds, Guidance, Rescale, ScaleOverNoise, planned
 from difflax.diffusion.guidance.intervals import UNITS
 from difflax.evaluation.ablation.values import canonical
 from difflax.generation.rows import finite
 from difflax.runs.axes.base import Setup, SweptAxis
 from difflax.runs.guidance import read_guidance, with_guidance_section
 
+SCHEDULE = Section(of=SCALE_SCHEDULES)
 EVERYWHERE = Bounds(low=0.0, high=math.inf)
 """The interval that leaves no noise level out."""
 
@@ -36,6 +40,35 @@ def _with_method(setup: Setup, value: Any) -> Setup:
         made = with_guidance_section(setup.pipeline, section, setup.workdir, "the axis guidance")
         setup.methods[key] = made.defaults.guidance, made.model.weak
     return setup.with_pipeline(setup.pipeline.with_guidance(*setup.methods[key]))
+
+
+def _schedule(value: Any, where: str) -> Any:
+    """A name or a section; ``None`` is the one that changes nothing."""
+    if value is not None:
+        read_schedule(value, where)
+    return value
+
+
+def read_schedule(value: Any, where: str) -> ScaleOverNoise:
+    """The schedule of a name or a section; ``None`` is the one that changes nothing.
+
+    Raises:
+        UserError: there is no such schedule.
+    """
+    if value is None or hasattr(value, "encode"):
+        value = {"name": value or "constant"}
+    if not SCHEDULE.takes(value):
+        raise UserError(
+            f"{where}: {shown(value)}: give none, a name of {', '.join(SCHEDULE.names)}, or a section with"
+            " one"
+        )
+    return read_section(SCHEDULE, value, where)
+
+
+def _scheduled(setup: Setup, value: Any) -> Setup:
+    plan = planned(setup.pipeline.defaults.guidance)
+    schedule = read_schedule(value, "the axis guidance.schedule")
+    return _guided(setup, dataclasses.replace(plan, schedule=schedule, scale_over_run=None))
 
 
 def _interval(value: Any, where: str) -> list[Any] | None:
@@ -103,6 +136,12 @@ GUIDANCE_AXES: Mapping[str, SweptAxis] = {
         takes="names of guidances, or sections as in a config, {'name': 'apg', 'momentum': -0.3}",
         read=_method,
         change=_with_method,
+    ),
+    "guidance.schedule": SweptAxis(
+        label="schedule of the scale",
+        takes="names of schedules, or sections as in a config, {'name': 'power_cosine', 'power': 2}, or none",
+        read=_schedule,
+        change=_scheduled,
     ),
     "guidance.interval": SweptAxis(
         label="guidance interval",

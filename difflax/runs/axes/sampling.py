@@ -53,10 +53,13 @@ def _negative(value: Any, where: str) -> str | None:
     return None if value is None else whole_text(value)
 
 
-def _null(value: Any, where: str) -> str:
-    name = "training" if value is None else str(value)
-    choose(NULLS, name, where)
-    return name
+def _null(value: Any, where: str) -> str | dict[str, str]:
+    """A name, or one for each of some text encoders."""
+    if not hasattr(value, "items"):
+        name = "training" if value is None else str(value)
+        choose(NULLS, name, where)
+        return name
+    return {str(encoder): _null(name, f"{where}: {encoder}") for encoder, name in value.items()}
 
 
 def _zeros(model: Model) -> Conditioning:
@@ -74,15 +77,34 @@ place of dropped captions, zeros, or an empty prompt.
 """
 
 
+REST = "rest"
+"""The text encoders for which nothing else is said."""
+
+
+def _of_each(model: Model, value: Mapping[str, str]) -> Conditioning:
+    """Of each text encoder the part of the null condition that is named for it."""
+    names = model.text_encoders
+    for name in value:
+        if name not in (*names, REST):
+            known = ", ".join((*names, REST))
+            raise UserError(f"null: {name}: this model has no such text encoder: name some of {known}")
+    rest = value.get(REST, "training")
+    return model.text_encoder.picked([NULLS[value.get(name, rest)](model) for name in names])
+
+
 def _with_null(setup: Setup, value: Any) -> Setup:
     model = setup.pipeline.model
-    model = dataclasses.replace(model, null=NULLS[value](model))
+    null = _of_each(model, value) if hasattr(value, "items") else NULLS[value](model)
+    model = dataclasses.replace(model, null=null)
     return setup.with_pipeline(dataclasses.replace(setup.pipeline, model=model))
 
 
 SAMPLING_AXES: Mapping[str, SweptAxis] = {
     "null": SweptAxis(
-        label="null condition", takes=f"names of {', '.join(NULLS)}", read=_null, change=_with_null
+        label="null condition",
+        takes=f"names of {', '.join(NULLS)}, or one for each text encoder: {{'text_encoder_2': 'zeros'}}",
+        read=_null,
+        change=_with_null,
     ),
     "time_grid": SweptAxis(
         label="time grid",
