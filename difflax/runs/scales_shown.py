@@ -17,13 +17,13 @@ from difflax.evaluation.ablation.results import Curve
 from difflax.evaluation.ablation.scale_report import ScaleTables, bounds_in_words
 from difflax.evaluation.metrics import ACCURACY
 from difflax.evaluation.shapes import descriptions
-from difflax.evaluation.shapes.overlap import OVERLAP, by_prompt, overlaps
+from difflax.evaluation.shapes.overlap import TRUTH_OVERLAP, by_prompt, overlaps
 from difflax.evaluation.statistics import mean
 from difflax.runs.axes.guidance import read_schedule
 from difflax.runs.scales import ScaleSearch, ScaleStudy, arm_of_point
 from difflax.runs.studied import Studied
 
-SHOWN = (ACCURACY.name, descriptions.KEPT, descriptions.EXCESS, descriptions.PSNR)
+BESIDE_OVERLAP = (ACCURACY.name, descriptions.KEPT, descriptions.EXCESS, descriptions.PSNR)
 """The metrics that are shown beside the overlap."""
 
 
@@ -34,7 +34,7 @@ def scale_tables(study: ScaleStudy, subject: Studied, search: ScaleSearch, **fac
         facts: beside the subject's.
     """
     named = {each.name: each for each in (ACCURACY, *descriptions.COVERAGE, *descriptions.FIDELITY)}
-    metrics = (OVERLAP, *(named[name] for name in SHOWN))
+    metrics = (TRUTH_OVERLAP, *(named[name] for name in BESIDE_OVERLAP))
     values = {metric.name: by_prompt(study.held_out, metric.name) for metric in metrics[1:]}
     own = {key: value for key, value in subject.config["guidance"].items() if value and key != "scale"}
     return ScaleTables(
@@ -48,7 +48,7 @@ def scale_tables(study: ScaleStudy, subject: Studied, search: ScaleSearch, **fac
         },
         log_snr=np.asarray(study.levels.log_snr, float)[:-1],
         metrics=metrics,
-        values={OVERLAP.name: overlaps(study.held_out), **values},
+        values={TRUTH_OVERLAP.name: overlaps(study.held_out), **values},
         guidance={**own, "schedule": study.section},
         facts={
             **subject.facts,
@@ -71,8 +71,8 @@ def bands_comparison(study: ScaleStudy, subject: Studied, **facts: Any) -> Compa
     overlap = [mean(row, prompts) for row in overlaps(study.searches)]
     measured = {each.metric.name: each for each in study.searches.measured}
     curves = []
-    for metric in (OVERLAP, *(measured[name].metric for name in SHOWN if name in measured)):
-        estimates = overlap if metric is OVERLAP else measured[metric.name].estimates
+    for metric in (TRUTH_OVERLAP, *(measured[name].metric for name in BESIDE_OVERLAP if name in measured)):
+        estimates = overlap if metric is TRUTH_OVERLAP else measured[metric.name].estimates
         for line in study.alone:
             points = [
                 (*study.path[0][: line.coordinate], value, *study.path[0][line.coordinate + 1 :])

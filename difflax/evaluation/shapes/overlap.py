@@ -2,7 +2,7 @@
 
 Of two laws q and p, ``sum min(q, p) = 1 - TV(q, p)`` is what they share. Where a picture is right with
 probability A, and p has no wrong ones, a model's law of pictures shares with p at most A, and at least ``A
-(1 - D)``, D the total variation of its right pictures from p. `OVERLAP` is that product of a prompt: D is the
+(1 - D)``, D the total variation of its right pictures from p. `TRUTH_OVERLAP` is that product of a prompt: D is the
 mean distance of everything that the prompt leaves open, factor by factor, above that of as many true
 pictures.
 
@@ -18,7 +18,7 @@ from difflax.evaluation.ablation.results import AblationResult
 from difflax.evaluation.metrics import ACCURACY, Metric
 from difflax.evaluation.shapes.descriptions import EXACT, EXCESS
 
-OVERLAP = Metric(
+TRUTH_OVERLAP = Metric(
     name="overlap",
     label="Overlap with the truth",
     unit="share",
@@ -34,7 +34,7 @@ OVERLAP = Metric(
 
 
 def overlaps(result: AblationResult) -> Float[np.ndarray, "a p"]:
-    """`OVERLAP` of every arm and prompt of a sweep; NaN where no truth is known."""
+    """`TRUTH_OVERLAP` of every arm and prompt of a sweep; NaN where no truth is known."""
     right = by_prompt(result, ACCURACY.name)
     inside = 1 - by_prompt(result, EXCESS)
     # Where nothing is right there may be nothing to compare either.

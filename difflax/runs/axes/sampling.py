@@ -77,7 +77,7 @@ place of dropped captions, zeros, or an empty prompt.
 """
 
 
-REST = "rest"
+OTHER_ENCODERS = "rest"
 """The text encoders for which nothing else is said."""
 
 
@@ -85,10 +85,10 @@ def _of_each(model: Model, value: Mapping[str, str]) -> Conditioning:
     """Of each text encoder the part of the null condition that is named for it."""
     names = model.text_encoders
     for name in value:
-        if name not in (*names, REST):
-            known = ", ".join((*names, REST))
+        if name not in (*names, OTHER_ENCODERS):
+            known = ", ".join((*names, OTHER_ENCODERS))
             raise UserError(f"null: {name}: this model has no such text encoder: name some of {known}")
-    rest = value.get(REST, "training")
+    rest = value.get(OTHER_ENCODERS, "training")
     return model.text_encoder.picked([NULLS[value.get(name, rest)](model) for name in names])
 
 
