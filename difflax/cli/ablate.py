@@ -94,6 +94,21 @@ def define_measurement_flags(values: flags.FlagValues) -> None:
         flag_values=values,
     )
     flags.DEFINE_integer(
+        "prompts",
+        None,
+        "of a run: prompts of each group; without it: as many as its config says",
+        1,
+        100_000,
+        flag_values=values,
+    )
+    flags.DEFINE_multi_string(
+        "group",
+        [],
+        "of a run: a group of prompts by its name, 'one object, seen'; may be given several times; without it:"
+        " all that its config has",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
         "seeds",
         None,
         "images of each prompt and scale, at least 1; without it: as many as the run's config says, 4"
@@ -163,6 +178,8 @@ def check_flags(values: flags.FlagValues) -> tuple[list[str], str | None]:
         prompts = read_prompts(values)
     if not values.pretrained and any((*own, values.clip)):
         raise UserError("--prompt, --prompts_file and --clip go with --pretrained: a run has its own")
+    if (values.pretrained or prompts) and (values.prompts is not None or values.group):
+        raise UserError("--prompts and --group choose among a run's own prompts: leave them out here")
     negative = read_texts(values).get("negative_prompt")
     if values.seeds is not None and not 1 <= values.seeds <= MAX_SEEDS:
         raise UserError(
@@ -207,7 +224,7 @@ def read_subject(
         config, instruments, groups = runs.evaluation_of_prompts(pipeline, prompts, values.clip)
         judge, usual, checkpoint = "", 4, values.pretrained
     else:
-        config, protocol, instruments, groups = runs.evaluation(values.workdir)
+        config, protocol, instruments, groups = runs.evaluation(values.workdir, values.prompts, values.group)
         judge, usual = type(protocol).__name__, protocol.seeds
         if prompts:
             # Of a benchmark: the run's own judge does not know them.

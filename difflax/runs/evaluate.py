@@ -1,11 +1,14 @@
 """What measures the images of a workdir or of a checkpoint."""
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
 
 from difflax.config.embedded import find_workdir
 from difflax.config.files import read_workdir
+from difflax.core.spelling import choose
 from difflax.core.types import UserError
 from difflax.evaluation.measurement import Instruments, PromptGroup
 from difflax.evaluation.protocols import EvaluationProtocol, clip_features
@@ -15,19 +18,33 @@ from difflax.training.runtime.manifest import check_copy
 
 
 def evaluation(
-    workdir: epath.PathLike,
+    workdir: epath.PathLike, prompts: int | None = None, groups: Sequence[str] = ()
 ) -> tuple[dict[str, Any], EvaluationProtocol, Instruments, list[PromptGroup]]:
-    """The resolved config of a workdir with its protocol, what reads its images, and its prompt groups."""
+    """The resolved config of a workdir with its protocol, what reads its images, and its prompt groups.
+
+    Args:
+        prompts: of each group; ``None``: as many as the config says.
+        groups: the names of those that are wanted, all where none is named.
+
+    Raises:
+        UserError: a config without an evaluation, a number that it does not have, or no such group.
+    """
     workdir = find_workdir(workdir)
     experiment = read_workdir(workdir)
     protocol = getattr(experiment, "evaluation", None)
     if protocol is None:
         raise UserError(f"{workdir}: its config has no section 'evaluation', so there is nothing to measure")
+    if prompts is not None:
+        if not hasattr(protocol, "prompts"):
+            raise UserError(f"--prompts={prompts}: config.evaluation.name of this run has a fixed number")
+        protocol = dataclasses.replace(protocol, prompts=prompts)
     folder = epath.Path(workdir) / "clip"
     check_copy(folder)
     features = clip_features(load_clip(folder)) if folder.exists() else None
     instruments = Instruments(features=features, judge=protocol.judge())
-    return dict(experiment.resolved), protocol, instruments, protocol.groups(experiment.data)
+    made = {group.name: group for group in protocol.groups(experiment.data)}
+    chosen = [choose(made, name, "--group") for name in dict.fromkeys(groups or made)]
+    return dict(experiment.resolved), protocol, instruments, chosen
 
 
 def evaluation_of_prompts(

@@ -12,6 +12,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from difflax import runs
 from difflax.config import embedded
 from difflax.core.types import UserError
 from difflax.runs import embedded as making
@@ -255,3 +256,16 @@ def test_a_wheel_has_all_of_it(folder, tmp_path):
     packed = {name: zipfile.ZipFile(wheel).read(name) for name in zipfile.ZipFile(wheel).namelist()}
     for name, data in contents(folder).items():
         assert packed[f"difflax/embedded/{name}"] == data
+
+
+def test_some_of_its_groups_with_as_many_prompts_as_are_asked_for():
+    groups = runs.evaluation("embedded", 3, ["counting", "one object, seen"])[3]
+    assert [group.name for group in groups] == ["counting", "one object, seen"]
+    assert all(len(group.prompts) == 3 for group in groups)
+
+
+def test_a_group_that_is_not_there_is_one_line(tmp_path):
+    flags = ("--workdir=embedded", f"--output={tmp_path}", "--group=one object", "--guidance_scales=1")
+    status, _, errors = command("ablate", *flags)
+    assert status == 2
+    assert "--group='one object' is unknown" in errors and "one object, seen" in errors
