@@ -104,8 +104,8 @@ def define_measurement_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_multi_string(
         "group",
         [],
-        "of a run: a group of prompts by its name, 'one object, seen'; may be given several times; without it:"
-        " all that its config has",
+        "of a run: a group of prompts by its name, 'one object, seen'; may be given several times; without"
+        " it: all that its config has",
         flag_values=values,
     )
     flags.DEFINE_integer(

@@ -1,10 +1,10 @@
 """How much of what a model draws lies inside the truth: one number of alignment and coverage together.
 
 Of two laws q and p, ``sum min(q, p) = 1 - TV(q, p)`` is what they share. Where a picture is right with
-probability A, and p has no wrong ones, a model's law of pictures shares with p at most A, and at least ``A
-(1 - D)``, D the total variation of its right pictures from p. `TRUTH_OVERLAP` is that product of a prompt: D is the
-mean distance of everything that the prompt leaves open, factor by factor, above that of as many true
-pictures.
+probability A, and p has no wrong ones, a model's law of pictures shares with p at most A, and at least
+``A (1 - D)``, D the total variation of its right pictures from p. `TRUTH_OVERLAP` is that product of a
+prompt: D is the mean distance of everything that the prompt leaves open, factor by factor, above that of as
+many true pictures.
 
 So guidance that sharpens what is asked for and always draws the same gains nothing, and neither does variety
 that the truth does not have, which the entropy kept would praise. It is no bound of the distance of the joint
