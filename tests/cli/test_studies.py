@@ -232,6 +232,7 @@ def test_the_distance_command(run, study, tmp_path):
             assert distance < 2 or unseen >= 2
 
 
+@pytest.mark.slow
 def test_the_scales_command(run, study, tmp_path):
     """As small as can be: that it goes through, and that a run takes the schedule."""
     asked = ["--prompts=2", "--held_out_prompts=2", "--seeds=2", "--num_steps=2", "--bands=2", "--grid=1,3"]
