@@ -1,5 +1,6 @@
 """Workdirs: what earlier versions wrote still opens, and a config is parsed once."""
 
+import contextlib
 import json
 import pathlib
 import shutil
@@ -22,17 +23,38 @@ pytestmark = pytest.mark.xdist_group("workdirs")
 
 def small_run(clip, workdir, *more, steps):
     """Of the config as it was then, which had two levels."""
-    levels = "--config.model.block_out_channels=(16,16)"
-    return small_run_of_today(clip, workdir, levels, *more, steps=steps, folder=EARLIER)
+    own = ("--config.model.block_out_channels=(16,16)", "--config.training.checkpoint_every=4")
+    return small_run_of_today(clip, workdir, *own, *more, steps=steps, folder=EARLIER)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, clip_folder):
-    """A run of eight steps that was never stopped."""
+def trained(tmp_path_factory, clip_folder):
+    """A run of eight steps that was never stopped, and how often its config became an experiment."""
     workdir = tmp_path_factory.mktemp("whole") / "run"
-    status, _, errors = command(*small_run(clip_folder, workdir, steps=8))
+    with counted_parses() as parses:
+        status, _, errors = command(*small_run(clip_folder, workdir, steps=8))
     assert status == 0, errors
-    return workdir
+    return workdir, len(parses)
+
+
+@pytest.fixture(scope="module")
+def whole(trained):
+    return trained[0]
+
+
+@contextlib.contextmanager
+def counted_parses():
+    """The configs that become experiments in the block."""
+    counted = []
+
+    def counting(config, workdir=None):
+        counted.append(workdir)
+        return experiments.parse(config, workdir)
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (sys.modules["difflax.runs.train"], files):
+            patch.setattr(module, "parse", counting)
+        yield counted
 
 
 def earlier(workdir, clip_folder):
@@ -59,21 +81,29 @@ def earlier(workdir, clip_folder):
 def test_a_run_of_an_earlier_version_goes_on_samples_and_is_measured(whole, clip_folder, tmp_path):
     """It ends as the run that was never stopped, bit for bit."""
     workdir = tmp_path / "run"
-    assert command(*small_run(clip_folder, workdir, "--stop_at=4", steps=8))[0] == 0
+    shutil.copytree(whole, workdir)
+    shutil.rmtree(workdir / "checkpoints" / "step_8")  # as if it had been stopped after the fourth
     old = earlier(workdir, clip_folder)
     (workdir / "config.json").write_text(json.dumps(old))
     prompt = "a large red circle in the top left"
     assert difflax.load(str(workdir))(prompt, num_steps=2).shape == (1, 32, 32, 3)
     status, _, errors = command(
-        "evaluate", f"--workdir={workdir}", f"--output={tmp_path / 'out'}", "--seeds=1"
+        *("evaluate", f"--workdir={workdir}", f"--output={tmp_path / 'out'}", "--seeds=1", "--num_steps=2")
     )
     assert status == 0, errors
     assert command(*small_run(clip_folder, workdir, steps=8))[0] == 0
-    one, other = (difflax.load(str(folder))(prompt, num_steps=2) for folder in (workdir, whole))
-    np.testing.assert_array_equal(one, other)
+    again, unstopped = difflax.load(str(workdir)), difflax.load(str(whole))
+    assert again.model.step == unstopped.model.step == 8
+    np.testing.assert_array_equal(*(p(prompt, num_steps=2) for p in (again, unstopped)))
 
 
-@pytest.mark.parametrize("fields", [{}, {"one_object_fraction": 0.75, "data_seed": 0, "data_dir": None}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        {"one_object_fraction": 0.75, "data_seed": 0, "data_dir": None},
+    ],
+)
 def test_a_run_on_the_scenes_of_an_earlier_version_makes_images_and_no_more(
     fields, whole, clip_folder, tmp_path
 ):
@@ -107,26 +137,11 @@ def test_defaults_of_fields_that_the_stored_config_has_not_are_no_other_config(w
     assert json.loads((tmp_path / "config.json").read_text()) == parse(old).resolved
 
 
-@pytest.fixture
-def parses(monkeypatch):
-    """How often a config becomes an experiment."""
-    counted = []
-
-    def counting(config, workdir=None):
-        counted.append(workdir)
-        return experiments.parse(config, workdir)
-
-    for module in (sys.modules["difflax.runs.train"], files):
-        monkeypatch.setattr(module, "parse", counting)
-    return counted
-
-
-def test_a_config_is_parsed_once_in_training_and_once_in_loading(parses, clip_folder, tmp_path):
-    workdir = tmp_path / "run"
-    assert command(*small_run(clip_folder, workdir, steps=3))[0] == 0
-    assert len(parses) == 1
-    parses.clear()
-    difflax.load(str(workdir))
+def test_a_config_is_parsed_once_in_training_and_once_in_loading(trained):
+    workdir, in_training = trained
+    assert in_training == 1
+    with counted_parses() as parses:
+        difflax.load(str(workdir))
     assert len(parses) == 1
 
 

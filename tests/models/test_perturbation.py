@@ -79,7 +79,7 @@ def network():
     )
     # The last layer of each residual starts at zero; move it, so that what is inside shows.
     noise = lambda a: a + 0.1 * jax.random.normal(jax.random.key(1), a.shape)  # noqa: E731
-    params = jax.tree.map(noise, model.init(jax.random.key(0)))
+    params = jax.tree.map(noise, jax.jit(model.init)(jax.random.key(0)))
     x, conditioning = jax.random.normal(jax.random.key(2), (1, 4, 6, 3)), Conditioning(context=X[:1, :3, :6])
     return lambda perturbation: model.module(params, perturbation)(x, jnp.zeros(1), conditioning)
 

@@ -1,10 +1,10 @@
 """What the tests of meshes run in a process of its own, whose number of devices is fixed at its start.
 
-    python mesh_run.py WORKDIR
+    python mesh_run.py WORKDIR MESH…
 
-Trains a small UNet for some steps on each of `MESHES`, and a linear model from one mesh to the next by its
-checkpoints in WORKDIR; prints, as JSON, the losses, the share of the state's bytes on each device, and what
-of parameters and optimizer each device holds under fsdp.
+Trains a small UNet for some steps on each of the named `MESHES`, and a linear model from one mesh to the next
+by its checkpoints in WORKDIR; prints, as JSON, the losses, the share of the state's bytes on each device, and
+what of parameters and optimizer each device holds.
 """
 
 import json
@@ -52,7 +52,7 @@ MODEL = functional(
         block_out_channels=(16,),
         down_block_types=("CrossAttnDownBlock2D",),
         mid_block_type=None,
-        up_block_types=("CrossAttnUpBlock2D",),
+        up_block_types=("UpBlock2D",),
         layers_per_block=1,
         cross_attention_dim=32,
         attention_head_dim=2,
@@ -102,25 +102,37 @@ def unet(shape):
     found = validation.losses(made, mesh)(state.ema_params, put_local_batch(batch(0), mesh), order, None)
     losses.append(validation.means([(np.asarray(found), order)])["validation_loss"])
     arrays = [array for array in jax.tree.leaves(state) if array.ndim]
-    held = dict.fromkeys(mesh.devices.flat, 0)
-    for array in arrays:
-        for shard in array.addressable_shards:
-            held[shard.device] += shard.data.nbytes
     whole = sum(array.nbytes for array in arrays)
-    return {"losses": losses, "held": [count / whole for count in held.values()]}
+    held = [count / whole for count in held_bytes(arrays, mesh)]
+    return {"losses": losses, "held": held, "bytes": own_bytes(state, mesh)}
 
 
-def held_bytes(fsdp):
-    """Bytes of parameters and optimizer on each of ``fsdp`` devices; of each array, whole, with its shape."""
-    mesh = MeshShape(data=1, fsdp=fsdp).make(jax.devices()[:fsdp])
-    made, optimizer = objective(), optax.adam(3e-3)
-    state = init_sharded(made, optimizer, 0, abstract_state(made, optimizer, mesh))
-    arrays = jax.tree.leaves((state.params, state.opt_state))
+def held_bytes(arrays, mesh):
+    """How many of the arrays' bytes each device of a mesh holds."""
     held = dict.fromkeys(mesh.devices.flat, 0)
     for array in arrays:
         for shard in array.addressable_shards:
             held[shard.device] += shard.data.nbytes
-    return {"held": list(held.values()), "whole": [(array.nbytes, array.shape) for array in arrays]}
+    return list(held.values())
+
+
+def own_bytes(state, mesh):
+    """Bytes of parameters and optimizer on each device; of each array, whole, with its shape."""
+    arrays = jax.tree.leaves((state.params, state.opt_state))
+    return {
+        "held": held_bytes(arrays, mesh),
+        "whole": [(array.nbytes, array.shape) for array in arrays],
+    }
+
+
+def placed_bytes(fsdp):
+    """`own_bytes` of zeros that lie where a run's state would, which compiles nothing."""
+    mesh = MeshShape(data=1, fsdp=fsdp).make(jax.devices()[:fsdp])
+    abstract = abstract_state(objective(), optax.adam(3e-3), mesh)
+    return own_bytes(
+        jax.tree.map(lambda leaf: jax.device_put(np.zeros(leaf.shape, leaf.dtype), leaf.sharding), abstract),
+        mesh,
+    )
 
 
 def moved(workdir):
@@ -142,7 +154,8 @@ def moved(workdir):
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 8)
-    facts = {name: unet(shape) for name, shape in MESHES.items()}
-    facts["bytes"] = {fsdp: held_bytes(fsdp) for fsdp in (1, 2, 4, 8)}
-    facts["checkpoints"] = moved(pathlib.Path(sys.argv[1]))
+    place, *names = sys.argv[1:]
+    facts = {name: unet(MESHES[name]) for name in names}
+    facts["bytes"] = {fsdp: placed_bytes(fsdp) for fsdp in (1, 2, 4, 8)}
+    facts["checkpoints"] = moved(pathlib.Path(place))
     sys.stdout.write(json.dumps(facts))

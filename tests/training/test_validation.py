@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import zlib
 
 import difflax
@@ -196,16 +197,34 @@ def test_a_run_logs_it_as_its_own_model_has_it(run):
         assert rows[5][f"validation_loss_at_{place / 8:g}"] == pytest.approx(mean, rel=1e-4)
 
 
-def test_it_changes_nothing_that_is_trained_and_goes_on_where_it_was(run, clip_folder, tmp_path):
+def losses(workdir):
+    return [{k: v for k, v in row.items() if "loss" in k} for row in lines(workdir)]
+
+
+@pytest.fixture(scope="module")
+def unvalidated(tmp_path_factory, clip_folder):
+    """The same run without, stopped after three steps."""
+    workdir = tmp_path_factory.mktemp("unvalidated") / "run"
+    status, _, errors = command(*small_run(clip_folder, workdir, *VALIDATED[1:], steps=5), "--stop_at=3")
+    assert status == 0, errors
+    return workdir
+
+
+def test_it_changes_nothing_that_is_trained(run, unvalidated):
+    assert [row["loss"] for row in losses(unvalidated)] == [row["loss"] for row in losses(run)[:3]]
+
+
+@pytest.mark.slow
+def test_it_goes_on_where_it_was(run, unvalidated, clip_folder, tmp_path):
     workdir = tmp_path / "run"
-    assert command(*small_run(clip_folder, workdir, *VALIDATED[1:], steps=5), "--stop_at=3")[0] == 0
+    shutil.copytree(unvalidated, workdir)
     assert command(*small_run(clip_folder, workdir, *VALIDATED, steps=5))[0] == 0
-    one, other = ([{k: v for k, v in row.items() if "loss" in k} for row in lines(w)] for w in (run, workdir))
+    one, other = losses(run), losses(workdir)
     assert [row["loss"] for row in one] == [row["loss"] for row in other]
     assert one[3:] == other[3:]
 
 
-@pytest.mark.parametrize("size", [4, 32])
+@pytest.mark.parametrize("size", [pytest.param(4, marks=pytest.mark.slow), 32])
 def test_batches_of_any_size_give_the_same(size, run, clip_folder, tmp_path):
     """Also of more than there are test images, whose last batch is filled up."""
     experiment = read_workdir(run)
