@@ -3,9 +3,13 @@
 import json
 import sys
 import time
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import jax
 from etils import epath
+
+Item = TypeVar("Item")
 
 
 def announce(message: str) -> None:
@@ -13,6 +17,15 @@ def announce(message: str) -> None:
     from tqdm import tqdm
 
     tqdm.write(f"difflax: {message}", file=sys.stderr)
+
+
+def with_progress(items: Sequence[Item], name: str, unit: str) -> Iterator[Item]:
+    """The items behind a progress bar with the time that is left, where standard error is a terminal; of
+    several processes the first one has it.
+    """
+    from tqdm import tqdm
+
+    yield from tqdm(items, desc=name, unit=unit, disable=True if jax.process_index() else None)
 
 
 class Events:

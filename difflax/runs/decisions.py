@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from difflax.config.embedded import find_workdir
 from difflax.config.files import read_workdir
+from difflax.core.events import with_progress
 from difflax.core.types import UserError
 from difflax.data.sources import Source
 from difflax.diffusion.denoisers import time_shown
@@ -76,7 +77,8 @@ def restarts(
         "prompt": [prompt for prompt in groups for _ in range(number)],
         "seed": list(range(count, count + count * number)),
     }
-    for step, share, log_snr in restart_points(pipeline, call["num_steps"], points):
+    levels = restart_points(pipeline, call["num_steps"], points)
+    for step, share, log_snr in with_progress(levels, "decisions", "level"):
         begun = {}
         if share is not None:
             latents = pipeline(**first, **call, denoising_end=share)
