@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from difflax.core.events import with_progress
 from difflax.core.spelling import choose
 from difflax.evaluation import statistics
 from difflax.evaluation.ablation.comparison import Comparison, log_snr_axis
@@ -80,7 +81,8 @@ def switches(
     def run(said: dict[str, list[str]], **part: Any) -> Float[np.ndarray, "n h w c"]:
         return pipeline(seed=seeds, **said, **call, **part)
 
-    for step, share, log_snr in restart_points(pipeline, call["num_steps"], points):
+    levels = restart_points(pipeline, call["num_steps"], points)
+    for step, share, log_snr in with_progress(levels, "switches", "level"):
         if share is None:
             whole = run(asked)
             yield Switch(step, log_snr, until=run(others), since=whole, kept=whole)
