@@ -9,7 +9,7 @@ from difflax.evaluation.statistics import Estimate
 from difflax.figures import html
 from difflax.figures.html import Markup
 
-ARMS_NAMED = 40  # of the arms that are as good as the best
+ARMS_NAMED = 6  # of the arms that are as good as the best
 
 
 def slug(name: str) -> str:
