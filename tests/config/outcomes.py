@@ -471,7 +471,7 @@ def evaluation(values, tools):
 
     tools.monkeypatch.setattr("difflax.evaluation.ablation.sweep.run_sweep", run_sweep)
     # What is asked depends on the config alone: any model will do.
-    tools.monkeypatch.setattr(difflax.cli.ablate, "read_model", lambda flags: any_model())
+    tools.monkeypatch.setattr(difflax.cli.ablate, "read_model", lambda flags, weights=None: any_model())
     flags = main.parse(evaluate, "evaluate", [f"--workdir={workdir}", f"--output={tools.fresh()}"])
     return or_line(evaluate.run, flags), asked
 
