@@ -50,17 +50,19 @@ def curve_section(result: AblationResult, vectors: Mapping[str, bytes]) -> Marku
         for name, curves in result.by_metric("").items()
     ]
     whole = {name: curves[0].metric.label for name, curves in result.by_metric().items()}
-    details = [
-        html.figure(
+    details: dict[bool, list[Markup]] = {True: [], False: []}
+    for name in result.detailed:
+        detail = html.figure(
             embedded(vectors[f"{name}_parts"]),
             f"{whole[name]} in detail, against {result.along.title}",
             f"{whole[name]} in detail",
         )
-        for name in result.detailed
-    ]
+        details[len(result.by_metric(name)) == 1].append(detail)
+    # A single panel is as wide as the curves above it.
+    shown += details[True]
     over_scale = result.along.name == GUIDANCE_SCALE
     lead = "Scale 0 ignores the text, scale 1 is the model without guidance." if over_scale else ""
-    return html.section(f"Against the {result.along.title}", html.figures(*shown), *details, lead=lead)
+    return html.section(f"Against the {result.along.title}", html.figures(*shown), *details[False], lead=lead)
 
 
 def _caption(result: AblationResult, metric: Metric) -> str:
