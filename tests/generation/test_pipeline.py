@@ -172,7 +172,7 @@ class TestCheckpoint:
         write_manifest(epath.Path(copy / "text_encoder"), {})
         other = difflax.load(str(copy))
         np.testing.assert_allclose(other(PROMPTS[0], guidance_scale=0), plain, atol=1e-6)
-        assert np.abs(other(PROMPTS[0], guidance_scale=1) - prompted).max() > 1e-3
+        assert np.abs(other(PROMPTS[0], guidance_scale=1) - prompted).max() > 1e-4
 
     def test_pictures_drawn_during_training(self, workdir, pipeline):
         assert [p.name for p in sorted((workdir / "samples").iterdir())] == [

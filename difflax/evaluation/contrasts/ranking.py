@@ -12,8 +12,10 @@ from jaxtyping import Bool, Float, Int
 
 from difflax.evaluation import statistics as st
 
-Objective = tuple[Float[np.ndarray, "a n"], Int[np.ndarray, " n"]]
-"""A measure in which higher is better: one value an arm and image (or prompt), and the prompt of each."""
+Objective = tuple[Float[np.ndarray, "a _"], Int[np.ndarray, " _"]]
+"""A measure in which higher is better: one value an arm and image (or prompt), and the prompt of each. Some
+have a value for each image and some for each prompt, so their lengths differ.
+"""
 
 
 def resampled_means(objective: Objective, prompts: Int[np.ndarray, " k"]) -> Float[np.ndarray, "r a"]:
