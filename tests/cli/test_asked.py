@@ -27,7 +27,8 @@ VALUES = {
 OTHER_MEANING = {
     *("workdir", "pretrained"),  # the axis model
     *("guidance_scales", "sweep", "design", "arms", "design_seed"),  # the arms
-    *("prompt", "prompts_file", "prompts", "group", "layout", "seeds", "clip"),  # prompts, seeds and what reads the images
+    *("prompt", "prompts_file", "prompts", "group", "layout", "seeds"),  # what is asked
+    "clip",  # what reads the images
     *("output", "dry_run", "save_images", "trajectories", "bits_per_dimension"),  # no image depends on them
     *("coordinator", "processes", "process"),
 }
