@@ -34,7 +34,7 @@ class Known(Pipeline):
     and 3.
     """
 
-    def __call__(self, prompts, *, seed, sampler, num_steps, guidance_scale=None):
+    def __call__(self, prompts, *, seed, sampler, num_steps, trajectory, guidance_scale=None):
         schedule = planned(self.defaults.guidance).schedule
         own = getattr(schedule, "scales", None)
         high, low = own if own is not None else (guidance_scale[0], guidance_scale[0])

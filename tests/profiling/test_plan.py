@@ -46,7 +46,7 @@ def forward_flops(batch, edge, width, context, tokens):
         shortcut = conv(n_in, width, 1) if n_in != width else 0
         return conv(n_in, width) + conv(width, width) + linear(embedding, width) + shortcut
 
-    total = conv(3, width) + time + block(width) + 2 * block(2 * width) + 3 * transformer + conv(width, 3)
+    total = conv(3, width) + time + block(width) + 2 * block(2 * width) + transformer + conv(width, 3)
     return batch * total
 
 

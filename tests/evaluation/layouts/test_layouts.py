@@ -8,6 +8,7 @@ import csv
 import json
 import os
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -156,13 +157,14 @@ def test_genevals_scores_come_back_as_its_own_summary(geneval):
     assert results_json(with_scores(read_result(folder), folder)) == results_json(scored)
 
 
-def test_an_arm_that_is_not_scored_has_no_number(geneval):
+def test_an_arm_that_is_not_scored_has_no_number(geneval, tmp_path):
     folder, result = geneval
-    first = folder / "images" / result.arms[0].key / "results.jsonl"
-    lines = first.read_text()
-    first.unlink()
+    folder = shutil.copytree(folder, tmp_path / "copy")
+    first, *others = (folder / "images" / arm.key / "results.jsonl" for arm in result.arms)
+    first.unlink(missing_ok=True)
+    for path in others:
+        path.write_text(written(evaluated(path.parent, np.ones((7, 3)))))
     scored = with_scores(result, folder)
-    first.write_text(lines)
     assert np.isnan(scored.of("prompts", "geneval").estimates[0].value)
     assert np.isfinite(scored.of("prompts", "geneval").estimates[1].value)
     assert "2 of 3 arms" in scored.method["GenEval"]
