@@ -33,6 +33,18 @@ from jaxtyping import install_import_hook
 
 install_import_hook("difflax", "beartype.beartype")
 
+compile_as_told = jax.jit
+
+
+def compile_judges_well(*function, **options):
+    """`jax.jit`, and for the judges, whose programs run longer than they compile, with optimisation."""
+    if function and getattr(function[0], "__module__", "").startswith("difflax.evaluation.judges"):
+        options["compiler_options"] = {"xla_backend_optimization_level": 1}
+    return compile_as_told(*function, **options)
+
+
+jax.jit = compile_judges_well
+
 
 def pytest_sessionfinish():
     """Removes what was compiled, once no worker reads it any more."""

@@ -177,17 +177,20 @@ def test_every_method_is_a_guidance_that_the_run_can_have(run, subject):
     assert "autoguidance" not in guidance_methods(None)
 
 
-def test_the_guidance_command(run, study, tmp_path):
+def test_the_guidance_command(run, study, tmp_path, monkeypatch):
+    shares = (0.0, 0.05, 1.0)
+    monkeypatch.setattr("difflax.runs.methods.SHARES", shares)
     asked = ["--num_steps=2", "--methods=cfg_plus_plus", f"--output={tmp_path}"]
     status, out, errors = study("guidance", f"--workdir={run}", *SMALL, *asked)
     assert status == 0, errors
     rows = table(tmp_path)
-    assert [float(row["guidance_scale"]) for row in rows] == list(SHARES)
+    assert [float(row["guidance_scale"]) for row in rows] == list(shares)
     assert "| CFG++ (scale 0 to 1) | 0.05 |" in out
     assert {row["images"] for row in rows} == {"4"}
     assert Image.open(tmp_path / "plot.png").width > 1000
 
 
+@pytest.mark.slow
 def test_the_captions_command(run, study, tmp_path):
     """Runs of other shares are the same run with another word in its config: only the table is at stake."""
     for share in (0.0, 1.0):
@@ -208,6 +211,7 @@ def test_the_captions_command(run, study, tmp_path):
     assert status == 2 and "share" in errors and errors.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_the_distance_command(run, study, tmp_path):
     """Three lines, each about its own combinations, with as many pictures."""
     asked = ["--prompts=4", "--seeds=2", "--scales=1", "--num_steps=1", f"--output={tmp_path}"]
@@ -269,7 +273,7 @@ def test_the_gallery_shows_the_pictures_that_the_pipeline_makes(run):
 
 def test_the_judge_command(study, tmp_path):
     path = tmp_path / "judge.md"
-    status, said, errors = study("judge", "--scenes=48", f"--output={path}")
+    status, said, errors = study("judge", "--scenes=8", f"--output={path}")
     assert status == 0, errors
     header, _, true, *spoiled = [line.strip("| ").split(" | ") for line in path.read_text().splitlines()]
     assert path.read_text() in said and len(spoiled) == len(SPOILED)

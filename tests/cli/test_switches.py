@@ -12,11 +12,20 @@ from difflax.runs.switches import SINCE, SWAPPED, UNTIL, switch_study, switches
 from tests.fixtures import make_sdxl
 from tests.runs import command
 
+# On one worker, so that its programs are compiled once.
 pytestmark = pytest.mark.xdist_group("switches")
 
 CALL = {"guidance_scale": 3.0, "num_steps": 6, "sampler": "ddim"}
 PROMPTS = ["a red circle", "a blue square"]
 ROUNDING = 2e-5
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_real_images():
+    """Nothing here asks for them, and reading them all takes longer than the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("difflax.runs.studied.REAL_IMAGES", 4)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +92,8 @@ def test_the_only_text_encoder_is_all_of_them_and_others_there_are_not(pipeline)
 
 def test_the_longer_the_prompt_is_given_the_more_of_it_is_right():
     """Of the model that comes along: all of the prompt against none of it, and what lies between."""
-    subject = Studied.of("embedded", "one object", 8, 2)
-    found = switch_study(subject, "", points=3, scale=3.0, sampler="ddim", num_steps=12)
+    subject = Studied.of("embedded", "one object", 6, 2)
+    found = switch_study(subject, "", points=3, scale=3.0, sampler="ddim", num_steps=8)
     curves = {(curve.group, curve.metric.name): curve for curve in found.curves}
     until, since = (
         [estimate.value for estimate in curves[name, "accuracy"].estimates] for name in (UNTIL, SINCE)
