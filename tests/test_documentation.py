@@ -51,8 +51,9 @@ TO_RUN = [
 ]
 LONG = re.compile(
     "finetun|dreambooth|textual_inversion|sd3|sdxl|sd35|sd15-inpainting|instruct|apg|--image"
-    "|difflax report|ablate --pretrained|benchmark|difflax plan|runs/(a|v|mesh) |stable_diffusion.md:10"
-    r"|docs/ablation.md:(3|19) |--inception|--sweep(?!.*dry_run)|studies.py|difflax switches|difflax explain"
+    "|difflax (report|benchmark|plan|switches|explain|decisions)|ablate --pretrained|studies.py"
+    "|--inception|--sweep(?!.*dry_run)|--guidance_scales=0,1,1.5|--bits_per_dimension"
+    "|runs/(a|v|mesh|averages|validated|autoencoder|own) |stable_diffusion.md:10"
 )
 """What takes more than some seconds, since it goes through programs of its own."""
 
