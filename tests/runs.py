@@ -32,7 +32,7 @@ SMALL = (
     "--config.optimizer.warmup_steps=2",
     "--config.sampler.num_steps=4",
     "--config.evaluation.prompts=2",
-    "--config.evaluation.real_images=8",
+    "--config.evaluation.real_images=4",
 )
 
 

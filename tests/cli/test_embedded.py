@@ -110,6 +110,7 @@ def test_it_is_measured_by_its_own_protocol(shipped, tmp_path):
     assert contents(shipped) == before
 
 
+@pytest.mark.slow
 def test_a_model_that_shows_nothing_decides_nothing(shipped, tmp_path):
     """All files are there, and the command says that the judge could read nothing."""
     output = tmp_path / "out"

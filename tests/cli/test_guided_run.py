@@ -70,6 +70,7 @@ def test_guidance_by_a_perturbation_and_by_composed_prompts(workdir, tmp_path):
     assert status == 2 and "no checkpoint of step 3" in errors and errors.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_bits_per_dimension_of_a_known_density(workdir):
     """A network that says 0 for v denoises standard normal latents, whose density scipy knows."""
     pipeline = runs.load(workdir)
@@ -111,6 +112,7 @@ def test_bits_per_dimension_on_the_command_line(workdir, tmp_path):
         assert status == 2 and says in errors and errors.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_mask_is_filled_with_jumps_back(workdir):
     """`sampler.repaint` makes a part anew in another way; what is known stays, and other runs as they are."""
     pipeline = runs.load(workdir)

@@ -318,6 +318,7 @@ class TestCommands:
         for name in "abc":
             assert Image.open(tmp_path / name / "0000_seed0.png").size == (40, 32)
 
+    @pytest.mark.slow
     def test_ablate(self, folder, clip_folder, tmp_path):
         self.run("ablate", f"--pretrained={folder}", "--variant=fp16", "--prompt=a cat", "--prompt=a dog",
                  f"--clip={clip_folder}", "--guidance_scales=0,4", "--seeds=2", "--num_steps=2",

@@ -52,6 +52,7 @@ def test_the_scales_are_what_the_paper_says(pipeline, pictures):
     assert sampling.sample_batch._cache_size() == compiled
 
 
+@pytest.mark.slow
 def test_guidance_by_the_text_alone_is_the_same_at_equal_scales(pipeline, pictures):
     """``neither + (image - neither) + s (both - image)`` is plain guidance with the image in both."""
     plain = runs.with_guidance(pipeline, "{'name': 'cfg', 'scale': 3.0}")

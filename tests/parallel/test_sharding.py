@@ -30,7 +30,7 @@ pytestmark = pytest.mark.xdist_group("sharding")
 
 
 def mesh_run(workdir, *meshes):
-    """What the script of that name prints; one process trains on all these meshes of 8 virtual devices."""
+    """What the script of that name prints; one process trains on all these meshes of eight devices."""
     done = subprocess.run(
         [sys.executable, ROOT / "tests" / "parallel" / "mesh_run.py", workdir, *meshes],
         env=os.environ | {"PYTHONPATH": str(ROOT)},

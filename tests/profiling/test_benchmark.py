@@ -29,6 +29,7 @@ def rows(page):
     return {re.match(r"[\w-]+", cells[0])[0]: cells[1:] for cells in lines}
 
 
+@pytest.mark.slow
 def test_without_pytorch(tmp_path):
     output = tmp_path / "docs" / "benchmarks.md"
     output.parent.mkdir()

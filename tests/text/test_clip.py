@@ -34,7 +34,7 @@ SMALL = CLIPTextConfig(
 )
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=[pytest.param(n, marks=[] if n == "openai" else pytest.mark.slow) for n in CASES])
 def committed(request):
     return read_case(request.param)
 

@@ -4,7 +4,12 @@ import pytest
 from difflax.diffusion.samplers import SAMPLERS
 from difflax.diffusion.verification.orders import CLAIMS, TOLERANCE
 
-LONG = ("dpmpp_sde", "dpmpp_3m_sde")
+LONG = (
+    *("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde", "dpmpp_2m (integrated)", "dpmpp_singlestep (order 2)"),
+    *("unipc (order 1)", "unipc (order 2, bh1)", "unipc (order 2, no corrector)", "deis (order 2)"),
+    *("lms (order 2)", "lms (order 3)", "ddpm (large)", "tcd (gamma 0)", "sa_solver (tau 0, predictor 1)"),
+)
+"""The slow ones, and the lower orders and other forms of those that stay."""
 
 
 @pytest.mark.parametrize(

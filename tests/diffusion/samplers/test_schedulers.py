@@ -85,10 +85,12 @@ def assert_equal_runs(ours, theirs):
 
 
 def once(name):
-    """Grids that a sampler shares with others: compared with one of each family, the rest in the slow run."""
+    """Grids and predictions that a sampler shares with others: compared with one of each family, the rest in
+    the slow run.
+    """
     sampler, grid = name.rsplit(" ", 1)
-    shared = grid in ("leading", "linspace", "exponential", "beta")
-    tried = sampler in ("euler", "dpmpp 2m", "unipc bh2", "ddpm")
+    shared = grid in ("leading", "linspace", "karras", "exponential", "beta", "v", "x0")
+    tried = sampler in ("euler", "dpmpp 2m", "ddim")
     return pytest.param(name, marks=[pytest.mark.slow] if shared and not tried else [])
 
 

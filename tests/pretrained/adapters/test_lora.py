@@ -19,7 +19,13 @@ from tests.fixtures import make_stable_diffusion as reference
 from tests.pretrained.adapters.families import FAMILIES, random_factors
 
 
-@pytest.fixture(scope="module", params=[family.name for family in FAMILIES])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(family.name, marks=[pytest.mark.slow] if family.name == "sdxl" else [])
+        for family in FAMILIES
+    ],
+)
 def family(request):
     return next(family for family in FAMILIES if family.name == request.param)
 

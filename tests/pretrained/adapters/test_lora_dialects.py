@@ -105,7 +105,13 @@ ORIGINAL = {
 }
 
 
-@pytest.fixture(scope="module", params=[family.name for family in FAMILIES])
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(family.name, marks=[pytest.mark.slow] if family.name == "sdxl" else [])
+        for family in FAMILIES
+    ],
+)
 def family(request):
     return next(family for family in FAMILIES if family.name == request.param)
 

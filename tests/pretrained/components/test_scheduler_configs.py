@@ -140,7 +140,7 @@ def check(case: Case, theirs: np.ndarray, rounding: float) -> bool:
 
 
 NAMES = sorted(AXES)
-FAST = ("DDIMScheduler", "EulerDiscreteScheduler", "PNDMScheduler", "FlowMatchEulerDiscreteScheduler")
+FAST = ("DDIMScheduler", "FlowMatchEulerDiscreteScheduler")
 """Those whose samplers take no more than a few programs."""
 
 

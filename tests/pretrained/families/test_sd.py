@@ -33,6 +33,12 @@ def case(request, tmp_path_factory):
     return request.param, difflax.from_pretrained(str(folder), variant="fp16")
 
 
+def of_cases(*names):
+    """The fixture with these in the fast tier: each program of the others takes its time to compile."""
+    params = [pytest.param(name, marks=[] if name in names else pytest.mark.slow) for name in CASES]
+    return pytest.mark.parametrize("case", params, indirect=True, scope="module")
+
+
 def section(tensors, prefix):
     return {n.removeprefix(prefix + "."): t for n, t in tensors.items() if n.startswith(prefix + ".")}
 
@@ -62,6 +68,7 @@ def test_text_encoder(case, tensors):
     assert relative_error(encoded.pooled, expected["pooled"]) < 1e-5
 
 
+@of_cases("sd15")  # the others have the same
 def test_autoencoder(case, tensors):
     _, pipeline = case
     given, expected = section(tensors, "inputs"), section(tensors, "sd15")
@@ -75,6 +82,7 @@ def test_autoencoder(case, tensors):
     assert relative_error(decoded, expected["decoded"]) < 3e-5
 
 
+@of_cases("sd15", "sd21_base")  # a whole run evaluates those of the others
 def test_unet(case, tensors):
     name, pipeline = case
     given, expected = section(tensors, "inputs"), section(tensors, name)
@@ -93,6 +101,7 @@ def test_unet(case, tensors):
     assert relative_error(out, expected["unet"]) < 1e-4
 
 
+@of_cases("sd21_v", "sd15_inpainting", "sd15_editing")
 def test_a_whole_run_of_twenty_steps(case, tensors):
     name, pipeline = case
     given, expected = section(tensors, "inputs"), section(tensors, name)

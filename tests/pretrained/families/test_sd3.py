@@ -63,7 +63,10 @@ def relative_error(ours, theirs):
     return np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max()
 
 
-@pytest.mark.parametrize("name", reference.CASES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n == "sd35_large" else []) for n in reference.CASES],
+)
 def test_transformer_and_a_whole_run_of_twenty_steps(name, pipeline_of, tensors):
     pipeline, noise = pipeline_of(name), tensors["inputs.noise"]
     text = Conditioning(context=tensors["sd3_medium.context"][:1], pooled=tensors["sd3_medium.pooled"][:1])

@@ -107,6 +107,7 @@ class TestRuns:
         assert np.abs(made - theirs).max() < 2e-4
         assert np.abs(empty - theirs).max() > 0.3
 
+    @pytest.mark.slow
     def test_base_and_refiner(self, pipelines, tensors, noise):
         both = Ensemble(pipelines["base"], pipelines["refiner"], handover=reference.HANDOVER)
         micro = MicroConditioning(**reference.SCORES)

@@ -66,14 +66,20 @@ def batch(step):
     return {"image": jnp.asarray(images), "conditioning": CONTEXT, "mask": jnp.asarray(mask)}
 
 
+PARTS = {
+    "running loss": {"time_sampler": RunningLoss(bins=2)},
+    "learned uncertainty": {"uncertainty": LearnedUncertainty(features=8), "masked": True},
+    "dropout": {"model": unet(dropout=0.9)},
+}
+TOGETHER = {name: value for options in PARTS.values() for name, value in options.items()}
+
+
 @pytest.mark.parametrize(
     "options",
     [
-        {"time_sampler": RunningLoss(bins=2)},
-        {"uncertainty": LearnedUncertainty(features=8), "masked": True},
-        {"model": unet(dropout=0.9)},
+        pytest.param(TOGETHER, id="all together"),
+        *(pytest.param(options, id=name, marks=pytest.mark.slow) for name, options in PARTS.items()),
     ],
-    ids=["running loss", "learned uncertainty", "dropout"],
 )
 def test_a_stopped_run_goes_on_bit_for_bit(options, tmp_path):
     made, optimizer = objective(**options), optax.adam(1e-2)
@@ -185,11 +191,21 @@ def test_what_the_mask_leaves_out_costs_nothing():
 @pytest.mark.parametrize(
     "options",
     [
-        {"noise": Offset()},
-        {"noise": Offset(), "time_sampler": Uniform(stratified=True), "uncertainty": LearnedUncertainty()},
-        {"noise": Offset(), "time_sampler": RunningLoss(bins=2, stratified=True)},
+        pytest.param({"noise": Offset()}, id="plain", marks=pytest.mark.slow),
+        pytest.param(
+            {
+                "noise": Offset(),
+                "time_sampler": Uniform(stratified=True),
+                "uncertainty": LearnedUncertainty(),
+            },
+            id="stratified",
+        ),
+        pytest.param(
+            {"noise": Offset(), "time_sampler": RunningLoss(bins=2, stratified=True)},
+            id="memory",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["plain", "stratified", "memory"],
 )
 def test_parts_of_a_batch_are_the_step_of_the_whole(options):
     """The same noise, times and dropped captions: after two steps all of the state is the same, to rounding;

@@ -19,6 +19,7 @@ def torture():
     return module
 
 
+@pytest.mark.slow
 def test_a_run_killed_inside_a_save_ends_as_the_one_left_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFLAX_TOY_PAUSE", "0.02")
     module = torture()
